@@ -1,0 +1,2 @@
+//! Table 1.
+fn main() {}
