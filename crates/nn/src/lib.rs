@@ -1,1 +1,65 @@
-//! placeholder
+//! Layers for [candle](candle_core) whose gradients are right, and the parameters they train.
+//!
+//! candle 0.11 computes `LayerNorm`, `softmax_last_dim` and others by fused kernels that cut the
+//! graph in silence: the loss still falls, but queries, keys and norms never move. The layers here
+//! carry their own backward, in one of two forms:
+//!
+//! * on the CPU in `f32` and `f64`, custom ops with fused, parallel kernels, forward and backward;
+//! * elsewhere, the definition in candle's differentiable operations ([`reference`](mod@reference)), which
+//!   is also the oracle that the kernels are tested against.
+//!
+//! Nothing is ambient: a layer that draws random numbers takes a [`Mode`], and a [`Store`] seeds
+//! every parameter by its *name*, so that neither construction order nor thread count matters.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use conditioned_nn::{LayerNorm, Linear, Store, linear};
+//! # fn main() -> candle_core::Result<()> {
+//! let store = Store::new(7, DType::F32, &Device::Cpu);
+//! let vb = store.builder();
+//! let norm = LayerNorm::new(vb.pp("norm"), 16, 1e-6)?;
+//! let head: Linear = linear(vb.pp("head"), 16, 4)?;
+//! let x = Tensor::ones((2, 3, 16), DType::F32, &Device::Cpu)?;
+//! let y = x.apply(&norm)?.apply(&head)?;                   // (2, 3, 4)
+//! let grads = y.sqr()?.sum_all()?.backward()?;
+//! for (name, parameter) in store.parameters() {
+//!     assert!(grads.get(&parameter).is_some(), "{name} has a gradient");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
+//! | [`init`] | the distributions that parameters are drawn from |
+//! | [`mode`] | training or evaluation, and the random streams of a training step |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`], [`patch_embed`], [`table`], [`loss`] | one layer or op each |
+//! | [`reference`](mod@reference) | each op in plain candle operations |
+//! | [`check`] | gradients against central differences |
+
+pub mod attention;
+pub mod check;
+pub mod dropout;
+pub mod gelu;
+pub mod init;
+mod kernel;
+pub mod layer_norm;
+pub mod linear;
+pub mod loss;
+pub mod mode;
+pub mod patch_embed;
+pub mod reference;
+pub mod store;
+pub mod table;
+
+pub use attention::attention;
+pub use dropout::{DropPath, Dropout};
+pub use gelu::gelu;
+pub use layer_norm::{LayerNorm, layer_norm};
+pub use linear::{Linear, linear};
+pub use loss::{cross_entropy, smooth_one_hot};
+pub use mode::Mode;
+pub use patch_embed::PatchEmbed;
+pub use store::{Store, StoreError};
+pub use table::add_table;

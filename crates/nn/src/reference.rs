@@ -1,0 +1,64 @@
+//! Each op in candle's own differentiable operations: its definition, what runs where the CPU
+//! kernels do not, and the oracle that they are tested against.
+//!
+//! Only operations whose gradients passed a numerical check are used here.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::ops::{log_softmax, softmax};
+
+/// y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let normal = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    normal.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// y = x W^T + b.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.contiguous()?.broadcast_matmul(&weight.t()?)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+/// y = x/2 (1 + erf(x / sqrt 2)).
+///
+/// # Errors
+/// When the dtype is not a float.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+/// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::attention()`].
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, c3) = qkv.dims3()?;
+    let c = c3 / 3;
+    let d = c / heads;
+    let qkv = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, H, N, D)
+    let q = qkv.get(0)?.contiguous()?;
+    let k = qkv.get(1)?.contiguous()?;
+    let v = qkv.get(2)?.contiguous()?;
+    let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, N, N)
+    let y = softmax(&scores, D::Minus1)?.matmul(&v)?; // (B, H, N, D)
+    y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))
+}
+
+/// Mean over rows of -sum_k target_k log softmax(logits)_k.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let rows = logits.dim(0)? as f64;
+    (log_softmax(logits, D::Minus1)? * targets)?.sum_all()? * (-1.0 / rows)
+}

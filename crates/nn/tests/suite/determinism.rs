@@ -1,0 +1,86 @@
+//! The same bits for any number of threads, and random streams that depend on nothing ambient.
+
+use candle_core::{DType, Device, Module, Result, Tensor};
+use conditioned_nn::{DropPath, Dropout, LayerNorm, Mode, Store, attention, gelu, linear};
+
+use crate::uniform;
+
+/// Output and gradients of a small network on enough rows for several parallel pieces.
+fn run() -> Result<Vec<Vec<f32>>> {
+    let store = Store::new(11, DType::F32, &Device::Cpu);
+    let vb = store.builder();
+    let (norm, qkv) = (LayerNorm::new(vb.pp("n"), 48, 1e-6)?, linear(vb.pp("qkv"), 48, 144)?);
+    let dropout = Dropout::new(&vb.pp("drop"), 0.3)?;
+    let x = uniform(&[9, 65, 48], 2)?.to_dtype(DType::F32)?;
+    let y = attention(&qkv.forward(&norm.forward(&x)?)?, 3)?;
+    let y = dropout.forward(&gelu(&y)?, Mode::Train { seed: 1, step: 2 })?;
+    let grads = y.sqr()?.sum_all()?.backward()?;
+    let mut out = vec![y.flatten_all()?.to_vec1()?];
+    for (name, var) in store.parameters() {
+        out.push(grads.get(&var).expect(&name).flatten_all()?.to_vec1()?);
+    }
+    Ok(out)
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run().unwrap())
+    };
+    let one = on(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(one, on(threads), "{threads} threads");
+    }
+}
+
+fn mask(p: f64, path: &str, seed: u64, step: u64, n: usize) -> Result<Vec<f32>> {
+    let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp(path);
+    let ones = Tensor::ones(n, DType::F32, &Device::Cpu)?;
+    Dropout::new(&vb, p)?.forward(&ones, Mode::Train { seed, step })?.to_vec1()
+}
+
+#[test]
+fn masks_differ_by_seed_step_and_layer_and_repeat() -> Result<()> {
+    let base = mask(0.5, "a", 1, 1, 1000)?;
+    assert_eq!(base, mask(0.5, "a", 1, 1, 1000)?);
+    for other in [mask(0.5, "b", 1, 1, 1000)?, mask(0.5, "a", 2, 1, 1000)?, mask(0.5, "a", 1, 2, 1000)?] {
+        let equal = base.iter().zip(&other).filter(|(a, b)| a == b).count();
+        // Independent fair coins agree in 500 +- 16 of 1000 places.
+        assert!((400..600).contains(&equal), "{equal} of 1000 agree");
+    }
+    Ok(())
+}
+
+#[test]
+fn dropout_keeps_the_stated_share_and_the_mean() -> Result<()> {
+    let mask = mask(0.25, "a", 1, 1, 100_000)?;
+    let kept = mask.iter().filter(|v| **v != 0.0).count() as f64 / 1e5;
+    // Standard error 0.0014; six of them.
+    assert!((kept - 0.75).abs() < 0.009, "kept {kept}");
+    assert!(mask.iter().all(|&v| v == 0.0 || (v - 1.0 / 0.75).abs() < 1e-6));
+    Ok(())
+}
+
+#[test]
+fn drop_path_drops_whole_samples_and_nothing_in_evaluation() -> Result<()> {
+    let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("p");
+    let path = DropPath::new(&vb, 0.5)?;
+    let x = Tensor::ones((64, 3, 2), DType::F32, &Device::Cpu)?;
+    let y: Vec<Vec<Vec<f32>>> = path.forward(&x, Mode::Train { seed: 4, step: 0 })?.to_vec3()?;
+    for sample in &y {
+        let first = sample[0][0];
+        assert!(sample.iter().flatten().all(|&v| v == first));
+    }
+    let dropped = y.iter().filter(|s| s[0][0] == 0.0).count();
+    assert!((16..48).contains(&dropped), "{dropped} of 64 dropped");
+    assert_eq!(path.forward(&x, Mode::Eval)?.to_vec3::<f32>()?, x.to_vec3::<f32>()?);
+    Ok(())
+}
+
+#[test]
+fn a_probability_of_one_is_refused() {
+    let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("p");
+    let message = Dropout::new(&vb, 1.0).unwrap_err().to_string();
+    assert!(message.contains("not in [0, 1)"), "{message}");
+}

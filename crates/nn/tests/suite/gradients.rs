@@ -1,0 +1,111 @@
+//! Every layer against central differences in f64.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::check::central_differences;
+use conditioned_nn::{
+    DropPath, Dropout, LayerNorm, Linear, Mode, PatchEmbed, Store, add_table, attention,
+    cross_entropy, gelu, linear,
+};
+
+use crate::{DIFFERENCE_TOLERANCE, uniform, variable};
+
+/// Checks the gradient of <f(x), r> for a fixed random r, with respect to `x` and all parameters.
+fn check(store: &Store, x: &Var, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    let mut variables = vec![x.clone()];
+    variables.extend(store.parameters().into_iter().map(|(_, var)| var));
+    let cotangent = uniform(f(x)?.dims(), 7)?;
+    let worst =
+        central_differences(&variables, 64, || (f(x.as_tensor())? * &cotangent)?.sum_all())?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+    Ok(())
+}
+
+fn store() -> Store {
+    Store::new(5, DType::F64, &Device::Cpu)
+}
+
+#[test]
+fn linear_layer() -> Result<()> {
+    let store = store();
+    let layer = linear(store.builder(), 6, 4)?;
+    check(&store, &variable(&[2, 3, 6], 1)?, |x| layer.forward(x))
+}
+
+#[test]
+fn linear_layer_without_bias() -> Result<()> {
+    let weight = variable(&[4, 6], 2)?;
+    let layer = Linear::new(weight.as_tensor().clone(), None);
+    let x = variable(&[2, 3, 6], 1)?;
+    let cotangent = uniform(&[2, 3, 4], 7)?;
+    let worst = central_differences(&[x.clone(), weight], 64, || {
+        (layer.forward(&x)? * &cotangent)?.sum_all()
+    })?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+    Ok(())
+}
+
+#[test]
+fn layer_norm_layer() -> Result<()> {
+    let store = store();
+    let layer = LayerNorm::new(store.builder(), 6, 1e-6)?;
+    check(&store, &variable(&[2, 3, 6], 1)?, |x| layer.forward(x))
+}
+
+#[test]
+fn gelu_function() -> Result<()> {
+    check(&store(), &variable(&[40], 1)?, |x| gelu(&(x * 3.0)?))
+}
+
+#[test]
+fn attention_function() -> Result<()> {
+    check(&store(), &variable(&[2, 5, 24], 1)?, |x| attention(&(x * 2.0)?, 2))
+}
+
+#[test]
+fn cross_entropy_function() -> Result<()> {
+    let targets = candle_nn::ops::softmax(&uniform(&[5, 4], 2)?, 1)?;
+    check(&store(), &variable(&[5, 4], 1)?, |x| cross_entropy(x, &targets))
+}
+
+#[test]
+fn position_table() -> Result<()> {
+    let store = store();
+    let table = store.builder().get_with_hints((1, 3, 4), "pos", conditioned_nn::init::normal(0.5))?;
+    check(&store, &variable(&[2, 3, 4], 1)?, |x| add_table(x, &table))
+}
+
+#[test]
+fn patch_embedding() -> Result<()> {
+    let store = store();
+    let layer = PatchEmbed::new(store.builder(), 3, 2, 5)?;
+    check(&store, &variable(&[2, 3, 4, 6], 1)?, |x| layer.forward(x))
+}
+
+#[test]
+fn dropout_and_drop_path() -> Result<()> {
+    let store = store();
+    let mode = Mode::Train { seed: 3, step: 8 };
+    let dropout = Dropout::new(&store.builder().pp("a"), 0.4)?;
+    check(&store, &variable(&[4, 3, 5], 1)?, |x| dropout.forward(x, mode))?;
+    let path = DropPath::new(&store.builder().pp("b"), 0.5)?;
+    check(&store, &variable(&[6, 3, 5], 1)?, |x| path.forward(x, mode))
+}
+
+#[test]
+fn a_constant_input_gets_no_gradient() -> Result<()> {
+    let store = store();
+    let layer = linear(store.builder(), 6, 4)?;
+    let x = uniform(&[3, 6], 1)?;
+    let grads = layer.forward(&x)?.sum_all()?.backward()?;
+    assert!(grads.get(&x).is_none());
+    Ok(())
+}
+
+#[test]
+fn the_check_sees_a_wrong_gradient() -> Result<()> {
+    // A cut graph: the gradient misses the factor that was detached.
+    let x = variable(&[4], 1)?;
+    let worst = central_differences(&[x.clone()], 4, || (&*x * x.detach())?.sum_all())?;
+    assert!(worst.error > 0.1);
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Fused kernels, forward and backward, against the definitions in plain candle operations: over
+//! random shapes, contiguous and strided, f64 and f32.
+
+use candle_core::{DType, Module, Result, Tensor, Var};
+use conditioned_nn::{attention, cross_entropy, gelu, layer_norm, reference};
+use proptest::prelude::*;
+
+use crate::{F32_TOLERANCE, F64_TOLERANCE, distance, uniform, variable};
+
+/// Asserts that two functions of the same variables agree in value and in every gradient, in f64
+/// and (value) in f32.
+fn agree(
+    variables: &[Var],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+    definition: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let inputs: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let (a, b) = (fused(&inputs)?, definition(&inputs)?);
+    assert!(distance(&a, &b)? < F64_TOLERANCE, "forward differs by {}", distance(&a, &b)?);
+    // A random cotangent, so that no symmetric error cancels.
+    let cotangent = uniform(a.dims(), 99)?;
+    let grads = (&a * &cotangent)?.sum_all()?.backward()?;
+    let expected = (&b * &cotangent)?.sum_all()?.backward()?;
+    for (i, var) in variables.iter().enumerate() {
+        let (got, want) = (grads.get(var), expected.get(var));
+        let (got, want) = (got.expect("a gradient"), want.expect("a reference gradient"));
+        let d = distance(got, want)?;
+        assert!(d < F64_TOLERANCE, "gradient {i} differs by {d}");
+    }
+    let singles: Vec<Tensor> =
+        inputs.iter().map(|x| x.to_dtype(DType::F32)).collect::<Result<_>>()?;
+    let d = distance(&fused(&singles)?, &b)?;
+    assert!(d < F32_TOLERANCE, "f32 forward differs by {d}");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn layer_norm_equals_its_definition(b in 1usize..4, n in 1usize..300, c in 2usize..70) {
+        let x = variable(&[b, n, c], 1).unwrap();
+        let (w, bias) = (variable(&[c], 2).unwrap(), variable(&[c], 3).unwrap());
+        agree(
+            &[x, w, bias],
+            |v| layer_norm(&v[0], &v[1], &v[2], 1e-6),
+            |v| reference::layer_norm(&v[0], &v[1], &v[2], 1e-6),
+        ).unwrap();
+    }
+
+    #[test]
+    fn layer_norm_of_a_transposed_view(n in 2usize..20, c in 2usize..20) {
+        let x = variable(&[c, n], 1).unwrap();
+        let (w, bias) = (variable(&[c], 2).unwrap(), variable(&[c], 3).unwrap());
+        agree(
+            &[x, w, bias],
+            |v| layer_norm(&v[0].t()?, &v[1], &v[2], 1e-5),
+            |v| reference::layer_norm(&v[0].t()?, &v[1], &v[2], 1e-5),
+        ).unwrap();
+    }
+
+    #[test]
+    fn linear_equals_its_definition(b in 1usize..4, n in 1usize..40, i in 1usize..50, o in 1usize..50) {
+        let x = variable(&[b, n, i], 1).unwrap();
+        let (w, bias) = (variable(&[o, i], 2).unwrap(), variable(&[o], 3).unwrap());
+        agree(
+            &[x, w, bias],
+            |v| conditioned_nn::Linear::new(v[1].clone(), Some(v[2].clone())).forward(&v[0]),
+            |v| reference::linear(&v[0], &v[1], Some(&v[2])),
+        ).unwrap();
+    }
+
+    #[test]
+    fn linear_of_a_strided_view(n in 2usize..20, i in 2usize..20, o in 1usize..20) {
+        let x = variable(&[2, i, n], 1).unwrap();
+        let (w, bias) = (variable(&[o, i], 2).unwrap(), variable(&[o], 3).unwrap());
+        agree(
+            &[x, w, bias],
+            |v| {
+                let layer = conditioned_nn::Linear::new(v[1].clone(), Some(v[2].clone()));
+                layer.forward(&v[0].transpose(1, 2)?)
+            },
+            |v| reference::linear(&v[0].transpose(1, 2)?, &v[1], Some(&v[2])),
+        ).unwrap();
+    }
+
+    #[test]
+    fn attention_equals_its_definition(b in 1usize..4, n in 1usize..40, h in 1usize..4, d in 1usize..20) {
+        let qkv = variable(&[b, n, 3 * h * d], 1).unwrap();
+        agree(&[qkv], |v| attention(&v[0], h), |v| reference::attention(&v[0], h)).unwrap();
+    }
+
+    #[test]
+    fn attention_of_a_strided_view(n in 2usize..10, h in 1usize..3) {
+        let qkv = variable(&[2, 12 * h, n], 1).unwrap();
+        agree(
+            &[qkv],
+            |v| attention(&v[0].transpose(1, 2)?, h),
+            |v| reference::attention(&v[0].transpose(1, 2)?, h),
+        ).unwrap();
+    }
+
+    #[test]
+    fn cross_entropy_equals_its_definition(b in 1usize..40, k in 2usize..40) {
+        let logits = variable(&[b, k], 1).unwrap();
+        let targets = candle_nn::ops::softmax(&uniform(&[b, k], 2).unwrap(), 1).unwrap();
+        agree(
+            &[logits],
+            |v| cross_entropy(&v[0], &targets),
+            |v| reference::cross_entropy(&v[0], &targets.to_dtype(v[0].dtype())?),
+        ).unwrap();
+    }
+
+    #[test]
+    fn add_table_equals_a_broadcast(b in 1usize..5, n in 1usize..10, c in 1usize..10) {
+        let (x, table) = (variable(&[b, n, c], 1).unwrap(), variable(&[1, n, c], 2).unwrap());
+        agree(
+            &[x, table],
+            |v| conditioned_nn::add_table(&v[0], &v[1]),
+            |v| v[0].broadcast_add(&v[1]),
+        ).unwrap();
+    }
+}
+
+#[test]
+fn gelu_equals_the_error_function() -> Result<()> {
+    // candle's own gelu_erf is 2e-7 off, so the oracle is libm.
+    let values: Vec<f64> = (-800..=800).map(|i| f64::from(i) * 0.01).collect();
+    let exact = |x: f64| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()));
+    let expected: Vec<f64> = values.iter().map(|&x| exact(x)).collect();
+    let expected = Tensor::new(expected, &candle_core::Device::Cpu)?;
+    let x = Tensor::new(values, &candle_core::Device::Cpu)?;
+    assert!(distance(&gelu(&x)?, &expected)? < F64_TOLERANCE);
+    assert!(distance(&gelu(&x.to_dtype(DType::F32)?)?, &expected)? < 8.0 * 4e-7);
+    Ok(())
+}
+
+#[test]
+fn softmax_of_large_scores_is_finite() -> Result<()> {
+    let qkv = (uniform(&[2, 5, 24], 3)? * 1e3)?.to_dtype(DType::F32)?;
+    let y: Vec<f32> = attention(&qkv, 2)?.flatten_all()?.to_vec1()?;
+    assert!(y.iter().all(|v| v.is_finite()));
+    Ok(())
+}
