@@ -1,0 +1,186 @@
+//! What can go wrong, with the file, the numbers found and expected, and what to do.
+
+use std::path::PathBuf;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure in reading, splitting or loading images.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data folder is not there, is not a folder, or is empty.
+    #[error(
+        "{}: {problem}; give a folder with the training and test images and labels as IDX files \
+         (train-images-idx3-ubyte and so on, gzipped or not)", .folder.display()
+    )]
+    Folder {
+        /// The folder asked for.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// One of the files of a data folder is missing.
+    #[error("{}: no {what}; looked for {looked_for}; put one of these there", .folder.display())]
+    Missing {
+        /// The folder searched.
+        folder: PathBuf,
+        /// The part that is missing, as in "training labels".
+        what: String,
+        /// Every file name that would do.
+        looked_for: String,
+    },
+    /// The operating system could not read a file or folder.
+    #[error("cannot read {}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file starts like gzip but does not unpack.
+    #[error("{}: the gzip data are damaged or cut short ({source}); fetch the file again", .path.display())]
+    Gzip {
+        /// The file.
+        path: PathBuf,
+        /// The unpacker's reason.
+        source: std::io::Error,
+    },
+    /// A file does not start with the IDX magic number of its kind.
+    #[error(
+        "{}: magic number {found:#010x} where an IDX file of {what} has {expected:#010x}; \
+         is this another file under that name?", .path.display()
+    )]
+    Magic {
+        /// The file.
+        path: PathBuf,
+        /// The part that the file should hold, as in "training labels".
+        what: String,
+        /// The magic number of that kind of file.
+        expected: u32,
+        /// The first four bytes, big-endian.
+        found: u32,
+    },
+    /// A file ends before the size in its header.
+    #[error("{}: truncated: the header asks for {expected} bytes, found {found}; fetch the file again", .path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Header and data, in bytes after unpacking (a damaged header can ask for more than 64 bits hold).
+        expected: u128,
+        /// Bytes found after unpacking.
+        found: usize,
+    },
+    /// A file goes on after the size in its header.
+    #[error(
+        "{}: trailing bytes: the header asks for {expected} bytes, found {found}; fetch the file again",
+        .path.display()
+    )]
+    Trailing {
+        /// The file.
+        path: PathBuf,
+        /// Header and data, in bytes after unpacking.
+        expected: u128,
+        /// Bytes found after unpacking.
+        found: usize,
+    },
+    /// A header declares no images or images without pixels.
+    #[error("{}: holds no data: the header's sizes are {sizes:?}", .path.display())]
+    NoData {
+        /// The file.
+        path: PathBuf,
+        /// The sizes in the header.
+        sizes: Vec<usize>,
+    },
+    /// A label is not one of the classes.
+    #[error(
+        "{}: label {label} of image {index} is out of range for {classes} classes; \
+         give the number of classes of this data set", .path.display()
+    )]
+    Label {
+        /// The file of labels.
+        path: PathBuf,
+        /// Position of the label, from 0.
+        index: usize,
+        /// The label found.
+        label: u8,
+        /// The number of classes asked for.
+        classes: usize,
+    },
+    /// A file of images and its file of labels have different lengths.
+    #[error(
+        "{} holds {images} images, but {} holds {labels} labels; are they of the same set?",
+        .images_path.display(), .labels_path.display()
+    )]
+    Counts {
+        /// The file of images.
+        images_path: PathBuf,
+        /// The file of labels.
+        labels_path: PathBuf,
+        /// Images found.
+        images: usize,
+        /// Labels found.
+        labels: usize,
+    },
+    /// The training and test images of a folder differ in size.
+    #[error("{}: training images are {train:?} (channels, height, width), test images {test:?}", .folder.display())]
+    Sizes {
+        /// The folder.
+        folder: PathBuf,
+        /// Channels, height and width of the training images.
+        train: [usize; 3],
+        /// Channels, height and width of the test images.
+        test: [usize; 3],
+    },
+    /// The embedded digits do not parse, which means a damaged build.
+    #[error("embedded digits.csv.gz, line {line}: {problem}")]
+    Digits {
+        /// Line in the file, from 1; 0 for the file as a whole.
+        line: usize,
+        /// What was found and expected there.
+        problem: String,
+    },
+    /// Images, their labels or a selection of them do not fit together.
+    #[error("image set {name:?}: {problem}")]
+    Images {
+        /// Name of the set.
+        name: String,
+        /// What was found and expected.
+        problem: String,
+    },
+    /// A setting is out of its range.
+    #[error("{field} = {value}: {expected}")]
+    Config {
+        /// The setting's field.
+        field: &'static str,
+        /// The value given.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// A loader thread died or could not be started.
+    #[error("loader thread for batch {batch}: {problem}")]
+    Worker {
+        /// The batch that was asked of it.
+        batch: usize,
+        /// The panic's message or the system's reason.
+        problem: String,
+    },
+    /// A tensor could not be made on the device.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn config(
+        field: &'static str,
+        value: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Config {
+            field,
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+}
