@@ -1,1 +1,30 @@
-//! placeholder
+//! Transformers that train in candle, with conditioned tokens by one configuration field.
+//!
+//! One file per family; parameter paths follow the reference implementation, so that its
+//! checkpoints load by name. Axes: B batch, N tokens, C channels, H heads, D head width, K classes.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use conditioned_models::conditioning::{ConditioningConfig, Method};
+//! use conditioned_models::vit::{Vit, VitConfig};
+//! use conditioned_nn::{Mode, Store};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = VitConfig {
+//!     conditioning: ConditioningConfig::from(Method::pooled(0.3)?),
+//!     ..VitConfig::preset("vit-8")?
+//! };
+//! let store = Store::new(1, DType::F32, &Device::Cpu);
+//! let vit = Vit::new(&config, store.builder())?;
+//! let images = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+//! let logits = vit.forward(&images, Mode::Train { seed: 1, step: 0 })?; // (2, 10)
+//! assert_eq!(logits.dims(), [2, 10]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | family | file | presets | reference |
+//! | --- | --- | --- | --- |
+//! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
+
+pub mod conditioning;
+pub mod vit;

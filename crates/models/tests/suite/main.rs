@@ -1,0 +1,29 @@
+//! Tests of the model zoo.
+
+mod gradients;
+mod vit;
+mod vit_parity;
+
+use candle_core::{DType, Device, Result, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Values uniform in +-1, f64, from a seed.
+pub fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n = shape.iter().product();
+    let values: Vec<f64> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// The largest |a - b| over max(1, |b|); shapes must agree, NaN counts as infinite.
+pub fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+    assert_eq!(a.dims(), b.dims());
+    let a: Vec<f64> = a.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let b: Vec<f64> = b.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let worst = |worst: f64, (a, b): (f64, f64)| {
+        let d = (a - b).abs() / b.abs().max(1.0);
+        if d.is_nan() { f64::INFINITY } else { worst.max(d) }
+    };
+    Ok(a.into_iter().zip(b).fold(0.0, worst))
+}
