@@ -1,1 +1,24 @@
-//! placeholder
+//! What the binaries of all tables share: from a typed command line to a rendered table.
+//!
+//! The flow is one noun per arrow: arguments, validated configuration (saved first), cells run in
+//! worker processes, JSONL records, summaries, `results.csv` (derived), table.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`device`] | `--device` |
+//! | [`overrides`] | `--set key=value` on a closed configuration |
+//! | [`folder`] | the folder of a run: configuration, lock, summary |
+//! | [`workers`] | cells side by side in processes of one thread each, with progress |
+//! | [`worker`] | the inside of such a process: progress, stop, memory |
+//! | [`statistics`] | mean, deviation, paired difference with its interval |
+//! | [`table`] | one table as terminal text, Markdown, LaTeX and CSV |
+//! | [`curves`] | learning curves as SVG and PNG |
+
+pub mod curves;
+pub mod device;
+pub mod folder;
+pub mod overrides;
+pub mod statistics;
+pub mod table;
+pub mod worker;
+pub mod workers;

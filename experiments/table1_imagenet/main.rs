@@ -1,2 +1,101 @@
-//! Table 1.
-fn main() {}
+//! Table 1: image classification with and without conditioned tokens.
+//!
+//! `run` trains every cell (model x arm x initialisation x seed) and prints the table; `tune`
+//! searches rate and table scale for every arm on the tuning slice; `report` rebuilds the table
+//! from the records.
+
+mod arm;
+mod cell;
+mod data;
+mod options;
+mod plan;
+mod recipe;
+mod report;
+mod task;
+mod timing;
+mod train;
+mod tune;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use experiments::folder::{self, Folder};
+use experiments::worker::INTERRUPTED;
+
+use crate::options::Options;
+use crate::plan::Plan;
+use crate::tune::Tuned;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Image classification with and without conditioned tokens (ViT and DeiT).
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train every cell that is not there yet, then print the table (the default).
+    Run(Options),
+    /// Search peak rate and table scale for every arm on the tuning slice; write DIR/tuned.json.
+    Tune(Options),
+    /// Rebuild table and curves from the records of --out.
+    Report {
+        /// Where the runs are.
+        #[arg(long, default_value = options::OUT)]
+        out: PathBuf,
+    },
+    /// Train one cell (started by `run`).
+    #[command(hide = true)]
+    Train { folder: PathBuf },
+    /// Time the steps of one cell (started by `run`).
+    #[command(hide = true)]
+    Time { folder: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
+        Command::Run(options) => Plan::new(&options).and_then(|plan| run(&plan)),
+        Command::Tune(options) => Plan::new(&options).and_then(|plan| tune(&plan)),
+        Command::Report { out } => report::write(&out),
+        Command::Train { folder } => match train::train(&Folder::new(folder)) {
+            Ok(false) => return ExitCode::from(INTERRUPTED),
+            done => done.map(|_| ()),
+        },
+        Command::Time { folder } => timing::time(&Folder::new(folder)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Trains the cells of the table, times a step of each arm, writes and prints the table.
+fn run(plan: &Plan) -> Result<()> {
+    let cells = plan.table()?;
+    plan.train(&cells)?;
+    timing::measure(plan, &cells)?;
+    report::write(plan.out())
+}
+
+/// Trains the cells of the search and records the best settings of every arm.
+fn tune(plan: &Plan) -> Result<()> {
+    plan.train(&plan.search()?)?;
+    let tuned = Tuned::choose(&tune::finished(plan.out())?)?;
+    let path = plan.out().join("tuned.json");
+    folder::write(&path, &tuned)?;
+    eprintln!("{}", path.display());
+    Ok(())
+}

@@ -59,20 +59,12 @@ impl Augment {
         }
         for (field, value) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::config(
-                    field,
-                    value,
-                    "expected a finite alpha, or 0 for off",
-                ));
+                return Err(Error::config(field, value, "expected a finite alpha, or 0 for off"));
             }
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             let expected = "expected at least 0 and less than 1";
-            return Err(Error::config(
-                "label_smoothing",
-                self.label_smoothing,
-                expected,
-            ));
+            return Err(Error::config("label_smoothing", self.label_smoothing, expected));
         }
         Ok(())
     }

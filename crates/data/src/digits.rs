@@ -24,13 +24,8 @@ pub const DIGITS_SIZES: [usize; 3] = [1100, 200, 497];
 /// When the embedded file is damaged, which a correct build excludes.
 pub fn digits() -> Result<Images> {
     let mut text = String::new();
-    let damaged = |e: std::io::Error| Error::Digits {
-        line: 0,
-        problem: e.to_string(),
-    };
-    GzDecoder::new(FILE)
-        .read_to_string(&mut text)
-        .map_err(damaged)?;
+    let damaged = |e: std::io::Error| Error::Digits { line: 0, problem: e.to_string() };
+    GzDecoder::new(FILE).read_to_string(&mut text).map_err(damaged)?;
     parse(&text)
 }
 
@@ -38,32 +33,17 @@ pub fn digits() -> Result<Images> {
 fn parse(text: &str) -> Result<Images> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for (i, line) in text.lines().enumerate() {
-        let (image, label) = parse_line(line).map_err(|problem| Error::Digits {
-            line: i + 1,
-            problem,
-        })?;
+        let (image, label) =
+            parse_line(line).map_err(|problem| Error::Digits { line: i + 1, problem })?;
         pixels.extend_from_slice(&image);
         labels.push(u32::from(label));
     }
-    Images::new(
-        "UCI digits",
-        [1, SIDE, SIDE],
-        CLASSES,
-        WHITE,
-        pixels,
-        labels,
-    )
+    Images::new("UCI digits", [1, SIDE, SIDE], CLASSES, WHITE, pixels, labels)
 }
 
 fn parse_line(line: &str) -> std::result::Result<(Vec<u8>, u8), String> {
-    let number = |s: &str| {
-        s.parse::<u8>()
-            .map_err(|e| format!("{s:?} is not a byte: {e}"))
-    };
-    let mut image = line
-        .split(',')
-        .map(number)
-        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let number = |s: &str| s.parse::<u8>().map_err(|e| format!("{s:?} is not a byte: {e}"));
+    let mut image = line.split(',').map(number).collect::<std::result::Result<Vec<_>, _>>()?;
     let fields = image.len();
     match image.pop() {
         Some(label) if image.len() == SIDE * SIDE => Ok((image, label)),
@@ -87,18 +67,10 @@ mod tests {
     #[test]
     fn a_damaged_line_is_named() {
         let message = parse("1,2,3\n").unwrap_err().to_string();
-        assert!(
-            message.contains("line 1") && message.contains("3 fields"),
-            "{message}"
-        );
+        assert!(message.contains("line 1") && message.contains("3 fields"), "{message}");
         let message = parse("1,x\n").unwrap_err().to_string();
         assert!(message.contains("\"x\" is not a byte"), "{message}");
         let bright = format!("{},0\n", vec!["17"; 64].join(","));
-        assert!(
-            parse(&bright)
-                .unwrap_err()
-                .to_string()
-                .contains("above white")
-        );
+        assert!(parse(&bright).unwrap_err().to_string().contains("above white"));
     }
 }

@@ -177,10 +177,6 @@ impl Error {
         value: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
-        Self::Config {
-            field,
-            value: value.to_string(),
-            expected: expected.into(),
-        }
+        Self::Config { field, value: value.to_string(), expected: expected.into() }
     }
 }

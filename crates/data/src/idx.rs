@@ -43,38 +43,23 @@ impl IdxFolder {
         let test = read_part(folder, "t10k", "test", classes)?;
         if train.shape() != test.shape() {
             let (train, test) = (train.shape(), test.shape());
-            return Err(Error::Sizes {
-                folder: folder.into(),
-                train,
-                test,
-            });
+            return Err(Error::Sizes { folder: folder.into(), train, test });
         }
         Ok(Self { train, test })
     }
 }
 
 fn check_folder(folder: &Path) -> Result<()> {
-    let bad = |problem| {
-        Err(Error::Folder {
-            folder: folder.into(),
-            problem,
-        })
-    };
+    let bad = |problem| Err(Error::Folder { folder: folder.into(), problem });
     if !folder.exists() {
         return bad("there is no such folder");
     }
     if !folder.is_dir() {
         return bad("this is not a folder");
     }
-    let mut entries = fs::read_dir(folder).map_err(|source| Error::Io {
-        path: folder.into(),
-        source,
-    })?;
-    if entries.next().is_none() {
-        bad("the folder is empty")
-    } else {
-        Ok(())
-    }
+    let mut entries =
+        fs::read_dir(folder).map_err(|source| Error::Io { path: folder.into(), source })?;
+    if entries.next().is_none() { bad("the folder is empty") } else { Ok(()) }
 }
 
 fn read_part(folder: &Path, prefix: &str, part: &str, classes: usize) -> Result<Images> {
@@ -84,42 +69,19 @@ fn read_part(folder: &Path, prefix: &str, part: &str, classes: usize) -> Result<
     let ([n, height, width], pixels) = read_file(&images_path, IMAGES_MAGIC, &images)?;
     let ([m], labels) = read_file(&labels_path, LABELS_MAGIC, &labels)?;
     if n != m {
-        return Err(Error::Counts {
-            images_path,
-            labels_path,
-            images: n,
-            labels: m,
-        });
+        return Err(Error::Counts { images_path, labels_path, images: n, labels: m });
     }
-    if let Some(index) = labels
-        .iter()
-        .position(|&label| usize::from(label) >= classes)
-    {
-        return Err(Error::Label {
-            path: labels_path,
-            index,
-            label: labels[index],
-            classes,
-        });
+    if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes) {
+        return Err(Error::Label { path: labels_path, index, label: labels[index], classes });
     }
     let labels = labels.into_iter().map(u32::from).collect();
-    Images::new(
-        set_name(folder),
-        [1, height, width],
-        classes,
-        255,
-        pixels,
-        labels,
-    )
+    Images::new(set_name(folder), [1, height, width], classes, 255, pixels, labels)
 }
 
 /// The folder's own name, also for a path such as `.`.
 fn set_name(folder: &Path) -> String {
     let full = folder.canonicalize().unwrap_or_else(|_| folder.into());
-    full.file_name()
-        .unwrap_or(full.as_os_str())
-        .to_string_lossy()
-        .into_owned()
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn find(folder: &Path, prefix: &str, kind: &str, axes: usize, what: &str) -> Result<PathBuf> {
@@ -129,10 +91,7 @@ fn find(folder: &Path, prefix: &str, kind: &str, axes: usize, what: &str) -> Res
         format!("{prefix}-{kind}.idx{axes}-ubyte"),
         format!("{prefix}-{kind}.idx{axes}-ubyte.gz"),
     ];
-    let found = names
-        .iter()
-        .map(|name| folder.join(name))
-        .find(|path| path.is_file());
+    let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| Error::Missing {
         folder: folder.into(),
         what: what.into(),
@@ -145,27 +104,12 @@ fn read_file<const D: usize>(path: &Path, magic: u32, what: &str) -> Result<([us
     let mut bytes = unpack(path)?;
     let found = bytes.len();
     let header = 4 * (1 + D);
-    let word = |i: usize| {
-        bytes
-            .get(4 * i..4 * i + 4)?
-            .try_into()
-            .ok()
-            .map(u32::from_be_bytes)
-    };
-    let truncated = |expected| Error::Truncated {
-        path: path.into(),
-        expected,
-        found,
-    };
+    let word = |i: usize| bytes.get(4 * i..4 * i + 4)?.try_into().ok().map(u32::from_be_bytes);
+    let truncated = |expected| Error::Truncated { path: path.into(), expected, found };
     let first = word(0).ok_or_else(|| truncated(header as u128))?;
     if first != magic {
         let what = what.into();
-        return Err(Error::Magic {
-            path: path.into(),
-            what,
-            expected: magic,
-            found: first,
-        });
+        return Err(Error::Magic { path: path.into(), what, expected: magic, found: first });
     }
     let mut sizes = [0; D];
     for (i, size) in sizes.iter_mut().enumerate() {
@@ -177,36 +121,23 @@ fn read_file<const D: usize>(path: &Path, magic: u32, what: &str) -> Result<([us
         return Err(truncated(expected));
     }
     if found as u128 > expected {
-        return Err(Error::Trailing {
-            path: path.into(),
-            expected,
-            found,
-        });
+        return Err(Error::Trailing { path: path.into(), expected, found });
     }
     if found == header {
-        return Err(Error::NoData {
-            path: path.into(),
-            sizes: sizes.to_vec(),
-        });
+        return Err(Error::NoData { path: path.into(), sizes: sizes.to_vec() });
     }
     Ok((sizes, bytes.split_off(header)))
 }
 
 /// The content of a file, unpacked if it starts like gzip.
 fn unpack(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(|source| Error::Io {
-        path: path.into(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
     if !bytes.starts_with(&GZIP_MAGIC) {
         return Ok(bytes);
     }
     let mut unpacked = Vec::new();
     // The multi-member decoder also rejects bytes that follow the gzip data.
     let read = MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked);
-    read.map_err(|source| Error::Gzip {
-        path: path.into(),
-        source,
-    })?;
+    read.map_err(|source| Error::Gzip { path: path.into(), source })?;
     Ok(unpacked)
 }

@@ -40,19 +40,9 @@ impl Images {
         pixels: Vec<u8>,
         labels: Vec<u32>,
     ) -> Result<Self> {
-        let images = Self {
-            name: name.into(),
-            shape,
-            classes,
-            white,
-            pixels,
-            labels,
-        };
+        let images = Self { name: name.into(), shape, classes, white, pixels, labels };
         match images.problem() {
-            Some(problem) => Err(Error::Images {
-                name: images.name,
-                problem,
-            }),
+            Some(problem) => Err(Error::Images { name: images.name, problem }),
             None => Ok(images),
         }
     }
@@ -60,37 +50,25 @@ impl Images {
     fn problem(&self) -> Option<String> {
         let [c, h, w] = self.shape;
         let n = self.labels.len();
-        let expected = c
-            .checked_mul(h)
-            .and_then(|x| x.checked_mul(w))
-            .and_then(|x| x.checked_mul(n));
+        let expected =
+            c.checked_mul(h).and_then(|x| x.checked_mul(w)).and_then(|x| x.checked_mul(n));
         if c == 0 || h == 0 || w == 0 {
             return Some(format!("images of {c}x{h}x{w} have no pixels"));
         }
         if expected != Some(self.pixels.len()) {
             let found = self.pixels.len();
-            return Some(format!(
-                "{found} pixels, expected {n} images of {c}x{h}x{w}"
-            ));
+            return Some(format!("{found} pixels, expected {n} images of {c}x{h}x{w}"));
         }
         if self.white == 0 {
             return Some("white is 0, expected the largest pixel value".into());
         }
         if let Some(i) = self.pixels.iter().position(|&p| p > self.white) {
             let (image, pixel) = (i / self.size(), self.pixels[i]);
-            return Some(format!(
-                "pixel {pixel} in image {image} is above white = {}",
-                self.white
-            ));
+            return Some(format!("pixel {pixel} in image {image} is above white = {}", self.white));
         }
-        let bad = self
-            .labels
-            .iter()
-            .position(|&label| label as usize >= self.classes)?;
+        let bad = self.labels.iter().position(|&label| label as usize >= self.classes)?;
         let (label, classes) = (self.labels[bad], self.classes);
-        Some(format!(
-            "label {label} of image {bad} is out of range for {classes} classes"
-        ))
+        Some(format!("label {label} of image {bad} is out of range for {classes} classes"))
     }
 
     /// Name of the data set, the same for every subset of it.
@@ -153,12 +131,7 @@ impl Images {
             pixels.extend_from_slice(image);
             labels.push(self.labels[index]);
         }
-        Ok(Self {
-            name: self.name.clone(),
-            pixels,
-            labels,
-            ..*self
-        })
+        Ok(Self { name: self.name.clone(), pixels, labels, ..*self })
     }
 
     /// The first `n` images.

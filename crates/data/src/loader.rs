@@ -28,24 +28,13 @@ pub struct LoaderConfig {
 impl LoaderConfig {
     /// For training: shuffled, every image once an epoch, no augmentation, no threads.
     pub fn training(batch_size: usize, seed: u64) -> Self {
-        Self {
-            seed,
-            shuffle: true,
-            ..Self::evaluation(batch_size)
-        }
+        Self { seed, shuffle: true, ..Self::evaluation(batch_size) }
     }
 
     /// For evaluation: in the set's order, every image, one-hot targets, no augmentation, no threads.
     pub fn evaluation(batch_size: usize) -> Self {
         let augment = Augment::default();
-        Self {
-            batch_size,
-            seed: 0,
-            shuffle: false,
-            drop_last: false,
-            workers: 0,
-            augment,
-        }
+        Self { batch_size, seed: 0, shuffle: false, drop_last: false, workers: 0, augment }
     }
 }
 
@@ -106,10 +95,7 @@ impl Loader {
             return Err(Error::config("batch_size", config.batch_size, expected));
         }
         let recipe = Arc::new(Recipe::new(images, config, normalisation)?);
-        Ok(Self {
-            recipe,
-            device: device.clone(),
-        })
+        Ok(Self { recipe, device: device.clone() })
     }
 
     /// The images that batches are made of.
@@ -120,11 +106,7 @@ impl Loader {
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
         let (n, size) = (self.recipe.images.len(), self.recipe.config.batch_size);
-        if self.recipe.config.drop_last {
-            n / size
-        } else {
-            n.div_ceil(size)
-        }
+        if self.recipe.config.drop_last { n / size } else { n.div_ceil(size) }
     }
 
     /// The batches of epoch `epoch`.
@@ -144,11 +126,7 @@ impl Loader {
         let raw = Prefetch::new(first.min(end)..end, workers, Arc::new(make));
         let [channels, height, width] = self.recipe.images.shape();
         let classes = self.recipe.images.classes();
-        Epoch {
-            raw,
-            device: self.device.clone(),
-            sizes: [channels, height, width, classes],
-        }
+        Epoch { raw, device: self.device.clone(), sizes: [channels, height, width, classes] }
     }
 }
 
@@ -162,19 +140,11 @@ pub struct Epoch {
 impl Epoch {
     // Tensors are made by the caller's thread: a device's stream stays with one thread.
     fn tensors(&self, raw: Raw) -> Result<Batch> {
-        let Raw {
-            pixels,
-            targets,
-            labels,
-        } = raw;
+        let Raw { pixels, targets, labels } = raw;
         let (b, [c, h, w, k]) = (labels.len(), self.sizes);
         let images = Tensor::from_vec(pixels, (b, c, h, w), &self.device)?;
         let targets = Tensor::from_vec(targets, (b, k), &self.device)?;
-        Ok(Batch {
-            images,
-            targets,
-            labels,
-        })
+        Ok(Batch { images, targets, labels })
     }
 }
 

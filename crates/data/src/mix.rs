@@ -25,10 +25,7 @@ pub(crate) enum Mix {
     /// `lambda x + (1 - lambda) x'`.
     Mixup { lambda: f64 },
     /// The box of these rows and columns comes from the partner.
-    Cutmix {
-        rows: Range<usize>,
-        columns: Range<usize>,
-    },
+    Cutmix { rows: Range<usize>, columns: Range<usize> },
 }
 
 impl Mixer {
@@ -40,24 +37,17 @@ impl Mixer {
             },
             false => Ok(None),
         };
-        Ok(Self {
-            mixup: law("mixup", augment.mixup)?,
-            cutmix: law("cutmix", augment.cutmix)?,
-        })
+        Ok(Self { mixup: law("mixup", augment.mixup)?, cutmix: law("cutmix", augment.cutmix)? })
     }
 
     pub(crate) fn draw(&self, height: usize, width: usize, rng: &mut impl Rng) -> Mix {
         match (&self.mixup, &self.cutmix) {
             (None, None) => Mix::Off,
-            (Some(beta), None) => Mix::Mixup {
-                lambda: beta.sample(rng),
-            },
+            (Some(beta), None) => Mix::Mixup { lambda: beta.sample(rng) },
             (None, Some(beta)) => cut(beta.sample(rng), height, width, rng),
             (Some(mixup), Some(cutmix)) => match rng.random::<bool>() {
                 true => cut(cutmix.sample(rng), height, width, rng),
-                false => Mix::Mixup {
-                    lambda: mixup.sample(rng),
-                },
+                false => Mix::Mixup { lambda: mixup.sample(rng) },
             },
         }
     }
@@ -71,10 +61,7 @@ fn cut(lambda: f64, height: usize, width: usize, rng: &mut impl Rng) -> Mix {
         let centre = rng.random_range(0..length);
         centre.saturating_sub(cut / 2)..(centre + cut.div_ceil(2)).min(length)
     };
-    Mix::Cutmix {
-        rows: side(height),
-        columns: side(width),
-    }
+    Mix::Cutmix { rows: side(height), columns: side(width) }
 }
 
 impl Mix {
@@ -97,11 +84,7 @@ impl Mix {
             Self::Cutmix { rows, columns } => {
                 swap_boxes(pixels, shape, rows, columns);
                 let area = rows.len() * columns.len();
-                blend(
-                    targets,
-                    classes,
-                    1.0 - area as f64 / (height * width) as f64,
-                );
+                blend(targets, classes, 1.0 - area as f64 / (height * width) as f64);
             }
         }
     }
@@ -158,10 +141,7 @@ mod tests {
 
     #[test]
     fn boxes_have_the_area_of_timms() {
-        let augment = Augment {
-            cutmix: 1.0,
-            ..Augment::default()
-        };
+        let augment = Augment { cutmix: 1.0, ..Augment::default() };
         let mixer = Mixer::new(&augment).unwrap();
         let mut rng = stream(0, 0, 0, Purpose::Batch);
         let draws = 100_000;

@@ -34,26 +34,17 @@ impl Normalisation {
     pub fn measure(images: &Images) -> Result<Self> {
         if images.is_empty() {
             let problem = "no images to measure mean and spread on".into();
-            return Err(Error::Images {
-                name: images.name().into(),
-                problem,
-            });
+            return Err(Error::Images { name: images.name().into(), problem });
         }
         let [channels, height, width] = images.shape();
         let mut sums = vec![(0u64, 0u64); channels];
         for (i, plane) in images.pixels().chunks_exact(height * width).enumerate() {
             let (sum, squares) = &mut sums[i % channels];
             *sum += plane.iter().map(|&p| u64::from(p)).sum::<u64>();
-            *squares += plane
-                .iter()
-                .map(|&p| u64::from(p) * u64::from(p))
-                .sum::<u64>();
+            *squares += plane.iter().map(|&p| u64::from(p) * u64::from(p)).sum::<u64>();
         }
         let count = (images.len() * height * width) as u64;
-        let (mean, std) = sums
-            .into_iter()
-            .map(|s| moments(s, count, images.white()))
-            .unzip();
+        let (mean, std) = sums.into_iter().map(|s| moments(s, count, images.white())).unzip();
         Ok(Self { mean, std })
     }
 
@@ -71,11 +62,7 @@ impl Normalisation {
         let usable = |(mean, std): (&f32, &f32)| mean.is_finite() && std.is_finite() && *std > 0.0;
         if !self.mean.iter().zip(&self.std).all(usable) {
             let value = format!("{self:?}");
-            return Err(Error::config(
-                "normalisation",
-                value,
-                "finite means, deviations above 0",
-            ));
+            return Err(Error::config("normalisation", value, "finite means, deviations above 0"));
         }
         let white = f32::from(images.white());
         let table = |(mean, std)| std::array::from_fn(|p| (p as f32 / white - mean) / std);
@@ -89,8 +76,5 @@ fn moments((sum, squares): (u64, u64), count: u64, white: u8) -> (f32, f32) {
     let scale = count as f64 * f64::from(white);
     // n * squares - sum^2 is exact in integers; in floats the two would cancel.
     let std = ((n * squares - sum * sum) as f64).sqrt() / scale;
-    (
-        (sum as f64 / scale) as f32,
-        if std > 0.0 { std as f32 } else { 1.0 },
-    )
+    ((sum as f64 / scale) as f32, if std > 0.0 { std as f32 } else { 1.0 })
 }

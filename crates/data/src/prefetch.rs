@@ -31,12 +31,7 @@ impl<T: Send + 'static> Prefetch<T> {
         let workers = workers.min(range.len());
         let start = |k| Worker::start((range.start + k..range.end).step_by(workers), make.clone());
         let workers = (0..workers).map(start).collect();
-        Self {
-            first: range.start,
-            remaining: range,
-            make,
-            workers,
-        }
+        Self { first: range.start, remaining: range, make, workers }
     }
 }
 
@@ -78,20 +73,14 @@ impl<T: Send + 'static> Worker<T> {
             }
         };
         let thread = Builder::new().name("loader".into()).spawn(work);
-        Self {
-            queue: Some(receiver),
-            thread: Some(thread),
-        }
+        Self { queue: Some(receiver), thread: Some(thread) }
     }
 }
 
 impl<T> Worker<T> {
     fn receive(&mut self, batch: usize) -> Result<T> {
         let received = self.queue.as_ref().and_then(|queue| queue.recv().ok());
-        received.ok_or_else(|| Error::Worker {
-            batch,
-            problem: self.end(),
-        })
+        received.ok_or_else(|| Error::Worker { batch, problem: self.end() })
     }
 
     /// Closes the queue, waits for the thread, and says how it ended.
@@ -116,8 +105,7 @@ impl<T> Drop for Worker<T> {
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -134,10 +122,7 @@ mod tests {
             let before: Vec<usize> = batches.by_ref().take(3).map(Result::unwrap).collect();
             assert_eq!(before, [2, 3, 4]);
             let error = batches.next().unwrap().unwrap_err().to_string();
-            assert!(
-                error.contains("batch 5") && error.contains("panicked: no batch 5"),
-                "{error}"
-            );
+            assert!(error.contains("batch 5") && error.contains("panicked: no batch 5"), "{error}");
             assert!(batches.next().is_none());
         }
     }

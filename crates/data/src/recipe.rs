@@ -35,12 +35,7 @@ impl Recipe {
         config.augment.check(images.shape())?;
         let tables = normalisation.tables(&images)?;
         let mixer = Mixer::new(&config.augment)?;
-        Ok(Self {
-            images,
-            config,
-            tables,
-            mixer,
-        })
+        Ok(Self { images, config, tables, mixer })
     }
 
     /// The images of an epoch, by index, in the order of their use.
@@ -67,11 +62,7 @@ impl Recipe {
         let mut rng = stream(self.config.seed, epoch, batch, Purpose::Batch);
         let mix = self.mixer.draw(height, width, &mut rng);
         mix.apply(shape, &mut pixels, classes, &mut targets);
-        Raw {
-            pixels,
-            targets,
-            labels,
-        }
+        Raw { pixels, targets, labels }
     }
 
     /// Appends one image, moved and normalised.

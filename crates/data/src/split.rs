@@ -74,15 +74,10 @@ pub fn hold_out(
 /// As many shuffled indices as `sizes` sum to.
 fn draw(images: &Images, seed: u64, sizes: &[usize]) -> Result<Vec<usize>> {
     let n = images.len();
-    let wanted = sizes
-        .iter()
-        .try_fold(0usize, |sum, &size| sum.checked_add(size));
+    let wanted = sizes.iter().try_fold(0usize, |sum, &size| sum.checked_add(size));
     let Some(wanted) = wanted.filter(|&wanted| wanted <= n) else {
         let problem = format!("cannot draw {sizes:?} disjoint images from {n}");
-        return Err(Error::Images {
-            name: images.name().into(),
-            problem,
-        });
+        return Err(Error::Images { name: images.name().into(), problem });
     };
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(&mut stream(seed, 0, 0, Purpose::Split));

@@ -1,8 +1,6 @@
 //! Which tokens a model conditions, and how: one configuration field of every model.
 
-use candle_conditioning::{
-    Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise,
-};
+use candle_conditioning::{Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::Mode;
@@ -110,9 +108,7 @@ impl TokenConditioner {
                 buffer("running_gram", &[channels, channels], 0.0)?,
                 buffer("running_weight", &[], 0.0)?,
             )?),
-            Method::NormMatched(conditioner) => {
-                Self::NormMatched(NormMatched::new(conditioner))
-            }
+            Method::NormMatched(conditioner) => Self::NormMatched(NormMatched::new(conditioner)),
             Method::Standardised => Self::Standardised(Standardise::with_state(
                 buffer("running_mean", &[channels], 0.0)?,
                 buffer("running_var", &[channels], 1.0)?,
@@ -151,7 +147,7 @@ impl TokenConditioner {
     ) -> Result<()> {
         match self {
             Self::Pooled(pooled) => Ok(pooled.recalibrate(batches)?),
-            Self::Standardised(_standardise) => Ok(()), // TODO
+            Self::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
             Self::None | Self::PerSequence(_) | Self::NormMatched(_) => Ok(()),
         }
     }

@@ -247,12 +247,8 @@ impl Vit {
     fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
         match self.placement {
-            Placement::BeforePosition => {
-                self.position(&self.conditioner.forward(&patches, mode)?)
-            }
-            Placement::AfterPosition => {
-                self.conditioner.forward(&self.position(&patches)?, mode)
-            }
+            Placement::BeforePosition => self.position(&self.conditioner.forward(&patches, mode)?),
+            Placement::AfterPosition => self.conditioner.forward(&self.position(&patches)?, mode),
         }
     }
 

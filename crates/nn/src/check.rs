@@ -57,8 +57,7 @@ pub fn central_differences(
             let error = (grad[element] - numeric).abs() / (1.0 + numeric.abs());
             // Written so that a NaN counts as the largest disagreement.
             if !(error <= worst.error) {
-                worst =
-                    Disagreement { variable, element, analytic: grad[element], numeric, error };
+                worst = Disagreement { variable, element, analytic: grad[element], numeric, error };
             }
         }
     }

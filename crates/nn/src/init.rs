@@ -53,9 +53,7 @@ pub(crate) fn sample(
         Init::Kaiming { dist, fan, non_linearity } => {
             let std = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
             match dist {
-                NormalOrUniform::Normal => {
-                    Box::new(move || truncated_normal(0.0, std, &mut rng))
-                }
+                NormalOrUniform::Normal => Box::new(move || truncated_normal(0.0, std, &mut rng)),
                 NormalOrUniform::Uniform => {
                     let bound = 3f64.sqrt() * std;
                     Box::new(move || rng.random_range(-bound..bound))

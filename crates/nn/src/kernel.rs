@@ -288,10 +288,7 @@ pub(crate) fn matmul<T: Real>(
     accumulate: bool,
     parallel: bool,
 ) {
-    assert!(
-        d.rows == l.rows && d.cols == r.cols && l.cols == r.rows,
-        "matmul shapes do not chain"
-    );
+    assert!(d.rows == l.rows && d.cols == r.cols && l.cols == r.rows, "matmul shapes do not chain");
     assert!(
         d.end() <= dst.len() && l.end() <= lhs.len() && r.end() <= rhs.len(),
         "matmul view out of bounds"
@@ -365,8 +362,7 @@ mod tests {
         matmul((&mut dst, d), (&lhs, l), (&rhs, r), 0.5, true, false);
         for i in 0..3 {
             for j in 0..5 {
-                let product: f64 =
-                    (0..4).map(|k| lhs[2 + 9 * i + k] * rhs[1 + 7 * j + k]).sum();
+                let product: f64 = (0..4).map(|k| lhs[2 + 9 * i + k] * rhs[1 + 7 * j + k]).sum();
                 assert!((dst[4 + 6 * i + j] - (1.0 + 0.5 * product)).abs() < 1e-14);
             }
         }

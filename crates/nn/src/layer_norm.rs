@@ -170,8 +170,7 @@ impl LayerNormGradOp {
                             dx[j] = g[j] * w[j];
                         }
                         let mean_h = kernel::sum_map(dx, |h| h) * scale;
-                        let mean_hn =
-                            kernel::sum_map2(dx, x, |h, x| h * (x - mean)) * r * scale;
+                        let mean_hn = kernel::sum_map2(dx, x, |h, x| h * (x - mean)) * r * scale;
                         for j in 0..c {
                             let n = (x[j] - mean) * r;
                             dx[j] = r * (dx[j] - mean_h - n * mean_hn);

@@ -277,8 +277,7 @@ pub fn save_tensors(
         metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|e| StoreError::Format { path: path.to_path_buf(), reason: e.to_string() })?;
-    write_atomic(path, &bytes)
-        .map_err(|source| StoreError::Io { path: path.to_path_buf(), source })
+    write_atomic(path, &bytes).map_err(|source| StoreError::Io { path: path.to_path_buf(), source })
 }
 
 /// Reads all tensors of a safetensors file.
@@ -291,12 +290,11 @@ pub fn load_tensors(
 ) -> std::result::Result<BTreeMap<String, Tensor>, StoreError> {
     let bytes = std::fs::read(path)
         .map_err(|source| StoreError::Io { path: path.to_path_buf(), source })?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, device).map_err(|e| {
-        StoreError::Format {
+    let tensors =
+        candle_core::safetensors::load_buffer(&bytes, device).map_err(|e| StoreError::Format {
             path: path.to_path_buf(),
             reason: format!("not a complete safetensors file ({e})"),
-        }
-    })?;
+        })?;
     Ok(tensors.into_iter().collect())
 }
 

@@ -15,19 +15,12 @@ const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 
 fn idx(magic: u32, sizes: &[u32], data: &[u8]) -> Vec<u8> {
     let words = std::iter::once(&magic).chain(sizes);
-    words
-        .flat_map(|word| word.to_be_bytes())
-        .chain(data.iter().copied())
-        .collect()
+    words.flat_map(|word| word.to_be_bytes()).chain(data.iter().copied()).collect()
 }
 
 /// Two images of 2 rows and 3 columns, every pixel different.
 fn images() -> Vec<u8> {
-    idx(
-        0x803,
-        &[2, 2, 3],
-        &[10, 20, 30, 40, 50, 60, 11, 21, 31, 41, 51, 61],
-    )
+    idx(0x803, &[2, 2, 3], &[10, 20, 30, 40, 50, 60, 11, 21, 31, 41, 51, 61])
 }
 
 fn labels() -> Vec<u8> {
@@ -69,33 +62,13 @@ fn damaged(name: &str, bytes: &[u8]) -> Error {
 fn an_asymmetric_picture_arrives_upright() {
     let folder = folder();
     let data = IdxFolder::read(folder.path(), 2).unwrap();
-    assert_eq!(
-        (data.train.len(), data.train.shape(), data.train.classes()),
-        (2, [1, 2, 3], 2)
-    );
+    assert_eq!((data.train.len(), data.train.shape(), data.train.classes()), (2, [1, 2, 3], 2));
     assert_eq!(data.train.image(0), Some(&[10, 20, 30, 40, 50, 60][..]));
     assert_eq!(data.test.labels(), [1, 0]);
-    assert_eq!(
-        data.train.name(),
-        folder.path().file_name().unwrap().to_str().unwrap()
-    );
-    let batch = loader(&data.train, LoaderConfig::evaluation(2))
-        .epoch(0)
-        .next()
-        .unwrap()
-        .unwrap();
-    let row = batch
-        .images
-        .get(1)
-        .unwrap()
-        .get(0)
-        .unwrap()
-        .to_vec2::<f32>()
-        .unwrap();
-    assert_eq!(
-        row,
-        [[11, 21, 31], [41, 51, 61]].map(|r| r.map(|p| p as f32 / 255.0))
-    );
+    assert_eq!(data.train.name(), folder.path().file_name().unwrap().to_str().unwrap());
+    let batch = loader(&data.train, LoaderConfig::evaluation(2)).epoch(0).next().unwrap().unwrap();
+    let row = batch.images.get(1).unwrap().get(0).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(row, [[11, 21, 31], [41, 51, 61]].map(|r| r.map(|p| p as f32 / 255.0)));
     assert_eq!(values(&batch).1, [0.0, 1.0, 1.0, 0.0]);
 }
 
@@ -118,99 +91,39 @@ fn missing_folders_and_files_say_what_was_looked_for() {
     let empty = TempDir::new().unwrap();
     let gone = empty.path().join("gone");
     let error = failure(&gone, 2, &gone);
-    assert!(
-        error
-            .to_string()
-            .contains("there is no such folder; give a folder"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("there is no such folder; give a folder"), "{error}");
     let error = failure(empty.path(), 2, empty.path());
     assert!(error.to_string().contains("the folder is empty"), "{error}");
 
     let folder = folder();
     let file = folder.path().join(TRAIN_IMAGES);
-    assert!(
-        failure(&file, 2, &file)
-            .to_string()
-            .contains("not a folder")
-    );
+    assert!(failure(&file, 2, &file).to_string().contains("not a folder"));
     fs::remove_file(folder.path().join(TEST_LABELS)).unwrap();
     let message = failure(folder.path(), 2, folder.path()).to_string();
-    assert!(
-        message.contains("no test labels; looked for t10k-labels-idx1-ubyte,"),
-        "{message}"
-    );
+    assert!(message.contains("no test labels; looked for t10k-labels-idx1-ubyte,"), "{message}");
     assert!(message.contains("t10k-labels.idx1-ubyte.gz"), "{message}");
 }
 
 #[test]
 fn a_wrong_magic_number_is_shown() {
     let error = damaged(TRAIN_IMAGES, &labels());
-    assert!(
-        matches!(
-            error,
-            Error::Magic {
-                expected: 0x803,
-                found: 0x801,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Magic { expected: 0x803, found: 0x801, .. }), "{error}");
     let error = damaged(TEST_LABELS, b"<html>not found</html>");
-    assert!(
-        error
-            .to_string()
-            .contains("an IDX file of test labels has 0x00000801"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("an IDX file of test labels has 0x00000801"), "{error}");
 }
 
 #[test]
 fn wrong_lengths_are_shown() {
     let error = damaged(TRAIN_IMAGES, &images()[..27]);
-    assert!(
-        matches!(
-            error,
-            Error::Truncated {
-                expected: 28,
-                found: 27,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Truncated { expected: 28, found: 27, .. }), "{error}");
     let error = damaged(TRAIN_IMAGES, &gzip(&images()[..20]));
-    assert!(
-        matches!(
-            error,
-            Error::Truncated {
-                expected: 28,
-                found: 20,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Truncated { expected: 28, found: 20, .. }), "{error}");
     for header in [0, 3, 4, 15] {
         let error = damaged(TEST_IMAGES, &images()[..header]);
-        assert!(
-            matches!(error, Error::Truncated { expected: 16, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Truncated { expected: 16, .. }), "{error}");
     }
     let error = damaged(TEST_LABELS, &[labels(), vec![0; 3]].concat());
-    assert!(
-        matches!(
-            error,
-            Error::Trailing {
-                expected: 10,
-                found: 13,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Trailing { expected: 10, found: 13, .. }), "{error}");
 }
 
 #[test]
@@ -219,15 +132,10 @@ fn a_damaged_header_does_not_allocate() {
     let expected = 16 + u128::from(u32::MAX).pow(3);
     assert!(matches!(error, Error::Truncated { expected: e, found: 28, .. } if e == expected));
     let error = damaged(TRAIN_LABELS, &idx(0x801, &[u32::MAX], &[0; 2]));
-    assert!(
-        matches!(error, Error::Truncated { found: 10, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Truncated { found: 10, .. }), "{error}");
     let error = damaged(TRAIN_IMAGES, &idx(0x803, &[2, 0, 3], &[]));
     assert!(
-        error
-            .to_string()
-            .contains("holds no data: the header's sizes are [2, 0, 3]"),
+        error.to_string().contains("holds no data: the header's sizes are [2, 0, 3]"),
         "{error}"
     );
 }
@@ -239,12 +147,7 @@ fn damaged_gzip_is_told_from_damaged_idx() {
     let crc = flipped.len() - 8;
     flipped[crc] ^= 1;
     let cut = &packed[..packed.len() - 5];
-    for bytes in [
-        &flipped[..],
-        cut,
-        &packed[..2],
-        &[packed.clone(), vec![7; 20]].concat(),
-    ] {
+    for bytes in [&flipped[..], cut, &packed[..2], &[packed.clone(), vec![7; 20]].concat()] {
         let error = damaged(TRAIN_IMAGES, bytes);
         assert!(matches!(error, Error::Gzip { .. }), "{error}");
     }
@@ -254,25 +157,17 @@ fn damaged_gzip_is_told_from_damaged_idx() {
 fn files_that_do_not_belong_together_are_refused() {
     let error = damaged(TRAIN_LABELS, &idx(0x801, &[2], &[1, 2]));
     assert!(
-        error
-            .to_string()
-            .contains("label 2 of image 1 is out of range for 2 classes"),
+        error.to_string().contains("label 2 of image 1 is out of range for 2 classes"),
         "{error}"
     );
     let error = damaged(TEST_LABELS, &idx(0x801, &[3], &[1, 0, 1]));
     let message = error.to_string();
-    assert!(
-        message.contains(TEST_IMAGES) && message.contains("holds 2 images"),
-        "{message}"
-    );
+    assert!(message.contains(TEST_IMAGES) && message.contains("holds 2 images"), "{message}");
     assert!(message.contains("holds 3 labels"), "{message}");
 
     let folder = folder();
     let turned = idx(0x803, &[2, 3, 2], &[0; 12]);
     fs::write(folder.path().join(TEST_IMAGES), turned).unwrap();
     let message = failure(folder.path(), 2, folder.path()).to_string();
-    assert!(
-        message.contains("[1, 2, 3]") && message.contains("[1, 3, 2]"),
-        "{message}"
-    );
+    assert!(message.contains("[1, 2, 3]") && message.contains("[1, 3, 2]"), "{message}");
 }

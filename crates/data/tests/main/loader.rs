@@ -8,23 +8,14 @@ use crate::{loader, numbered, plain, values};
 
 /// Moves and mixes everything.
 fn all() -> Augment {
-    Augment {
-        crop_padding: 1,
-        shift: 1,
-        flip: true,
-        mixup: 0.8,
-        cutmix: 1.0,
-        label_smoothing: 0.1,
-    }
+    Augment { crop_padding: 1, shift: 1, flip: true, mixup: 0.8, cutmix: 1.0, label_smoothing: 0.1 }
 }
 
 /// Labels, pixels and targets of each batch.
 type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>)>;
 
 fn contents(images: &Images, config: LoaderConfig, epoch: usize, first: usize) -> Contents {
-    let batches = loader(images, config)
-        .epoch_from(epoch, first)
-        .map(Result::unwrap);
+    let batches = loader(images, config).epoch_from(epoch, first).map(Result::unwrap);
     batches
         .map(|batch| {
             let (pixels, targets) = values(&batch);
@@ -36,27 +27,13 @@ fn contents(images: &Images, config: LoaderConfig, epoch: usize, first: usize) -
 #[test]
 fn pixel_c_h_w_lands_at_c_h_w() {
     let images = numbered(3, [2, 3, 4]);
-    let normalisation = Normalisation {
-        mean: vec![0.5, 0.25],
-        std: vec![0.5, 2.0],
-    };
+    let normalisation = Normalisation { mean: vec![0.5, 0.25], std: vec![0.5, 2.0] };
     let config = LoaderConfig::evaluation(3);
-    let loader = Loader::new(
-        Arc::new(images.clone()),
-        config,
-        &normalisation,
-        &Device::Cpu,
-    )
-    .unwrap();
+    let loader =
+        Loader::new(Arc::new(images.clone()), config, &normalisation, &Device::Cpu).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
-    assert_eq!(
-        (batch.images.dims(), batch.images.dtype()),
-        (&[3, 2, 3, 4][..], DType::F32)
-    );
-    assert_eq!(
-        (batch.targets.dims(), batch.targets.dtype()),
-        (&[3, 3][..], DType::F32)
-    );
+    assert_eq!((batch.images.dims(), batch.images.dtype()), (&[3, 2, 3, 4][..], DType::F32));
+    assert_eq!((batch.targets.dims(), batch.targets.dtype()), (&[3, 3][..], DType::F32));
     for (n, c, h) in (0..3).flat_map(|n| (0..2).flat_map(move |c| (0..3).map(move |h| (n, c, h)))) {
         let row = batch.images.get(n).unwrap().get(c).unwrap().get(h).unwrap();
         for (w, value) in row.to_vec1::<f32>().unwrap().into_iter().enumerate() {
@@ -73,27 +50,16 @@ fn evaluation_keeps_order_and_the_last_batch() {
     let labels: Vec<_> = batches.iter().map(|(labels, ..)| labels.clone()).collect();
     assert_eq!(labels, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
     assert_eq!(batches[2].2, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
-    assert_eq!(
-        loader(&images, LoaderConfig::evaluation(3))
-            .epoch(0)
-            .size_hint(),
-        (3, Some(3))
-    );
+    assert_eq!(loader(&images, LoaderConfig::evaluation(3)).epoch(0).size_hint(), (3, Some(3)));
 }
 
 #[test]
 fn drop_last_leaves_out_only_an_incomplete_batch() {
     let batches = |n| {
-        let config = LoaderConfig {
-            drop_last: true,
-            ..LoaderConfig::training(3, 0)
-        };
+        let config = LoaderConfig { drop_last: true, ..LoaderConfig::training(3, 0) };
         contents(&numbered(n, [1, 1, 2]), config, 0, 0).len()
     };
-    assert_eq!(
-        [batches(3), batches(5), batches(6), batches(7)],
-        [1, 1, 2, 2]
-    );
+    assert_eq!([batches(3), batches(5), batches(6), batches(7)], [1, 1, 2, 2]);
 }
 
 #[test]
@@ -101,10 +67,7 @@ fn epochs_seeds_and_their_order_differ() {
     let images = numbered(40, [1, 2, 3]);
     let order = |seed, epoch| {
         let batches = contents(&images, LoaderConfig::training(7, seed), epoch, 0);
-        batches
-            .into_iter()
-            .flat_map(|(labels, ..)| labels)
-            .collect::<Vec<_>>()
+        batches.into_iter().flat_map(|(labels, ..)| labels).collect::<Vec<_>>()
     };
     assert_eq!(order(1, 0), order(1, 0));
     assert_ne!(order(1, 0), order(1, 1));
@@ -119,22 +82,14 @@ fn epochs_seeds_and_their_order_differ() {
 fn settings_that_cannot_work_are_refused() {
     let new = |config, normalisation: Normalisation| {
         let images = Arc::new(numbered(4, [1, 2, 2]));
-        Loader::new(images, config, &normalisation, &Device::Cpu)
-            .unwrap_err()
-            .to_string()
+        Loader::new(images, config, &normalisation, &Device::Cpu).unwrap_err().to_string()
     };
     let training = LoaderConfig::training;
     assert!(new(training(0, 0), plain(1)).contains("batch_size = 0"));
-    let drop = LoaderConfig {
-        drop_last: true,
-        ..training(5, 0)
-    };
+    let drop = LoaderConfig { drop_last: true, ..training(5, 0) };
     assert!(new(drop, plain(1)).contains("drop_last leaves no batch of the 4 images"));
     assert!(new(training(2, 0), plain(3)).contains("one for each of 1 channels"));
-    let flat = Normalisation {
-        mean: vec![0.0],
-        std: vec![0.0],
-    };
+    let flat = Normalisation { mean: vec![0.0], std: vec![0.0] };
     assert!(new(training(2, 0), flat).contains("deviations above 0"));
 }
 

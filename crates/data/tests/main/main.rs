@@ -16,31 +16,20 @@ use conditioned_data::{Batch, Images, Loader, LoaderConfig, Normalisation};
 
 /// Mean 0 and deviation 1: the loader then gives `p / white`.
 fn plain(channels: usize) -> Normalisation {
-    Normalisation {
-        mean: vec![0.0; channels],
-        std: vec![1.0; channels],
-    }
+    Normalisation { mean: vec![0.0; channels], std: vec![1.0; channels] }
 }
 
 /// `n` images of [C, H, W] without repeated bytes next to each other, image i with label i.
 fn numbered(n: usize, shape: [usize; 3]) -> Images {
     let size: usize = shape.iter().product();
-    let pixels = (0..n * size)
-        .map(|i| (1 + (i * 7 + i / size) % 255) as u8)
-        .collect();
+    let pixels = (0..n * size).map(|i| (1 + (i * 7 + i / size) % 255) as u8).collect();
     let labels = (0..n as u32).collect();
     Images::new("numbered", shape, n.max(1), 255, pixels, labels).unwrap()
 }
 
 fn loader(images: &Images, config: LoaderConfig) -> Loader {
     let normalisation = plain(images.shape()[0]);
-    Loader::new(
-        Arc::new(images.clone()),
-        config,
-        &normalisation,
-        &Device::Cpu,
-    )
-    .unwrap()
+    Loader::new(Arc::new(images.clone()), config, &normalisation, &Device::Cpu).unwrap()
 }
 
 /// Pixels and targets of a batch, flat.

@@ -8,24 +8,13 @@ const PLANE: usize = 5 * 7;
 
 /// Batches of seven images (one its own partner) in the set's order, over many epochs.
 fn batches(images: &Images, augment: Augment) -> Vec<Batch> {
-    let config = LoaderConfig {
-        augment,
-        ..LoaderConfig::evaluation(7)
-    };
+    let config = LoaderConfig { augment, ..LoaderConfig::evaluation(7) };
     let loader = loader(images, config);
-    (0..40)
-        .flat_map(|epoch| loader.epoch(epoch))
-        .map(Result::unwrap)
-        .collect()
+    (0..40).flat_map(|epoch| loader.epoch(epoch)).map(Result::unwrap).collect()
 }
 
 fn original(images: &Images, i: usize) -> Vec<f32> {
-    images
-        .image(i)
-        .unwrap()
-        .iter()
-        .map(|&p| f32::from(p) / 255.0)
-        .collect()
+    images.image(i).unwrap().iter().map(|&p| f32::from(p) / 255.0).collect()
 }
 
 /// The weight of the own label, checked: rows sum to 1 and hold lambda and 1 - lambda in the two
@@ -34,10 +23,7 @@ fn lambda(targets: &[f32], i: usize) -> f32 {
     let row = &targets[i * 7..(i + 1) * 7];
     assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
     let partner = 6 - i;
-    let rest = row
-        .iter()
-        .enumerate()
-        .filter(|&(k, _)| k != i && k != partner);
+    let rest = row.iter().enumerate().filter(|&(k, _)| k != i && k != partner);
     assert!(rest.map(|(_, &t)| t).all(|t| t == 0.0), "{row:?}");
     row[i]
 }
@@ -46,13 +32,7 @@ fn lambda(targets: &[f32], i: usize) -> f32 {
 fn mixup_is_a_convex_combination_with_the_mirror_image_of_the_batch() {
     let images = numbered(7, SHAPE);
     let mut lambdas = Vec::new();
-    for batch in batches(
-        &images,
-        Augment {
-            mixup: 0.8,
-            ..Augment::default()
-        },
-    ) {
+    for batch in batches(&images, Augment { mixup: 0.8, ..Augment::default() }) {
         let (pixels, targets) = values(&batch);
         lambdas.push(lambda(&targets, 0));
         for i in 0..7 {
@@ -75,23 +55,13 @@ fn mixup_is_a_convex_combination_with_the_mirror_image_of_the_batch() {
 #[test]
 fn cutmix_exchanges_one_box_and_targets_match_its_area() {
     let images = numbered(7, SHAPE);
-    for batch in batches(
-        &images,
-        Augment {
-            cutmix: 1.0,
-            ..Augment::default()
-        },
-    ) {
+    for batch in batches(&images, Augment { cutmix: 1.0, ..Augment::default() }) {
         let (pixels, targets) = values(&batch);
         let mut first_box = None;
         for i in [0, 1, 2, 4, 5, 6] {
             let (own, other) = (original(&images, i), original(&images, 6 - i));
             let differs: Vec<usize> = (0..SIZE).filter(|&p| own[p] != other[p]).collect();
-            assert_eq!(
-                differs.len(),
-                SIZE,
-                "the test needs images that differ everywhere"
-            );
+            assert_eq!(differs.len(), SIZE, "the test needs images that differ everywhere");
             let item = &pixels[i * SIZE..(i + 1) * SIZE];
             let cut: Vec<usize> = (0..SIZE).filter(|&p| item[p] == other[p]).collect();
             assert!((0..SIZE).all(|p| item[p] == own[p] || item[p] == other[p]));
@@ -107,12 +77,8 @@ fn cutmix_exchanges_one_box_and_targets_match_its_area() {
 /// The same full rectangle in both channels.
 fn assert_rectangle(cut: &[usize]) {
     let plane: Vec<usize> = cut.iter().copied().filter(|&p| p < PLANE).collect();
-    let other: Vec<usize> = cut
-        .iter()
-        .copied()
-        .filter(|&p| p >= PLANE)
-        .map(|p| p - PLANE)
-        .collect();
+    let other: Vec<usize> =
+        cut.iter().copied().filter(|&p| p >= PLANE).map(|p| p - PLANE).collect();
     assert_eq!(plane, other);
     let rows: std::collections::BTreeSet<_> = plane.iter().map(|p| p / 7).collect();
     let columns: std::collections::BTreeSet<_> = plane.iter().map(|p| p % 7).collect();
@@ -126,20 +92,13 @@ fn assert_rectangle(cut: &[usize]) {
 #[test]
 fn with_both_each_batch_takes_one() {
     let images = numbered(7, SHAPE);
-    let augment = Augment {
-        mixup: 0.8,
-        cutmix: 1.0,
-        ..Augment::default()
-    };
+    let augment = Augment { mixup: 0.8, cutmix: 1.0, ..Augment::default() };
     let is_cutmix = |batch: &Batch| {
         let (pixels, _) = values(batch);
         let (own, other) = (original(&images, 0), original(&images, 6));
         (0..SIZE).all(|p| pixels[p] == own[p] || pixels[p] == other[p])
     };
-    let cutmixes = batches(&images, augment)
-        .iter()
-        .filter(|batch| is_cutmix(batch))
-        .count();
+    let cutmixes = batches(&images, augment).iter().filter(|batch| is_cutmix(batch)).count();
     // 40 fair coins: 20 with deviation 3.2; four deviations.
     assert!((8..=32).contains(&cutmixes), "{cutmixes}");
 }
@@ -148,26 +107,13 @@ fn with_both_each_batch_takes_one() {
 fn smoothing_spreads_eps_and_mixes_with_the_targets() {
     let images = numbered(7, SHAPE);
     let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
-    let smooth = Augment {
-        label_smoothing: 0.1,
-        ..Augment::default()
-    };
+    let smooth = Augment { label_smoothing: 0.1, ..Augment::default() };
     let (_, targets) = values(&batches(&images, smooth.clone())[0]);
     for (i, &t) in targets.iter().enumerate() {
-        let expected = if i / 7 == i % 7 {
-            0.9 + 0.1 / 7.0
-        } else {
-            0.1 / 7.0
-        };
+        let expected = if i / 7 == i % 7 { 0.9 + 0.1 / 7.0 } else { 0.1 / 7.0 };
         assert!(close(t, expected), "{t} {expected}");
     }
-    for batch in batches(
-        &images,
-        Augment {
-            mixup: 1.0,
-            ..smooth
-        },
-    ) {
+    for batch in batches(&images, Augment { mixup: 1.0, ..smooth }) {
         let (_, targets) = values(&batch);
         let row = &targets[..7];
         assert!(close(row.iter().sum(), 1.0) && close(row[0] + row[6], 0.9 + 0.2 / 7.0));

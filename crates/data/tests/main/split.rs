@@ -29,17 +29,12 @@ fn digits_split_is_complete_and_fixed() {
     let splits = split(&digits, 0, DIGITS_SIZES).unwrap();
     let rows = |sets: &[&Images]| {
         let row = |set: &Images, i: usize| (set.image(i).unwrap().to_vec(), set.labels()[i]);
-        let all = sets
-            .iter()
-            .flat_map(|set| (0..set.len()).map(|i| row(set, i)));
+        let all = sets.iter().flat_map(|set| (0..set.len()).map(|i| row(set, i)));
         let mut rows: Vec<_> = all.collect();
         rows.sort_unstable();
         rows
     };
-    assert_eq!(
-        rows(&[&splits.train, &splits.tune, &splits.test]),
-        rows(&[&digits])
-    );
+    assert_eq!(rows(&[&splits.train, &splits.tune, &splits.test]), rows(&[&digits]));
     assert_eq!(
         splits.test.hash(),
         "915bc295f0939b751d1f985fe93e5d9a8b626e84b0991c35feadafb62aa926c6"
@@ -56,10 +51,7 @@ fn the_seed_decides_and_training_size_does_not_touch_the_rest() {
     assert_eq!(full.train.take(5).unwrap(), *small.train);
     assert_ne!(full.test, other.test);
     let message = split(&images, 1, [20, 10, 11]).unwrap_err().to_string();
-    assert!(
-        message.contains("cannot draw [11, 10, 20] disjoint images from 40"),
-        "{message}"
-    );
+    assert!(message.contains("cannot draw [11, 10, 20] disjoint images from 40"), "{message}");
     assert!(split(&images, 1, [usize::MAX, 1, 1]).is_err());
 }
 
@@ -67,10 +59,7 @@ fn the_seed_decides_and_training_size_does_not_touch_the_rest() {
 fn held_out_images_come_from_the_training_file() {
     let (file, test) = (numbered(30, [1, 1, 2]), numbered(4, [1, 1, 2]));
     let all = hold_out(&file, test.clone(), 5, None, 6).unwrap();
-    assert_eq!(
-        members(&[&all.train, &all.tune]),
-        (0..30).collect::<Vec<_>>()
-    );
+    assert_eq!(members(&[&all.train, &all.tune]), (0..30).collect::<Vec<_>>());
     assert_eq!((all.train.len(), &*all.test), (24, &test));
     let limited = hold_out(&file, test.clone(), 5, Some(10), 6).unwrap();
     assert_eq!(limited.tune, all.tune);

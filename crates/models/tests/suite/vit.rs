@@ -123,7 +123,8 @@ fn recalibration_of_a_frozen_model_leaves_training_alone() -> Result<()> {
     for method in [Method::pooled(0.3)?, Method::Standardised] {
         let (vit, store) = model(method, Placement::AfterPosition)?;
         vit.forward(&images, Mode::Train { seed: 0, step: 0 })?;
-        let config = VitConfig { conditioning: method.into(), ..VitConfig::preset("vit-8").unwrap() };
+        let config =
+            VitConfig { conditioning: method.into(), ..VitConfig::preset("vit-8").unwrap() };
         let frozen = Vit::new(&config, store.frozen()?)?;
         let before = frozen.forward(&images, Mode::Eval)?.to_vec2::<f32>()?;
         assert_eq!(before, vit.forward(&images, Mode::Eval)?.to_vec2::<f32>()?);

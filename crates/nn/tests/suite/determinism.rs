@@ -44,7 +44,9 @@ fn mask(p: f64, path: &str, seed: u64, step: u64, n: usize) -> Result<Vec<f32>> 
 fn masks_differ_by_seed_step_and_layer_and_repeat() -> Result<()> {
     let base = mask(0.5, "a", 1, 1, 1000)?;
     assert_eq!(base, mask(0.5, "a", 1, 1, 1000)?);
-    for other in [mask(0.5, "b", 1, 1, 1000)?, mask(0.5, "a", 2, 1, 1000)?, mask(0.5, "a", 1, 2, 1000)?] {
+    for other in
+        [mask(0.5, "b", 1, 1, 1000)?, mask(0.5, "a", 2, 1, 1000)?, mask(0.5, "a", 1, 2, 1000)?]
+    {
         let equal = base.iter().zip(&other).filter(|(a, b)| a == b).count();
         // Independent fair coins agree in 500 +- 16 of 1000 places.
         assert!((400..600).contains(&equal), "{equal} of 1000 agree");

@@ -70,7 +70,8 @@ fn cross_entropy_function() -> Result<()> {
 #[test]
 fn position_table() -> Result<()> {
     let store = store();
-    let table = store.builder().get_with_hints((1, 3, 4), "pos", conditioned_nn::init::normal(0.5))?;
+    let table =
+        store.builder().get_with_hints((1, 3, 4), "pos", conditioned_nn::init::normal(0.5))?;
     check(&store, &variable(&[2, 3, 4], 1)?, |x| add_table(x, &table))
 }
 

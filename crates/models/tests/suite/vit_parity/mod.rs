@@ -46,7 +46,8 @@ fn compare(arm: &str, method: Method, placement: Placement) {
         let vit = Vit::new(&config(ConditioningConfig { method, placement }), store.builder());
         let vit = vit.unwrap();
         for (name, var) in store.parameters() {
-            let value = fixture.get(&format!("parameter/{name}")).unwrap_or_else(|| panic!("{name}"));
+            let value =
+                fixture.get(&format!("parameter/{name}")).unwrap_or_else(|| panic!("{name}"));
             var.set(&value.to_dtype(dtype).unwrap()).unwrap();
         }
         let images = fixture["images"].to_dtype(dtype).unwrap();

@@ -1,0 +1,176 @@
+//! Tokens cut into f64 matrices: reading, scaling, rounding back.
+
+use candle_core::{DType, Device, Tensor, WithDType};
+use faer::MatRef;
+
+use crate::{Error, Result};
+
+/// How the rows of a tensor (..., N, d) are cut into matrices, and which of them are padding.
+pub(crate) struct Layout {
+    /// Rows of each block; the last block may be shorter.
+    pub(crate) block: usize,
+    /// Tokens N of a sequence: turns a row into (batch, token) for an error.
+    tokens: usize,
+    channels: usize,
+    /// One byte a row, 0 = padding.
+    mask: Option<Vec<u8>>,
+}
+
+impl Layout {
+    /// One block per sequence of x (B, N, d) or (N, d), with a mask (B, N) or (N,).
+    pub(crate) fn sequences(x: &Tensor, mask: Option<&Tensor>) -> Result<Self> {
+        let tokens = match *x.dims() {
+            [tokens, _] | [_, tokens, _] => tokens,
+            _ => {
+                return Err(shape_error(x, "(batch, tokens, channels) or (tokens, channels)"));
+            }
+        };
+        Self::rows(x, mask, tokens)
+    }
+
+    /// Blocks of `block` rows of x (..., N, d) read as one long list of tokens.
+    pub(crate) fn rows(x: &Tensor, mask: Option<&Tensor>, block: usize) -> Result<Self> {
+        let [.., tokens, channels] = *x.dims() else {
+            return Err(shape_error(x, "(..., tokens, channels)"));
+        };
+        let mask = mask.map(|mask| read_mask(mask, x)).transpose()?;
+        Ok(Self { block, tokens, channels, mask })
+    }
+
+    fn is_real(&self, row: usize) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask[row] != 0)
+    }
+
+    fn position(&self, row: usize) -> (usize, usize) {
+        (row / self.tokens, row % self.tokens)
+    }
+
+    /// Entries of each block.
+    pub(crate) fn block_size(&self) -> usize {
+        (self.block * self.channels).max(1)
+    }
+
+    /// The real rows of `xs`, whose first row is row `first` of the tensor.
+    pub(crate) fn read<T: WithDType>(
+        &self,
+        tensor: &'static str,
+        xs: &[T],
+        first: usize,
+    ) -> Result<Option<Block>> {
+        let d = self.channels.max(1);
+        let real = || xs.chunks_exact(d).enumerate().filter(|(n, _)| self.is_real(first + n));
+        let mut peak = 0.0;
+        for (n, row) in real() {
+            peak = f64::max(peak, self.row_peak(tensor, row, first + n)?);
+        }
+        let scale = power_of_two_below_inverse(peak);
+        let mut values = Vec::with_capacity(xs.len());
+        for (_, row) in real() {
+            values.extend(row.iter().map(|v| v.to_f64() * scale));
+        }
+        let rows = values.len() / d;
+        Ok((rows > 0).then_some(Block { values, rows, channels: d, scale }))
+    }
+
+    /// The largest magnitude of a row, or an error where it is not finite.
+    fn row_peak<T: WithDType>(&self, tensor: &'static str, xs: &[T], row: usize) -> Result<f64> {
+        let (mut peak, mut finite) = (0.0, true);
+        for x in xs {
+            let magnitude = x.to_f64().abs();
+            finite &= magnitude < f64::INFINITY;
+            peak = if magnitude > peak { magnitude } else { peak };
+        }
+        if finite {
+            return Ok(peak);
+        }
+        let channel = xs.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
+        let (batch, token) = self.position(row);
+        Err(Error::NonFinite { tensor, value: xs[channel].to_f64(), batch, token, channel })
+    }
+
+    /// Rounds values times `unscale` to the real rows of `out`.
+    pub(crate) fn write<T: WithDType>(
+        &self,
+        values: &[f64],
+        unscale: f64,
+        first: usize,
+        out: &mut [T],
+    ) -> Result<()> {
+        let d = self.channels;
+        let real = out.chunks_exact_mut(d).enumerate().filter(|(n, _)| self.is_real(first + n));
+        for ((n, out), values) in real.zip(values.chunks_exact(d)) {
+            let mut finite = true;
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = T::from_f64(value * unscale);
+                finite &= out.to_f64().abs() < f64::INFINITY;
+            }
+            if !finite {
+                let channel = out.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
+                let (batch, token) = self.position(first + n);
+                let value = values[channel] * unscale;
+                return Err(Error::Overflow { dtype: T::DTYPE, value, batch, token, channel });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One block of real tokens in f64.
+pub(crate) struct Block {
+    values: Vec<f64>,
+    rows: usize,
+    channels: usize,
+    /// The power of two by which the values were multiplied: squares of scaled values neither
+    /// overflow nor vanish.
+    pub(crate) scale: f64,
+}
+
+impl Block {
+    /// X: (n, d), the scaled real tokens.
+    pub(crate) fn matrix(&self) -> MatRef<'_, f64> {
+        MatRef::from_row_major_slice(&self.values, self.rows, self.channels)
+    }
+
+    /// The entries of X, row by row.
+    pub(crate) fn values(&self) -> &[f64] {
+        &self.values
+    }
+}
+
+/// The power of two that brings `peak` into [1, 2), as far as f64 has one.
+fn power_of_two_below_inverse(peak: f64) -> f64 {
+    if peak == 0.0 {
+        return 1.0;
+    }
+    // 2^1000 and 2^-1000 are far from the ends of f64, and so is their square times any f64 input
+    // that needs more than them.
+    let exponent = peak.log2().floor().clamp(-1000.0, 1000.0);
+    2f64.powi(-(exponent as i32))
+}
+
+/// That x is (..., N, d).
+pub(crate) fn check_channels(x: &Tensor, d: usize) -> Result<()> {
+    match x.dims() {
+        [.., _, channels] if *channels == d => Ok(()),
+        _ => Err(shape_error(x, &format!("(..., tokens, {d})"))),
+    }
+}
+
+fn read_mask(mask: &Tensor, x: &Tensor) -> Result<Vec<u8>> {
+    let leading = &x.dims()[..x.rank() - 1];
+    if mask.dims() != leading {
+        return Err(Error::Shape {
+            tensor: "mask",
+            found: mask.shape().clone(),
+            expected: format!("{leading:?}, one entry a token"),
+        });
+    }
+    if mask.dtype() != DType::U8 {
+        return Err(Error::Dtype { tensor: "mask", found: mask.dtype(), expected: "u8" });
+    }
+    Ok(mask.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+}
+
+fn shape_error(x: &Tensor, expected: &str) -> Error {
+    Error::Shape { tensor: "x", found: x.shape().clone(), expected: expected.to_string() }
+}

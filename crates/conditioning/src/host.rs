@@ -1,0 +1,135 @@
+//! Work on the sequences of a tensor, on the host and in parallel.
+//!
+//! Every sequence is read, decomposed and written by one thread, with serial linear algebra: its
+//! bits depend neither on the number of threads nor on the batch in which it stands.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use rayon::prelude::*;
+
+use crate::blocks::{Block, Layout};
+use crate::{Error, Result};
+
+/// `f` of every block of `x`, in order; a block without a real token gives `None`.
+pub(crate) fn each_block<R: Send>(
+    x: &Tensor,
+    layout: &Layout,
+    f: impl Fn(&Block) -> Result<R> + Sync,
+) -> Result<Vec<Option<R>>> {
+    fn run<T: WithDType, R: Send>(
+        xs: &[T],
+        layout: &Layout,
+        f: impl Fn(&Block) -> Result<R> + Sync,
+    ) -> Result<Vec<Option<R>>> {
+        let size = layout.block_size();
+        let results: Vec<_> = xs
+            .par_chunks(size)
+            .enumerate()
+            .map(|(index, xs)| {
+                layout.read("x", xs, index * layout.block)?.as_ref().map(&f).transpose()
+            })
+            .collect();
+        // Collected first, so that the error reported is always the earliest.
+        results.into_iter().collect()
+    }
+    let x = on_host(x)?;
+    let (storage, l) = x.storage_and_layout();
+    let (storage, range) = cpu_range(&storage, l)?;
+    match storage {
+        CpuStorage::F32(v) => run(&v[range], layout, f),
+        CpuStorage::F64(v) => run(&v[range], layout, f),
+        CpuStorage::F16(v) => run(&v[range], layout, f),
+        CpuStorage::BF16(v) => run(&v[range], layout, f),
+        _ => Err(dtype_error("x", x.dtype())),
+    }
+}
+
+/// The last of `tensors` with every block's real rows replaced by the row-major values of `f`,
+/// which are in the scale of the last block; rows of padding keep their bits.
+///
+/// The tensors have one shape and dtype; `names` are theirs.
+pub(crate) fn map_blocks<const K: usize>(
+    names: [&'static str; K],
+    tensors: [&Tensor; K],
+    layout: &Layout,
+    f: impl Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
+) -> Result<CpuStorage> {
+    let mut hosted = Vec::with_capacity(K);
+    for tensor in tensors {
+        hosted.push(on_host(tensor)?);
+    }
+    let guards: Vec<_> = hosted.iter().map(Tensor::storage_and_layout).collect();
+    let mut parts = Vec::with_capacity(K);
+    for (storage, l) in &guards {
+        parts.push(cpu_range(storage, l)?);
+    }
+    let job = Job { names, parts, layout, f };
+    match job.parts[K - 1].0 {
+        CpuStorage::F32(_) => Ok(CpuStorage::F32(job.run()?)),
+        CpuStorage::F64(_) => Ok(CpuStorage::F64(job.run()?)),
+        CpuStorage::F16(_) => Ok(CpuStorage::F16(job.run()?)),
+        CpuStorage::BF16(_) => Ok(CpuStorage::BF16(job.run()?)),
+        _ => Err(dtype_error(names[K - 1], tensors[K - 1].dtype())),
+    }
+}
+
+struct Job<'a, const K: usize, F> {
+    names: [&'static str; K],
+    parts: Vec<(&'a CpuStorage, Range<usize>)>,
+    layout: &'a Layout,
+    f: F,
+}
+
+impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F> {
+    fn run<T: WithDType>(&self) -> Result<Vec<T>> {
+        let mut slices = Vec::with_capacity(K);
+        for (storage, range) in &self.parts {
+            slices.push(&T::cpu_storage_as_slice(storage)?[range.clone()]);
+        }
+        let size = self.layout.block_size();
+        let mut out = slices[K - 1].to_vec();
+        let results: Vec<_> = out
+            .par_chunks_mut(size)
+            .enumerate()
+            .map(|(index, out)| {
+                let first = index * size;
+                let inputs: Vec<_> = slices.iter().map(|s| &s[first..first + out.len()]).collect();
+                self.block(&inputs, index * self.layout.block, out)
+            })
+            .collect();
+        results.into_iter().collect::<Result<()>>()?;
+        Ok(out)
+    }
+
+    fn block<T: WithDType>(&self, inputs: &[&[T]], row: usize, out: &mut [T]) -> Result<()> {
+        let mut blocks = Vec::with_capacity(K);
+        for (name, xs) in self.names.iter().zip(inputs) {
+            match self.layout.read(name, xs, row)? {
+                Some(block) => blocks.push(block),
+                None => return Ok(()),
+            }
+        }
+        let values = (self.f)(std::array::from_fn(|k| &blocks[k]))?;
+        self.layout.write(&values, 1.0 / blocks[K - 1].scale, row, out)
+    }
+}
+
+/// The tensor without its graph, contiguous, on the CPU; no copy if it is so already.
+fn on_host(x: &Tensor) -> Result<Tensor> {
+    Ok(x.detach().to_device(&Device::Cpu)?.contiguous()?)
+}
+
+fn cpu_range<'a>(
+    storage: &'a Storage,
+    layout: &candle_core::Layout,
+) -> Result<(&'a CpuStorage, Range<usize>)> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok((storage, start..end)),
+        _ => Err(candle_core::Error::RequiresContiguous { op: "conditioning" }.into()),
+    }
+}
+
+fn dtype_error(tensor: &'static str, found: DType) -> Error {
+    Error::Dtype { tensor, found, expected: "f16, bf16, f32 or f64" }
+}

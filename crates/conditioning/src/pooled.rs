@@ -1,0 +1,295 @@
+//! Pooled conditioning: one matrix for all sequences.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Module, Tensor};
+use faer::{Mat, MatRef};
+
+use crate::blocks::check_channels;
+use crate::conditioner::checked_strength;
+use crate::flat::{flatten, restore};
+use crate::gram::GramSum;
+use crate::op::{Backward, attach};
+use crate::polar::Basis;
+use crate::pooled_config::{Constant, PooledConfig, Source};
+use crate::product::product;
+use crate::running::{Running, checked_finite, checked_fraction};
+use crate::{Error, Result};
+
+const GRAM: &str = "running_gram";
+
+/// Conditions the tokens of all sequences by one matrix.
+///
+/// ```text
+/// G = X^T X / R                    (d, d), X: (R, d) the tokens of a batch, or a running average
+/// M = I + t sigma_1 E diag(1 / max(sigma_i, floor sigma_1)) E^T,   G = E diag(sigma_i^2) E^T
+/// Y = X M
+/// ```
+///
+/// At full rank `M = I + t sigma_1 G^(-1/2)`, and the pooled tokens get singular values
+/// sigma_i + t sigma_1: their condition number is at most (1 + t)/t. That bounds the pooled tokens,
+/// not each sequence, whose own condition number is usually larger. With a frozen G, M folds into
+/// whatever linear maps produce the tokens ([`Pooled::fold`]).
+///
+/// M acts on tokens that G has not seen: later ones of the same sequence, those after the next
+/// step. Directions in which G is weak are stretched by up to 1 + t / floor whatever the new tokens
+/// hold there, see [`PooledConfig::floor`].
+///
+/// Nothing flows back through G: dL/dX = dL/dY M, or dL/dY by [`Constant`]. The product is computed in f64 on the CPU,
+/// where NaN and overflow are errors, and in f32 on other devices, where they pass through.
+///
+/// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64 on the
+/// CPU. Before the first observation M = I. Give a training store's variables to
+/// [`Pooled::with_state`] and they are saved and resumed with the model; give its frozen tensors of
+/// the same storage to a second instance and it evaluates with what the first has learnt.
+///
+/// Source: ours; the paper's C for X pooled over batches, with the running average of batch
+/// normalisation.
+#[derive(Debug)]
+pub struct Pooled {
+    config: PooledConfig,
+    channels: usize,
+    running: Running<1>,
+    folded: Mutex<Option<Folded>>,
+}
+
+/// M of the running average, kept until that changes.
+#[derive(Debug)]
+struct Folded {
+    gram: Vec<f64>,
+    M: Arc<Mat<f64>>,
+}
+
+impl Pooled {
+    /// A new instance for tokens of `channels` channels with its own variables.
+    ///
+    /// # Errors
+    ///
+    /// An invalid strength, momentum or floor.
+    pub fn new(config: PooledConfig, channels: usize) -> Result<Self> {
+        let running = Running::new([GRAM], &[channels, channels])?;
+        Self::over(config, channels, running)
+    }
+
+    /// An instance over the given tensors, shared and not copied; if they are not variables it can
+    /// only evaluate.
+    ///
+    /// # Errors
+    ///
+    /// An invalid strength, momentum or floor; tensors other than (d, d) and () f64 on the CPU.
+    pub fn with_state(
+        config: PooledConfig,
+        running_gram: Tensor,
+        running_weight: Tensor,
+    ) -> Result<Self> {
+        let channels = running_gram.dims().last().copied().unwrap_or(0);
+        let shape = [channels, channels];
+        let running = Running::shared([GRAM], [running_gram], running_weight, &shape)?;
+        Self::over(config, channels, running)
+    }
+
+    fn over(config: PooledConfig, channels: usize, running: Running<1>) -> Result<Self> {
+        checked_strength(config.strength)?;
+        checked_fraction("momentum", config.momentum)?;
+        checked_fraction("floor", config.floor)?;
+        Ok(Self { config, channels, running, folded: Mutex::new(None) })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &PooledConfig {
+        &self.config
+    }
+
+    /// The number of observations so far: zero means that M = I.
+    ///
+    /// # Errors
+    ///
+    /// Those of candle.
+    pub fn observations(&self) -> Result<f64> {
+        self.running.observations()
+    }
+
+    /// Evaluation: Y = X M with M of the running average, x: (..., N, d) -> the same shape.
+    ///
+    /// # Errors
+    ///
+    /// Another number of channels or dtype; NaN or infinity in x, by position; a result beyond the
+    /// range of the dtype; no convergence.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, self.running_matrix()?)
+    }
+
+    /// [`Pooled::forward`] that leaves padding alone; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::forward`], and a mask of another shape or dtype.
+    pub fn forward_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(mask), self.running_matrix()?)
+    }
+
+    /// Training: Y = X M with M of this batch (`Current`) or of earlier ones (`Earlier`).
+    ///
+    /// The running average stays as it is: call [`Pooled::observe`] afterwards, once per optimiser
+    /// step.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::forward`].
+    pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, self.training_matrix(x, None)?)
+    }
+
+    /// [`Pooled::forward_train`] over the real tokens; mask: (..., N) u8, 1 = real. Padding takes no
+    /// part and is left alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::forward_train`], and a mask of another shape or dtype.
+    pub fn forward_train_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(mask), self.training_matrix(x, Some(mask))?)
+    }
+
+    /// Moves the running average towards G of x: (..., N, d); the first observation sets it.
+    ///
+    /// # Errors
+    ///
+    /// Frozen state; no tokens; NaN or infinity in x, by position; another number of channels.
+    pub fn observe(&self, x: &Tensor) -> Result<()> {
+        self.running.observe(&[self.gram(x, None)?], self.config.momentum)
+    }
+
+    /// [`Pooled::observe`] of the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::observe`], and a mask of another shape or dtype.
+    pub fn observe_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
+        self.running.observe(&[self.gram(x, Some(mask))?], self.config.momentum)
+    }
+
+    /// Replaces the running average by G over all tokens of `batches`, each token with equal weight;
+    /// counts as one observation.
+    ///
+    /// Needed before an evaluation in mid-run with [`Source::Current`]: the average lags behind
+    /// tokens that still move. Drop padding from the batches: any (R, d) will do.
+    ///
+    /// # Errors
+    ///
+    /// The first error among the batches; those of [`Pooled::observe`].
+    pub fn recalibrate<E: Into<Error>>(
+        &self,
+        batches: impl IntoIterator<Item = Result<Tensor, E>>,
+    ) -> Result<()> {
+        let mut total = GramSum::zero(self.channels);
+        for batch in batches {
+            total.add(&GramSum::of(&batch.map_err(Into::into)?, None, self.channels)?);
+        }
+        self.running.replace(&[total.mean()?])
+    }
+
+    /// M of the running average: (d, d) f64 on the CPU, for folding it into the maps before it.
+    ///
+    /// # Errors
+    ///
+    /// No convergence.
+    pub fn fold(&self) -> Result<Tensor> {
+        let identity = || Arc::new(Mat::identity(self.channels, self.channels));
+        tensor(&self.running_matrix()?.unwrap_or_else(identity))
+    }
+
+    /// The state by name: `running_gram`, `running_weight`. The tensors are the live ones.
+    pub fn named_tensors(&self) -> Vec<(&'static str, Tensor)> {
+        self.running.named_tensors()
+    }
+
+    /// Sets the state from tensors of those names, for example of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Frozen state; a missing or unknown name; another shape, dtype or device.
+    pub fn load<S: AsRef<str>>(
+        &self,
+        tensors: impl IntoIterator<Item = (S, Tensor)>,
+    ) -> Result<()> {
+        self.running.load(tensors)
+    }
+
+    fn gram(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
+        GramSum::of(x, mask, self.channels)?.mean()
+    }
+
+    fn training_matrix(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Option<Arc<Mat<f64>>>> {
+        match self.config.source {
+            _ if self.config.strength == 0.0 => Ok(None),
+            Source::Earlier => self.running_matrix(),
+            Source::Current => Ok(Some(self.matrix(&self.gram(x, mask)?)?)),
+        }
+    }
+
+    /// M of the running average, `None` for the identity.
+    fn running_matrix(&self) -> Result<Option<Arc<Mat<f64>>>> {
+        if self.config.strength == 0.0 {
+            return Ok(None);
+        }
+        let Some([gram]) = self.running.averages()? else {
+            return Ok(None);
+        };
+        let mut folded = self.folded.lock().unwrap_or_else(PoisonError::into_inner);
+        // The whole Gram matrix is the key: its storage is shared, so no counter of ours could
+        // know of every write.
+        if let Some(folded) = folded.as_ref().filter(|folded| folded.gram == gram) {
+            return Ok(Some(folded.M.clone()));
+        }
+        let M = self.matrix(&gram)?;
+        *folded = Some(Folded { gram, M: M.clone() });
+        Ok(Some(M))
+    }
+
+    /// M = I + t sigma_1 L of a Gram matrix; symmetric to the bit, as L is.
+    fn matrix(&self, gram: &[f64]) -> Result<Arc<Mat<f64>>> {
+        let d = self.channels;
+        checked_finite(GRAM, gram)?;
+        let basis = Basis::of_gram(MatRef::from_row_major_slice(gram, d, d))?;
+        let mut M = Mat::identity(d, d);
+        if let Some(L) = basis.inverse_root(self.config.floor) {
+            M += faer::Scale(self.config.strength * basis.spectral_norm()) * L;
+        }
+        Ok(Arc::new(M))
+    }
+
+    fn apply(&self, x: &Tensor, mask: Option<&Tensor>, M: Option<Arc<Mat<f64>>>) -> Result<Tensor> {
+        check_channels(x, self.channels)?;
+        let Some(M) = M else {
+            return Ok(x.clone());
+        };
+        if x.device().is_cpu() {
+            let values = product("x", x, mask, &M)?;
+            let backward = match self.config.constant {
+                Constant::Matrix => Backward::Product { M, mask: mask.cloned() },
+                Constant::Correction => Backward::Identity,
+            };
+            return attach(x, values, backward);
+        }
+        let tokens = flatten(x, self.channels)?;
+        let M = tensor(&M)?.to_dtype(tokens.dtype())?.to_device(x.device())?;
+        let y = restore(&tokens.matmul(&M)?, x, mask)?;
+        match self.config.constant {
+            Constant::Matrix => Ok(y),
+            Constant::Correction => Ok((x + (y - x)?.detach())?),
+        }
+    }
+}
+
+/// M: (d, d) as a tensor, f64 on the CPU.
+fn tensor(M: &Mat<f64>) -> Result<Tensor> {
+    let d = M.nrows();
+    let values: Vec<f64> = (0..d * d).map(|at| M[(at / d, at % d)]).collect();
+    Ok(Tensor::from_vec(values, (d, d), &Device::Cpu)?)
+}
+
+impl Module for Pooled {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(self.forward(x)?)
+    }
+}

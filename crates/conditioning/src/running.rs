@@ -1,0 +1,160 @@
+//! Running averages whose tensors may belong to someone else.
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::{Error, Result};
+
+/// Name of the tensor that counts the observations.
+pub(crate) const WEIGHT: &str = "running_weight";
+
+/// K statistics averaged over batches, and the number of observations that went in.
+///
+/// The tensors are f64 on the CPU and shared with whoever supplied them: nothing is kept beside
+/// them, so a write by anyone is seen by all. Tensors that are not variables can only be read.
+#[derive(Debug)]
+pub(crate) struct Running<const K: usize> {
+    names: [&'static str; K],
+    averages: [Tensor; K],
+    weight: Tensor,
+}
+
+impl<const K: usize> Running<K> {
+    /// Fresh variables: no observation, averages zero.
+    pub(crate) fn new(names: [&'static str; K], shape: &[usize]) -> Result<Self> {
+        let zeros = |shape: &[usize]| -> Result<Tensor> {
+            Ok(Var::zeros(shape, DType::F64, &Device::Cpu)?.into_inner())
+        };
+        let mut averages = Vec::with_capacity(K);
+        for _ in names {
+            averages.push(zeros(shape)?);
+        }
+        Ok(Self {
+            names,
+            averages: std::array::from_fn(|k| averages[k].clone()),
+            weight: zeros(&[])?,
+        })
+    }
+
+    /// The tensors given, not copies of them.
+    pub(crate) fn shared(
+        names: [&'static str; K],
+        averages: [Tensor; K],
+        weight: Tensor,
+        shape: &[usize],
+    ) -> Result<Self> {
+        for (name, average) in names.into_iter().zip(&averages) {
+            check(name, average, shape)?;
+        }
+        check(WEIGHT, &weight, &[])?;
+        Ok(Self { names, averages, weight })
+    }
+
+    /// The number of observations so far.
+    pub(crate) fn observations(&self) -> Result<f64> {
+        Ok(self.weight.to_scalar()?)
+    }
+
+    /// The averages, row by row, or `None` before the first observation.
+    pub(crate) fn averages(&self) -> Result<Option<[Vec<f64>; K]>> {
+        if self.observations()? == 0.0 {
+            return Ok(None);
+        }
+        let mut values = self.names.map(|_| Vec::new());
+        for (values, average) in values.iter_mut().zip(&self.averages) {
+            *values = average.flatten_all()?.to_vec1()?;
+        }
+        Ok(Some(values))
+    }
+
+    /// average <- (1 - momentum) average + momentum batch; the first batch becomes the average.
+    pub(crate) fn observe(&self, batch: &[Vec<f64>; K], momentum: f64) -> Result<()> {
+        let Some(mut averages) = self.averages()? else {
+            return self.replace(batch);
+        };
+        for (averages, batch) in averages.iter_mut().zip(batch) {
+            for (average, value) in averages.iter_mut().zip(batch) {
+                *average += momentum * (value - *average);
+            }
+        }
+        self.replace(&averages)
+    }
+
+    /// Sets the averages and counts one observation more.
+    pub(crate) fn replace(&self, averages: &[Vec<f64>; K]) -> Result<()> {
+        for (name, values) in self.names.into_iter().zip(averages) {
+            checked_finite(name, values)?;
+        }
+        let mut tensors = Vec::with_capacity(K + 1);
+        for (values, target) in averages.iter().zip(&self.averages) {
+            tensors.push(Tensor::from_slice(values, target.shape(), &Device::Cpu)?);
+        }
+        tensors.push(Tensor::new(self.observations()? + 1.0, &Device::Cpu)?);
+        self.write(&tensors)
+    }
+
+    /// Every tensor under its name, the averages first.
+    pub(crate) fn named_tensors(&self) -> Vec<(&'static str, Tensor)> {
+        let averages = self.names.into_iter().zip(self.averages.iter().cloned());
+        averages.chain([(WEIGHT, self.weight.clone())]).collect()
+    }
+
+    /// Sets every tensor from one of the same name, shape and dtype; others are errors.
+    pub(crate) fn load<S: AsRef<str>>(
+        &self,
+        tensors: impl IntoIterator<Item = (S, Tensor)>,
+    ) -> Result<()> {
+        let own = self.named_tensors();
+        let mut found = vec![None; own.len()];
+        for (name, tensor) in tensors {
+            let name = name.as_ref();
+            let Some(index) = own.iter().position(|(own, _)| *own == name) else {
+                let expected = own.iter().map(|(name, _)| *name).collect();
+                return Err(Error::UnknownTensor { found: name.to_string(), expected });
+            };
+            check(own[index].0, &tensor, own[index].1.dims())?;
+            found[index] = Some(tensor);
+        }
+        let mut tensors = Vec::with_capacity(own.len());
+        for (tensor, (name, _)) in found.into_iter().zip(&own) {
+            tensors.push(tensor.ok_or(Error::MissingTensor(name))?);
+        }
+        self.write(&tensors)
+    }
+
+    /// Writes all or, where one is frozen, none.
+    fn write(&self, tensors: &[Tensor]) -> Result<()> {
+        let own = self.named_tensors();
+        if let Some((tensor, _)) = own.iter().find(|(_, own)| !own.is_variable()) {
+            return Err(Error::ReadOnly { tensor });
+        }
+        for ((_, own), tensor) in own.iter().zip(tensors) {
+            // A copy, because a variable refuses values that live in its own storage.
+            Var::from_tensor(own)?.set(&tensor.copy()?)?;
+        }
+        Ok(())
+    }
+}
+
+fn check(tensor: &'static str, found: &Tensor, shape: &[usize]) -> Result<()> {
+    if found.dims() != shape {
+        let (found, expected) = (found.shape().clone(), format!("{shape:?}"));
+        return Err(Error::Shape { tensor, found, expected });
+    }
+    if found.dtype() != DType::F64 || !found.device().is_cpu() {
+        return Err(Error::Dtype { tensor, found: found.dtype(), expected: "f64 on the CPU" });
+    }
+    Ok(())
+}
+
+/// That a setting is in (0, 1].
+pub(crate) fn checked_fraction(setting: &'static str, value: f64) -> Result<()> {
+    if value > 0.0 && value <= 1.0 { Ok(()) } else { Err(Error::Fraction { setting, value }) }
+}
+
+/// That a statistic holds no NaN or infinity, on which an eigenproblem has no solution.
+pub(crate) fn checked_finite(tensor: &'static str, values: &[f64]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(Error::Statistic { tensor, value: values[index], index }),
+        None => Ok(()),
+    }
+}

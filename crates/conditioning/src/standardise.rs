@@ -1,0 +1,255 @@
+//! Control arm: per-channel standardisation, that is batch normalisation without affine maps.
+
+use candle_core::{DType, Device, Module, Tensor};
+
+use crate::flat::{flatten, restore, spread};
+use crate::running::Running;
+use crate::{Error, Result};
+
+const MEAN: &str = "running_mean";
+const VARIANCE: &str = "running_var";
+
+/// The weight of a new observation in the running averages.
+pub const MOMENTUM: f64 = 0.1;
+
+/// Added to the variance.
+pub const EPSILON: f64 = 1e-5;
+
+/// Gives every channel mean 0 and variance 1 over the tokens.
+///
+/// ```text
+/// Y = (X - mu) / sqrt(v + eps),   mu, v: (d,) mean and variance of each channel,   eps = 1e-5
+/// ```
+///
+/// Training takes mu and the biased v from the batch and differentiates through both; evaluation
+/// takes running averages (momentum 0.1, unbiased v), as `torch.nn.BatchNorm1d(affine=False)` does.
+/// One difference: the first observation sets the averages, and before it evaluation returns X.
+/// It scales channels without decorrelating them: what it gains, pooled conditioning cannot claim.
+/// In training every token depends on the whole batch, so it is not for causal models.
+///
+/// State: `running_mean` (d,), `running_var` (d,) and `running_weight` (), f64 on the CPU, shared
+/// as in [`Pooled`](crate::Pooled).
+#[derive(Debug)]
+pub struct Standardise {
+    channels: usize,
+    running: Running<2>,
+}
+
+impl Standardise {
+    /// A new instance for tokens of `channels` channels with its own variables.
+    ///
+    /// # Errors
+    ///
+    /// Those of candle.
+    pub fn new(channels: usize) -> Result<Self> {
+        Ok(Self { channels, running: Running::new([MEAN, VARIANCE], &[channels])? })
+    }
+
+    /// An instance over the given tensors, shared and not copied; if they are not variables it can
+    /// only evaluate.
+    ///
+    /// # Errors
+    ///
+    /// Tensors other than (d,), (d,) and () f64 on the CPU.
+    pub fn with_state(
+        running_mean: Tensor,
+        running_var: Tensor,
+        running_weight: Tensor,
+    ) -> Result<Self> {
+        let channels = running_mean.elem_count();
+        let averages = [running_mean, running_var];
+        let running = Running::shared([MEAN, VARIANCE], averages, running_weight, &[channels])?;
+        Ok(Self { channels, running })
+    }
+
+    /// The number of observations so far.
+    ///
+    /// # Errors
+    ///
+    /// Those of candle.
+    pub fn observations(&self) -> Result<f64> {
+        self.running.observations()
+    }
+
+    /// Evaluation with the running averages, x: (..., N, d) -> the same shape.
+    ///
+    /// # Errors
+    ///
+    /// Another number of channels or dtype.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.evaluate(x, None)
+    }
+
+    /// [`Standardise::forward`] that leaves padding alone; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Standardise::forward`], and a mask of another shape.
+    pub fn forward_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.evaluate(x, Some(mask))
+    }
+
+    /// Training with the statistics of x, x: (..., N, d) -> the same shape.
+    ///
+    /// The averages stay as they are: call [`Standardise::observe`] once per optimiser step.
+    ///
+    /// # Errors
+    ///
+    /// Another number of channels or dtype; no tokens.
+    pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
+        self.train(x, None)
+    }
+
+    /// [`Standardise::forward_train`] over the real tokens; mask: (..., N) u8, 1 = real. Padding
+    /// takes no part and is left alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Standardise::forward_train`], and a mask of another shape.
+    pub fn forward_train_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.train(x, Some(mask))
+    }
+
+    /// Moves the running averages towards the statistics of x: (..., N, d).
+    ///
+    /// # Errors
+    ///
+    /// Frozen state; no tokens; NaN or infinity in x; another number of channels.
+    pub fn observe(&self, x: &Tensor) -> Result<()> {
+        self.average(x, None)
+    }
+
+    /// [`Standardise::observe`] of the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Standardise::observe`], and a mask of another shape.
+    pub fn observe_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
+        self.average(x, Some(mask))
+    }
+
+    /// Replaces the running averages by the statistics over all tokens of `batches`, each token with
+    /// equal weight; counts as one observation.
+    ///
+    /// # Errors
+    ///
+    /// The first error among the batches; those of [`Standardise::observe`].
+    pub fn recalibrate<E: Into<Error>>(
+        &self,
+        batches: impl IntoIterator<Item = Result<Tensor, E>>,
+    ) -> Result<()> {
+        let d = self.channels;
+        let (mut tokens, mut sum, mut squares) = (0.0, vec![0.0; d], vec![0.0; d]);
+        let mut parts = Vec::new();
+        for x in batches {
+            let batch = Batch::new(&x.map_err(Into::into)?.detach(), None, d)?;
+            let (mean, variance) = (host(&batch.mean)?, host(&batch.variance)?);
+            tokens += batch.tokens;
+            sum.iter_mut().zip(&mean).for_each(|(sum, mean)| *sum += batch.tokens * mean);
+            parts.push((batch.tokens, mean, variance));
+        }
+        if tokens == 0.0 {
+            return Err(Error::NoTokens);
+        }
+        let mean: Vec<f64> = sum.into_iter().map(|sum| sum / tokens).collect();
+        // The variance within each batch and that of its mean, both around the mean of all.
+        for (n, part_mean, variance) in parts {
+            for j in 0..d {
+                squares[j] += n * (variance[j] + (part_mean[j] - mean[j]).powi(2));
+            }
+        }
+        let unbiased = (tokens - 1.0).max(1.0);
+        self.running.replace(&[mean, squares.into_iter().map(|s| s / unbiased).collect()])
+    }
+
+    /// The state by name: `running_mean`, `running_var`, `running_weight`. The tensors are the live
+    /// ones.
+    pub fn named_tensors(&self) -> Vec<(&'static str, Tensor)> {
+        self.running.named_tensors()
+    }
+
+    /// Sets the state from tensors of those names, for example of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Frozen state; a missing or unknown name; another shape, dtype or device.
+    pub fn load<S: AsRef<str>>(
+        &self,
+        tensors: impl IntoIterator<Item = (S, Tensor)>,
+    ) -> Result<()> {
+        self.running.load(tensors)
+    }
+
+    fn evaluate(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let Some([mean, variance]) = self.running.averages()? else {
+            return Ok(x.clone());
+        };
+        let tokens = flatten(x, self.channels)?;
+        let row = |values: Vec<f64>| -> Result<Tensor> {
+            let row = Tensor::from_vec(values, (1, self.channels), &Device::Cpu)?;
+            Ok(row.to_dtype(tokens.dtype())?.to_device(x.device())?)
+        };
+        let centred = tokens.broadcast_sub(&row(mean)?)?;
+        let inverse = variance.into_iter().map(|v| 1.0 / (v + EPSILON).sqrt()).collect();
+        restore(&centred.broadcast_mul(&row(inverse)?)?, x, mask)
+    }
+
+    fn train(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let batch = Batch::new(x, mask, self.channels)?;
+        let deviation = (batch.variance + EPSILON)?.sqrt()?;
+        restore(&batch.centred.broadcast_div(&deviation)?, x, mask)
+    }
+
+    fn average(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<()> {
+        let batch = Batch::new(&x.detach(), mask, self.channels)?;
+        let unbiased = batch.tokens / (batch.tokens - 1.0).max(1.0);
+        let statistics = [host(&batch.mean)?, host(&(batch.variance * unbiased)?)?];
+        self.running.observe(&statistics, MOMENTUM)
+    }
+}
+
+/// A row of statistics in f64 on the host.
+fn host(row: &Tensor) -> Result<Vec<f64>> {
+    Ok(row.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+}
+
+/// The statistics of one batch, with their graph.
+struct Batch {
+    /// X - mu: (R, d).
+    centred: Tensor,
+    /// mu: (1, d).
+    mean: Tensor,
+    /// v: (1, d), biased.
+    variance: Tensor,
+    /// The number of real tokens.
+    tokens: f64,
+}
+
+impl Batch {
+    fn new(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
+        let (x, weight) = match mask {
+            // Zeros instead of padding, which may hold anything: 0 times NaN is NaN.
+            Some(mask) => (spread(mask, x)?.where_cond(x, &x.zeros_like()?)?, mask.ne(0u8)?),
+            None => (x.clone(), Tensor::ones(&x.dims()[..x.rank() - 1], DType::U8, x.device())?),
+        };
+        let tokens = flatten(&x, channels)?;
+        let weight = weight.to_dtype(tokens.dtype())?.to_device(x.device())?;
+        let weight = weight.reshape((1, tokens.dim(0)?))?;
+        let count = weight.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if count == 0.0 {
+            return Err(Error::NoTokens);
+        }
+        // A mean as a product with (1, R): sums over leading dimensions are slow in candle.
+        let weight = (weight / count)?;
+        let mean = weight.matmul(&tokens)?;
+        let centred = tokens.broadcast_sub(&mean)?;
+        let variance = weight.matmul(&centred.sqr()?)?;
+        Ok(Self { centred, mean, variance, tokens: count })
+    }
+}
+
+impl Module for Standardise {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(self.forward(x)?)
+    }
+}

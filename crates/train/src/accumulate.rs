@@ -1,0 +1,53 @@
+//! Gradient accumulation: several micro-batches, one gradient.
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use crate::error::{Result, TrainError};
+
+/// The mean of `count` losses and its gradient, with one graph alive at a time.
+///
+/// ```text
+/// L = (1/count) sum_i loss(i),    dL/dtheta = sum_i d(loss(i)/count)/dtheta
+/// ```
+///
+/// With equal micro-batches and mean losses this is the gradient of the one big batch. Only
+/// gradients of `parameters` are kept: candle also returns those of constants, such as images and
+/// masks, which would pile up.
+///
+/// # Errors
+/// When a loss fails, is not a scalar, or cannot be differentiated.
+pub fn accumulate(
+    parameters: &[(String, Var)],
+    count: usize,
+    mut loss: impl FnMut(usize) -> Result<Tensor>,
+) -> Result<(f64, GradStore)> {
+    let mut mean = 0.0;
+    let mut sum = GradStore::default();
+    for index in 0..count {
+        let loss = loss(index)?;
+        mean += scalar(&loss)? / count as f64;
+        let share = if count == 1 { loss } else { (loss * (1.0 / count as f64))? };
+        let mut all = share.backward()?;
+        let mut grads = GradStore::default();
+        for (_, var) in parameters {
+            if let Some(grad) = all.remove(var) {
+                grads.insert(var, grad);
+            }
+        }
+        sum.extend(grads)?;
+    }
+    Ok((mean, sum))
+}
+
+/// The value of a loss.
+fn scalar(loss: &Tensor) -> Result<f64> {
+    if loss.rank() != 0 {
+        return Err(TrainError::LossShape { found: loss.dims().to_vec() });
+    }
+    // Not every device has f64, and f32 holds every narrower type.
+    Ok(match loss.dtype() {
+        DType::F64 => loss.to_scalar()?,
+        _ => f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?),
+    })
+}

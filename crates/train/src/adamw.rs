@@ -1,0 +1,174 @@
+//! AdamW with parameter groups, in place, equal to `torch.optim.AdamW`.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::groups::{self, Group};
+use crate::update::{Coefficients, Moments};
+
+/// The constants of [`AdamW`]; the defaults are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+    }
+}
+
+impl AdamWConfig {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// When a beta lies outside [0, 1), or eps is negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        for (field, beta) in [("adamw.beta1", self.beta1), ("adamw.beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                let reason = format!("must lie in [0, 1), is {beta}");
+                return Err(TrainError::Config { field, reason });
+            }
+        }
+        if !(self.eps >= 0.0 && self.eps.is_finite()) {
+            let reason = format!("must be finite and not negative, is {}", self.eps);
+            return Err(TrainError::Config { field: "adamw.eps", reason });
+        }
+        Ok(())
+    }
+}
+
+/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), in the arithmetic of `torch.optim.AdamW`.
+///
+/// For step `t` from 1, gradient `g` (times the clipping factor), rate `r` and decay `w` of the
+/// parameter's group:
+///
+/// ```text
+/// m     <- m + (1 - beta1) (g - m)
+/// v     <- beta2 v + (1 - beta2) g^2
+/// theta <- (1 - r w) theta - r/(1 - beta1^t) m / (sqrt(v)/sqrt(1 - beta2^t) + eps)
+/// ```
+///
+/// candle-nn's `AdamW` decays every parameter alike, cannot save its state, and allocates a dozen
+/// temporaries per parameter; here each element is read and written once.
+#[derive(Debug)]
+pub struct AdamW {
+    slots: Vec<Slot>,
+    config: AdamWConfig,
+    steps: usize,
+}
+
+/// One parameter with what belongs to it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    weight_decay: f64,
+    rate: f64,
+    moments: Moments,
+}
+
+impl AdamW {
+    /// An optimiser at step 0.
+    ///
+    /// # Errors
+    /// When the groups do not hold every parameter exactly once, or a parameter is neither f32 nor
+    /// f64.
+    pub fn new(
+        parameters: &[(String, Var)],
+        groups: &[Group],
+        config: AdamWConfig,
+    ) -> Result<Self> {
+        config.validate()?;
+        let assigned = groups::assign(parameters, groups)?;
+        let mut slots = Vec::with_capacity(parameters.len());
+        for ((name, var), group) in parameters.iter().zip(assigned) {
+            let zeros = var.zeros_like()?;
+            slots.push(Slot {
+                name: name.clone(),
+                var: var.clone(),
+                weight_decay: groups[group].weight_decay,
+                rate: groups[group].rate,
+                moments: Moments::new(var, &zeros, &zeros)?,
+            });
+        }
+        Ok(Self { slots, config, steps: 0 })
+    }
+
+    /// Steps done so far.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// One step along `scale * grads` at the scheduled `rate`.
+    ///
+    /// `scale` is the clipping factor: it is applied on the way instead of rewriting gradients.
+    ///
+    /// # Errors
+    /// Names a parameter that has no gradient; the parameters before it have then moved.
+    pub fn step(&mut self, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
+        let AdamWConfig { beta1, beta2, eps } = self.config;
+        let total = self.slots.len();
+        self.steps += 1;
+        let t = self.steps as f64;
+        for slot in &mut self.slots {
+            let rate = rate * slot.rate;
+            let coefficients = Coefficients {
+                scale,
+                decay: 1.0 - rate * slot.weight_decay,
+                rate: rate / (1.0 - beta1.powf(t)),
+                root: (1.0 - beta2.powf(t)).sqrt(),
+                beta1,
+                beta2,
+                eps,
+            };
+            let grad = grads.get(&slot.var).ok_or_else(|| TrainError::MissingGradients {
+                names: vec![slot.name.clone()],
+                total,
+            })?;
+            slot.moments.update(&slot.var, grad, coefficients)?;
+        }
+        Ok(())
+    }
+
+    /// The state to save, beside [`AdamW::steps`]: `<name>.exp_avg` and `<name>.exp_avg_sq`.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut tensors = Vec::with_capacity(2 * self.slots.len());
+        for slot in &self.slots {
+            let (first, second) = slot.moments.tensors(&slot.var)?;
+            tensors.push((format!("{}.exp_avg", slot.name), first));
+            tensors.push((format!("{}.exp_avg_sq", slot.name), second));
+        }
+        Ok(tensors)
+    }
+
+    /// Continues from a saved state: `take` gives the tensor of a name, in the shape of the second
+    /// argument.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn load(
+        &mut self,
+        steps: usize,
+        mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
+        for slot in &mut self.slots {
+            let first = take(&format!("{}.exp_avg", slot.name), &slot.var)?;
+            let second = take(&format!("{}.exp_avg_sq", slot.name), &slot.var)?;
+            slot.moments = Moments::new(&slot.var, &first, &second)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

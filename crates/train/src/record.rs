@@ -1,0 +1,147 @@
+//! The record of a run: one JSON line per event, the same bytes for the same run.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use conditioned_nn::store::write_atomic;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::finite;
+use crate::task::Metrics;
+
+/// One line of `metrics.jsonl`. There is no clock in it, so that two runs compare byte for byte.
+///
+/// Steps count finished optimiser steps (the first is 1), epochs count from 0. A number that is
+/// not finite is null in the file and NaN when read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// After the first backward pass: the parameters whose gradient is zero in every entry.
+    Coverage {
+        /// Always 1.
+        step: usize,
+        /// Their names.
+        zero_gradients: Vec<String>,
+    },
+    /// After every optimiser step.
+    Step {
+        /// This step.
+        step: usize,
+        /// Its epoch.
+        epoch: usize,
+        /// The training loss before it.
+        #[serde(with = "finite::number")]
+        loss: f64,
+        /// Its learning rate.
+        #[serde(with = "finite::number")]
+        rate: f64,
+        /// The global norm of the gradient, before clipping.
+        #[serde(with = "finite::number")]
+        grad_norm: f64,
+    },
+    /// After every evaluation.
+    Evaluation {
+        /// The step before it.
+        step: usize,
+        /// The epoch that has just ended.
+        epoch: usize,
+        /// The task's numbers.
+        #[serde(with = "finite::metrics")]
+        metrics: Metrics,
+    },
+}
+
+impl Event {
+    /// The step that the event belongs to.
+    pub fn step(&self) -> usize {
+        match self {
+            Self::Coverage { step, .. }
+            | Self::Step { step, .. }
+            | Self::Evaluation { step, .. } => *step,
+        }
+    }
+}
+
+/// Appends events to `metrics.jsonl`.
+#[derive(Debug)]
+pub struct Recorder {
+    file: File,
+    path: PathBuf,
+}
+
+impl Recorder {
+    /// Opens (or creates) the record of a run that stands at `step`: later events, and a last line
+    /// that was cut off, are removed, in one atomic replacement.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, another line than the last is no event, or events
+    /// up to `step` are missing.
+    pub fn open(path: &Path, step: usize) -> Result<Self> {
+        let text = match std::fs::read(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(TrainError::io(path))?,
+        };
+        let events = parse(path, &text)?;
+        let kept: Vec<&Event> = events.iter().filter(|event| event.step() <= step).collect();
+        let last = kept.iter().map(|event| event.step()).max().unwrap_or(0);
+        if last != step {
+            let reason =
+                format!("ends at step {last}, but the checkpoint is at {step}; restore the file");
+            return Err(TrainError::Record { path: path.to_path_buf(), reason });
+        }
+        let lines: Vec<String> = kept.into_iter().map(|e| line(path, e)).collect::<Result<_>>()?;
+        let lines = lines.concat();
+        if lines.as_bytes() != text {
+            write_atomic(path, lines.as_bytes()).map_err(TrainError::io(path))?;
+        }
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        Ok(Self { file: file.map_err(TrainError::io(path))?, path: path.to_path_buf() })
+    }
+
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append(&mut self, event: &Event) -> Result<()> {
+        let line = line(&self.path, event)?;
+        self.file.write_all(line.as_bytes()).map_err(TrainError::io(&self.path))
+    }
+
+    /// Waits until all lines are on the disk: before a checkpoint that counts on them.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(TrainError::io(&self.path))
+    }
+}
+
+/// Reads all events of a record; a last line that was cut off is left out.
+///
+/// # Errors
+/// When the file cannot be read, or another line than the last is no event.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    parse(path, &std::fs::read(path).map_err(TrainError::io(path))?)
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Vec<Event>> {
+    // What follows the last newline was cut off; nothing follows it in a whole file.
+    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let lines = text[..whole].split_inclusive(|&byte| byte == b'\n').enumerate();
+    let event = |(index, line): (usize, &[u8])| {
+        serde_json::from_slice(line).map_err(|e| TrainError::Record {
+            path: path.to_path_buf(),
+            reason: format!("line {}: {e}", index + 1),
+        })
+    };
+    lines.map(event).collect()
+}
+
+fn line(path: &Path, event: &Event) -> Result<String> {
+    let mut line = serde_json::to_string(event)
+        .map_err(|e| TrainError::Record { path: path.to_path_buf(), reason: e.to_string() })?;
+    line.push('\n');
+    Ok(line)
+}

@@ -1,0 +1,116 @@
+//! Everything that changes during a run: opened from the newest checkpoint, saved to the next.
+
+use std::path::PathBuf;
+
+use candle_core::Var;
+use conditioned_nn::Store;
+
+use crate::adamw::AdamW;
+use crate::checkpoint::Checkpoints;
+use crate::config::FitConfig;
+use crate::ema::Ema;
+use crate::error::{Result, TrainError};
+use crate::record::{Event, Recorder};
+use crate::run::Run;
+use crate::snapshot::Snapshot;
+use crate::task::{Metrics, Task};
+
+// The three parts of a checkpoint's tensor names.
+const MODEL: &str = "model";
+const OPTIMIZER: &str = "optimizer";
+const AVERAGE: &str = "ema";
+
+pub(crate) struct State {
+    store: Store,
+    pub(crate) parameters: Vec<(String, Var)>,
+    pub(crate) optimizer: AdamW,
+    pub(crate) ema: Option<Ema>,
+    pub(crate) recorder: Recorder,
+    checkpoints: Checkpoints,
+    pub(crate) step: usize,
+    pub(crate) metrics: Metrics,
+    pub(crate) set_aside: Vec<PathBuf>,
+}
+
+impl State {
+    /// The state of a new run, or of the newest whole checkpoint in its folder.
+    pub(crate) fn open(store: &Store, config: &FitConfig, run: &Run) -> Result<Self> {
+        let parameters = store.parameters();
+        if parameters.is_empty() {
+            let reason = "has no parameters: build the model over it before training".to_string();
+            return Err(TrainError::Config { field: "store", reason });
+        }
+        let groups = config.groups.groups(&parameters);
+        let mut optimizer = AdamW::new(&parameters, &groups, config.adamw)?;
+        let mut ema = config.ema.map(|decay| Ema::new(store, decay)).transpose()?;
+        let checkpoints = Checkpoints::open(&run.checkpoints(), &run.config_hash(config)?)?;
+        let (mut step, mut metrics, mut set_aside) = (0, Metrics::new(), Vec::new());
+        if let Some(mut snapshot) = checkpoints.latest()? {
+            step = snapshot.step;
+            metrics = std::mem::take(&mut snapshot.metrics);
+            set_aside = std::mem::take(&mut snapshot.set_aside);
+            restore(snapshot, store, &mut optimizer, ema.as_mut())?;
+        }
+        let recorder = Recorder::open(&run.metrics(), step)?;
+        let store = store.clone();
+        Ok(Self {
+            store,
+            parameters,
+            optimizer,
+            ema,
+            recorder,
+            checkpoints,
+            step,
+            metrics,
+            set_aside,
+        })
+    }
+
+    /// Evaluates the averaged weights if there are any, else the weights, and records the result.
+    pub(crate) fn evaluate<T: Task>(&mut self, task: &T, epoch: usize, last: bool) -> Result<()> {
+        let weights = match &self.ema {
+            Some(ema) => ema.builder(&self.store)?,
+            None => self.store.frozen()?,
+        };
+        let metrics = task.evaluate(weights, last);
+        self.metrics = metrics.map_err(TrainError::task(self.step, "evaluate"))?;
+        let (step, metrics) = (self.step, self.metrics.clone());
+        self.recorder.append(&Event::Evaluation { step, epoch, metrics })
+    }
+
+    /// Writes a checkpoint; the record reaches the disk first, since resuming counts on it.
+    pub(crate) fn save(&self) -> Result<()> {
+        self.recorder.sync()?;
+        let model = self.store.tensors().into_iter();
+        let mut tensors: Vec<_> =
+            model.map(|(name, var)| (MODEL, name, var.as_detached_tensor())).collect();
+        let moments = self.optimizer.tensors()?.into_iter();
+        tensors.extend(moments.map(|(name, tensor)| (OPTIMIZER, name, tensor)));
+        if let Some(ema) = &self.ema {
+            let averages = ema.tensors().into_iter();
+            tensors.extend(averages.map(|(name, tensor)| (AVERAGE, name, tensor)));
+        }
+        let named = tensors.into_iter().map(|(part, name, t)| (format!("{part}.{name}"), t));
+        self.checkpoints.save(self.step, &self.metrics, named.collect())?;
+        Ok(())
+    }
+}
+
+/// Sets everything to a checkpoint, in which nothing may be missing or left over.
+fn restore(
+    mut snapshot: Snapshot,
+    store: &Store,
+    optimizer: &mut AdamW,
+    ema: Option<&mut Ema>,
+) -> Result<()> {
+    let step = snapshot.step;
+    for (name, var) in store.tensors() {
+        let tensor = snapshot.take(&format!("{MODEL}.{name}"), &var)?;
+        var.set(&tensor.to_device(var.device())?)?;
+    }
+    optimizer.load(step, |name, like| snapshot.take(&format!("{OPTIMIZER}.{name}"), like))?;
+    if let Some(ema) = ema {
+        ema.load(step, |name, like| snapshot.take(&format!("{AVERAGE}.{name}"), like))?;
+    }
+    snapshot.finish()
+}

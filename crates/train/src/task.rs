@@ -1,0 +1,49 @@
+//! The seam to the experiments: what is trained, on what, and how it is judged.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use conditioned_nn::Mode;
+
+/// Whatever a task fails with.
+pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The numbers of one evaluation, by name.
+pub type Metrics = BTreeMap<String, f64>;
+
+/// The batches of one epoch, in order.
+pub type Batches<'a, B> = Box<dyn Iterator<Item = Result<B, TaskError>> + 'a>;
+
+/// What [`fit`](crate::fit()) trains: data, loss and evaluation of one model.
+///
+/// A task is pure: the same arguments give the same batches and the same loss, bit for bit, or a
+/// resumed run differs from an uninterrupted one.
+pub trait Task {
+    /// One micro-batch.
+    type Batch;
+
+    /// The number of micro-batches in every epoch.
+    fn batches_per_epoch(&self) -> usize;
+
+    /// The batches of `epoch` (from 0) from number `first` on, in an order fixed by the task's own
+    /// (seed, epoch).
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError>;
+
+    /// The mean training loss of one batch: a scalar, attached to the graph.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError>;
+
+    /// The metrics of a model built over `weights`: the store's own, frozen, or their moving
+    /// average. Buffers in `weights` are copies and may be changed. The evaluation after the
+    /// last step has `last` set: that is where a test split is read, once.
+    ///
+    /// # Errors
+    /// When the model cannot be built or evaluated.
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError>;
+}

@@ -1,0 +1,149 @@
+//! The loop: what it records, what it evaluates, and what stops it.
+
+use std::fs;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use conditioned_nn::Mode;
+use conditioned_train::{Batches, Event, Metrics, Task, TaskError, record};
+use tempfile::tempdir;
+
+use crate::support::{Toy, config, run, store, train};
+
+/// One batch of four samples and a network of 53 parameters: the loss can only go to zero.
+const OVERFIT_EPOCHS: usize = 300;
+const OVERFIT_LOSS: f64 = 1e-6;
+
+/// A task that changes another one.
+struct Changed<'a> {
+    toy: &'a Toy,
+    promised: usize,
+}
+
+impl Task for Changed<'_> {
+    type Batch = (Tensor, Tensor);
+
+    fn batches_per_epoch(&self) -> usize {
+        self.promised
+    }
+
+    fn batches(&self, _: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
+        // Always the first epoch's first two batches.
+        Ok(Box::new(self.toy.batches(0, 0)?.take(2).skip(first)))
+    }
+
+    fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
+        let Mode::Train { seed, .. } = mode else { return self.toy.loss(batch, mode) };
+        // Always the same noise.
+        self.toy.loss(batch, Mode::Train { seed, step: 0 })
+    }
+
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
+        self.toy.evaluate(weights, last)
+    }
+}
+
+#[test]
+fn one_batch_is_overfitted() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let mut config = config();
+    (config.epochs, config.accumulate) = (OVERFIT_EPOCHS, 1);
+    (config.evaluate_every, config.checkpoint_every) = (OVERFIT_EPOCHS, OVERFIT_EPOCHS);
+    let toy = Toy::new(&store);
+    let task = Changed { toy: &toy, promised: 1 };
+    train(&task, &store, &config, folder.path(), None).unwrap();
+    let events = record::read(&run(folder.path()).metrics()).unwrap();
+    let losses = events.iter().filter_map(|event| match event {
+        Event::Step { loss, .. } => Some(*loss),
+        _ => None,
+    });
+    let losses: Vec<f64> = losses.collect();
+    assert_eq!(losses.len(), OVERFIT_EPOCHS);
+    let (first, last) = (losses[0], losses[OVERFIT_EPOCHS - 1]);
+    assert!(last < OVERFIT_LOSS && first > 0.1, "from {first} to {last}");
+}
+
+#[test]
+fn every_event_is_recorded_in_order() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let outcome = train(&Toy::new(&store), &store, &config(), folder.path(), None).unwrap();
+    let path = run(folder.path()).metrics();
+    let kinds: String = record::read(&path)
+        .unwrap()
+        .iter()
+        .map(|event| match event {
+            Event::Coverage { zero_gradients, .. } => {
+                assert!(zero_gradients.is_empty());
+                'c'
+            }
+            Event::Step { .. } => 's',
+            Event::Evaluation { .. } => 'e',
+        })
+        .collect();
+    assert_eq!(kinds, "cssse".to_string() + "ssse" + "ssse");
+    assert!(outcome.seconds_here > 0.0 && outcome.steps_here == 9);
+}
+
+#[test]
+fn the_average_is_evaluated_when_there_is_one() {
+    let last = |ema| {
+        let (folder, store) = (tempdir().unwrap(), store());
+        let mut config = config();
+        config.ema = ema;
+        let toy = Toy::new(&store);
+        let outcome = train(&toy, &store, &config, folder.path(), None).unwrap();
+        let own = toy.evaluate(store.frozen().unwrap(), true).unwrap()["loss"];
+        (outcome.metrics["loss"], own)
+    };
+    let (evaluated, own) = last(None);
+    assert_eq!(evaluated, own);
+    let (averaged, same) = last(Some(0.9));
+    assert_eq!(same, own, "averaging does not touch the training");
+    assert_ne!(averaged, own);
+}
+
+#[test]
+fn a_nan_loss_stops_the_run_by_step_value_and_parameter() {
+    let (folder, first) = (tempdir().unwrap(), store());
+    let mut toy = Toy::new(&first);
+    // Five forward passes make the first epoch; number 8 is in the second step of the second.
+    toy.poison = Some(8);
+    let error = train(&toy, &first, &config(), folder.path(), None).unwrap_err().to_string();
+    let wanted =
+        "step 5: the loss is NaN (first parameter whose gradient is not finite: `fc.bias`)";
+    assert!(error.starts_with(wanted), "{error}");
+
+    let names: Vec<_> = fs::read_dir(run(folder.path()).checkpoints()).unwrap().collect();
+    assert_eq!(names.len(), 1, "the checkpoint after the first epoch stands");
+    let second = store();
+    let outcome = train(&Toy::new(&second), &second, &config(), folder.path(), None).unwrap();
+    assert_eq!(outcome.steps_here, 6);
+}
+
+#[test]
+fn a_cut_graph_stops_the_first_step_by_name() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let mut toy = Toy::new(&store);
+    toy.cut = true;
+    let error = train(&toy, &store, &config(), folder.path(), None).unwrap_err().to_string();
+    assert!(error.starts_with("no gradient for 2 of 4 parameters: fc.bias, fc.weight."), "{error}");
+}
+
+#[test]
+fn a_task_that_fails_or_runs_short_is_named() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let toy = Toy::new(&store);
+    let short = Changed { toy: &toy, promised: 3 };
+    let error = train(&short, &store, &config(), folder.path(), None).unwrap_err();
+    assert_eq!(error.to_string(), "epoch 0: the task promised 3 batches and gave 2");
+    toy.fuse.set(0);
+    let error = train(&toy, &store, &config(), folder.path(), None).unwrap_err();
+    assert_eq!(error.to_string(), "step 1: the task failed to compute the loss: killed");
+}
+
+#[test]
+fn a_store_without_parameters_is_refused() {
+    let (folder, empty, filled) = (tempdir().unwrap(), store(), store());
+    let error = train(&Toy::new(&filled), &empty, &config(), folder.path(), None).unwrap_err();
+    assert!(error.to_string().contains("build the model over it before training"), "{error}");
+}

@@ -1,0 +1,15 @@
+//! Tests of `conditioned-train`, one module per topic.
+
+// Test helpers outside `#[test]` functions panic like the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod adamw;
+mod checkpoint;
+mod ema;
+mod fit;
+mod gradient;
+mod parity;
+mod record;
+mod resume;
+mod settings;
+mod support;

@@ -1,0 +1,106 @@
+//! Schedule, group rule and configuration.
+
+use candle_core::{DType, Device, Var};
+use conditioned_train::{FitConfig, Group, GroupRule, Plan, Schedule};
+
+use crate::support::{assert_close, config};
+
+/// A handful of roundings.
+const ROUNDING: f64 = 1e-15;
+
+#[test]
+fn the_schedule_has_the_values_of_its_formula() {
+    let schedule = Schedule { peak: 0.8, warmup: 0.3, floor: 0.25 };
+    let rates: Vec<f64> = (0..10).map(|step| schedule.rate(step, 10)).collect();
+    // Three steps of warm-up, then cos(k pi/7).
+    let cosine = |k: f64| 0.2 + 0.6 * 0.5 * (1.0 + (k * std::f64::consts::PI / 7.0).cos());
+    let wanted = [0.2, 0.4, 0.6, 0.8, cosine(1.0), cosine(2.0), cosine(3.0)];
+    assert_close("rates", &rates[..7], &wanted, ROUNDING, 0.0);
+    assert!(rates[3..].windows(2).all(|pair| pair[1] < pair[0]));
+    assert_close("floor", &[schedule.rate(10, 10)], &[0.2], ROUNDING, 0.0);
+
+    let constant = Schedule { peak: 0.8, warmup: 0.0, floor: 1.0 };
+    assert!((0..10).all(|step| constant.rate(step, 10) == 0.8));
+    let warm = Schedule { peak: 1.0, warmup: 1.0, floor: 0.0 };
+    assert!((0..10).all(|step| warm.rate(step, 10) == (step + 1) as f64 / 11.0));
+}
+
+#[test]
+fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
+    let named = |(name, shape): (&str, &[usize])| {
+        (name.to_string(), Var::zeros(shape, DType::F32, &Device::Cpu).unwrap())
+    };
+    let parameters: Vec<(String, Var)> = [
+        ("blocks.0.attn.qkv.weight", &[6usize, 2][..]),
+        ("blocks.0.attn.rel.bias", &[6, 1]),
+        ("blocks.0.norm1.weight", &[2]),
+        ("cls_token", &[1, 1, 2]),
+        ("patch_embed.proj.weight", &[2, 3, 4, 4]),
+        ("pos_embed", &[1, 5, 2]),
+        ("transformer.wte.weight", &[9, 2]),
+        ("embeddings.word_embeddings.weight", &[9, 2]),
+        ("embeddings.LayerNorm.weight", &[2]),
+        ("head.scale", &[]),
+    ]
+    .map(named)
+    .to_vec();
+    let rule = GroupRule { weight_decay: 0.1, table_rate: 5.0, ..GroupRule::default() };
+    let group = |names: &[&str], weight_decay, rate| Group {
+        names: names.iter().map(|name| (*name).to_string()).collect(),
+        weight_decay,
+        rate,
+    };
+    let matrices = ["blocks.0.attn.qkv.weight", "patch_embed.proj.weight"];
+    let vectors = [
+        "blocks.0.attn.rel.bias",
+        "blocks.0.norm1.weight",
+        "embeddings.LayerNorm.weight",
+        "head.scale",
+    ];
+    let tables =
+        ["cls_token", "pos_embed", "transformer.wte.weight", "embeddings.word_embeddings.weight"];
+    let wanted = [group(&matrices, 0.1, 1.0), group(&vectors, 0.0, 1.0), group(&tables, 0.0, 5.0)];
+    assert_eq!(rule.groups(&parameters), wanted);
+}
+
+#[test]
+fn the_configuration_is_closed_and_comes_back_from_json() {
+    let json = serde_json::to_value(config()).unwrap();
+    assert_eq!(serde_json::from_value::<FitConfig>(json.clone()).unwrap(), config());
+    let mut unknown = json;
+    unknown["schedule"]["warm_up"] = serde_json::json!(0.1);
+    let error = serde_json::from_value::<FitConfig>(unknown).unwrap_err().to_string();
+    assert!(error.contains("unknown field `warm_up`"), "{error}");
+}
+
+type Change = fn(&mut FitConfig);
+
+#[test]
+fn settings_that_make_no_sense_are_named() {
+    let error = |change: Change| {
+        let mut config = config();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    };
+    let cases: [(Change, &str); 8] = [
+        (|c| c.epochs = 0, "`epochs` must be at least 1"),
+        (|c| c.checkpoint_every = 0, "`checkpoint_every` must be at least 1"),
+        (|c| c.clip = Some(0.0), "`clip` must be positive and finite, is 0"),
+        (|c| c.ema = Some(1.5), "`ema` must lie in [0, 1), is 1.5"),
+        (|c| c.schedule.peak = f64::NAN, "`schedule.peak` must be positive and finite, is NaN"),
+        (|c| c.schedule.floor = -1.0, "`schedule.floor` must lie in [0, 1], is -1"),
+        (|c| c.adamw.beta2 = 1.0, "`adamw.beta2` must lie in [0, 1), is 1"),
+        (|c| c.groups.table_rate = -1.0, "`groups.table_rate` must be finite and not negative"),
+    ];
+    for (change, text) in cases {
+        assert!(error(change).contains(text), "{}", error(change));
+    }
+}
+
+#[test]
+fn the_plan_counts_a_short_last_step() {
+    let plan = Plan::new(&config(), 5).unwrap();
+    assert_eq!((plan.steps_per_epoch(), plan.total()), (3, 9));
+    let error = Plan::new(&config(), 0).unwrap_err().to_string();
+    assert!(error.contains("the training data fill no batch"), "{error}");
+}

@@ -1,0 +1,164 @@
+//! Learning curves as SVG and PNG, drawn with an embedded font.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use conditioned_nn::store::write_atomic;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+/// Size of one panel in pixels.
+const PANEL: (u32, u32) = (520, 400);
+
+/// Colours that stay apart for the colour-blind (Okabe & Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 0, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
+
+/// One curve: a mean over seeds with its range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// Its name in the legend.
+    pub name: String,
+    /// (x, mean, least, greatest) in order of x.
+    pub points: Vec<(f64, f64, f64, f64)>,
+}
+
+/// Curves on common axes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// Above the axes.
+    pub title: String,
+    /// The curves; the same position has the same colour in every panel.
+    pub curves: Vec<Curve>,
+}
+
+/// Panels side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// Below the axes.
+    pub x: String,
+    /// Beside the axes.
+    pub y: String,
+    /// From left to right.
+    pub panels: Vec<Panel>,
+}
+
+impl Figure {
+    /// Writes `path` with the extensions `svg` and `png`.
+    ///
+    /// # Errors
+    /// When there is nothing to draw or a file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())
+            .map_err(|_| anyhow!("font"))?;
+        let size = (PANEL.0 * self.panels.len() as u32, PANEL.1);
+        let mut svg = String::new();
+        self.draw(SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
+        let file = path.with_extension("svg");
+        write_atomic(&file, svg.as_bytes()).with_context(|| file.display().to_string())?;
+        let file = path.with_extension("png");
+        // plotters encodes by extension into a file: draw beside, then rename.
+        let beside = path.with_extension("part.png");
+        self.draw(BitMapBackend::new(&beside, size).into_drawing_area())
+            .with_context(|| beside.display().to_string())?;
+        std::fs::rename(&beside, &file).with_context(|| file.display().to_string())
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        area.fill(&WHITE)?;
+        let areas = area.split_evenly((1, self.panels.len()));
+        for (area, panel) in areas.iter().zip(&self.panels) {
+            self.panel(area, panel)?;
+        }
+        area.present()?;
+        Ok(())
+    }
+
+    fn panel<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, panel: &Panel) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let points = || panel.curves.iter().flat_map(|curve| &curve.points);
+        let (x_range, y_range) =
+            (range(points().map(|p| p.0)), range(points().flat_map(|p| [p.2, p.3])));
+        let mut chart = ChartBuilder::on(area)
+            .caption(&panel.title, ("sans-serif", 16))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(56)
+            .build_cartesian_2d(x_range, y_range)?;
+        chart
+            .configure_mesh()
+            .x_desc(&self.x)
+            .y_desc(&self.y)
+            .label_style(("sans-serif", 13))
+            .light_line_style(WHITE)
+            .bold_line_style(RGBColor(225, 225, 225))
+            .draw()?;
+        for (i, curve) in panel.curves.iter().enumerate() {
+            let colour = COLOURS[i % COLOURS.len()];
+            let upper = curve.points.iter().map(|p| (p.0, p.3));
+            let lower = curve.points.iter().rev().map(|p| (p.0, p.2));
+            let band: Vec<(f64, f64)> = upper.chain(lower).collect();
+            chart.draw_series([Polygon::new(band, colour.mix(0.12))])?;
+            let line = curve.points.iter().map(|p| (p.0, p.1));
+            chart
+                .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
+                .label(&curve.name)
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
+                });
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.85))
+            .border_style(RGBColor(180, 180, 180))
+            .label_font(("sans-serif", 13))
+            .draw()?;
+        Ok(())
+    }
+}
+
+/// The range of finite values with a margin; 0 to 1 when there are none.
+fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let finite = values.filter(|v| v.is_finite());
+    let (low, high) =
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = (0.04 * (high - low)).max(1e-9);
+    low - margin..high + margin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_files_are_written_and_hold_the_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let points = vec![(0.0, 10.0, 9.0, 11.0), (1.0, 20.0, 18.0, 22.0)];
+        let curve = Curve { name: "baseline".into(), points };
+        let panel = Panel { title: "ViT".into(), curves: vec![curve] };
+        let figure = Figure { x: "step".into(), y: "accuracy".into(), panels: vec![panel] };
+        figure.save(&folder.path().join("curves")).unwrap();
+        let svg = std::fs::read_to_string(folder.path().join("curves.svg")).unwrap();
+        assert!(svg.contains("baseline") && svg.contains("ViT") && svg.contains("step"));
+        let png = std::fs::read(folder.path().join("curves.png")).unwrap();
+        assert_eq!(&png[1..4], b"PNG");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

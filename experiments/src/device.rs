@@ -1,0 +1,52 @@
+//! The device that a run computes on, from its name.
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+
+/// Opens the device called `cpu`, `cuda:N` or `metal`.
+///
+/// # Errors
+/// When the name is none of these, the binary was built without that device, or the device cannot
+/// be opened.
+pub fn open(name: &str) -> Result<Device> {
+    match name.split_once(':').unwrap_or((name, "0")) {
+        ("cpu", "0") => Ok(Device::Cpu),
+        ("cuda", index) => {
+            let index = index
+                .parse()
+                .with_context(|| format!("device `{name}`: `{index}` is not a GPU number"))?;
+            if !candle_core::utils::cuda_is_available() {
+                bail!("device `{name}`: this binary was built without CUDA; add --features cuda");
+            }
+            Device::new_cuda(index).with_context(|| format!("device `{name}` cannot be opened"))
+        }
+        ("metal", "0") => {
+            if !candle_core::utils::metal_is_available() {
+                bail!("device `metal`: this binary was built without it; add --features metal");
+            }
+            Device::new_metal(0).context("device `metal` cannot be opened")
+        }
+        _ => bail!("unknown device `{name}`; known: cpu, cuda:N, metal"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::open;
+
+    #[test]
+    fn names_that_cannot_be_opened_say_why() {
+        assert!(open("cpu").is_ok());
+        for (name, expected) in [
+            ("tpu", "unknown device `tpu`"),
+            ("cuda:x", "`x` is not a GPU number"),
+            #[cfg(not(feature = "cuda"))]
+            ("cuda:0", "built without CUDA"),
+            #[cfg(not(feature = "metal"))]
+            ("metal", "built without it"),
+        ] {
+            let message = format!("{:#}", open(name).unwrap_err());
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The folder of one run: what it is, who writes it, what came out.
+//!
+//! ```text
+//! config.json        the whole configuration, written before anything else
+//! environment.json   commit, compiler, processor: where the numbers come from
+//! metrics.jsonl      one line an event
+//! checkpoints/       to resume
+//! summary.json       the result; its presence says that the run is complete
+//! ```
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use conditioned_nn::store::write_atomic;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Where the numbers of a run come from.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// The commit of the binary, with `+changes` when the tree had any.
+    pub commit: String,
+    /// The compiler.
+    pub rustc: String,
+    /// This workspace's version.
+    pub version: String,
+    /// Operating system and processor architecture.
+    pub platform: String,
+    /// The vector instructions that the kernels found: golden bits differ between them.
+    pub simd: String,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn here() -> Self {
+        Self {
+            commit: env!("BUILD_COMMIT").to_string(),
+            rustc: env!("BUILD_RUSTC").to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            simd: simd().to_string(),
+        }
+    }
+}
+
+fn simd() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return "avx2";
+        }
+    }
+    "baseline"
+}
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Creates the folder with its configuration, or checks that it holds the same one.
+    ///
+    /// # Errors
+    /// When it cannot be written, or belongs to a run of another configuration.
+    pub fn claim<T: Serialize + DeserializeOwned + PartialEq>(&self, config: &T) -> Result<()> {
+        let file = self.path.join("config.json");
+        if file.exists() {
+            let found: Result<T> = read(&file);
+            if found.is_ok_and(|found| found == *config) {
+                return Ok(());
+            }
+            bail!(
+                "{} holds a run of another configuration; choose another --out, or remove it to \
+                 start anew",
+                self.path.display()
+            );
+        }
+        std::fs::create_dir_all(&self.path)
+            .with_context(|| format!("{}: cannot create the run folder", self.path.display()))?;
+        write(&self.path.join("environment.json"), &Environment::here())?;
+        write(&file, config)
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When the file is missing or of another form.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        read(&self.path.join("config.json"))
+    }
+
+    /// Where its numbers come from.
+    ///
+    /// # Errors
+    /// When the file is missing or of another form.
+    pub fn environment(&self) -> Result<Environment> {
+        read(&self.path.join("environment.json"))
+    }
+
+    /// The result, if the run is complete.
+    ///
+    /// # Errors
+    /// When the file is of another form.
+    pub fn summary<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let file = self.path.join("summary.json");
+        if file.exists() { read(&file).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes the result: the run is complete.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish<T: Serialize>(&self, summary: &T) -> Result<()> {
+        write(&self.path.join("summary.json"), summary)
+    }
+
+    /// Keeps other writers out for as long as the returned file lives.
+    ///
+    /// # Errors
+    /// When another process writes this run.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.path.join("lock");
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                bail!("{}: another process is writing this run", self.path.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| path.display().to_string())
+            }
+        }
+    }
+}
+
+/// Every folder below `root` that holds a `config.json`, in path order.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn find(root: &Path) -> Result<Vec<Folder>> {
+    let mut found = Vec::new();
+    let mut pending = vec![root.to_path_buf()];
+    while let Some(path) = pending.pop() {
+        if path.join("config.json").exists() {
+            found.push(Folder::new(path));
+            continue;
+        }
+        let entries = std::fs::read_dir(&path).with_context(|| path.display().to_string())?;
+        for entry in entries {
+            let entry = entry?.path();
+            if entry.is_dir() {
+                pending.push(entry);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When it is missing or of another form; the file is named.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Writes a JSON file in one step.
+///
+/// # Errors
+/// When it cannot be written; the file is named.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    write_atomic(path, text.as_bytes()).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_belongs_to_one_configuration_and_one_writer() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path().join("a/b"));
+        folder.claim(&"first".to_string()).unwrap();
+        folder.claim(&"first".to_string()).unwrap();
+        let error = folder.claim(&"second".to_string()).unwrap_err().to_string();
+        assert!(error.contains("another configuration"), "{error}");
+
+        let lock = folder.lock().unwrap();
+        let error = folder.lock().unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(lock);
+        folder.lock().unwrap();
+
+        assert_eq!(folder.summary::<String>().unwrap(), None);
+        folder.finish(&"done").unwrap();
+        assert_eq!(folder.summary::<String>().unwrap().as_deref(), Some("done"));
+        assert_eq!(find(root.path()).unwrap().len(), 1);
+        assert_eq!(folder.environment().unwrap(), Environment::here());
+    }
+}

@@ -1,0 +1,84 @@
+//! The inside of a worker process: progress to the parent, and the parent's wish to stop.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Exit code of a worker that was stopped and can be resumed.
+pub const INTERRUPTED: u8 = 75;
+
+/// Least time between two progress lines.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// One line of a worker's standard output.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// The loss of this step.
+    pub loss: f64,
+}
+
+/// Writes progress lines, not too often.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    last: Option<Instant>,
+}
+
+impl Reporter {
+    /// Reports a step; lines that nobody reads any more are dropped.
+    pub fn report(&mut self, progress: Progress) {
+        let due = self.last.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if !due && progress.step < progress.total {
+            return;
+        }
+        self.last = Some(Instant::now());
+        if let Ok(line) = serde_json::to_string(&progress) {
+            let mut stdout = std::io::stdout().lock();
+            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        }
+    }
+}
+
+/// A flag that is set on Ctrl-C, on termination, and when the parent closes our standard input:
+/// so a worker never outlives the process that started it.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = interrupted_flag()?;
+    let flag = stop.clone();
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = [0; 64];
+        while stdin.read(&mut buffer).is_ok_and(|n| n > 0) {}
+        flag.store(true, Ordering::Relaxed);
+    });
+    Ok(stop)
+}
+
+/// A flag that is set on Ctrl-C and on termination.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn interrupted_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("cannot install the Ctrl-C handler")?;
+    Ok(stop)
+}
+
+/// The peak memory of this process in MiB, where the system tells.
+pub fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}

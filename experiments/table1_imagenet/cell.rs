@@ -1,0 +1,131 @@
+//! One cell of the plan, and the whole configuration that follows from it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use conditioned_models::vit::VitConfig;
+use conditioned_train::FitConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::arm::{Arm, Row};
+use crate::data::DataConfig;
+use crate::recipe::{PUBLISHED_STD, Preset, Recipe};
+use crate::tune::Setting;
+
+/// Where class token and position table start, and with which rate the run goes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Start {
+    /// The published scale, and the best rate for it.
+    Published,
+    /// The best pair of scale and rate.
+    Tuned,
+    /// A point of the search.
+    Point(Setting),
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published => f.write_str("published"),
+            Self::Tuned => f.write_str("tuned"),
+            Self::Point(Setting { rate, table_std: Some(std) }) => write!(f, "rate{rate}-std{std}"),
+            Self::Point(Setting { rate, table_std: None }) => write!(f, "rate{rate}"),
+        }
+    }
+}
+
+/// One training run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cell {
+    /// The row of the table.
+    pub(crate) row: Row,
+    /// The arm.
+    pub(crate) arm: Arm,
+    /// Scale of the tables and rate.
+    pub(crate) start: Start,
+    /// Seed of parameters, order of the data, and every random layer.
+    pub(crate) seed: u64,
+}
+
+impl Cell {
+    /// Its folder below `out`.
+    pub(crate) fn folder(&self, out: &Path) -> PathBuf {
+        out.join(self.row.name())
+            .join(format!("{}-{}", self.arm, self.start))
+            .join(format!("seed{}", self.seed))
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} seed {}", self.row, self.arm, self.start, self.seed)
+    }
+}
+
+/// How the scale of the tables is found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Scale {
+    /// It is `network.table_std`.
+    Given,
+    /// By a search for the smallest kappa of the first batch, before training.
+    SmallestKappa,
+}
+
+/// Everything that fixes the result of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunConfig {
+    /// The preset it comes from.
+    pub(crate) preset: Preset,
+    /// Its place in the plan.
+    pub(crate) cell: Cell,
+    /// The network.
+    pub(crate) network: VitConfig,
+    /// How the scale of its tables is found.
+    pub(crate) scale: Scale,
+    /// The training run.
+    pub(crate) fit: FitConfig,
+    /// The images.
+    pub(crate) data: DataConfig,
+    /// Tuning accuracy in % whose first step is reported.
+    pub(crate) target: f64,
+    /// Whether the test images are read at the end: never in a search.
+    pub(crate) test: bool,
+    /// Where it is computed.
+    pub(crate) device: String,
+}
+
+impl RunConfig {
+    /// The configuration of a cell at a setting.
+    ///
+    /// # Errors
+    /// When the recipe names an unknown network or strength.
+    pub(crate) fn new(
+        preset: Preset,
+        cell: Cell,
+        setting: Setting,
+        recipe: &Recipe,
+        data: &DataConfig,
+        device: &str,
+    ) -> Result<Self> {
+        let table_std = setting.table_std.unwrap_or(PUBLISHED_STD);
+        Ok(Self {
+            preset,
+            cell,
+            network: recipe.network(cell.arm, table_std)?,
+            scale: match cell.arm {
+                Arm::Init => Scale::SmallestKappa,
+                _ => Scale::Given,
+            },
+            fit: recipe.fit(setting.rate, cell.seed),
+            data: data.clone(),
+            target: recipe.target,
+            test: !matches!(cell.start, Start::Point(_)),
+            device: device.to_string(),
+        })
+    }
+}

@@ -1,0 +1,388 @@
+//! From run folders to `results.csv`, and from there to the table and the curves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use conditioned_nn::store::write_atomic;
+use conditioned_train::{Event, record};
+use experiments::curves::{Curve, Figure, Panel};
+use experiments::folder;
+use experiments::statistics::Sample;
+use experiments::table::Table;
+use serde::{Deserialize, Serialize};
+
+use crate::arm::{Arm, Row};
+use crate::cell::{RunConfig, Start};
+use crate::recipe::Preset;
+use crate::timing::{self, Timing};
+use crate::train::Summary;
+
+/// The published numbers.
+const PAPER: &str = include_str!("paper.csv");
+
+/// One finished run: a line of `results.csv`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Finished {
+    preset: Preset,
+    data: String,
+    row: Row,
+    arm: Arm,
+    start: Block,
+    seed: u64,
+    top1: f64,
+    test_loss: Option<f64>,
+    tune_top1: Option<f64>,
+    kappa_plain: Option<f64>,
+    kappa_conditioned: Option<f64>,
+    steps: usize,
+    target: f64,
+    steps_to_target: Option<usize>,
+    rate: f64,
+    table_std: f64,
+    parameters: usize,
+    commit: String,
+}
+
+/// The two questions of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Block {
+    /// Does it help the published model?
+    Published,
+    /// Does it help a tuned one?
+    Tuned,
+}
+
+/// Writes `results.csv`, the table in four forms and the curves to `out`, and prints the table.
+///
+/// # Errors
+/// When there is no finished run, a record is damaged, or a file cannot be written.
+#[allow(clippy::print_stdout)]
+pub(crate) fn write(out: &Path) -> Result<()> {
+    let (results, curves) = collect(out)?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for result in &results {
+        writer.serialize(result)?;
+    }
+    let timings = out.join("timings.csv");
+    let timings = if timings.exists() { timing::read(&timings)? } else { Vec::new() };
+    let table = table(&results, &timings)?;
+    for (name, bytes) in [
+        ("results.csv", writer.into_inner()?),
+        ("table.txt", table.terminal().into_bytes()),
+        ("table.md", table.markdown().into_bytes()),
+        ("table.tex", table.latex().into_bytes()),
+        ("table.csv", table.csv()?.into_bytes()),
+    ] {
+        let path = out.join(name);
+        write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
+    }
+    figure(&results, &curves).save(&out.join("curves"))?;
+    println!("{}", table.terminal());
+    println!("{}", out.join("{results.csv,table.{md,tex,csv},curves.{svg,png}}").display());
+    Ok(())
+}
+
+/// The tuning accuracies of a run, by step.
+type Accuracies = Vec<(usize, f64)>;
+
+/// All finished runs of the table below `out`, sorted by cell, with their learning curves.
+fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
+    if !out.is_dir() {
+        bail!("{}: no such folder; `run` makes it", out.display());
+    }
+    let mut runs = Vec::new();
+    for folder in folder::find(out)? {
+        let config: RunConfig = folder.config()?;
+        let (Some(summary), Some(start)) = (folder.summary::<Summary>()?, block(config.cell.start))
+        else {
+            continue;
+        };
+        let metric = |name: &str| summary.metrics.get(name).copied().flatten();
+        let cell = config.cell;
+        let Some(top1) = metric("test_accuracy") else {
+            bail!("{}: no test accuracy in summary.json", folder.path().display());
+        };
+        let result = Finished {
+            preset: config.preset,
+            data: config.data.name,
+            row: cell.row,
+            arm: cell.arm,
+            start,
+            seed: cell.seed,
+            top1,
+            test_loss: metric("test_loss"),
+            tune_top1: metric("tune_accuracy"),
+            kappa_plain: metric("kappa_plain"),
+            kappa_conditioned: metric("kappa_conditioned"),
+            steps: summary.steps,
+            target: config.target,
+            steps_to_target: summary.steps_to_target,
+            rate: config.fit.schedule.peak,
+            table_std: summary.table_std,
+            parameters: summary.parameters,
+            commit: folder.environment()?.commit,
+        };
+        let events = record::read(&folder.path().join("metrics.jsonl"))?;
+        let accuracies = events.into_iter().filter_map(|event| match event {
+            Event::Evaluation { step, metrics, .. } => Some((step, *metrics.get("tune_accuracy")?)),
+            _ => None,
+        });
+        runs.push((result, accuracies.collect()));
+    }
+    if runs.is_empty() {
+        bail!("{}: no finished run", out.display());
+    }
+    runs.sort_by_key(|(r, _)| (r.row, r.start, r.arm, r.seed));
+    Ok(runs.into_iter().unzip())
+}
+
+fn block(start: Start) -> Option<Block> {
+    match start {
+        Start::Published => Some(Block::Published),
+        Start::Tuned => Some(Block::Tuned),
+        Start::Point(_) => None,
+    }
+}
+
+/// The runs of a cell of the table. An arm whose best setting has the published scale has no runs
+/// of its own in the tuned block: they are the same.
+fn runs(results: &[Finished], row: Row, block: Block, arm: Arm) -> Vec<&Finished> {
+    let of = |block| -> Vec<&Finished> {
+        let same = |r: &&Finished| r.row == row && r.start == block && r.arm == arm;
+        results.iter().filter(same).collect()
+    };
+    match of(block) {
+        found if !found.is_empty() || block == Block::Published => found,
+        _ => of(Block::Published),
+    }
+}
+
+/// The table of all finished runs.
+fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
+    let paper = paper()?;
+    let mut rows = Vec::new();
+    for row in Row::ALL {
+        for block in [Block::Published, Block::Tuned] {
+            for arm in Arm::ALL {
+                // `init` chooses its scale by itself: there is nothing to tune.
+                let cell = runs(results, row, block, arm);
+                if cell.is_empty() || (block == Block::Tuned && arm == Arm::Init) {
+                    continue;
+                }
+                let baseline = runs(results, row, block, Arm::Baseline);
+                let timing = timings.iter().find(|t| t.row == row && t.arm == arm);
+                rows.push(vec![
+                    name(row).to_string(),
+                    match block {
+                        Block::Published => "published".to_string(),
+                        Block::Tuned => "tuned".to_string(),
+                    },
+                    arm.to_string(),
+                    setting(&cell),
+                    spread(&cell),
+                    difference(&cell, &baseline),
+                    kappas(&cell),
+                    steps_to_target(&cell),
+                    timing.map_or(DASH.into(), |t| format!("{:.1}", t.ms_per_step)),
+                    paper.get(&(row, arm)).map_or(DASH.into(), |top1| format!("{top1:.1}")),
+                ]);
+            }
+        }
+    }
+    let Some(first) = results.first() else { bail!("no results") };
+    let columns = [
+        "model",
+        "init",
+        "arm",
+        "std of tables, rate",
+        "top-1 % (mean ± sd, n)",
+        "Δ to baseline, same seeds [95 % interval, n]",
+        "κ(X) → κ(Y)",
+        &format!("steps to {} %", first.target),
+        "ms per step",
+        "paper: ImageNet-1k",
+    ];
+    Ok(Table {
+        title: format!("Table 1 on {}", data(first)),
+        columns: columns.map(str::to_string).to_vec(),
+        rows,
+        notes: notes(results),
+    })
+}
+
+/// What a reader must know to read the numbers.
+fn notes(results: &[Finished]) -> Vec<String> {
+    let mut notes = vec![
+        "Both blocks: peak rate of every arm by the same search on a slice of the training data. \
+         published: class token and position table start at std 0.02; tuned: their std is searched \
+         too. init: the std that makes κ of the first batch smallest."
+            .to_string(),
+        "Δ compares with the baseline of the same block, seed by seed (Student's t); an interval \
+         around 0 shows no effect."
+            .to_string(),
+        "κ(X) → κ(Y): median condition number of the tokens entering block 1 at the end of \
+         training, without and with the method; pooled bounds the pooled tokens, not each \
+         sequence. Steps to accuracy: on the tuning slice, by epochs. ms: one thread, alone."
+            .to_string(),
+    ];
+    let commits: std::collections::BTreeSet<&str> =
+        results.iter().map(|result| result.commit.as_str()).collect();
+    if commits.len() > 1 {
+        let commits: Vec<&str> = commits.into_iter().collect();
+        notes.push(format!("The runs come from several commits: {}.", commits.join(", ")));
+    }
+    notes
+}
+
+/// An empty field.
+const DASH: &str = "–";
+
+fn name(row: Row) -> &'static str {
+    match row {
+        Row::Vit => "ViT",
+        Row::Deit => "DeiT",
+    }
+}
+
+fn data(result: &Finished) -> String {
+    match result.preset {
+        Preset::Smoke => format!("{}, a smoke test: the numbers mean nothing", result.data),
+        Preset::Short => format!("{}, stand-in for ImageNet-1k", result.data),
+        Preset::Mnist4k => {
+            format!("{}, 4,000 training images, stand-in for ImageNet-1k", result.data)
+        }
+    }
+}
+
+fn sample(runs: &[&Finished], value: impl Fn(&Finished) -> Option<f64>) -> Option<Sample> {
+    let values: Option<Vec<f64>> = runs.iter().map(|run| value(run)).collect();
+    Sample::of(&values?)
+}
+
+fn setting(runs: &[&Finished]) -> String {
+    let std = sample(runs, |run| Some(run.table_std));
+    let rate = runs.first().map(|run| run.rate);
+    match (std, rate) {
+        (Some(std), Some(rate)) => format!("{:.2}, {rate}", std.mean),
+        _ => DASH.to_string(),
+    }
+}
+
+fn spread(runs: &[&Finished]) -> String {
+    match sample(runs, |run| Some(run.top1)) {
+        Some(Sample { n, mean, sd: Some(sd) }) => format!("{mean:.1} ± {sd:.1}, {n}"),
+        Some(Sample { mean, .. }) => format!("{mean:.1}, single seed"),
+        None => DASH.to_string(),
+    }
+}
+
+/// The paired difference over the seeds that both have.
+fn difference(runs: &[&Finished], baseline: &[&Finished]) -> String {
+    if runs.first().is_some_and(|run| run.arm == Arm::Baseline) {
+        return DASH.to_string();
+    }
+    let pairs: Vec<f64> = runs
+        .iter()
+        .filter_map(|run| {
+            let other = baseline.iter().find(|other| other.seed == run.seed)?;
+            Some(run.top1 - other.top1)
+        })
+        .collect();
+    match Sample::of(&pairs) {
+        None => DASH.to_string(),
+        Some(sample) => match sample.half_width() {
+            None => format!("{:+.1}, single seed", sample.mean),
+            Some(half) => format!(
+                "{:+.1} [{:+.1}, {:+.1}], {}",
+                sample.mean,
+                sample.mean - half,
+                sample.mean + half,
+                sample.n
+            ),
+        },
+    }
+}
+
+/// Median over seeds of the median over sequences would hide a run; the mean shows it.
+fn kappas(runs: &[&Finished]) -> String {
+    let number = |sample: Option<Sample>| match sample {
+        Some(sample) if sample.mean < 9.95 => format!("{:.1}", sample.mean),
+        Some(sample) => format!("{:.0}", sample.mean),
+        None => "∞".to_string(),
+    };
+    let plain = number(sample(runs, |run| run.kappa_plain));
+    match runs.first().map(|run| run.arm) {
+        Some(Arm::Baseline | Arm::Init) | None => plain,
+        _ => format!("{plain} → {}", number(sample(runs, |run| run.kappa_conditioned))),
+    }
+}
+
+fn steps_to_target(runs: &[&Finished]) -> String {
+    let reached: Vec<f64> =
+        runs.iter().filter_map(|run| run.steps_to_target).map(|steps| steps as f64).collect();
+    match Sample::of(&reached) {
+        Some(sample) if sample.n == runs.len() => format!("{:.0}", sample.mean),
+        Some(sample) => format!("{:.0} ({} of {} runs)", sample.mean, sample.n, runs.len()),
+        None => "not reached".to_string(),
+    }
+}
+
+/// The paper's top-1 by row and arm.
+fn paper() -> Result<BTreeMap<(Row, Arm), f64>> {
+    #[derive(Deserialize)]
+    struct Line {
+        row: Row,
+        baseline: f64,
+        conditioned: f64,
+    }
+    let mut numbers = BTreeMap::new();
+    for line in csv::Reader::from_reader(PAPER.as_bytes()).deserialize() {
+        let line: Line = line.context("paper.csv")?;
+        numbers.insert((line.row, Arm::Baseline), line.baseline);
+        numbers.insert((line.row, Arm::Conditioned), line.conditioned);
+    }
+    Ok(numbers)
+}
+
+/// Tuning accuracy over steps, a panel per row and block.
+fn figure(results: &[Finished], accuracies: &[Accuracies]) -> Figure {
+    let mut panels = Vec::new();
+    for row in Row::ALL {
+        for (block, title) in [(Block::Published, "published init"), (Block::Tuned, "tuned init")] {
+            let curves: Vec<Curve> = Arm::ALL
+                .into_iter()
+                .filter(|arm| block == Block::Published || *arm != Arm::Init)
+                .filter_map(|arm| {
+                    let cell = runs(results, row, block, arm);
+                    let index = |run: &Finished| results.iter().position(|other| other == run);
+                    let runs = cell.into_iter().filter_map(index).map(|i| &accuracies[i]);
+                    curve(arm, &runs.collect::<Vec<_>>())
+                })
+                .collect();
+            if !curves.is_empty() {
+                panels.push(Panel { title: format!("{}, {title}", name(row)), curves });
+            }
+        }
+    }
+    Figure {
+        x: "optimiser steps".to_string(),
+        y: "accuracy on the tuning slice, %".to_string(),
+        panels,
+    }
+}
+
+/// Mean and range over runs at the steps that all have.
+fn curve(arm: Arm, runs: &[&Accuracies]) -> Option<Curve> {
+    let steps = runs.iter().map(|run| run.len()).min()?;
+    let points = (0..steps).map(|i| {
+        let values: Vec<f64> = runs.iter().map(|run| run[i].1).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (runs[0][i].0 as f64, mean, low, high)
+    });
+    Some(Curve { name: arm.to_string(), points: points.collect() })
+}

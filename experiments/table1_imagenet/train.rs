@@ -1,0 +1,128 @@
+//! One cell: from its folder to its summary.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow};
+use candle_core::{DType, Device, Tensor};
+use conditioned_data::Splits;
+use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::Store;
+use conditioned_train::{Control, Event, Metrics, Outcome, Run, Status, TaskError, fit, record};
+use experiments::device;
+use experiments::folder::Folder;
+use experiments::worker::{Progress, Reporter, stop_flag};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::{RunConfig, Scale};
+use crate::task::{Classification, median_kappa, training_images};
+
+/// The result of a run: numbers that a repetition gives bit for bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Summary {
+    /// The last evaluation; a number that is not finite is null.
+    pub(crate) metrics: BTreeMap<String, Option<f64>>,
+    /// Optimiser steps.
+    pub(crate) steps: usize,
+    /// The first evaluated step at which the tuning accuracy reached the target.
+    pub(crate) steps_to_target: Option<usize>,
+    /// The deviation that class token and position table started with.
+    pub(crate) table_std: f64,
+    /// Trainable scalars.
+    pub(crate) parameters: usize,
+}
+
+/// Trains the cell of `folder` to its end; `false` when it was stopped and can be resumed.
+///
+/// # Errors
+/// When anything fails; the last checkpoint stands.
+pub(crate) fn train(folder: &Folder) -> Result<bool> {
+    let _lock = folder.lock()?;
+    let config: RunConfig = folder.config()?;
+    let run =
+        Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
+    let mut reporter = Reporter::default();
+    let mut progress = |p: conditioned_train::Progress| {
+        reporter.report(Progress { step: p.step, total: p.total, loss: p.loss });
+    };
+    let stop = stop_flag()?;
+    let mut control = Control { stop: &stop, progress: &mut progress };
+    let (outcome, store, network) = run_cell(&config, &run, &mut control)?;
+    if outcome.status == Status::Interrupted {
+        return Ok(false);
+    }
+    folder.finish(&Summary {
+        steps: outcome.step,
+        steps_to_target: steps_to_target(&run, config.target)?,
+        table_std: network.table_std,
+        parameters: store.parameter_count(),
+        metrics: finite(outcome.metrics),
+    })?;
+    Ok(true)
+}
+
+/// Builds the task of a configuration and trains it in `run`.
+///
+/// # Errors
+/// When anything fails.
+pub(crate) fn run_cell(
+    config: &RunConfig,
+    run: &Run,
+    control: &mut Control<'_>,
+) -> Result<(Outcome, Store, VitConfig)> {
+    let device = device::open(&config.device)?;
+    let splits = config.data.load()?;
+    let network = match config.scale {
+        Scale::Given => config.network.clone(),
+        Scale::SmallestKappa => smallest_kappa(config, &splits, &device).map_err(boxed)?,
+    };
+    let store = Store::new(config.cell.seed, DType::F32, &device);
+    let task = Classification::new(config, network.clone(), &splits, &store).map_err(boxed)?;
+    let outcome = fit(&task, &store, &config.fit, run, control)?;
+    Ok((outcome, store, network))
+}
+
+/// The network with the smallest table deviation whose kappa of the first batch is within 10 % of
+/// the smallest.
+///
+/// kappa falls with the scale of the tables until they drown the image and then hardly moves; so
+/// the search takes the near end of the plateau, on a grid of factor sqrt(2) from 0.01 to 1.
+fn smallest_kappa(
+    config: &RunConfig,
+    splits: &Splits,
+    device: &Device,
+) -> Result<VitConfig, TaskError> {
+    let images = training_images(splits, config.data.batch_size, device)?;
+    let kappa = |table_std: f64| -> Result<f64, TaskError> {
+        let network = VitConfig { table_std, ..config.network.clone() };
+        let store = Store::new(config.cell.seed, DType::F32, device);
+        let tokens: Tensor = Vit::new(&network, store.builder())?.tokens(&images)?.plain;
+        median_kappa(&tokens)
+    };
+    let scales: Vec<f64> = (0..14).map(|i| 0.01 * 2f64.powf(0.5 * f64::from(i))).collect();
+    let kappas = scales.iter().map(|scale| kappa(*scale)).collect::<Result<Vec<_>, _>>()?;
+    let least = kappas.iter().copied().fold(f64::INFINITY, f64::min);
+    let chosen = scales.iter().zip(&kappas).find(|(_, kappa)| **kappa <= 1.1 * least);
+    let (table_std, _) = chosen.ok_or("kappa of the first batch is not a number at any scale")?;
+    Ok(VitConfig { table_std: *table_std, ..config.network.clone() })
+}
+
+/// The first evaluated step at which the tuning accuracy reached `target`.
+fn steps_to_target(run: &Run, target: f64) -> Result<Option<usize>> {
+    let events = record::read(&run.metrics())?;
+    Ok(events.into_iter().find_map(|event| match event {
+        Event::Evaluation { step, metrics, .. } => {
+            metrics.get("tune_accuracy").is_some_and(|value| *value >= target).then_some(step)
+        }
+        _ => None,
+    }))
+}
+
+fn finite(metrics: Metrics) -> BTreeMap<String, Option<f64>> {
+    metrics.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect()
+}
+
+/// A task's error as anyhow's, which does not take boxes.
+fn boxed(error: TaskError) -> anyhow::Error {
+    anyhow!("{error}")
+}
