@@ -13,7 +13,7 @@ use crate::arm::{Arm, Row};
 use crate::cell::{Cell, RunConfig, Start};
 use crate::data::DataConfig;
 use crate::options::Options;
-use crate::recipe::Preset;
+use crate::recipe::{Preset, Recipe};
 use crate::train::Summary;
 use crate::tune::{self, Setting, Tuned};
 
@@ -79,11 +79,16 @@ impl Plan {
     /// # Errors
     /// When an arm has no recorded settings, or the data cannot be read.
     pub(crate) fn table(&self) -> Result<Vec<RunConfig>> {
-        let starts = |row, arm| {
+        let starts = |row, arm, recipe: &Recipe| {
             let best = self.tuned.best(row, arm)?;
-            let mut starts = vec![(Start::Published, best.published)];
-            if best.tuned != best.published {
-                starts.push((Start::Tuned, best.tuned));
+            let set = |setting: Setting| Setting {
+                rate: recipe.rate.unwrap_or(setting.rate),
+                table_std: recipe.table_std.or(setting.table_std),
+            };
+            let (published, tuned) = (set(best.published), set(best.tuned));
+            let mut starts = vec![(Start::Published, published)];
+            if tuned != published {
+                starts.push((Start::Tuned, tuned));
             }
             Ok(starts)
         };
@@ -95,7 +100,10 @@ impl Plan {
     /// # Errors
     /// When the data cannot be read.
     pub(crate) fn search(&self) -> Result<Vec<RunConfig>> {
-        let starts = |_, arm| {
+        let starts = |_, arm, recipe: &Recipe| {
+            if recipe.rate.is_some() || recipe.table_std.is_some() {
+                bail!("--set rate and --set table_std fix what `tune` searches; leave them out");
+            }
             let points = tune::grid(self.preset, arm).into_iter();
             Ok(points.map(|setting| (Start::Point(setting), setting)).collect())
         };
@@ -107,7 +115,7 @@ impl Plan {
     fn cells(
         &self,
         seeds: impl Fn(Row) -> u64,
-        starts: impl Fn(Row, Arm) -> Result<Vec<(Start, Setting)>>,
+        starts: impl Fn(Row, Arm, &Recipe) -> Result<Vec<(Start, Setting)>>,
     ) -> Result<Vec<RunConfig>> {
         let mut cells = Vec::new();
         for &row in &self.rows {
@@ -115,7 +123,7 @@ impl Plan {
             let data = DataConfig::new(self.data.as_ref(), &recipe)?;
             for seed in 0..seeds(row) {
                 for &arm in &self.arms {
-                    for (start, setting) in starts(row, arm)? {
+                    for (start, setting) in starts(row, arm, &recipe)? {
                         let cell = Cell { row, arm, start, seed };
                         cells.push(RunConfig::new(
                             self.preset,

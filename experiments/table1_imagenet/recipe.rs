@@ -94,12 +94,14 @@ impl Preset {
             train_images: 1100,
             tune_images: 200,
             batch_size: 55,
-            epochs: 20,
+            epochs: 30,
             warmup: 0.1,
             floor: 0.0,
             weight_decay: 0.05,
             clip: None,
             strength: 0.3,
+            rate: None,
+            table_std: None,
             drop_path: 0.0,
             label_smoothing: 0.0,
             mixup: 0.0,
@@ -173,6 +175,10 @@ pub(crate) struct Recipe {
     pub(crate) clip: Option<f64>,
     /// Strength t of conditioned, pooled and norm-matched.
     pub(crate) strength: f64,
+    /// Peak rate in place of the tuned one; null keeps that.
+    pub(crate) rate: Option<f64>,
+    /// Deviation of class token and position table in place of the tuned one; null keeps that.
+    pub(crate) table_std: Option<f64>,
     /// Drop-path rate of the last block.
     pub(crate) drop_path: f64,
     /// Label smoothing.

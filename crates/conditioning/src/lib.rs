@@ -82,7 +82,7 @@ pub use error::{Error, Result};
 pub use norm_matched::NormMatched;
 pub use polar::TAU;
 pub use pooled::Pooled;
-pub use pooled_config::{Constant, PooledConfig, Source};
+pub use pooled_config::{POOLED_FLOOR, PooledConfig, Source};
 pub use spectrum::{
     Spectrum, condition_number, effective_condition_number, spectra, spectra_masked,
 };

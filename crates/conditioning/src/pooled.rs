@@ -11,7 +11,7 @@ use crate::flat::{flatten, restore};
 use crate::gram::GramSum;
 use crate::op::{Backward, attach};
 use crate::polar::Basis;
-use crate::pooled_config::{Constant, PooledConfig, Source};
+use crate::pooled_config::{PooledConfig, Source};
 use crate::product::product;
 use crate::running::{Running, checked_finite, checked_fraction};
 use crate::{Error, Result};
@@ -35,7 +35,7 @@ const GRAM: &str = "running_gram";
 /// step. Directions in which G is weak are stretched by up to 1 + t / floor whatever the new tokens
 /// hold there, see [`PooledConfig::floor`].
 ///
-/// Nothing flows back through G: dL/dX = dL/dY M, or dL/dY by [`Constant`]. The product is computed in f64 on the CPU,
+/// Nothing flows back through G: dL/dX = dL/dY M. The product is computed in f64 on the CPU,
 /// where NaN and overflow are errors, and in f32 on other devices, where they pass through.
 ///
 /// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64 on the
@@ -265,19 +265,11 @@ impl Pooled {
         };
         if x.device().is_cpu() {
             let values = product("x", x, mask, &M)?;
-            let backward = match self.config.constant {
-                Constant::Matrix => Backward::Product { M, mask: mask.cloned() },
-                Constant::Correction => Backward::Identity,
-            };
-            return attach(x, values, backward);
+            return attach(x, values, Backward::Product { M, mask: mask.cloned() });
         }
         let tokens = flatten(x, self.channels)?;
         let M = tensor(&M)?.to_dtype(tokens.dtype())?.to_device(x.device())?;
-        let y = restore(&tokens.matmul(&M)?, x, mask)?;
-        match self.config.constant {
-            Constant::Matrix => Ok(y),
-            Constant::Correction => Ok((x + (y - x)?.detach())?),
-        }
+        restore(&tokens.matmul(&M)?, x, mask)
     }
 }
 

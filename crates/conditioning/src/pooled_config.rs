@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::TAU;
-
 /// Which tokens the matrix M of a training step is computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -17,18 +15,12 @@ pub enum Source {
     Current,
 }
 
-/// What the gradient of Y = X M = X + C takes as constant. Nothing flows through the statistics G
-/// either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Constant {
-    /// M: dL/dX = dL/dY M, the gradient of a linear layer. It is larger in weak directions, by up to
-    /// 1 + t / floor.
-    #[default]
-    Matrix,
-    /// C = X (M - I): dL/dX = dL/dY, as [`Gradient::Detached`](crate::Gradient::Detached) does.
-    Correction,
-}
+/// The default of [`PooledConfig::floor`].
+///
+/// Tokens often do not span their channels (UCI digits: rank 21 of 64). A step into a direction
+/// that G has never seen is stretched by up to 1 + t / floor: with the [`TAU`](crate::TAU) of the
+/// per-sequence method by millions, with this floor by hundreds.
+pub const POOLED_FLOOR: f64 = 1e-3;
 
 /// Settings of [`Pooled`](crate::Pooled); missing fields take their default, unknown ones are errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -41,23 +33,15 @@ pub struct PooledConfig {
     /// The weight of a new observation in the running average, in (0, 1]. Default 0.1.
     pub momentum: f64,
     /// Where a direction counts as degenerate, in (0, 1]: with sigma_i < floor sigma_1 it gets only
-    /// the part t sigma_1 sigma_i / (floor sigma_1). Default [`TAU`]. The bound (1 + t)/t holds over
+    /// the part t sigma_1 sigma_i / (floor sigma_1). Default [`POOLED_FLOOR`]. The bound (1 + t)/t holds over
     /// the directions above it; no token is stretched by more than 1 + t / floor. Raise it where the
     /// tokens do not span their channels (few patch pixels, few positions): then the next step moves
     /// them into directions that G has never seen.
     pub floor: f64,
-    /// What the gradient takes as constant. Default [`Constant::Matrix`].
-    pub constant: Constant,
 }
 
 impl Default for PooledConfig {
     fn default() -> Self {
-        Self {
-            strength: 1.0,
-            source: Source::Earlier,
-            momentum: 0.1,
-            floor: TAU,
-            constant: Constant::Matrix,
-        }
+        Self { strength: 1.0, source: Source::Earlier, momentum: 0.1, floor: POOLED_FLOOR }
     }
 }

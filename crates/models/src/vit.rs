@@ -154,14 +154,14 @@ impl VitConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             candle_core::bail!("vit: {name} must be at least 1");
         }
-        if self.image_size % self.patch_size != 0 {
+        if !self.image_size.is_multiple_of(self.patch_size) {
             candle_core::bail!(
                 "vit: patches of {} do not tile images of {}",
                 self.patch_size,
                 self.image_size
             );
         }
-        if self.width % self.heads != 0 {
+        if !self.width.is_multiple_of(self.heads) {
             candle_core::bail!("vit: {} heads do not divide width {}", self.heads, self.width);
         }
         if !(self.table_std >= 0.0 && self.table_std.is_finite()) {

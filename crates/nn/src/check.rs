@@ -55,8 +55,7 @@ pub fn central_differences(
         for element in (0..base.len()).step_by(stride) {
             let numeric = difference(var, &base, element, &f)?;
             let error = (grad[element] - numeric).abs() / (1.0 + numeric.abs());
-            // Written so that a NaN counts as the largest disagreement.
-            if !(error <= worst.error) {
+            if error.is_nan() || error > worst.error {
                 worst = Disagreement { variable, element, analytic: grad[element], numeric, error };
             }
         }

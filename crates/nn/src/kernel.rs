@@ -102,7 +102,7 @@ impl Real for f32 {
         let p = p * r + 8.333_452e-3;
         let p = p * r + 4.166_579_6e-2;
         let p = p * r + 1.666_666_6e-1;
-        let p = p * r + 5.000_000_1e-1;
+        let p = p * r + 0.5;
         let e = p * r * r + r + 1.0;
         e * f32::from_bits(((n as i32 + 127) as u32) << 23)
     }
@@ -118,7 +118,7 @@ impl Real for f32 {
         let p = p * z - 2.101_024e-6;
         let p = p * z - 5.692_506_4e-5;
         let p = p * z - 7.349_906_3e-4;
-        let p = p * z - 2.954_599_9e-3;
+        let p = p * z - 2.954_6e-3;
         let p = p * z - 1.609_603_3e-2;
         let q = -1.456_607_2e-5;
         let q = q * z - 2.133_740_6e-4;

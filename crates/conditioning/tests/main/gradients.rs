@@ -1,7 +1,7 @@
 //! Gradients against central differences in f64.
 
 use candle_conditioning::{
-    Conditioner, Constant, Gradient, NormMatched, Pooled, PooledConfig, Source, Standardise,
+    Conditioner, Gradient, NormMatched, Pooled, PooledConfig, Source, Standardise,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -107,15 +107,6 @@ fn pooled_has_a_frozen_matrix() {
         let size = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
         assert_close(&found, &wanted, DIFFERENCES, size);
     }
-}
-
-#[test]
-fn pooled_can_freeze_the_correction_instead() {
-    let (x, weights) = (normal(15, &[2, 5, 4]), normal(16, &[2, 5, 4]));
-    let config = PooledConfig { constant: Constant::Correction, ..PooledConfig::default() };
-    let pooled = Pooled::new(config, 4).unwrap();
-    pooled.observe(&x).unwrap();
-    assert_eq!(gradient(&x, &weights, |x| pooled.forward_train(x).unwrap()), values(&weights));
 }
 
 #[test]

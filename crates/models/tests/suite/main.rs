@@ -1,5 +1,7 @@
 //! Tests of the model zoo.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod gradients;
 mod vit;
 mod vit_parity;

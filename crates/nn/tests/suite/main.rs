@@ -1,5 +1,7 @@
 //! Tests of the layers, from cheap to dear.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod determinism;
 mod gradients;
 mod oracle;

@@ -1,0 +1,211 @@
+//! The real binary of table 1, smoke preset: results, determinism, resume, search, errors.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The binary under test, without a keyboard.
+fn table1(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_table1-imagenet"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    table1(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn success(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// Runs the command and returns its error, which must be one line without a panic.
+fn failure(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = stderr(&output);
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
+    assert!(!text.contains("panicked"), "{arguments:?}: {text}");
+    errors[0].to_string()
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The file without its last column, the commit: two builds may differ in it.
+fn results(out: &Path) -> String {
+    let lines = text(&out.join("results.csv"));
+    lines.lines().map(|line| line.rsplit_once(',').unwrap().0).collect::<Vec<_>>().join("\n")
+}
+
+const SMALL: [&str; 8] =
+    ["--preset", "smoke", "--models", "vit", "--arms", "baseline,pooled", "--seeds", "2"];
+
+#[test]
+fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    let arms = "baseline,init,conditioned,pooled,norm-matched,theorem,standardised";
+    let run = |out: &Path, threads: &str| {
+        let out = out.to_str().unwrap();
+        success(&["--preset", "smoke", "--arms", arms, "--threads", threads, "--out", out])
+    };
+    let table = run(&first, "1");
+    for word in ["ViT", "DeiT", "published", "UCI digits", "paper: ImageNet-1k", "81.3", "82.5"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    for arm in arms.split(',') {
+        assert!(table.contains(arm), "{arm} is missing in\n{table}");
+    }
+    for file in ["results.csv", "timings.csv", "table.md", "table.tex", "table.csv", "curves.svg"] {
+        assert!(first.join(file).exists(), "{file}");
+    }
+
+    run(&second, "2");
+    assert_eq!(results(&first), results(&second), "one and two cells side by side");
+    let cell = "vit/pooled-published/seed0/metrics.jsonl";
+    assert_eq!(text(&first.join(cell)), text(&second.join(cell)));
+
+    // A second run keeps every cell, a report needs no training: the same table.
+    assert_eq!(run(&first, "1"), table);
+    assert_eq!(success(&["report", "--out", first.to_str().unwrap()]), table);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_results() {
+    let root = tempfile::tempdir().unwrap();
+    let (killed, whole) = (root.path().join("killed"), root.path().join("whole"));
+    // Long enough to be killed in the middle.
+    let arguments = |out: &Path| -> Vec<String> {
+        let out = ["--set", "epochs=60", "--threads", "1", "--out", out.to_str().unwrap()];
+        SMALL.iter().chain(&out).map(ToString::to_string).collect()
+    };
+    let mut child = table1(&[])
+        .args(arguments(&killed))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let checkpoints = killed.join("vit/baseline-published/seed0/checkpoints");
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !checkpoints.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        assert!(Instant::now() < limit, "no checkpoint after two minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.join("results.csv").exists(), "it was killed in the middle");
+
+    // The orphaned worker stops when its input closes; until then its folder is locked.
+    let folder = killed.join("vit/baseline-published/seed0");
+    let lock = std::fs::File::open(folder.join("lock")).unwrap();
+    while lock.try_lock().is_err() {
+        assert!(Instant::now() < limit, "the worker outlives its parent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(lock);
+
+    for out in [&killed, &whole] {
+        let arguments = arguments(out);
+        success(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert_eq!(results(&killed), results(&whole));
+    let metrics = "vit/baseline-published/seed0/metrics.jsonl";
+    assert_eq!(text(&killed.join(metrics)), text(&whole.join(metrics)));
+}
+
+#[test]
+fn a_search_records_settings_that_a_run_uses() {
+    let root = tempfile::tempdir().unwrap();
+    let (search, out) = (root.path().join("search"), root.path().join("out"));
+    let (search, out) = (search.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = ["--preset", "smoke", "--models", "vit", "--arms", "baseline", "--seeds", "1"];
+    success(&[&["tune"], &arguments[..], &["--out", search]].concat());
+    let tuned = format!("{search}/tuned.json");
+    let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
+    assert_eq!(json["vit"]["baseline"]["published"]["table_std"], 0.02);
+    success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
+    assert!(text(&Path::new(out).join("results.csv")).lines().count() >= 2);
+    // No cell of a search has seen the test images.
+    let summary = format!("{search}/vit/baseline-rate0.002-std0.02/seed0/summary.json");
+    assert!(!text(Path::new(&summary)).contains("test_"));
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    std::fs::create_dir(at("empty")).unwrap();
+    std::fs::write(at("file"), "").unwrap();
+    std::fs::create_dir(at("corrupt")).unwrap();
+    for name in ["train-images", "train-labels", "t10k-images", "t10k-labels"] {
+        let kind = if name.ends_with("images") { "idx3" } else { "idx1" };
+        std::fs::write(at("corrupt") + &format!("/{name}-{kind}-ubyte"), [0, 0, 8, 3, 0]).unwrap();
+    }
+    let (out, under_a_file) = (at("out"), at("file") + "/out");
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--data", &at("absent")], &["absent"]),
+        (&["--data", &at("empty")], &["empty", "train-images"]),
+        (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
+        (&["--preset", "huge"], &["unknown preset `huge`", "smoke, short, mnist-4k"]),
+        (&["--preset", "mnist-4k"], &["--data"]),
+        (&["--models", "resnet"], &["unknown model `resnet`", "vit, deit"]),
+        (&["--arms", "magic"], &["unknown arm `magic`", "pooled"]),
+        (&["--set", "epoch=3"], &["unknown key `epoch`", "epochs"]),
+        (&["--set", "epochs=few"], &["--set epochs=few"]),
+        (&["--seeds", "0"], &["--seeds 0"]),
+        (&["--threads", "0"], &["--threads 0"]),
+        (&["--shard", "2/2"], &["--shard 2/2"]),
+        (&["--device", "cuda:0"], &["built without CUDA"]),
+        (&["--device", "abacus"], &["unknown device `abacus`"]),
+        (&["--tuned", &at("absent"), "--preset", "smoke"], &["absent"]),
+        (&["--preset", "smoke", "--set", "train_images=5000"], &["UCI digits", "5000"]),
+        (&["--preset", "smoke", "--set", "strength=-1"], &["-1"]),
+    ];
+    for (arguments, expected) in cases {
+        let error = failure(&[*arguments, &["--out", &out]].concat());
+        for part in *expected {
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+    let error = failure(&["--preset", "smoke", "--out", &under_a_file]);
+    assert!(error.contains(&under_a_file), "{error}");
+    let error = failure(&["report", "--out", &at("absent")]);
+    assert!(error.contains("no such folder"), "{error}");
+}
+
+#[test]
+fn an_absurd_rate_stops_the_run_by_name_and_step() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let arguments = [&SMALL[..], &["--set", "rate=1e30", "--out", out.to_str().unwrap()]].concat();
+    let error = failure(&arguments);
+    for part in ["vit baseline", "step", "lower the rate"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn another_configuration_does_not_overwrite_a_run() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let out = out.to_str().unwrap();
+    let small = ["--preset", "smoke", "--models", "vit", "--arms", "init", "--seeds", "1"];
+    success(&[&small[..], &["--out", out]].concat());
+    let error = failure(&[&small[..], &["--set", "epochs=4", "--out", out]].concat());
+    assert!(error.contains("another configuration"), "{error}");
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every check of CI, cheapest first. One local command equals CI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+step "tests (the README's command)"
+cargo test --workspace --locked
+
+step "types of the CUDA build, without CUDA"
+scripts/check_cuda_types.sh
