@@ -36,18 +36,18 @@ pub struct Curve {
 pub struct Panel {
     /// Above the axes.
     pub title: String,
-    /// The curves; the same position has the same colour in every panel.
+    /// The curves; the same name has the same colour in every panel.
     pub curves: Vec<Curve>,
 }
 
-/// Panels side by side.
+/// Panels in rows of two.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// Below the axes.
     pub x: String,
     /// Beside the axes.
     pub y: String,
-    /// From left to right.
+    /// Row by row.
     pub panels: Vec<Panel>,
 }
 
@@ -59,7 +59,8 @@ impl Figure {
     pub fn save(&self, path: &Path) -> Result<()> {
         register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())
             .map_err(|_| anyhow!("font"))?;
-        let size = (PANEL.0 * self.panels.len() as u32, PANEL.1);
+        let (rows, columns) = self.grid();
+        let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
         let mut svg = String::new();
         self.draw(SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
         let file = path.with_extension("svg");
@@ -72,12 +73,30 @@ impl Figure {
         std::fs::rename(&beside, &file).with_context(|| file.display().to_string())
     }
 
+    /// Rows and columns of panels.
+    fn grid(&self) -> (usize, usize) {
+        let columns = self.panels.len().clamp(1, 2);
+        (self.panels.len().div_ceil(columns), columns)
+    }
+
+    /// The colour of a name: by its first appearance in the figure.
+    fn colour(&self, name: &str) -> RGBColor {
+        let mut names: Vec<&str> = Vec::new();
+        for curve in self.panels.iter().flat_map(|panel| &panel.curves) {
+            if !names.contains(&curve.name.as_str()) {
+                names.push(&curve.name);
+            }
+        }
+        let position = names.iter().position(|known| *known == name).unwrap_or(0);
+        COLOURS[position % COLOURS.len()]
+    }
+
     fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<()>
     where
         B::ErrorType: 'static,
     {
         area.fill(&WHITE)?;
-        let areas = area.split_evenly((1, self.panels.len()));
+        let areas = area.split_evenly(self.grid());
         for (area, panel) in areas.iter().zip(&self.panels) {
             self.panel(area, panel)?;
         }
@@ -103,11 +122,13 @@ impl Figure {
             .x_desc(&self.x)
             .y_desc(&self.y)
             .label_style(("sans-serif", 13))
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.0}"))
             .light_line_style(WHITE)
             .bold_line_style(RGBColor(225, 225, 225))
             .draw()?;
-        for (i, curve) in panel.curves.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
+        for curve in &panel.curves {
+            let colour = self.colour(&curve.name);
             let upper = curve.points.iter().map(|p| (p.0, p.3));
             let lower = curve.points.iter().rev().map(|p| (p.0, p.2));
             let band: Vec<(f64, f64)> = upper.chain(lower).collect();

@@ -22,3 +22,8 @@ pub mod statistics;
 pub mod table;
 pub mod worker;
 pub mod workers;
+
+/// The examples of the project's README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

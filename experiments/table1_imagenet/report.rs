@@ -386,3 +386,56 @@ fn curve(arm: Arm, runs: &[&Accuracies]) -> Option<Curve> {
     });
     Some(Curve { name: arm.to_string(), points: points.collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The presets whose results are committed.
+    const COMMITTED: [&str; 2] = ["short", "mnist-4k"];
+
+    fn here(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    }
+
+    fn text(path: &str) -> String {
+        std::fs::read_to_string(here(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// The table of committed results, rendered anew.
+    fn rendered(preset: &str) -> String {
+        let folder = format!("table1_imagenet/results/{preset}");
+        let mut reader = csv::Reader::from_path(here(&format!("{folder}/results.csv"))).unwrap();
+        let results: Vec<Finished> = reader.deserialize().collect::<Result<_, _>>().unwrap();
+        let timings = timing::read(&here(&format!("{folder}/timings.csv"))).unwrap();
+        table(&results, &timings).unwrap().markdown()
+    }
+
+    #[test]
+    fn committed_tables_are_those_of_the_committed_results() {
+        for preset in COMMITTED {
+            let table = rendered(preset);
+            for file in [
+                &format!("table1_imagenet/results/{preset}/table.md"),
+                "table1_imagenet/README.md",
+                "../README.md",
+            ] {
+                assert!(
+                    text(file).contains(table.trim()),
+                    "{file} does not hold the table of preset {preset}; run \
+                     scripts/insert_tables.py"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_published_number_has_a_place() {
+        let paper = paper().unwrap();
+        assert_eq!(paper[&(Row::Vit, Arm::Baseline)], 80.3);
+        assert_eq!(paper[&(Row::Deit, Arm::Conditioned)], 82.5);
+        assert_eq!(paper.len(), 4);
+    }
+}

@@ -86,6 +86,30 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
 }
 
 #[test]
+fn one_and_two_threads_train_to_the_same_bits() {
+    let root = tempfile::tempdir().unwrap();
+    let (one, two) = (root.path().join("one"), root.path().join("two"));
+    // Wide batches, so that the kernels have several pieces to share.
+    let wide = ["--models", "vit", "--arms", "conditioned,pooled", "--seeds", "1"];
+    let wide = [&wide[..], &["--set", "width=64", "--set", "batch_size=110"]].concat();
+    success(&[&["--preset", "smoke", "--out", one.to_str().unwrap()], &wide[..]].concat());
+    for cell in ["vit/conditioned-published/seed0", "vit/pooled-published/seed0"] {
+        let folder = two.join(cell);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(one.join(cell).join("config.json"), folder.join("config.json")).unwrap();
+        // A worker as `run` starts it, but with two threads; it stops when its input closes.
+        let mut worker = table1(&["train", folder.to_str().unwrap()]);
+        worker.env("RAYON_NUM_THREADS", "2").env("CANDLE_NUM_THREADS", "2");
+        let mut child = worker.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let input = child.stdin.take();
+        assert!(child.wait().unwrap().success());
+        drop(input);
+        let metrics = |out: &Path| text(&out.join(cell).join("metrics.jsonl"));
+        assert_eq!(metrics(&one), metrics(&two));
+    }
+}
+
+#[test]
 fn a_killed_run_resumes_to_the_same_results() {
     let root = tempfile::tempdir().unwrap();
     let (killed, whole) = (root.path().join("killed"), root.path().join("whole"));
