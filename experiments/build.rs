@@ -3,8 +3,10 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=../.git/HEAD");
-    println!("cargo::rerun-if-changed=../.git/index");
+    // Whatever can change the commit or the difference to it.
+    for path in ["../.git/HEAD", "../.git/index", "../crates", "src", "table1_imagenet"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
     let output = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;

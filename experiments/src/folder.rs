@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.json        the whole configuration, written before anything else
-//! environment.json   commit, compiler, processor: where the numbers come from
+//! environment.json   commit, compiler, processor of every process that trained it
 //! metrics.jsonl      one line an event
 //! checkpoints/       to resume
 //! summary.json       the result; its presence says that the run is complete
@@ -75,27 +75,53 @@ impl Folder {
         &self.path
     }
 
-    /// Creates the folder with its configuration, or checks that it holds the same one.
+    /// Checks that the folder is free for a run of `config`: it is not there, holds the same
+    /// configuration, or one that was never begun.
     ///
     /// # Errors
-    /// When it cannot be written, or belongs to a run of another configuration.
-    pub fn claim<T: Serialize + DeserializeOwned + PartialEq>(&self, config: &T) -> Result<()> {
-        let file = self.path.join("config.json");
-        if file.exists() {
-            let found: Result<T> = read(&file);
-            if found.is_ok_and(|found| found == *config) {
-                return Ok(());
-            }
-            bail!(
-                "{} holds a run of another configuration; choose another --out, or remove it to \
-                 start anew",
-                self.path.display()
-            );
+    /// When it belongs to a run of another configuration, or that cannot be read.
+    pub fn check<T: DeserializeOwned + PartialEq>(&self, config: &T) -> Result<()> {
+        if !self.path.join("metrics.jsonl").exists() {
+            return Ok(());
         }
+        let file = self.path.join("config.json");
+        let remedy = || {
+            format!(
+                "{}: this folder holds a run of another configuration; choose another --out, or \
+                 remove it to start anew",
+                self.path.display()
+            )
+        };
+        if read::<T>(&file).with_context(remedy)? != *config {
+            bail!(remedy());
+        }
+        Ok(())
+    }
+
+    /// Creates the folder with its configuration.
+    ///
+    /// # Errors
+    /// Those of [`Folder::check`], and when it cannot be written.
+    pub fn claim<T: Serialize + DeserializeOwned + PartialEq>(&self, config: &T) -> Result<()> {
+        self.check(config)?;
         std::fs::create_dir_all(&self.path)
             .with_context(|| format!("{}: cannot create the run folder", self.path.display()))?;
-        write(&self.path.join("environment.json"), &Environment::here())?;
-        write(&file, config)
+        write(&self.path.join("config.json"), config)
+    }
+
+    /// Records that this process trains the run, after the others that did.
+    ///
+    /// # Errors
+    /// When the record cannot be read or written.
+    pub fn enter(&self) -> Result<()> {
+        let file = self.path.join("environment.json");
+        let mut trained: Vec<Environment> = if file.exists() { read(&file)? } else { Vec::new() };
+        let here = Environment::here();
+        if trained.last() != Some(&here) {
+            trained.push(here);
+            write(&file, &trained)?;
+        }
+        Ok(())
     }
 
     /// The configuration.
@@ -106,11 +132,11 @@ impl Folder {
         read(&self.path.join("config.json"))
     }
 
-    /// Where its numbers come from.
+    /// Where its numbers come from: every environment that trained it, in order.
     ///
     /// # Errors
     /// When the file is missing or of another form.
-    pub fn environment(&self) -> Result<Environment> {
+    pub fn environments(&self) -> Result<Vec<Environment>> {
         read(&self.path.join("environment.json"))
     }
 
@@ -202,9 +228,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::new(root.path().join("a/b"));
         folder.claim(&"first".to_string()).unwrap();
-        folder.claim(&"first".to_string()).unwrap();
-        let error = folder.claim(&"second".to_string()).unwrap_err().to_string();
+        // Not begun yet: another plan may have it.
+        folder.claim(&"second".to_string()).unwrap();
+        std::fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
+        folder.claim(&"second".to_string()).unwrap();
+        let error = folder.claim(&"third".to_string()).unwrap_err().to_string();
         assert!(error.contains("another configuration"), "{error}");
+        assert_eq!(folder.config::<String>().unwrap(), "second");
 
         let lock = folder.lock().unwrap();
         let error = folder.lock().unwrap_err().to_string();
@@ -216,6 +246,8 @@ mod tests {
         folder.finish(&"done").unwrap();
         assert_eq!(folder.summary::<String>().unwrap().as_deref(), Some("done"));
         assert_eq!(find(root.path()).unwrap().len(), 1);
-        assert_eq!(folder.environment().unwrap(), Environment::here());
+        folder.enter().unwrap();
+        folder.enter().unwrap();
+        assert_eq!(folder.environments().unwrap(), [Environment::here()]);
     }
 }

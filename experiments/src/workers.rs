@@ -2,6 +2,7 @@
 //! cores, a crash takes one cell, and memory is given back.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ pub struct Job {
     /// What the progress line calls it.
     pub name: String,
     /// Arguments of this very binary.
-    pub arguments: Vec<String>,
+    pub arguments: Vec<OsString>,
 }
 
 /// Runs all jobs, `side_by_side` at a time, each by this binary with one thread.
@@ -63,7 +64,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 ///
 /// # Errors
 /// When the binary cannot be found.
-pub fn this_binary(arguments: &[String]) -> Result<Command> {
+pub fn this_binary(arguments: &[OsString]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this binary is gone")?);
     command.args(arguments).env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
     Ok(command)
@@ -102,6 +103,9 @@ fn run_one(job: &Job, board: &Board, stop: &AtomicBool) -> Result<()> {
     let _ = progress.join();
     let messages = messages.join().unwrap_or_default();
     board.end(&bar, status.success());
+    if status.success() && !messages.trim().is_empty() {
+        board.note(&format!("{}: {}", job.name, messages.trim()));
+    }
     match status.code() {
         Some(0) => Ok(()),
         Some(code) if code == i32::from(INTERRUPTED) && stop.load(Ordering::Relaxed) => Ok(()),
@@ -167,6 +171,14 @@ impl Board {
                 bar.name,
                 HumanDuration(left)
             );
+        }
+    }
+
+    /// A line that stays: what a worker that succeeded has to say.
+    fn note(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => drop(bars.println(text)),
+            None => eprintln!("{text}"),
         }
     }
 

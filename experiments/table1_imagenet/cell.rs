@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_models::vit::VitConfig;
 use conditioned_train::FitConfig;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub(crate) enum Start {
     Published,
     /// The best pair of scale and rate.
     Tuned,
+    /// Scale or rate as set on the command line.
+    Set,
     /// A point of the search.
     Point(Setting),
 }
@@ -30,6 +33,7 @@ impl fmt::Display for Start {
         match self {
             Self::Published => f.write_str("published"),
             Self::Tuned => f.write_str("tuned"),
+            Self::Set => f.write_str("set"),
             Self::Point(Setting { rate, table_std: Some(std) }) => write!(f, "rate{rate}-std{std}"),
             Self::Point(Setting { rate, table_std: None }) => write!(f, "rate{rate}"),
         }
@@ -79,10 +83,15 @@ pub(crate) enum Scale {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RunConfig {
+    /// The version of this workspace: another version trains anew.
+    pub(crate) version: String,
     /// The preset it comes from.
     pub(crate) preset: Preset,
     /// Its place in the plan.
     pub(crate) cell: Cell,
+    /// Whether no other scale of the tables is better for this arm: then a published cell is a
+    /// tuned one too.
+    pub(crate) best: bool,
     /// The network.
     pub(crate) network: VitConfig,
     /// How the scale of its tables is found.
@@ -103,22 +112,24 @@ impl RunConfig {
     /// The configuration of a cell at a setting.
     ///
     /// # Errors
-    /// When the recipe names an unknown network or strength.
+    /// When the recipe contradicts itself, or does not fit the data.
     pub(crate) fn new(
         preset: Preset,
         cell: Cell,
-        setting: Setting,
+        (setting, best): (Setting, bool),
         recipe: &Recipe,
         data: &DataConfig,
         device: &str,
     ) -> Result<Self> {
         let table_std = setting.table_std.unwrap_or(PUBLISHED_STD);
-        Ok(Self {
+        let config = Self {
+            version: env!("CARGO_PKG_VERSION").to_string(),
             preset,
             cell,
+            best,
             network: recipe.network(cell.arm, table_std)?,
-            scale: match cell.arm {
-                Arm::Init => Scale::SmallestKappa,
+            scale: match (cell.arm, setting.table_std) {
+                (Arm::Init, None) => Scale::SmallestKappa,
                 _ => Scale::Given,
             },
             fit: recipe.fit(setting.rate, cell.seed),
@@ -126,6 +137,22 @@ impl RunConfig {
             target: recipe.target,
             test: !matches!(cell.start, Start::Point(_)),
             device: device.to_string(),
-        })
+        };
+        config.network.validate()?;
+        config.fit.validate()?;
+        Ok(config)
+    }
+
+    /// What all cells of a row share: the configuration without seed, arm and setting.
+    pub(crate) fn common(&self) -> Self {
+        let mut common = self.clone();
+        common.cell = Cell { arm: Arm::Baseline, start: Start::Published, seed: 0, ..self.cell };
+        common.best = false;
+        common.network.conditioning = ConditioningConfig::default();
+        common.network.table_std = PUBLISHED_STD;
+        common.scale = Scale::Given;
+        common.fit.schedule.peak = 0.0;
+        common.fit.seed = 0;
+        common
     }
 }

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use conditioned_data::{Augment, IdxFolder, Splits, digits, hold_out, split};
+use anyhow::{Context, Result, ensure};
+use conditioned_data::{Augment, DIGITS_SIZES, IdxFolder, Splits, digits, hold_out, split};
+use conditioned_models::vit::VitConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::Recipe;
 
+/// Classes of the MNIST family.
+const IDX_CLASSES: usize = 10;
+
 /// Seed of every split, the same for all cells: arms and seeds share their images.
 const SPLIT_SEED: u64 = 0;
-
-/// Images of the digits that are kept for the test; the size of the prototypes' test split.
-const DIGITS_TEST: usize = 497;
 
 /// Which images, and how they are served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +39,23 @@ impl DataConfig {
     /// The images that a recipe asks for, read once to name and hash them.
     ///
     /// # Errors
-    /// When they cannot be read or are too few.
+    /// When they cannot be read, are too few, or do not fit the network.
     pub(crate) fn new(folder: Option<&PathBuf>, recipe: &Recipe) -> Result<Self> {
+        let counts = [
+            ("train_images", recipe.train_images),
+            ("tune_images", recipe.tune_images),
+            ("batch_size", recipe.batch_size),
+        ];
+        for (name, count) in counts {
+            ensure!(count > 0, "--set {name}=0: at least one is needed");
+        }
+        if let Some(folder) = folder {
+            ensure!(
+                folder.to_str().is_some(),
+                "--data {}: the path must be valid UTF-8, since it is recorded in JSON",
+                folder.display()
+            );
+        }
         let mut config = Self {
             folder: folder.cloned(),
             name: String::new(),
@@ -50,6 +66,17 @@ impl DataConfig {
             augment: recipe.augment(),
         };
         let splits = config.read()?;
+        let network = VitConfig::preset(&recipe.model)?;
+        let wanted = [network.channels, network.image_size, network.image_size];
+        ensure!(
+            splits.train.shape() == wanted && splits.train.classes() == network.classes,
+            "{}: images are {:?} with {} classes, model {} takes {wanted:?} with {}",
+            splits.train.name(),
+            splits.train.shape(),
+            splits.train.classes(),
+            recipe.model,
+            network.classes
+        );
         config.name = splits.train.name().to_string();
         config.hash = hash(&splits);
         Ok(config)
@@ -62,7 +89,7 @@ impl DataConfig {
     pub(crate) fn load(&self) -> Result<Splits> {
         let splits = self.read()?;
         let found = hash(&splits);
-        anyhow::ensure!(
+        ensure!(
             found == self.hash,
             "the images of `{}` are not those that this run was planned for (hash {found}, planned \
              {}); choose another --out",
@@ -75,11 +102,11 @@ impl DataConfig {
     fn read(&self) -> Result<Splits> {
         match &self.folder {
             None => {
-                let sizes = [self.train_images, self.tune_images, DIGITS_TEST];
+                let sizes = [self.train_images, self.tune_images, DIGITS_SIZES[2]];
                 split(&digits()?, SPLIT_SEED, sizes).context("UCI digits")
             }
             Some(folder) => {
-                let idx = IdxFolder::read(folder, 10)?;
+                let idx = IdxFolder::read(folder, IDX_CLASSES)?;
                 let limit = Some(self.train_images);
                 hold_out(&idx.train, idx.test, SPLIT_SEED, limit, self.tune_images)
                     .with_context(|| folder.display().to_string())

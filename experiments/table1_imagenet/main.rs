@@ -22,9 +22,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use experiments::folder::{self, Folder};
-use experiments::worker::INTERRUPTED;
+use experiments::worker::{INTERRUPTED, interrupted_flag};
 
-use crate::options::Options;
+use crate::options::{OUT, Options, SEARCH_OUT};
 use crate::plan::Plan;
 use crate::tune::Tuned;
 
@@ -50,7 +50,7 @@ enum Command {
     /// Rebuild table and curves from the records of --out.
     Report {
         /// Where the runs are.
-        #[arg(long, default_value = options::OUT)]
+        #[arg(long, default_value = OUT)]
         out: PathBuf,
     },
     /// Train one cell (started by `run`).
@@ -64,8 +64,8 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
-        Command::Run(options) => Plan::new(&options).and_then(|plan| run(&plan)),
-        Command::Tune(options) => Plan::new(&options).and_then(|plan| tune(&plan)),
+        Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
+        Command::Tune(options) => Plan::new(&options, SEARCH_OUT).and_then(|plan| tune(&plan)),
         Command::Report { out } => report::write(&out),
         Command::Train { folder } => match train::train(&Folder::new(folder)) {
             Ok(false) => return ExitCode::from(INTERRUPTED),
@@ -85,14 +85,23 @@ fn main() -> ExitCode {
 /// Trains the cells of the table, times a step of each arm, writes and prints the table.
 fn run(plan: &Plan) -> Result<()> {
     let cells = plan.table()?;
-    plan.train(&cells)?;
-    timing::measure(plan, &cells)?;
+    let stop = interrupted_flag()?;
+    plan.train(&cells, &stop)?;
+    if plan.is_sharded() {
+        eprintln!("this shard is complete; when all are, `report` makes the table");
+        return Ok(());
+    }
+    timing::measure(plan, &cells, &stop)?;
     report::write(plan.out())
 }
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    plan.train(&plan.search()?)?;
+    plan.train(&plan.search()?, &*interrupted_flag()?)?;
+    if plan.is_sharded() {
+        eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
+        return Ok(());
+    }
     let tuned = Tuned::choose(&tune::finished(plan.out())?)?;
     let path = plan.out().join("tuned.json");
     folder::write(&path, &tuned)?;

@@ -7,6 +7,9 @@ use clap::Args;
 /// Where runs go unless another folder is named.
 pub(crate) const OUT: &str = "runs/table1-imagenet";
 
+/// Where searches go unless another folder is named.
+pub(crate) const SEARCH_OUT: &str = "runs/table1-imagenet-search";
+
 /// What is run, on what, and where it goes.
 #[derive(Args, Clone)]
 pub(crate) struct Options {
@@ -21,7 +24,7 @@ pub(crate) struct Options {
     /// standardised.
     #[arg(long, value_delimiter = ',')]
     pub(crate) arms: Option<Vec<String>>,
-    /// Seeds per cell, 0 to N - 1. Default: those of the preset; of a search 3.
+    /// Seeds per cell, Default: those of the preset; of a search 3.
     #[arg(long)]
     pub(crate) seeds: Option<u64>,
     /// cpu, cuda:N or metal.
@@ -30,13 +33,15 @@ pub(crate) struct Options {
     /// Cells side by side, one thread each. Default: the number of cores.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// A folder of IDX files (MNIST, Fashion-MNIST, ...), gzipped or not.
+    /// A folder of IDX files (MNIST, Fashion-MNIST, KMNIST: 28 x 28, 10 classes), gzipped or not.
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
-    /// Where runs and tables go.
-    #[arg(long, default_value = OUT)]
-    pub(crate) out: PathBuf,
-    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n.
+    /// Where runs and tables go. Default: runs/table1-imagenet; of a search
+    /// runs/table1-imagenet-search.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; `report` makes the table when all
+    /// are there.
     #[arg(long)]
     pub(crate) shard: Option<String>,
     /// Override a field of the recipe.

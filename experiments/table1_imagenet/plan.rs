@@ -1,11 +1,12 @@
 //! What will be run: the validated form of the options.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use experiments::folder::Folder;
-use experiments::worker::interrupted_flag;
 use experiments::workers::{self, Job};
 use experiments::{device, overrides};
 
@@ -19,6 +20,10 @@ use crate::tune::{self, Setting, Tuned};
 
 /// Seeds of a search unless another number is asked for.
 const SEARCH_SEEDS: u64 = 3;
+
+/// The first seed of the table. Searches begin at 0: no network that helped to choose a setting is
+/// counted in the table.
+const FIRST_SEED: u64 = 100;
 
 /// Rows, arms, seeds and settings, all known to exist.
 pub(crate) struct Plan {
@@ -36,11 +41,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Checks the options before anything is read or written.
+    /// Checks the options before anything is read or written; `out` is where runs go by default.
     ///
     /// # Errors
     /// When a name is unknown, a number is zero, or the device is not there.
-    pub(crate) fn new(options: &Options) -> Result<Self> {
+    pub(crate) fn new(options: &Options, out: &str) -> Result<Self> {
         let preset = Preset::choose(options.preset.as_deref(), options.data.as_deref())?;
         if options.seeds == Some(0) {
             bail!("--seeds 0: a cell needs at least one seed");
@@ -51,7 +56,7 @@ impl Plan {
         device::open(&options.device)?;
         let mut tuned = Tuned::recorded(preset)?;
         if let Some(path) = &options.tuned {
-            tuned.merge(Tuned::read(path)?);
+            tuned.merge(Tuned::read(path, preset)?);
         }
         Ok(Self {
             preset,
@@ -61,7 +66,7 @@ impl Plan {
             device: options.device.clone(),
             threads: options.threads.unwrap_or_else(cores),
             data: options.data.clone(),
-            out: options.out.clone(),
+            out: options.out.clone().unwrap_or_else(|| out.into()),
             shard: shard(options.shard.as_deref())?,
             set: options.set.clone(),
             tuned,
@@ -73,66 +78,82 @@ impl Plan {
         &self.out
     }
 
+    /// Whether other shards train other cells of the same plan.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.shard.1 > 1
+    }
+
     /// The cells of the table: every arm at its best setting for the published scale of the
-    /// tables, and at its best of all where that is another.
+    /// tables, and at its best of all where that is another; or as set on the command line.
     ///
     /// # Errors
-    /// When an arm has no recorded settings, or the data cannot be read.
+    /// When an arm has no recorded settings, or data and recipe do not fit.
     pub(crate) fn table(&self) -> Result<Vec<RunConfig>> {
-        let starts = |row, arm, recipe: &Recipe| {
-            let best = self.tuned.best(row, arm)?;
-            let set = |setting: Setting| Setting {
-                rate: recipe.rate.unwrap_or(setting.rate),
-                table_std: recipe.table_std.or(setting.table_std),
-            };
-            let (published, tuned) = (set(best.published), set(best.tuned));
-            let mut starts = vec![(Start::Published, published)];
-            if tuned != published {
-                starts.push((Start::Tuned, tuned));
-            }
-            Ok(starts)
-        };
-        self.cells(|row| self.seeds.unwrap_or(self.preset.seeds(row)), starts)
+        self.cells(
+            FIRST_SEED,
+            |row| self.preset.seeds(row),
+            |row, arm, recipe| {
+                if let Some(rate) = recipe.rate {
+                    let setting = Setting { rate, table_std: recipe.table_std };
+                    return Ok(vec![(Start::Set, setting, false)]);
+                }
+                let best = self.tuned.best(row, arm)?;
+                if recipe.table_std.is_some() {
+                    let setting =
+                        Setting { rate: best.published.rate, table_std: recipe.table_std };
+                    return Ok(vec![(Start::Set, setting, false)]);
+                }
+                let same = best.tuned == best.published;
+                let mut starts = vec![(Start::Published, best.published, same)];
+                if !same {
+                    starts.push((Start::Tuned, best.tuned, true));
+                }
+                Ok(starts)
+            },
+        )
     }
 
     /// The cells of the search: the same grid for every arm.
     ///
     /// # Errors
-    /// When the data cannot be read.
+    /// When data and recipe do not fit, or the recipe fixes what is searched.
     pub(crate) fn search(&self) -> Result<Vec<RunConfig>> {
-        let starts = |_, arm, recipe: &Recipe| {
-            if recipe.rate.is_some() || recipe.table_std.is_some() {
-                bail!("--set rate and --set table_std fix what `tune` searches; leave them out");
-            }
-            let points = tune::grid(self.preset, arm).into_iter();
-            Ok(points.map(|setting| (Start::Point(setting), setting)).collect())
-        };
-        self.cells(|_| self.seeds.unwrap_or(SEARCH_SEEDS), starts)
+        self.cells(
+            0,
+            |_| SEARCH_SEEDS,
+            |_, arm, recipe| {
+                if recipe.rate.is_some() || recipe.table_std.is_some() {
+                    bail!(
+                        "--set rate and --set table_std fix what `tune` searches; leave them out"
+                    );
+                }
+                let points = tune::grid(self.preset, arm).into_iter();
+                Ok(points.map(|setting| (Start::Point(setting), setting, false)).collect())
+            },
+        )
     }
 
     /// All configurations of this shard, seeds outermost within a row: whoever stops early has
     /// every arm with fewer seeds.
     fn cells(
         &self,
+        first_seed: u64,
         seeds: impl Fn(Row) -> u64,
-        starts: impl Fn(Row, Arm, &Recipe) -> Result<Vec<(Start, Setting)>>,
+        starts: impl Fn(Row, Arm, &Recipe) -> Result<Vec<(Start, Setting, bool)>>,
     ) -> Result<Vec<RunConfig>> {
         let mut cells = Vec::new();
         for &row in &self.rows {
             let recipe = overrides::apply(self.preset.recipe(row), &self.set)?;
             let data = DataConfig::new(self.data.as_ref(), &recipe)?;
-            for seed in 0..seeds(row) {
+            let seeds = self.seeds.unwrap_or(seeds(row));
+            for seed in first_seed..first_seed + seeds {
                 for &arm in &self.arms {
-                    for (start, setting) in starts(row, arm, &recipe)? {
+                    for (start, setting, best) in starts(row, arm, &recipe)? {
                         let cell = Cell { row, arm, start, seed };
-                        cells.push(RunConfig::new(
-                            self.preset,
-                            cell,
-                            setting,
-                            &recipe,
-                            &data,
-                            &self.device,
-                        )?);
+                        let (setting, device) = ((setting, best), self.device.as_str());
+                        let config =
+                            RunConfig::new(self.preset, cell, setting, &recipe, &data, device)?;
+                        cells.push(config);
                     }
                 }
             }
@@ -144,13 +165,18 @@ impl Plan {
     /// Trains those cells that are not complete.
     ///
     /// # Errors
-    /// The first failure; or that the run was interrupted.
-    pub(crate) fn train(&self, cells: &[RunConfig]) -> Result<()> {
+    /// When a folder holds another run, before anything is written; the first failure; or that the
+    /// run was interrupted.
+    pub(crate) fn train(&self, cells: &[RunConfig], stop: &AtomicBool) -> Result<()> {
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("--out {}: cannot be created", self.out.display()))?;
+        let folder = |config: &RunConfig| Folder::new(config.cell.folder(&self.out));
+        for config in cells {
+            folder(config).check(config)?;
+        }
         let mut jobs = Vec::new();
         for config in cells {
-            let folder = Folder::new(config.cell.folder(&self.out));
+            let folder = folder(config);
             folder.claim(config)?;
             if folder.summary::<Summary>()?.is_none() {
                 let arguments = worker("train", folder.path());
@@ -161,23 +187,29 @@ impl Plan {
         if kept > 0 {
             eprintln!("{kept} of {} cells are complete and are kept", cells.len());
         }
-        workers::run(jobs, self.threads, &*interrupted_flag()?)
+        workers::run(jobs, self.threads, stop)
     }
 }
 
 /// The arguments that make this binary a worker on a run folder.
-pub(crate) fn worker(command: &str, folder: &Path) -> Vec<String> {
-    vec![command.to_string(), folder.display().to_string()]
+pub(crate) fn worker(command: &str, folder: &Path) -> Vec<OsString> {
+    vec![command.into(), folder.into()]
 }
 
+/// The names given, each once, or the default.
 fn parse<T>(names: Option<&[String]>, default: &[T]) -> Result<Vec<T>>
 where
-    T: FromStr<Err = anyhow::Error> + Copy,
+    T: FromStr<Err = anyhow::Error> + Copy + PartialEq,
 {
-    match names {
-        None => Ok(default.to_vec()),
-        Some(names) => names.iter().map(|name| name.parse()).collect(),
+    let Some(names) = names else { return Ok(default.to_vec()) };
+    let mut parsed = Vec::new();
+    for name in names {
+        let value = name.parse()?;
+        if !parsed.contains(&value) {
+            parsed.push(value);
+        }
     }
+    Ok(parsed)
 }
 
 fn shard(text: Option<&str>) -> Result<(usize, usize)> {

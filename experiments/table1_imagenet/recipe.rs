@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use conditioned_data::Augment;
+use conditioned_data::{Augment, DIGITS_SIZES};
 use conditioned_models::vit::VitConfig;
 use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule};
 use serde::{Deserialize, Serialize};
@@ -91,8 +91,8 @@ impl Preset {
             model: "vit-8".to_string(),
             width: 64,
             depth: 4,
-            train_images: 1100,
-            tune_images: 200,
+            train_images: DIGITS_SIZES[0],
+            tune_images: DIGITS_SIZES[1],
             batch_size: 55,
             epochs: 30,
             warmup: 0.1,

@@ -1,19 +1,19 @@
 //! From run folders to `results.csv`, and from there to the table and the curves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use conditioned_nn::store::write_atomic;
 use conditioned_train::{Event, record};
 use experiments::curves::{Curve, Figure, Panel};
-use experiments::folder;
+use experiments::folder::{self, Environment};
 use experiments::statistics::Sample;
 use experiments::table::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Row};
-use crate::cell::{RunConfig, Start};
+use crate::cell::{Cell, RunConfig, Start};
 use crate::recipe::Preset;
 use crate::timing::{self, Timing};
 use crate::train::Summary;
@@ -30,12 +30,14 @@ pub(crate) struct Finished {
     row: Row,
     arm: Arm,
     start: Block,
+    best: bool,
     seed: u64,
     top1: f64,
     test_loss: Option<f64>,
     tune_top1: Option<f64>,
     kappa_plain: Option<f64>,
     kappa_conditioned: Option<f64>,
+    train_images: usize,
     steps: usize,
     target: f64,
     steps_to_target: Option<usize>,
@@ -45,7 +47,7 @@ pub(crate) struct Finished {
     commit: String,
 }
 
-/// The two questions of the table.
+/// The two questions of the table, and whatever was set by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Block {
@@ -53,6 +55,20 @@ enum Block {
     Published,
     /// Does it help a tuned one?
     Tuned,
+    /// Rate or scale of the tables as set on the command line.
+    Set,
+}
+
+impl Block {
+    const ALL: [Self; 3] = [Self::Published, Self::Tuned, Self::Set];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Tuned => "tuned",
+            Self::Set => "as set",
+        }
+    }
 }
 
 /// Writes `results.csv`, the table in four forms and the curves to `out`, and prints the table.
@@ -94,12 +110,14 @@ fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
         bail!("{}: no such folder; `run` makes it", out.display());
     }
     let mut runs = Vec::new();
+    let mut seen = Seen::default();
     for folder in folder::find(out)? {
         let config: RunConfig = folder.config()?;
         let (Some(summary), Some(start)) = (folder.summary::<Summary>()?, block(config.cell.start))
         else {
             continue;
         };
+        seen.admit(&config, folder.path())?;
         let metric = |name: &str| summary.metrics.get(name).copied().flatten();
         let cell = config.cell;
         let Some(top1) = metric("test_accuracy") else {
@@ -111,19 +129,21 @@ fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
             row: cell.row,
             arm: cell.arm,
             start,
+            best: config.best,
             seed: cell.seed,
             top1,
             test_loss: metric("test_loss"),
             tune_top1: metric("tune_accuracy"),
             kappa_plain: metric("kappa_plain"),
             kappa_conditioned: metric("kappa_conditioned"),
+            train_images: config.data.train_images,
             steps: summary.steps,
             target: config.target,
             steps_to_target: summary.steps_to_target,
             rate: config.fit.schedule.peak,
             table_std: summary.table_std,
             parameters: summary.parameters,
-            commit: folder.environment()?.commit,
+            commit: commits(&folder.environments()?),
         };
         let events = record::read(&folder.path().join("metrics.jsonl"))?;
         let accuracies = events.into_iter().filter_map(|event| match event {
@@ -139,25 +159,56 @@ fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
     Ok(runs.into_iter().unzip())
 }
 
+/// The runs read so far: all of one recipe per row, no cell twice.
+#[derive(Default)]
+struct Seen {
+    recipes: BTreeMap<Row, (RunConfig, PathBuf)>,
+    cells: Vec<(Cell, PathBuf)>,
+}
+
+impl Seen {
+    /// Whether a run may stand beside those read so far.
+    fn admit(&mut self, config: &RunConfig, path: &Path) -> Result<()> {
+        let (row, path) = (config.cell.row, path.to_path_buf());
+        let (common, first) =
+            self.recipes.entry(row).or_insert_with(|| (config.common(), path.clone()));
+        ensure!(
+            *common == config.common(),
+            "{} and {}: runs of different recipes do not belong in one table; separate them",
+            first.display(),
+            path.display()
+        );
+        if let Some((_, first)) = self.cells.iter().find(|(cell, _)| *cell == config.cell) {
+            bail!("{} and {}: the same cell twice", first.display(), path.display());
+        }
+        self.cells.push((config.cell, path));
+        Ok(())
+    }
+}
+
+/// The commits that trained a run.
+fn commits(environments: &[Environment]) -> String {
+    let commits: Vec<&str> = environments.iter().map(|e| e.commit.as_str()).collect();
+    commits.join(" then ")
+}
+
 fn block(start: Start) -> Option<Block> {
     match start {
         Start::Published => Some(Block::Published),
         Start::Tuned => Some(Block::Tuned),
+        Start::Set => Some(Block::Set),
         Start::Point(_) => None,
     }
 }
 
-/// The runs of a cell of the table. An arm whose best setting has the published scale has no runs
-/// of its own in the tuned block: they are the same.
+/// The runs of a cell of the table. Where the best of all settings has the published scale, its
+/// runs stand in both blocks.
 fn runs(results: &[Finished], row: Row, block: Block, arm: Arm) -> Vec<&Finished> {
-    let of = |block| -> Vec<&Finished> {
-        let same = |r: &&Finished| r.row == row && r.start == block && r.arm == arm;
-        results.iter().filter(same).collect()
+    let belongs = |r: &&Finished| {
+        let shared = block == Block::Tuned && r.start == Block::Published && r.best;
+        r.row == row && r.arm == arm && (r.start == block || shared)
     };
-    match of(block) {
-        found if !found.is_empty() || block == Block::Published => found,
-        _ => of(Block::Published),
-    }
+    results.iter().filter(belongs).collect()
 }
 
 /// The table of all finished runs.
@@ -165,7 +216,7 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
     let paper = paper()?;
     let mut rows = Vec::new();
     for row in Row::ALL {
-        for block in [Block::Published, Block::Tuned] {
+        for block in Block::ALL {
             for arm in Arm::ALL {
                 // `init` chooses its scale by itself: there is nothing to tune.
                 let cell = runs(results, row, block, arm);
@@ -176,9 +227,9 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
                 let timing = timings.iter().find(|t| t.row == row && t.arm == arm);
                 rows.push(vec![
                     name(row).to_string(),
-                    match block {
-                        Block::Published => "published".to_string(),
-                        Block::Tuned => "tuned".to_string(),
+                    match (block, arm) {
+                        (Block::Published, Arm::Init) => "own scale".to_string(),
+                        _ => block.name().to_string(),
                     },
                     arm.to_string(),
                     setting(&cell),
@@ -187,7 +238,10 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
                     kappas(&cell),
                     steps_to_target(&cell),
                     timing.map_or(DASH.into(), |t| format!("{:.1}", t.ms_per_step)),
-                    paper.get(&(row, arm)).map_or(DASH.into(), |top1| format!("{top1:.1}")),
+                    match paper.get(&(row, arm)) {
+                        Some(top1) if block == Block::Published => format!("{top1:.1}"),
+                        _ => DASH.to_string(),
+                    },
                 ]);
             }
         }
@@ -218,10 +272,12 @@ fn notes(results: &[Finished]) -> Vec<String> {
     let mut notes = vec![
         "Both blocks: peak rate of every arm by the same search on a slice of the training data. \
          published: class token and position table start at std 0.02; tuned: their std is searched \
-         too. init: the std that makes κ of the first batch smallest."
+         too. init: the std that makes κ of the first batch smallest. Strength t = 0.3 where \
+         nothing else is said, from prototypes on these data."
             .to_string(),
-        "Δ compares with the baseline of the same block, seed by seed (Student's t); an interval \
-         around 0 shows no effect."
+        "Δ compares with the baseline of the same block, seed by seed (Student's t). An interval \
+         around 0 does not show an effect. Intervals cover seeds only: all runs share one split \
+         and its test images. They are not corrected for the number of comparisons."
             .to_string(),
         "κ(X) → κ(Y): median condition number of the tokens entering block 1 at the end of \
          training, without and with the method; pooled bounds the pooled tokens, not each \
@@ -252,7 +308,8 @@ fn data(result: &Finished) -> String {
         Preset::Smoke => format!("{}, a smoke test: the numbers mean nothing", result.data),
         Preset::Short => format!("{}, stand-in for ImageNet-1k", result.data),
         Preset::Mnist4k => {
-            format!("{}, 4,000 training images, stand-in for ImageNet-1k", result.data)
+            let (data, images) = (&result.data, result.train_images);
+            format!("{data}, {images} training images, stand-in for ImageNet-1k")
         }
     }
 }
@@ -351,10 +408,10 @@ fn paper() -> Result<BTreeMap<(Row, Arm), f64>> {
 fn figure(results: &[Finished], accuracies: &[Accuracies]) -> Figure {
     let mut panels = Vec::new();
     for row in Row::ALL {
-        for (block, title) in [(Block::Published, "published init"), (Block::Tuned, "tuned init")] {
+        for block in Block::ALL {
             let curves: Vec<Curve> = Arm::ALL
                 .into_iter()
-                .filter(|arm| block == Block::Published || *arm != Arm::Init)
+                .filter(|arm| block != Block::Tuned || *arm != Arm::Init)
                 .filter_map(|arm| {
                     let cell = runs(results, row, block, arm);
                     let index = |run: &Finished| results.iter().position(|other| other == run);
@@ -363,7 +420,8 @@ fn figure(results: &[Finished], accuracies: &[Accuracies]) -> Figure {
                 })
                 .collect();
             if !curves.is_empty() {
-                panels.push(Panel { title: format!("{}, {title}", name(row)), curves });
+                let title = format!("{}, init {}", name(row), block.name());
+                panels.push(Panel { title, curves });
             }
         }
     }
@@ -429,6 +487,74 @@ mod tests {
                 );
             }
         }
+    }
+
+    fn run(arm: Arm, start: Block, seed: u64, top1: f64) -> Finished {
+        Finished {
+            preset: Preset::Smoke,
+            data: "D".into(),
+            row: Row::Vit,
+            arm,
+            start,
+            best: false,
+            seed,
+            top1,
+            test_loss: None,
+            tune_top1: None,
+            kappa_plain: None,
+            kappa_conditioned: Some(2.0),
+            train_images: 1,
+            steps: 10,
+            target: 90.0,
+            steps_to_target: (seed > 0).then_some(5),
+            rate: 1e-3,
+            table_std: 0.02,
+            parameters: 1,
+            commit: "c".into(),
+        }
+    }
+
+    /// The rows of a table by (init, arm), without the other columns' noise.
+    fn cells(results: &[Finished]) -> BTreeMap<(String, String), Vec<String>> {
+        let rows = table(results, &[]).unwrap().rows.into_iter();
+        rows.map(|row| ((row[1].clone(), row[2].clone()), row)).collect()
+    }
+
+    #[test]
+    fn a_difference_pairs_seeds_and_leaves_out_those_without_a_partner() {
+        let (published, tuned) = (Block::Published, Block::Tuned);
+        let results = [
+            run(Arm::Baseline, published, 0, 80.0),
+            run(Arm::Baseline, published, 1, 90.0),
+            run(Arm::Pooled, published, 1, 91.0),
+            run(Arm::Pooled, published, 0, 83.0),
+            run(Arm::Pooled, published, 2, 10.0),
+            run(Arm::Baseline, tuned, 0, 70.0),
+        ];
+        let cells = cells(&results);
+        let pooled = &cells[&("published".to_string(), "pooled".to_string())];
+        // Differences 3 and 1: mean 2, sd 1.414, t_1 = 12.706, half width 12.7.
+        assert_eq!(pooled[5], "+2.0 [-10.7, +14.7], 2");
+        assert_eq!(pooled[4], "61.3 ± 44.6, 3");
+        assert_eq!(pooled[7], "5 (2 of 3 runs)");
+        assert_eq!(pooled[6], "∞ → 2.0");
+        let baseline = &cells[&("tuned".to_string(), "baseline".to_string())];
+        assert_eq!((baseline[4].as_str(), baseline[5].as_str()), ("70.0, single seed", DASH));
+        assert!(!cells.contains_key(&("tuned".to_string(), "pooled".to_string())), "not run");
+    }
+
+    #[test]
+    fn a_setting_that_is_best_at_the_published_scale_stands_in_both_blocks() {
+        let mut results = [
+            run(Arm::Baseline, Block::Published, 0, 80.0),
+            run(Arm::Baseline, Block::Tuned, 0, 85.0),
+            run(Arm::Pooled, Block::Published, 0, 86.0),
+        ];
+        results[2].best = true;
+        let cells = cells(&results);
+        let difference = |init: &str| &cells[&(init.to_string(), "pooled".to_string())][5];
+        assert_eq!(difference("published"), "+6.0, single seed");
+        assert_eq!(difference("tuned"), "+1.0, single seed");
     }
 
     #[test]

@@ -130,22 +130,17 @@ pub(crate) fn median_kappa(tokens: &Tensor) -> Result<f64, TaskError> {
     Ok(median(&kappas).unwrap_or(f64::NAN))
 }
 
-/// The first batch of a loader.
-pub(crate) fn first_batch(loader: &Loader) -> Result<Batch, TaskError> {
-    loader
-        .epoch(0)
-        .next()
-        .unwrap_or_else(|| unreachable!("a loader has at least one batch"))
-        .map_err(Into::into)
-}
-
-/// A batch of unaugmented training images, for measurements before training.
-pub(crate) fn training_images(
+/// The images of the first training batch, not augmented.
+pub(crate) fn first_images(
+    config: &RunConfig,
     splits: &Splits,
-    batch_size: usize,
     device: &Device,
 ) -> Result<Tensor, TaskError> {
     let normalisation = Normalisation::measure(&splits.train)?;
-    let config = LoaderConfig::evaluation(batch_size);
-    Ok(first_batch(&Loader::new(splits.train.clone(), config, &normalisation, device)?)?.images)
+    let order = LoaderConfig::training(config.data.batch_size, config.cell.seed);
+    Ok(first_batch(&Loader::new(splits.train.clone(), order, &normalisation, device)?)?.images)
+}
+
+fn first_batch(loader: &Loader) -> Result<Batch, TaskError> {
+    Ok(loader.epoch(0).next().ok_or("no images")??)
 }

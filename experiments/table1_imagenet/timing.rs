@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,12 +12,12 @@ use conditioned_nn::store::write_atomic;
 use conditioned_train::{Control, Run};
 use experiments::folder::{Environment, Folder};
 use experiments::statistics::median;
-use experiments::worker::peak_memory;
+use experiments::worker::{peak_memory, stop_flag};
 use experiments::workers::this_binary;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Row};
-use crate::cell::{RunConfig, Start};
+use crate::cell::RunConfig;
 use crate::plan::{Plan, worker};
 use crate::train::run_cell;
 
@@ -47,22 +48,34 @@ pub(crate) struct Timing {
 ///
 /// # Errors
 /// When a worker fails or the file cannot be written.
-pub(crate) fn measure(plan: &Plan, cells: &[RunConfig]) -> Result<()> {
+pub(crate) fn measure(plan: &Plan, cells: &[RunConfig], stop: &AtomicBool) -> Result<()> {
     let path = plan.out().join("timings.csv");
     let known = if path.exists() { read(&path)? } else { Vec::new() };
     let mut timings: BTreeMap<(Row, Arm), Timing> =
         known.into_iter().map(|timing| ((timing.row, timing.arm), timing)).collect();
     let commit = Environment::here().commit;
-    let first =
-        |config: &&RunConfig| config.cell.start == Start::Published && config.cell.seed == 0;
-    for config in cells.iter().filter(first) {
+    let mut seen = Vec::new();
+    for config in cells {
         let (row, arm) = (config.cell.row, config.cell.arm);
+        // The cells of an arm differ in numbers only: one of them stands for all.
+        if seen.contains(&(row, arm)) {
+            continue;
+        }
+        seen.push((row, arm));
         if timings.get(&(row, arm)).is_some_and(|timing| timing.commit == commit) {
             continue;
         }
         eprintln!("timing {row} {arm}");
         let arguments = worker("time", &config.cell.folder(plan.out()));
-        let output = this_binary(&arguments)?.output().context("cannot start a worker")?;
+        let child = this_binary(&arguments)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let output = wait(child.context("cannot start a worker")?)?;
+        if stop.load(Ordering::Relaxed) {
+            bail!("interrupted; the same command goes on where it stopped");
+        }
         if !output.status.success() {
             bail!("timing {row} {arm}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -73,6 +86,14 @@ pub(crate) fn measure(plan: &Plan, cells: &[RunConfig]) -> Result<()> {
         writer.serialize(timing)?;
     }
     write_atomic(&path, &writer.into_inner()?).with_context(|| path.display().to_string())
+}
+
+/// Waits for a worker with its standard input open: it stops when that closes.
+fn wait(mut child: Child) -> Result<Output> {
+    let input = child.stdin.take();
+    let output = child.wait_with_output()?;
+    drop(input);
+    Ok(output)
 }
 
 /// Reads `timings.csv`.
@@ -93,7 +114,7 @@ pub(crate) fn time(folder: &Folder) -> Result<()> {
     let config: RunConfig = folder.config()?;
     let nowhere = tempfile::tempdir()?;
     let run = Run { folder: nowhere.path().to_path_buf(), identity: String::new() };
-    let stop = AtomicBool::new(false);
+    let stop = stop_flag()?;
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let mut progress = |_| {
         times.push(last.elapsed().as_secs_f64() * 1e3);

@@ -7,14 +7,16 @@ use candle_core::{DType, Device};
 use conditioned_data::Splits;
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::Store;
-use conditioned_train::{Control, Event, Metrics, Outcome, Run, Status, TaskError, fit, record};
+use conditioned_train::{
+    Control, Event, Metrics, Outcome, Run, Status, TaskError, TrainError, fit, record,
+};
 use experiments::device;
 use experiments::folder::Folder;
 use experiments::worker::{Progress, Reporter, stop_flag};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{RunConfig, Scale};
-use crate::task::{Classification, median_kappa, training_images};
+use crate::task::{Classification, first_images, median_kappa};
 
 /// The result of a run: numbers that a repetition gives bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,13 @@ pub(crate) struct Summary {
     pub(crate) parameters: usize,
 }
 
+impl Summary {
+    /// Of a run whose loss became infinite: no metrics.
+    fn diverged(table_std: f64) -> Self {
+        Self { metrics: BTreeMap::new(), steps: 0, steps_to_target: None, table_std, parameters: 0 }
+    }
+}
+
 /// Trains the cell of `folder` to its end; `false` when it was stopped and can be resumed.
 ///
 /// # Errors
@@ -39,6 +48,7 @@ pub(crate) struct Summary {
 pub(crate) fn train(folder: &Folder) -> Result<bool> {
     let _lock = folder.lock()?;
     let config: RunConfig = folder.config()?;
+    folder.enter()?;
     let run =
         Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
     let mut reporter = Reporter::default();
@@ -47,7 +57,17 @@ pub(crate) fn train(folder: &Folder) -> Result<bool> {
     };
     let stop = stop_flag()?;
     let mut control = Control { stop: &stop, progress: &mut progress };
-    let (outcome, store, network) = run_cell(&config, &run, &mut control)?;
+    let (outcome, store, network) = match run_cell(&config, &run, &mut control) {
+        // A point of a search that diverges is a result: the worst.
+        Err(error) if !config.test && is_divergence(&error) => {
+            folder.finish(&Summary::diverged(config.network.table_std))?;
+            return Ok(true);
+        }
+        done => done?,
+    };
+    for checkpoint in &outcome.set_aside {
+        eprintln!("a damaged checkpoint was passed over: {}", checkpoint.display());
+    }
     if outcome.status == Status::Interrupted {
         return Ok(false);
     }
@@ -58,7 +78,15 @@ pub(crate) fn train(folder: &Folder) -> Result<bool> {
         parameters: store.parameter_count(),
         metrics: finite(outcome.metrics),
     })?;
+    if !config.test {
+        // Of a search only the scores matter; hundreds of checkpoints would stay behind.
+        std::fs::remove_dir_all(run.checkpoints())?;
+    }
     Ok(true)
+}
+
+fn is_divergence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TrainError::NonFinite { .. }))
 }
 
 /// Builds the task of a configuration and trains it in `run`.
@@ -85,14 +113,14 @@ pub(crate) fn run_cell(
 /// The network with the table deviation that makes kappa of the first batch smallest, among 14
 /// from 0.01 to 0.9 by factors of sqrt(2).
 ///
-/// kappa falls with the scale until the tables drown the image, so the best is often the largest:
-/// a normal that is truncated at +-2 allows no more.
+/// kappa falls with the scale until the tables drown the image, so the best is often the largest;
+/// beyond it the truncation at +-2 makes the deviation that is drawn fall behind the one asked for.
 fn smallest_kappa(
     config: &RunConfig,
     splits: &Splits,
     device: &Device,
 ) -> Result<VitConfig, TaskError> {
-    let images = training_images(splits, config.data.batch_size, device)?;
+    let images = first_images(config, splits, device)?;
     let mut best = (f64::INFINITY, None);
     for i in 0..14 {
         let table_std = 0.01 * 2f64.powf(0.5 * f64::from(i));

@@ -68,8 +68,15 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     for word in ["ViT", "DeiT", "published", "UCI digits", "paper: ImageNet-1k", "81.3", "82.5"] {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
+    // Every arm has a run in the record, and a row of its own in the table.
     for arm in arms.split(',') {
-        assert!(table.contains(arm), "{arm} is missing in\n{table}");
+        for row in ["vit", "deit"] {
+            let line = format!(",{row},{arm},published,");
+            assert!(results(&first).contains(&line), "no run {line}");
+        }
+        let rows = text(&first.join("table.csv"));
+        let of_arm = rows.lines().filter(|line| line.contains(&format!(",{arm},")));
+        assert!(of_arm.count() >= 2, "{arm} is missing in\n{rows}");
     }
     for file in ["results.csv", "timings.csv", "table.md", "table.tex", "table.csv", "curves.svg"] {
         assert!(first.join(file).exists(), "{file}");
@@ -77,7 +84,7 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
 
     run(&second, "2");
     assert_eq!(results(&first), results(&second), "one and two cells side by side");
-    let cell = "vit/pooled-published/seed0/metrics.jsonl";
+    let cell = "vit/pooled-published/seed100/metrics.jsonl";
     assert_eq!(text(&first.join(cell)), text(&second.join(cell)));
 
     // A second run keeps every cell, a report needs no training: the same table.
@@ -93,7 +100,7 @@ fn one_and_two_threads_train_to_the_same_bits() {
     let wide = ["--models", "vit", "--arms", "conditioned,pooled", "--seeds", "1"];
     let wide = [&wide[..], &["--set", "width=64", "--set", "batch_size=110"]].concat();
     success(&[&["--preset", "smoke", "--out", one.to_str().unwrap()], &wide[..]].concat());
-    for cell in ["vit/conditioned-published/seed0", "vit/pooled-published/seed0"] {
+    for cell in ["vit/conditioned-published/seed100", "vit/pooled-published/seed100"] {
         let folder = two.join(cell);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::copy(one.join(cell).join("config.json"), folder.join("config.json")).unwrap();
@@ -124,7 +131,7 @@ fn a_killed_run_resumes_to_the_same_results() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let checkpoints = killed.join("vit/baseline-published/seed0/checkpoints");
+    let checkpoints = killed.join("vit/baseline-published/seed100/checkpoints");
     let limit = Instant::now() + Duration::from_secs(120);
     while !checkpoints.read_dir().is_ok_and(|mut files| files.next().is_some()) {
         assert!(Instant::now() < limit, "no checkpoint after two minutes");
@@ -135,7 +142,7 @@ fn a_killed_run_resumes_to_the_same_results() {
     assert!(!killed.join("results.csv").exists(), "it was killed in the middle");
 
     // The orphaned worker stops when its input closes; until then its folder is locked.
-    let folder = killed.join("vit/baseline-published/seed0");
+    let folder = killed.join("vit/baseline-published/seed100");
     let lock = std::fs::File::open(folder.join("lock")).unwrap();
     while lock.try_lock().is_err() {
         assert!(Instant::now() < limit, "the worker outlives its parent");
@@ -148,8 +155,51 @@ fn a_killed_run_resumes_to_the_same_results() {
         success(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }
     assert_eq!(results(&killed), results(&whole));
-    let metrics = "vit/baseline-published/seed0/metrics.jsonl";
+    let metrics = "vit/baseline-published/seed100/metrics.jsonl";
     assert_eq!(text(&killed.join(metrics)), text(&whole.join(metrics)));
+}
+
+#[test]
+fn a_worker_killed_in_a_step_resumes_from_its_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
+    let one = ["--preset", "smoke", "--models", "deit", "--arms", "pooled", "--seeds", "1"];
+    let long = ["--set", "epochs=40", "--out", whole.to_str().unwrap()];
+    success(&[&one[..], &long[..]].concat());
+    let cell = "deit/pooled-published/seed100";
+    let folder = killed.join(cell);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(whole.join(cell).join("config.json"), folder.join("config.json")).unwrap();
+
+    let worker = || {
+        let mut worker = table1(&["train", folder.to_str().unwrap()]);
+        worker.env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
+        worker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let is_checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
+    };
+    let mut child = worker();
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(is_checkpoint)) {
+        assert!(Instant::now() < limit, "no checkpoint after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!folder.join("summary.json").exists(), "it was killed in the middle");
+
+    let mut child = worker();
+    let input = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(input);
+    assert!(output.status.success());
+    let first: serde_json::Value =
+        serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+    assert!(first["step"].as_u64().unwrap() > 1, "it resumed: {first}");
+    for file in ["metrics.jsonl", "summary.json"] {
+        assert_eq!(text(&whole.join(cell).join(file)), text(&folder.join(file)), "{file}");
+    }
 }
 
 #[test]
@@ -161,7 +211,7 @@ fn a_search_records_settings_that_a_run_uses() {
     success(&[&["tune"], &arguments[..], &["--out", search]].concat());
     let tuned = format!("{search}/tuned.json");
     let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
-    assert_eq!(json["vit"]["baseline"]["published"]["table_std"], 0.02);
+    assert_eq!(json["rows"]["vit"]["baseline"]["published"]["table_std"], 0.02);
     success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
     assert!(text(&Path::new(out).join("results.csv")).lines().count() >= 2);
     // No cell of a search has seen the test images.
@@ -199,6 +249,10 @@ fn bad_input_gets_one_clear_error() {
         (&["--tuned", &at("absent"), "--preset", "smoke"], &["absent"]),
         (&["--preset", "smoke", "--set", "train_images=5000"], &["UCI digits", "5000"]),
         (&["--preset", "smoke", "--set", "strength=-1"], &["-1"]),
+        (&["--preset", "smoke", "--set", "epochs=0"], &["`epochs` must be at least 1"]),
+        (&["--preset", "smoke", "--set", "width=63"], &["4 heads do not divide width 63"]),
+        (&["--preset", "smoke", "--set", "batch_size=0"], &["batch_size=0"]),
+        (&["--preset", "smoke", "--set", "model=vit-28"], &["vit-28 takes [1, 28, 28]"]),
     ];
     for (arguments, expected) in cases {
         let error = failure(&[*arguments, &["--out", &out]].concat());
@@ -218,9 +272,21 @@ fn an_absurd_rate_stops_the_run_by_name_and_step() {
     let out = root.path().join("out");
     let arguments = [&SMALL[..], &["--set", "rate=1e30", "--out", out.to_str().unwrap()]].concat();
     let error = failure(&arguments);
-    for part in ["vit baseline", "step", "lower the rate"] {
+    for part in ["vit baseline set seed 100", "step", "lower the rate"] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn runs_of_different_recipes_do_not_make_one_table() {
+    let root = tempfile::tempdir().unwrap();
+    let small = ["--preset", "smoke", "--models", "vit", "--seeds", "1", "--arms"];
+    for (arm, out, epochs) in [("init", "a", "epochs=1"), ("baseline", "b", "epochs=2")] {
+        let out = root.path().join(out);
+        success(&[&small[..], &[arm, "--set", epochs, "--out", out.to_str().unwrap()]].concat());
+    }
+    let error = failure(&["report", "--out", root.path().to_str().unwrap()]);
+    assert!(error.contains("different recipes"), "{error}");
 }
 
 #[test]

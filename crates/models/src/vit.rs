@@ -140,8 +140,11 @@ impl VitConfig {
         embed + self.depth * block + c * self.classes
     }
 
-    /// Checks what the field types cannot.
-    fn validate(&self) -> Result<()> {
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn validate(&self) -> Result<()> {
         let positive = [
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
@@ -163,6 +166,9 @@ impl VitConfig {
         }
         if !self.width.is_multiple_of(self.heads) {
             candle_core::bail!("vit: {} heads do not divide width {}", self.heads, self.width);
+        }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            candle_core::bail!("vit: drop_path {} is not a probability in [0, 1)", self.drop_path);
         }
         if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
             candle_core::bail!("vit: table_std {} must be finite and >= 0", self.table_std);

@@ -42,7 +42,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if !kernel::serves(x) {
         return reference::layer_norm(x, weight, bias, eps);
     }
-    if x.dims().last() != weight.dims().last() || weight.dims() != bias.dims() {
+    if weight.rank() != 1 || x.dims().last() != weight.dims().last() || weight.dims() != bias.dims()
+    {
         candle_core::bail!(
             "layer_norm: input {:?}, weight {:?}, bias {:?} do not share the last dimension",
             x.dims(),

@@ -58,7 +58,7 @@ pub use dropout::{DropPath, Dropout};
 pub use gelu::gelu;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
-pub use loss::{cross_entropy, smooth_one_hot};
+pub use loss::cross_entropy;
 pub use mode::Mode;
 pub use patch_embed::PatchEmbed;
 pub use store::{Store, StoreError};

@@ -51,8 +51,12 @@ impl candle_core::Module for Linear {
         };
         let (outputs, inputs) = self.weight.dims2()?;
         let mut dims = x.dims().to_vec();
-        if dims.last() != Some(&inputs) {
-            candle_core::bail!("linear: input {dims:?} does not end in {inputs} features");
+        if dims.last() != Some(&inputs) || bias.dims() != [outputs] {
+            candle_core::bail!(
+                "linear: input {dims:?}, weight {:?} and bias {:?} do not fit",
+                self.weight.dims(),
+                bias.dims()
+            );
         }
         let rows = x.elem_count() / inputs.max(1);
         let flat = x.reshape((rows, inputs))?.contiguous()?;

@@ -1,6 +1,6 @@
-//! Cross-entropy with soft targets, and label smoothing.
+//! Cross-entropy with soft targets.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Real};
 use crate::reference;
@@ -25,29 +25,6 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         return reference::cross_entropy(logits, &targets);
     }
     logits.contiguous()?.apply_op1(CrossEntropyOp { targets })
-}
-
-/// One-hot targets with label smoothing as timm's: 1 - eps + eps/K on the label, eps/K elsewhere.
-///
-/// The result is (B, K) in `f32` on `device`.
-///
-/// # Errors
-/// When a label is not below `classes`.
-pub fn smooth_one_hot(
-    labels: &[u32],
-    classes: usize,
-    smoothing: f64,
-    device: &Device,
-) -> Result<Tensor> {
-    let off = smoothing / classes as f64;
-    let mut targets = vec![off as f32; labels.len() * classes];
-    for (row, &label) in targets.chunks_exact_mut(classes.max(1)).zip(labels) {
-        match row.get_mut(label as usize) {
-            Some(target) => *target = (1.0 - smoothing + off) as f32,
-            None => candle_core::bail!("label {label} is not below the {classes} classes"),
-        }
-    }
-    Tensor::from_vec(targets, (labels.len(), classes), device)?.to_dtype(DType::F32)
 }
 
 struct CrossEntropyOp {

@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use conditioned_nn::{Mode, Store};
 
@@ -36,13 +35,12 @@ pub fn fit<T: Task>(
     let plan = Plan::new(config, task.batches_per_epoch())?;
     let mut state = State::open(store, config, run)?;
     let (start, total) = (state.step, plan.total());
-    let (mut seconds_here, mut interrupted) = (0.0, false);
+    let mut interrupted = false;
 
     while state.step < total && !interrupted {
         let epoch = plan.epoch(state.step);
         let mut batches = open(task, &plan, state.step)?;
         while plan.epoch(state.step) == epoch && !interrupted {
-            let clock = Instant::now();
             let (done, step) = (state.step, state.step + 1);
             let rate = config.schedule.rate(done, total);
 
@@ -65,7 +63,6 @@ pub fn fit<T: Task>(
                 ema.update()?;
             }
             state.step = step;
-            seconds_here += clock.elapsed().as_secs_f64();
 
             if step == 1 {
                 let zero_gradients = norms.zeros();
@@ -88,7 +85,6 @@ pub fn fit<T: Task>(
         metrics: state.metrics,
         step: state.step,
         steps_here: state.step - start,
-        seconds_here,
         set_aside: state.set_aside,
     })
 }

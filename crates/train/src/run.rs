@@ -86,9 +86,6 @@ pub struct Outcome {
     pub step: usize,
     /// Optimiser steps done by this call.
     pub steps_here: usize,
-    /// Seconds that this call spent in training steps, batches included; evaluation, records and
-    /// checkpoints excluded. It stands in no record, so that records compare bit for bit.
-    pub seconds_here: f64,
     /// Damaged checkpoints that were passed over, under the names that they now have.
     pub set_aside: Vec<PathBuf>,
 }

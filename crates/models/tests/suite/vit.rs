@@ -44,7 +44,7 @@ fn contradictions_are_errors_that_name_the_numbers() {
         (VitConfig { heads: 5, ..preset.clone() }, "5 heads"),
         (VitConfig { heads: 0, ..preset.clone() }, "heads must be at least 1"),
         (VitConfig { table_std: f64::NAN, ..preset.clone() }, "table_std"),
-        (VitConfig { drop_path: 1.5, ..preset.clone() }, "drop probability"),
+        (VitConfig { drop_path: 1.5, ..preset.clone() }, "drop_path 1.5"),
     ];
     for (config, expected) in cases {
         let message = Vit::new(&config, vb()).unwrap_err().to_string();

@@ -27,10 +27,19 @@ fn agree(
         let d = distance(got, want)?;
         assert!(d < F64_TOLERANCE, "gradient {i} differs by {d}");
     }
-    let singles: Vec<Tensor> =
-        inputs.iter().map(|x| x.to_dtype(DType::F32)).collect::<Result<_>>()?;
-    let d = distance(&fused(&singles)?, &b)?;
+    let singles: Vec<Var> =
+        inputs.iter().map(|x| Var::from_tensor(&x.to_dtype(DType::F32)?)).collect::<Result<_>>()?;
+    let inputs: Vec<Tensor> = singles.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = fused(&inputs)?;
+    let d = distance(&y, &b)?;
     assert!(d < F32_TOLERANCE, "f32 forward differs by {d}");
+    let grads = (y * cotangent.to_dtype(DType::F32)?)?.sum_all()?.backward()?;
+    for (i, (single, var)) in singles.iter().zip(variables).enumerate() {
+        let want = expected.get(var).expect("a reference gradient");
+        let scale = want.abs()?.max_all()?.to_scalar::<f64>()?.max(1.0);
+        let d = distance(grads.get(single).expect("a gradient"), want)? / scale;
+        assert!(d < F32_TOLERANCE, "f32 gradient {i} differs by {d} of its maximum");
+    }
     Ok(())
 }
 
@@ -132,6 +141,23 @@ fn gelu_equals_the_error_function() -> Result<()> {
     let x = Tensor::new(values, &candle_core::Device::Cpu)?;
     assert!(distance(&gelu(&x)?, &expected)? < F64_TOLERANCE);
     assert!(distance(&gelu(&x.to_dtype(DType::F32)?)?, &expected)? < 8.0 * 4e-7);
+    Ok(())
+}
+
+#[test]
+fn gelu_gradient_equals_its_formula_over_several_pieces() -> Result<()> {
+    let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let slope = |x: f64| 0.5 * (1.0 + libm::erf(x / 2f64.sqrt())) + x * density(x);
+    let values: Vec<f64> = (0..50_000).map(|i| f64::from(i) * 3e-4 - 7.5).collect();
+    let expected: Vec<f64> = values.iter().map(|&x| slope(x)).collect();
+    let expected = Tensor::new(expected, &candle_core::Device::Cpu)?;
+    for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
+        let x = Tensor::new(values.as_slice(), &candle_core::Device::Cpu)?;
+        let x = Var::from_tensor(&x.to_dtype(dtype)?)?;
+        let grads = gelu(&x)?.sum_all()?.backward()?;
+        let d = distance(grads.get(&x).expect("a gradient"), &expected)?;
+        assert!(d < tolerance, "{dtype:?}: {d}");
+    }
     Ok(())
 }
 
