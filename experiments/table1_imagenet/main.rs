@@ -11,6 +11,7 @@ mod options;
 mod plan;
 mod recipe;
 mod report;
+mod results;
 mod task;
 mod timing;
 mod train;

@@ -1,75 +1,22 @@
-//! From run folders to `results.csv`, and from there to the table and the curves.
+//! From finished runs to `results.csv`, the table and the curves.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use conditioned_nn::store::write_atomic;
-use conditioned_train::{Event, record};
 use experiments::curves::{Curve, Figure, Panel};
-use experiments::folder::{self, Environment};
 use experiments::statistics::Sample;
 use experiments::table::Table;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::arm::{Arm, Row};
-use crate::cell::{Cell, RunConfig, Start};
 use crate::recipe::Preset;
+use crate::results::{Accuracies, Block, Finished, collect};
 use crate::timing::{self, Timing};
-use crate::train::Summary;
 
 /// The published numbers.
 const PAPER: &str = include_str!("paper.csv");
-
-/// One finished run: a line of `results.csv`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Finished {
-    preset: Preset,
-    data: String,
-    row: Row,
-    arm: Arm,
-    start: Block,
-    best: bool,
-    seed: u64,
-    top1: f64,
-    test_loss: Option<f64>,
-    tune_top1: Option<f64>,
-    kappa_plain: Option<f64>,
-    kappa_conditioned: Option<f64>,
-    train_images: usize,
-    steps: usize,
-    target: f64,
-    steps_to_target: Option<usize>,
-    rate: f64,
-    table_std: f64,
-    parameters: usize,
-    commit: String,
-}
-
-/// The two questions of the table, and whatever was set by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Block {
-    /// Does it help the published model?
-    Published,
-    /// Does it help a tuned one?
-    Tuned,
-    /// Rate or scale of the tables as set on the command line.
-    Set,
-}
-
-impl Block {
-    const ALL: [Self; 3] = [Self::Published, Self::Tuned, Self::Set];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::Tuned => "tuned",
-            Self::Set => "as set",
-        }
-    }
-}
 
 /// Writes `results.csv`, the table in four forms and the curves to `out`, and prints the table.
 ///
@@ -99,106 +46,6 @@ pub(crate) fn write(out: &Path) -> Result<()> {
     println!("{}", table.terminal());
     println!("{}", out.join("{results.csv,table.{md,tex,csv},curves.{svg,png}}").display());
     Ok(())
-}
-
-/// The tuning accuracies of a run, by step.
-type Accuracies = Vec<(usize, f64)>;
-
-/// All finished runs of the table below `out`, sorted by cell, with their learning curves.
-fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
-    if !out.is_dir() {
-        bail!("{}: no such folder; `run` makes it", out.display());
-    }
-    let mut runs = Vec::new();
-    let mut seen = Seen::default();
-    for folder in folder::find(out)? {
-        let config: RunConfig = folder.config()?;
-        let (Some(summary), Some(start)) = (folder.summary::<Summary>()?, block(config.cell.start))
-        else {
-            continue;
-        };
-        seen.admit(&config, folder.path())?;
-        let metric = |name: &str| summary.metrics.get(name).copied().flatten();
-        let cell = config.cell;
-        let Some(top1) = metric("test_accuracy") else {
-            bail!("{}: no test accuracy in summary.json", folder.path().display());
-        };
-        let result = Finished {
-            preset: config.preset,
-            data: config.data.name,
-            row: cell.row,
-            arm: cell.arm,
-            start,
-            best: config.best,
-            seed: cell.seed,
-            top1,
-            test_loss: metric("test_loss"),
-            tune_top1: metric("tune_accuracy"),
-            kappa_plain: metric("kappa_plain"),
-            kappa_conditioned: metric("kappa_conditioned"),
-            train_images: config.data.train_images,
-            steps: summary.steps,
-            target: config.target,
-            steps_to_target: summary.steps_to_target,
-            rate: config.fit.schedule.peak,
-            table_std: summary.table_std,
-            parameters: summary.parameters,
-            commit: commits(&folder.environments()?),
-        };
-        let events = record::read(&folder.path().join("metrics.jsonl"))?;
-        let accuracies = events.into_iter().filter_map(|event| match event {
-            Event::Evaluation { step, metrics, .. } => Some((step, *metrics.get("tune_accuracy")?)),
-            _ => None,
-        });
-        runs.push((result, accuracies.collect()));
-    }
-    if runs.is_empty() {
-        bail!("{}: no finished run", out.display());
-    }
-    runs.sort_by_key(|(r, _)| (r.row, r.start, r.arm, r.seed));
-    Ok(runs.into_iter().unzip())
-}
-
-/// The runs read so far: all of one recipe per row, no cell twice.
-#[derive(Default)]
-struct Seen {
-    recipes: BTreeMap<Row, (RunConfig, PathBuf)>,
-    cells: Vec<(Cell, PathBuf)>,
-}
-
-impl Seen {
-    /// Whether a run may stand beside those read so far.
-    fn admit(&mut self, config: &RunConfig, path: &Path) -> Result<()> {
-        let (row, path) = (config.cell.row, path.to_path_buf());
-        let (common, first) =
-            self.recipes.entry(row).or_insert_with(|| (config.common(), path.clone()));
-        ensure!(
-            *common == config.common(),
-            "{} and {}: runs of different recipes do not belong in one table; separate them",
-            first.display(),
-            path.display()
-        );
-        if let Some((_, first)) = self.cells.iter().find(|(cell, _)| *cell == config.cell) {
-            bail!("{} and {}: the same cell twice", first.display(), path.display());
-        }
-        self.cells.push((config.cell, path));
-        Ok(())
-    }
-}
-
-/// The commits that trained a run.
-fn commits(environments: &[Environment]) -> String {
-    let commits: Vec<&str> = environments.iter().map(|e| e.commit.as_str()).collect();
-    commits.join(" then ")
-}
-
-fn block(start: Start) -> Option<Block> {
-    match start {
-        Start::Published => Some(Block::Published),
-        Start::Tuned => Some(Block::Tuned),
-        Start::Set => Some(Block::Set),
-        Start::Point(_) => None,
-    }
 }
 
 /// The runs of a cell of the table. Where the best of all settings has the published scale, its
