@@ -45,6 +45,23 @@
 //! | Y = f X, f = norm of X + C over norm of X | [`NormMatched`] |
 //! | Y = (X - mu) / sqrt(v + eps) | [`Standardise`] |
 //! | sigma_i, kappa, rank | [`spectra`], [`condition_number`], [`effective_condition_number`] |
+//! | sigma_1 by products alone | [`spectral_norm`] |
+//! | U V^T, exact or iterative | [`Polar`] |
+//! | W (I + t sigma_1 (W^T W)^(-1/2)) | [`ConditionedTable`] |
+//! | f^2 = tr(M G M) / tr(G) | [`Pooled::norm_matched_scale`] |
+//! | Proposition 4.2, both sides | [`bounds`] |
+//!
+//! # Siblings
+//!
+//! Methods of the same school that act elsewhere; they combine with conditioned tokens.
+//!
+//! | acts on | item | causal |
+//! | --- | --- | --- |
+//! | tokens | [`TokenGraying`], by SVD or DCT | no |
+//! | tokens | [`NormMatched`], the control | no; [`Pooled::norm_matched_scale`] is |
+//! | weights | [`SpectralConditioning`] | yes |
+//! | weights | [`WeightConditioning`] | yes |
+//! | attention | [`PreconditionedAttention`] | yes |
 //!
 //! # Per sequence or pooled
 //!
@@ -59,31 +76,48 @@
 #![allow(non_snake_case)]
 
 mod blocks;
+pub mod bounds;
 mod conditioner;
 mod correction;
 mod error;
+mod exact;
+mod express;
 mod flat;
 mod gram;
 mod host;
+mod iterative;
 mod norm_matched;
 mod op;
 mod polar;
 mod pooled;
 mod pooled_config;
+mod power;
+mod preconditioned_attention;
 mod product;
 mod running;
+mod spectral_conditioning;
 mod spectrum;
 mod standardise;
 mod svd;
+mod table;
+mod token_graying;
+mod weight_conditioning;
 
 pub use conditioner::Conditioner;
 pub use correction::Gradient;
 pub use error::{Error, Result};
+pub use exact::TAU;
 pub use norm_matched::NormMatched;
-pub use polar::TAU;
+pub use polar::{Polar, TOLERANCE};
 pub use pooled::Pooled;
 pub use pooled_config::{POOLED_FLOOR, PooledConfig, Source};
+pub use power::spectral_norm;
+pub use preconditioned_attention::PreconditionedAttention;
+pub use spectral_conditioning::SpectralConditioning;
 pub use spectrum::{
     Spectrum, condition_number, effective_condition_number, spectra, spectra_masked,
 };
 pub use standardise::{EPSILON, MOMENTUM, Standardise};
+pub use table::ConditionedTable;
+pub use token_graying::TokenGraying;
+pub use weight_conditioning::WeightConditioning;
