@@ -61,7 +61,7 @@ fn written_sample() -> Result<PathBuf> {
     let mean: Vec<f32> = (0..32).map(|_| draw()).collect();
     let tokens: Vec<f32> = (0..200 * 32).map(|at| mean[at % 32] + 0.05 * draw()).collect();
     let angle = |at: usize| (at / 32) as f32 / 1000f32.powf((at % 32 / 2) as f32 / 16.0);
-    let wave = |at: usize| if at % 2 == 0 { angle(at).sin() } else { angle(at).cos() };
+    let wave = |at: usize| if at.is_multiple_of(2) { angle(at).sin() } else { angle(at).cos() };
     let tokens = Tensor::from_vec(tokens, (200, 32), &Device::Cpu)?;
     let positions =
         Tensor::from_vec((0..64 * 32).map(wave).collect::<Vec<_>>(), (64, 32), &Device::Cpu)?;

@@ -86,6 +86,7 @@ mod flat;
 mod gram;
 mod host;
 mod iterative;
+mod map;
 mod norm_matched;
 mod op;
 mod polar;

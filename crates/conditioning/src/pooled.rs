@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{Module, Tensor};
 use faer::{Mat, MatRef};
 
 use crate::blocks::check_channels;
 use crate::conditioner::checked_strength;
-use crate::exact::Basis;
 use crate::flat::{flatten, restore};
 use crate::gram::GramSum;
+use crate::map::{inverse_root_map, tensor};
 use crate::op::{Backward, attach};
 use crate::pooled_config::{PooledConfig, Source};
 use crate::product::product;
-use crate::running::{Running, checked_finite, checked_fraction};
+use crate::running::{Running, checked_fraction};
 use crate::{Error, Result};
 
 const GRAM: &str = "running_gram";
@@ -289,30 +289,6 @@ impl Pooled {
         let M = tensor(&M)?.to_dtype(tokens.dtype())?.to_device(x.device())?;
         restore(&tokens.matmul(&M)?, x, mask)
     }
-}
-
-/// M = I + t sigma_1 L of a Gram matrix (d, d) given row by row; symmetric to the bit, as L is.
-pub(crate) fn inverse_root_map(
-    name: &'static str,
-    gram: &[f64],
-    d: usize,
-    t: f64,
-    floor: f64,
-) -> Result<Arc<Mat<f64>>> {
-    checked_finite(name, gram)?;
-    let basis = Basis::of_gram(MatRef::from_row_major_slice(gram, d, d))?;
-    let mut M = Mat::identity(d, d);
-    if let Some(L) = basis.inverse_root(floor) {
-        M += faer::Scale(t * basis.spectral_norm()) * L;
-    }
-    Ok(Arc::new(M))
-}
-
-/// M: (d, d) as a tensor, f64 on the CPU.
-fn tensor(M: &Mat<f64>) -> Result<Tensor> {
-    let d = M.nrows();
-    let values: Vec<f64> = (0..d * d).map(|at| M[(at / d, at % d)]).collect();
-    Ok(Tensor::from_vec(values, (d, d), &Device::Cpu)?)
 }
 
 impl Module for Pooled {

@@ -7,8 +7,8 @@ use faer::Mat;
 
 use crate::conditioner::checked_strength;
 use crate::gram::GramSum;
+use crate::map::inverse_root_map;
 use crate::op::{Backward, attach};
-use crate::pooled::inverse_root_map;
 use crate::pooled_config::POOLED_FLOOR;
 use crate::product::product;
 use crate::{Error, Result};
