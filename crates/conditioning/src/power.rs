@@ -1,7 +1,7 @@
 //! The largest singular value by power iteration, without a starting vector.
 //!
 //! ```text
-//! H = X X^T (small side first, k x k),   H <- H^2 / ||H^2||_F   12 times:   P = H^q, q = 4096
+//! H = X X^T (small side first, k x k),   H <- H^2 / ||H^2||_F   up to 12 times:   P = H^q, q <= 4096
 //! ||P||_F^(1/q)      in [lambda_1, lambda_1 k^(1/2q)]     a bound from above
 //! tr(P H) / tr(P)    in [lambda_1 (1 - ln(k)/q), lambda_1]   the Rayleigh quotient of P
 //! ```
@@ -10,7 +10,9 @@
 //! orthogonal to what is sought. Both are exact to rounding unless singular values crowd within
 //! 1e-3 of the first. Products only: it runs on every device.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par, Scale};
 
 use crate::blocks::Layout;
 use crate::host::each_block;
@@ -20,21 +22,53 @@ use crate::{Error, Result};
 const SQUARINGS: usize = 12;
 
 /// sigma_1 of every sequence by power iteration: (B, N, d) -> (B,) and (N, d) -> (), on the device
-/// of x; f64 on the CPU, elsewhere f64 for f64 and f32 for the rest.
+/// of x. On the CPU it computes and returns f64, elsewhere f64 for f64 and f32 for the rest.
 ///
 /// It never exceeds sigma_1 beyond rounding and falls short by at most ln(min(N, d)) / 8192,
 /// relatively, where singular values crowd below the first; otherwise by rounding only.
-/// [`Spectrum::spectral_norm`](crate::Spectrum::spectral_norm) is exact, and slower by the whole
-/// decomposition.
+/// [`Spectrum::spectral_norm`](crate::Spectrum::spectral_norm) is exact there too, and slower.
 ///
 /// # Errors
 ///
 /// Another rank or dtype; on the CPU NaN or infinity in x, by position. Other devices pass them on.
 pub fn spectral_norm(x: &Tensor) -> Result<Tensor> {
     let leading = &x.dims()[..x.rank().saturating_sub(2)];
-    let wide = if x.device().is_cpu() { DType::F64 } else { working_dtype(x)? };
-    let rows = Rows::new(x, None, wide)?;
+    if x.device().is_cpu() {
+        let found = each_block("x", x, &Layout::sequences(x, None)?, |block| {
+            Ok(rayleigh(block.matrix()) / block.scale)
+        })?;
+        let values = found.into_iter().map(|top| top.unwrap_or(0.0)).collect::<Vec<_>>();
+        return Ok(Tensor::from_vec(values, leading, &Device::Cpu)?);
+    }
+    let rows = Rows::new(x, None, working_dtype(x)?)?;
     Ok((rows.top(Estimate::Rayleigh)? * rows.scale)?.reshape(leading)?)
+}
+
+/// sigma_1 of X on the host.
+fn rayleigh(X: MatRef<'_, f64>) -> f64 {
+    let X = if X.nrows() <= X.ncols() { X } else { X.transpose() };
+    let k = X.nrows();
+    let mut H = Mat::zeros(k, k);
+    matmul(&mut H, Accum::Replace, X, X.transpose(), 1.0, Par::Seq);
+    let size = H.norm_l2();
+    if size == 0.0 {
+        return 0.0;
+    }
+    H *= Scale(1.0 / size);
+    let trace = |A: &Mat<f64>| A.diagonal().column_vector().sum();
+    let (mut P, mut next) = (H.clone(), Mat::zeros(k, k));
+    for _ in 0..SQUARINGS {
+        // Norm 1 and trace 1: P is one projector, and no power changes it.
+        if trace(&P) < 1.0 + f64::EPSILON {
+            break;
+        }
+        matmul(&mut next, Accum::Replace, &P, &P, 1.0, Par::Seq);
+        let norm = next.norm_l2();
+        std::mem::swap(&mut P, &mut next);
+        P *= Scale(1.0 / norm);
+    }
+    let product: f64 = (0..k).map(|j| P.col(j).transpose() * H.col(j)).sum();
+    (size * product / trace(&P)).sqrt()
 }
 
 /// The dtype that iterations compute in.
