@@ -26,14 +26,15 @@ pub enum Polar {
     /// Directions with sigma_i >= 1e-6 sigma_1 get their part t sigma_1 to within `tolerance`,
     /// relatively; weaker ones a part that falls to zero in proportion to sigma_i. The number of
     /// steps follows from the tolerance alone, so the bits of a sequence do not depend on its batch:
-    /// 12 steps for 1e-3.
+    /// 12 steps for 1e-3. NaN and infinity are errors on the CPU and pass through elsewhere. The
+    /// derivative of [`Gradient::Full`](crate::Gradient::Full) is computed on the host all the same.
     Iterative {
         /// In (0, 1); below 1e-5 only f64 tokens can follow.
         tolerance: f64,
     },
 }
 
-/// The tolerance of the automatic choice: kappa(Y) <= 2.002 at t = 1.
+/// The tolerance of the automatic choice: kappa(Y) <= 2.002 at t = 1 before rounding.
 pub const TOLERANCE: f64 = 1e-3;
 
 impl Polar {
@@ -42,8 +43,9 @@ impl Polar {
     ///
     /// On the CPU the eigenproblem was faster at every size measured, (8, 512) to (1024, 768), by
     /// 2.8 times or more (`docs/NUMERICS.md`): it needs two products with X where the iteration needs
-    /// 24, and it works on as many sequences at once as there are threads. On a GPU the products are nearly free, and the exact way would
-    /// move X to the host and back; this half of the rule is arithmetic and not yet a measurement.
+    /// 24, and it works on as many sequences at once as there are threads. That held whatever the
+    /// size, so the size does not enter yet. On a GPU the products are nearly free, and the exact way
+    /// would move X to the host and back; this half of the rule is arithmetic, not yet a measurement.
     pub fn choose(_tokens: usize, _channels: usize, device: &Device) -> Self {
         match device {
             Device::Cpu => Self::Exact,
