@@ -163,3 +163,27 @@ fn norm(x: &Tensor) -> Result<Tensor> {
 fn one_if_zero(x: &Tensor) -> Result<Tensor> {
     Ok((x + x.eq(&x.zeros_like()?)?.to_dtype(x.dtype())?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_and_the_host_agree() -> Result<()> {
+        // Deterministic entries without structure; 2 sequences on either side of square.
+        for shape in [(2, 7, 12), (2, 12, 7)] {
+            let values = (0..168).map(|i| f64::from(i * i * 37 % 101) - 50.0).collect::<Vec<_>>();
+            let x = Tensor::from_vec(values, shape, &Device::Cpu)?;
+            let rows = Rows::new(&x, None, DType::F64)?;
+            let host = spectral_norm(&x)?.to_vec1::<f64>()?;
+            for (estimate, above) in [(Estimate::Rayleigh, 0.0), (Estimate::Above, 2e-4)] {
+                let found = (rows.top(estimate)? * &rows.scale)?.flatten_all()?.to_vec1::<f64>()?;
+                for (found, host) in found.iter().zip(&host) {
+                    assert!(*found >= host * (1.0 - 1e-12), "{found} {host}");
+                    assert!(*found <= host * (1.0 + above + 1e-12), "{found} {host}");
+                }
+            }
+        }
+        Ok(())
+    }
+}

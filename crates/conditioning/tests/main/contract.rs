@@ -110,7 +110,7 @@ fn check(x: &Tensor, y: &Tensor, t: f64, exponent: i32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn every_kind_of_tokens(
