@@ -42,7 +42,7 @@ impl Polar {
     /// [`TOLERANCE`].
     ///
     /// On the CPU the eigenproblem was faster at every size measured, (8, 512) to (1024, 768), by
-    /// 2.8 times or more (`docs/NUMERICS.md`): it needs two products with X where the iteration needs
+    /// 2.7 times or more (`docs/NUMERICS.md`): it needs two products with X where the iteration needs
     /// 24, and it works on as many sequences at once as there are threads. That held whatever the
     /// size, so the size does not enter yet. On a GPU the products are nearly free, and the exact way
     /// would move X to the host and back; this half of the rule is arithmetic, not yet a measurement.
