@@ -1,55 +1,92 @@
-//! How long conditioning takes at the shapes that enter the first layer of a few models.
+//! How long conditioning takes, one JSON line a run: forward, detached, t = 1.
 //!
-//! `cargo run --release --example time_exact -p candle-conditioning`
+//! ```text
+//! cargo run --release --example time_exact -p candle-conditioning -- \
+//!     [--shape 32,197,768] [--kappa 1e3] [--seed 0] [--runs 9] [--polar '"exact"'] [--input FILE]
+//! ```
+//!
+//! `--input` reads the tensor `x` of a safetensors file instead of making one, so that another
+//! program can be timed on the same bits: `scripts/compare_conditioning.py` does.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;
 
-use candle_conditioning::{Conditioner, Pooled, PooledConfig, Result, Source};
-use candle_core::{Device, Tensor};
+use candle_conditioning::{Conditioner, Polar, condition_number};
+use candle_core::{DType, Device, Error, Result, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
-const REPETITIONS: usize = 9;
-
-/// (B, N, d): digits, small images, ViT-Ti at 32 pixels, ViT-B at 224 pixels.
-const SHAPES: [(usize, usize, usize); 4] =
-    [(65, 17, 64), (128, 50, 64), (64, 65, 192), (32, 197, 768)];
-
-/// Channel scales falling by this factor from first to last, so that the condition number is that of
-/// real tokens and not of white noise.
-const DECAY: f64 = 1e3;
+struct Options {
+    shape: Vec<usize>,
+    kappa: f64,
+    seed: u64,
+    runs: usize,
+    polar: Option<Polar>,
+    input: Option<String>,
+}
 
 fn main() -> Result<()> {
-    println!(
-        "{:>16} {:>12} {:>12} {:>12} {:>12}  ms",
-        "(B, N, d)", "exact", "train", "eval", "observe"
-    );
-    for (b, n, d) in SHAPES {
-        let scales: Vec<f32> = (0..d).map(|c| DECAY.powf(-(c as f64) / d as f64) as f32).collect();
-        let x = Tensor::randn(0f32, 1.0, (b, n, d), &Device::Cpu)?;
-        let x = x.broadcast_mul(&Tensor::from_vec(scales, d, &Device::Cpu)?)?;
-        let conditioner = Conditioner::default();
-        let config = PooledConfig { source: Source::Current, ..PooledConfig::default() };
-        let pooled = Pooled::new(config, d)?;
-        pooled.observe(&x)?;
-        println!(
-            "{:>16} {:>12.2} {:>12.2} {:>12.2} {:>12.2}",
-            format!("({b}, {n}, {d})"),
-            best(|| conditioner.forward(&x).map(drop))?,
-            best(|| pooled.forward_train(&x).map(drop))?,
-            best(|| pooled.forward(&x).map(drop))?,
-            best(|| pooled.observe(&x))?,
-        );
+    let options = parse(std::env::args().skip(1))?;
+    let x = match &options.input {
+        Some(path) => candle_core::safetensors::load(path, &Device::Cpu)?
+            .remove("x")
+            .ok_or_else(|| Error::msg(format!("{path} has no tensor x")))?,
+        None => decaying(&options)?,
+    };
+    let conditioner = match options.polar {
+        Some(polar) => Conditioner::default().with_polar(polar)?,
+        None => Conditioner::default(),
+    };
+    let y = conditioner.forward(&x)?;
+    let kappa = worst(&condition_number(&y)?)?;
+    for _ in 0..options.runs {
+        let start = Instant::now();
+        let y = conditioner.forward(&x)?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        drop(y);
+        let line = serde_json::json!({
+            "shape": x.dims(), "milliseconds": milliseconds, "kappa": kappa,
+        });
+        println!("{line}");
     }
     Ok(())
 }
 
-/// The shortest of a few runs, in milliseconds.
-fn best(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut shortest = f64::INFINITY;
-    for _ in 0..REPETITIONS {
-        let start = Instant::now();
-        run()?;
-        shortest = shortest.min(start.elapsed().as_secs_f64() * 1e3);
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
+    let (shape, polar, input) = (vec![32, 197, 768], None, None);
+    let mut options = Options { shape, kappa: 1e3, seed: 0, runs: 9, polar, input };
+    let mut arguments = arguments;
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| Error::msg(format!("{name} lacks a value")))?;
+        match name.as_str() {
+            "--shape" => {
+                let sizes = value.split(',').map(|size| size.parse().map_err(Error::wrap));
+                options.shape = sizes.collect::<Result<_>>()?;
+            }
+            "--kappa" => options.kappa = value.parse().map_err(Error::wrap)?,
+            "--seed" => options.seed = value.parse().map_err(Error::wrap)?,
+            "--runs" => options.runs = value.parse().map_err(Error::wrap)?,
+            "--polar" => options.polar = Some(serde_json::from_str(&value).map_err(Error::wrap)?),
+            "--input" => options.input = Some(value),
+            _ => return Err(Error::msg(format!("unknown option {name}"))),
+        }
     }
-    Ok(shortest)
+    Ok(options)
+}
+
+/// Normal numbers whose channels decay from 1 to 1 / kappa: f32, about that condition number.
+fn decaying(options: &Options) -> Result<Tensor> {
+    let count = options.shape.iter().product();
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let values: Vec<f64> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();
+    let x = Tensor::from_vec(values, options.shape.as_slice(), &Device::Cpu)?;
+    let d = options.shape.last().copied().unwrap_or(1);
+    let decay = |c: usize| options.kappa.powf(-(c as f64) / d as f64);
+    let decay = Tensor::from_vec((0..d).map(decay).collect::<Vec<_>>(), d, &Device::Cpu)?;
+    x.broadcast_mul(&decay)?.to_dtype(DType::F32)
+}
+
+fn worst(kappa: &Tensor) -> Result<f64> {
+    Ok(kappa.flatten_all()?.to_vec1::<f64>()?.into_iter().fold(0.0, f64::max))
 }

@@ -58,34 +58,26 @@ impl Layout {
         first: usize,
     ) -> Result<Option<Block>> {
         let d = self.channels.max(1);
-        let real = || xs.chunks_exact(d).enumerate().filter(|(n, _)| self.is_real(first + n));
+        let mut values = Vec::with_capacity(xs.len());
         let mut peak = 0.0;
-        for (n, row) in real() {
-            peak = f64::max(peak, self.row_peak(tensor, row, first + n)?);
+        for (n, row) in xs.chunks_exact(d).enumerate().filter(|(n, _)| self.is_real(first + n)) {
+            let start = values.len();
+            values.extend(row.iter().map(|v| v.to_f64()));
+            let Some(row_peak) = finite_peak(&values[start..]) else {
+                return Err(self.non_finite(tensor, &values[start..], first + n));
+            };
+            peak = f64::max(peak, row_peak);
         }
         let scale = power_of_two_below_inverse(peak);
-        let mut values = Vec::with_capacity(xs.len());
-        for (_, row) in real() {
-            values.extend(row.iter().map(|v| v.to_f64() * scale));
-        }
+        values.iter_mut().for_each(|v| *v *= scale);
         let rows = values.len() / d;
         Ok((rows > 0).then_some(Block { values, rows, channels: d, scale }))
     }
 
-    /// The largest magnitude of a row, or an error where it is not finite.
-    fn row_peak<T: WithDType>(&self, tensor: &'static str, xs: &[T], row: usize) -> Result<f64> {
-        let (mut peak, mut finite) = (0.0, true);
-        for x in xs {
-            let magnitude = x.to_f64().abs();
-            finite &= magnitude < f64::INFINITY;
-            peak = if magnitude > peak { magnitude } else { peak };
-        }
-        if finite {
-            return Ok(peak);
-        }
-        let channel = xs.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
-        let (batch, token) = self.position(row);
-        Err(Error::NonFinite { tensor, value: xs[channel].to_f64(), batch, token, channel })
+    fn non_finite(&self, tensor: &'static str, row: &[f64], at: usize) -> Error {
+        let channel = row.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let (batch, token) = self.position(at);
+        Error::NonFinite { tensor, value: row[channel], batch, token, channel }
     }
 
     /// Rounds values times `unscale` to the real rows of `out`.
@@ -135,6 +127,22 @@ impl Block {
     pub(crate) fn values(&self) -> &[f64] {
         &self.values
     }
+}
+
+/// The largest magnitude, or `None` where a value is not finite.
+fn finite_peak(values: &[f64]) -> Option<f64> {
+    // Four lanes: the compiler may not reorder one maximum or sum, and so would not vectorise it.
+    let (mut peaks, mut zeros) = ([0.0; 4], [0.0; 4]);
+    let mut take = |lane: usize, value: f64| {
+        let magnitude = value.abs();
+        peaks[lane] = if magnitude > peaks[lane] { magnitude } else { peaks[lane] };
+        zeros[lane] += magnitude * 0.0; // NaN for NaN and infinity, for good
+    };
+    let chunks = values.chunks_exact(4);
+    let rest = chunks.remainder();
+    chunks.for_each(|four| (0..4).for_each(|lane| take(lane, four[lane])));
+    rest.iter().for_each(|&value| take(0, value));
+    (zeros == [0.0; 4]).then(|| peaks.into_iter().fold(0.0, f64::max))
 }
 
 /// The power of two that brings `peak` into [1, 2), as far as f64 has one.

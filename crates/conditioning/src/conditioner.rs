@@ -4,7 +4,9 @@ use candle_core::{Module, Tensor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::correction::{Gradient, conditioned};
+use crate::iterative;
 use crate::op::{Backward, attach};
+use crate::polar::Polar;
 use crate::{Error, Result};
 
 /// Conditions every sequence by itself: Y = X + C, kappa(Y) <= (1 + t)/t.
@@ -20,11 +22,12 @@ use crate::{Error, Result};
 /// reliable singular vectors and fade out. Every row of Y depends on the whole sequence: inside a
 /// causal model this shows each token its future.
 ///
-/// It is pure, has no state, and computes in f64 on the CPU: a tensor of another device makes the
-/// journey there and back. The bits of a sequence do not depend on its batch, on padding that is
-/// masked, or on the number of threads.
+/// It is pure and has no state. How C is computed is a setting, [`Polar`]: in f64 on the host, which
+/// is the default for tensors on the CPU, or by products on the device. The bits of a sequence do not
+/// depend on its batch or on the number of threads, those of the exact way neither on padding that
+/// is masked.
 ///
-/// It serialises as `{"strength": 1.0, "gradient": "detached"}`; missing fields take their default,
+/// It serialises as `{"strength": 1.0, "gradient": "detached", "polar": "automatic"}`; missing fields take their default,
 /// unknown ones and invalid strengths are errors.
 ///
 /// Source: Saratchandran and Lucey, "Enhancing Transformers Through Conditioned Embedded Tokens",
@@ -35,11 +38,13 @@ pub struct Conditioner {
     #[serde(deserialize_with = "deserialize_strength")]
     strength: f64,
     gradient: Gradient,
+    #[serde(deserialize_with = "deserialize_polar")]
+    polar: Polar,
 }
 
 impl Default for Conditioner {
     fn default() -> Self {
-        Self { strength: 1.0, gradient: Gradient::Detached }
+        Self { strength: 1.0, gradient: Gradient::Detached, polar: Polar::Automatic }
     }
 }
 
@@ -58,6 +63,15 @@ impl Conditioner {
         Self { gradient, ..self }
     }
 
+    /// The same with another way to the polar factor.
+    ///
+    /// # Errors
+    ///
+    /// A tolerance outside (0, 1).
+    pub fn with_polar(self, polar: Polar) -> Result<Self> {
+        Ok(Self { polar: polar.checked()?, ..self })
+    }
+
     /// t.
     pub fn strength(&self) -> f64 {
         self.strength
@@ -66,6 +80,11 @@ impl Conditioner {
     /// What flows back through C.
     pub fn gradient(&self) -> Gradient {
         self.gradient
+    }
+
+    /// The way to the polar factor.
+    pub fn polar(&self) -> Polar {
+        self.polar
     }
 
     /// The bound on kappa(Y): (1 + t)/t, infinite at t = 0.
@@ -99,12 +118,29 @@ impl Conditioner {
         if self.strength == 0.0 {
             return Ok(x.clone());
         }
-        let values = conditioned(x, mask, self.strength)?;
+        let values = match self.way(x) {
+            Polar::Iterative { tolerance } => {
+                let y = iterative::conditioned(x, mask, self.strength, tolerance)?;
+                if self.gradient == Gradient::Detached {
+                    return Ok(y);
+                }
+                // The derivative comes from the host whichever way the value came.
+                iterative::host_storage(&y)?
+            }
+            Polar::Automatic | Polar::Exact => conditioned(x, mask, self.strength)?,
+        };
         let backward = match self.gradient {
             Gradient::Detached => Backward::Identity,
             Gradient::Full => Backward::Correction { t: self.strength, mask: mask.cloned() },
         };
         attach(x, values, backward)
+    }
+
+    fn way(&self, x: &Tensor) -> Polar {
+        match (self.polar, x.dims()) {
+            (Polar::Automatic, [.., n, d]) => Polar::choose(*n, *d, x.device()),
+            (polar, _) => polar,
+        }
     }
 }
 
@@ -121,4 +157,8 @@ pub(crate) fn checked_strength(t: f64) -> Result<f64> {
 
 fn deserialize_strength<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     checked_strength(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn deserialize_polar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Polar, D::Error> {
+    Polar::deserialize(deserializer)?.checked().map_err(serde::de::Error::custom)
 }

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::blocks::{Block, Layout};
+use crate::exact::{self, TAU};
 use crate::host::map_blocks;
-use crate::polar::{self, TAU};
 use crate::svd;
 
 /// What flows back through the correction C.
@@ -68,7 +68,7 @@ fn condition(x: &Block, t: f64) -> Result<Vec<f64>> {
     let mut out = x.values().to_vec();
     let (n, d) = x.matrix().shape();
     let Y = MatMut::from_row_major_slice_mut(&mut out, n, d);
-    polar::add_correction(x.matrix(), t, Y)?;
+    exact::add_correction(x.matrix(), t, Y)?;
     Ok(out)
 }
 

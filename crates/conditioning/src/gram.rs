@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use faer::Mat;
 
 use crate::blocks::{Layout, check_channels};
+use crate::exact::gram;
 use crate::host::each_block;
-use crate::polar::gram;
 use crate::{Error, Result};
 
 /// The fewest tokens worth a block of their own.
@@ -39,7 +39,7 @@ impl GramSum {
         check_channels(x, channels)?;
         let rows = x.elem_count() / channels.max(1);
         let layout = Layout::rows(x, mask, BLOCK.max(rows.div_ceil(BLOCKS)))?;
-        let parts = each_block(x, &layout, |block| {
+        let parts = each_block("x", x, &layout, |block| {
             let X = block.matrix();
             let sum = gram(X.transpose(), block.scale.recip() * block.scale.recip());
             Ok(Self { sum, tokens: X.nrows() })

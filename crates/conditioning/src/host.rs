@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use faer::{Mat, MatRef};
 use rayon::prelude::*;
 
 use crate::blocks::{Block, Layout};
@@ -13,11 +14,13 @@ use crate::{Error, Result};
 
 /// `f` of every block of `x`, in order; a block without a real token gives `None`.
 pub(crate) fn each_block<R: Send>(
+    tensor: &'static str,
     x: &Tensor,
     layout: &Layout,
     f: impl Fn(&Block) -> Result<R> + Sync,
 ) -> Result<Vec<Option<R>>> {
     fn run<T: WithDType, R: Send>(
+        tensor: &'static str,
         xs: &[T],
         layout: &Layout,
         f: impl Fn(&Block) -> Result<R> + Sync,
@@ -27,7 +30,7 @@ pub(crate) fn each_block<R: Send>(
             .par_chunks(size)
             .enumerate()
             .map(|(index, xs)| {
-                layout.read("x", xs, index * layout.block)?.as_ref().map(&f).transpose()
+                layout.read(tensor, xs, index * layout.block)?.as_ref().map(&f).transpose()
             })
             .collect();
         // Collected first, so that the error reported is always the earliest.
@@ -37,11 +40,11 @@ pub(crate) fn each_block<R: Send>(
     let (storage, l) = x.storage_and_layout();
     let (storage, range) = cpu_range(&storage, l)?;
     match storage {
-        CpuStorage::F32(v) => run(&v[range], layout, f),
-        CpuStorage::F64(v) => run(&v[range], layout, f),
-        CpuStorage::F16(v) => run(&v[range], layout, f),
-        CpuStorage::BF16(v) => run(&v[range], layout, f),
-        _ => Err(dtype_error("x", x.dtype())),
+        CpuStorage::F32(v) => run(tensor, &v[range], layout, f),
+        CpuStorage::F64(v) => run(tensor, &v[range], layout, f),
+        CpuStorage::F16(v) => run(tensor, &v[range], layout, f),
+        CpuStorage::BF16(v) => run(tensor, &v[range], layout, f),
+        _ => Err(dtype_error(tensor, x.dtype())),
     }
 }
 
@@ -113,6 +116,17 @@ impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F
         let values = (self.f)(std::array::from_fn(|k| &blocks[k]))?;
         self.layout.write(&values, 1.0 / blocks[K - 1].scale, row, out)
     }
+}
+
+/// Tokens (N, d) as one matrix in f64, the numbers as they stand.
+pub(crate) fn matrix(name: &'static str, x: &Tensor) -> Result<Mat<f64>> {
+    let &[n, d] = x.dims() else {
+        let (found, expected) = (x.shape().clone(), "two dimensions".to_string());
+        return Err(Error::Shape { tensor: name, found, expected });
+    };
+    each_block(name, x, &Layout::rows(x, None, n)?, |_| Ok(()))?;
+    let values: Vec<f64> = on_host(x)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    Ok(MatRef::from_row_major_slice(&values, n, d).to_owned())
 }
 
 /// The tensor without its graph, contiguous, on the CPU; no copy if it is so already.

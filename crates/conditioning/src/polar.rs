@@ -1,169 +1,65 @@
-//! The exact path to the polar factor: one symmetric eigenproblem of the small side, in f64.
-//!
-//! ```text
-//! X = U S V^T,   C = t sigma_1 U f(S) V^T,   f(sigma) = min(1, sigma / (tau sigma_1))
-//! ```
-//!
-//! With the small side first (k = min(N, d) rows; transpose if N > d), `X X^T = E S^2 E^T` and
-//!
-//! ```text
-//! C = t sigma_1 L X,   L = E diag(1 / max(sigma_i, tau sigma_1)) E^T   (k, k)
-//! ```
-//!
-//! A Gram matrix squares the condition number: near `1e-8 sigma_1` its eigenvalues are nothing but
-//! rounding. The tokens themselves still hold the digits. So if there are such weak directions, the
-//! weaker part of the basis is projected out of X, where it is large compared with its own rounding,
-//! and gets an eigenproblem of its own, and so on. Down to `tau sigma_1` the error of C then stays
-//! below 1e-7. (A Newton-Schulz step would restore those directions too, but it would also lift the
-//! degenerate ones, which f leaves alone.)
+//! Which way leads to the polar factor U V^T of X = U S V^T.
 
-use faer::diag::DiagMut;
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
-pub const TAU: f64 = 1e-7;
-
-/// A basis with sigma_min < LOST sigma_1 is solved again in its weaker part: at the fraction r the
-/// eigenvalues of a Gram matrix are good to 1e-16 / r^2, here 2e-9.
-const LOST: f64 = 1.0 / 4096.0;
-
-/// The weaker part: sigma_i < WEAK sigma_1. Rounding mixes directions a > b by 1e-16 sigma_1^2 / (a b),
-/// which nothing undoes if they come to lie on different sides: 2e-8 for a = WEAK, b = tau.
-const WEAK: f64 = 1.0 / 16.0;
-
-/// Eigenvectors of a Gram matrix with the square roots of its eigenvalues.
-pub(crate) struct Basis {
-    /// E: (k, k), one eigenvector a column.
-    E: Mat<f64>,
-    /// sigma_i of column i; the largest is the last.
-    sigma: Vec<f64>,
-}
-
-impl Basis {
-    /// The basis of a Gram matrix, whose lower triangle is read.
-    pub(crate) fn of_gram(G: MatRef<'_, f64>) -> Result<Self> {
-        let (E, lambda) = eigen(G)?;
-        // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
-        let sigma = lambda.into_iter().map(|l| l.max(0.0).sqrt()).collect();
-        Ok(Self { E, sigma })
-    }
-
-    /// The left singular vectors and values of X: (k, m) with k <= m.
-    pub(crate) fn of_rows(X: MatRef<'_, f64>) -> Result<Self> {
-        let mut basis = Self::of_gram(gram(X, 1.0).as_ref())?;
-        let floor = TAU * basis.spectral_norm();
-        basis.refine(X, floor)?;
-        Ok(basis)
-    }
-
-    /// sigma_1.
-    pub(crate) fn spectral_norm(&self) -> f64 {
-        self.sigma.last().copied().unwrap_or(0.0)
-    }
-
-    /// Solves the weaker part again, from X instead of its Gram matrix, if it has lost its digits.
+/// How C = t sigma_1 U V^T is computed.
+///
+/// | choice | arithmetic | where | kappa(Y) at t = 1 |
+/// | --- | --- | --- | --- |
+/// | `Exact` | an eigenproblem of the small Gram side, f64 | on the host | 2 (1 + 1e-6), kappa(X) to 1e7 |
+/// | `Iterative` | matrix products alone, f32 (f64 for f64) | on the device of X | 2 + tolerance, kappa(X) to 1e6 |
+///
+/// It serialises as `"automatic"`, `"exact"` or `{"iterative": {"tolerance": 0.001}}`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Polar {
+    /// What [`Polar::choose`] says.
+    #[default]
+    Automatic,
+    /// The symmetric eigenproblem, in f64 on the host.
+    Exact,
+    /// Polar Express polynomials, on the device of X.
     ///
-    /// Below `floor` every direction has the same weight in L, so that it matters no more how they
-    /// are mixed.
-    fn refine(&mut self, X: MatRef<'_, f64>, floor: f64) -> Result<()> {
-        let top = self.spectral_norm();
-        if top <= floor || self.sigma[0] >= LOST * top {
-            return Ok(());
+    /// Directions with sigma_i >= 1e-6 sigma_1 get their part t sigma_1 to within `tolerance`,
+    /// relatively; weaker ones a part that falls to zero in proportion to sigma_i. The number of
+    /// steps follows from the tolerance alone, so the bits of a sequence do not depend on its batch:
+    /// 12 steps for 1e-3. NaN and infinity are errors on the CPU and pass through elsewhere. The
+    /// derivative of [`Gradient::Full`](crate::Gradient::Full) is computed on the host all the same.
+    Iterative {
+        /// In (0, 1); below 1e-5 only f64 tokens can follow.
+        tolerance: f64,
+    },
+}
+
+/// The tolerance of the automatic choice: kappa(Y) <= 2.002 at t = 1 before rounding.
+pub const TOLERANCE: f64 = 1e-3;
+
+impl Polar {
+    /// The way for (tokens, channels) on a device: `Exact` on the CPU, elsewhere `Iterative` with
+    /// [`TOLERANCE`].
+    ///
+    /// On the CPU the eigenproblem was faster at every size measured, (8, 512) to (1024, 768), by
+    /// 2.7 times or more (`docs/NUMERICS.md`): it needs two products with X where the iteration needs
+    /// 24, and it works on as many sequences at once as there are threads. That held whatever the
+    /// size, so the size does not enter yet. On a GPU the products are nearly free, and the exact way
+    /// would move X to the host and back; this half of the rule is arithmetic, not yet a measurement.
+    pub fn choose(_tokens: usize, _channels: usize, device: &Device) -> Self {
+        match device {
+            Device::Cpu => Self::Exact,
+            Device::Cuda(_) | Device::Metal(_) => Self::Iterative { tolerance: TOLERANCE },
         }
-        let weak = self.sigma.partition_point(|&sigma| sigma < WEAK * top);
-        let E = self.E.subcols(0, weak).to_owned();
-        let mut W = Mat::zeros(weak, X.ncols());
-        matmul(&mut W, Accum::Replace, E.transpose(), X, 1.0, Par::Seq);
-        if W.norm_l2() <= floor {
-            self.sigma[..weak].fill(0.0);
-            return Ok(());
-        }
-        let mut inner = Self::of_gram(gram(W.as_ref(), 1.0).as_ref())?;
-        inner.refine(W.as_ref(), floor)?;
-        let rotated = self.E.subcols_mut(0, weak);
-        matmul(rotated, Accum::Replace, &E, &inner.E, 1.0, Par::Seq);
-        self.sigma[..weak].copy_from_slice(&inner.sigma);
-        Ok(())
     }
 
-    /// L = E diag(1 / max(sigma_i, tau sigma_1)) E^T, or `None` if every sigma is zero.
-    pub(crate) fn inverse_root(&self, tau: f64) -> Option<Mat<f64>> {
-        let floor = tau * self.spectral_norm();
-        if floor == 0.0 {
-            return None;
-        }
-        let k = self.sigma.len();
-        let mut F = self.E.clone();
-        for (i, &sigma) in self.sigma.iter().enumerate() {
-            F.col_mut(i).iter_mut().for_each(|e| *e /= sigma.max(floor).sqrt());
-        }
-        let mut L = Mat::zeros(k, k);
-        lower_product(L.as_mut(), F.as_ref(), F.transpose(), 1.0);
-        for j in 1..k {
-            for i in 0..j {
-                L[(i, j)] = L[(j, i)];
+    /// Itself, if its tolerance is a number in (0, 1).
+    pub(crate) fn checked(self) -> Result<Self> {
+        match self {
+            Self::Iterative { tolerance } if !(tolerance > 0.0 && tolerance < 1.0) => {
+                Err(Error::Fraction { setting: "tolerance", value: tolerance })
             }
+            polar => Ok(polar),
         }
-        Some(L)
     }
-}
-
-/// Adds C to Y, which holds X when called: Y = X + t sigma_1 U f(S) V^T, X: (N, d).
-pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> Result<()> {
-    let wide = X.nrows() <= X.ncols();
-    let (X, Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let basis = Basis::of_rows(X)?;
-    if let Some(L) = basis.inverse_root(TAU) {
-        matmul(Y, Accum::Add, &L, X, t * basis.spectral_norm(), Par::Seq);
-    }
-    Ok(())
-}
-
-/// The lower triangle of `alpha X X^T`, X: (k, m).
-pub(crate) fn gram(X: MatRef<'_, f64>, alpha: f64) -> Mat<f64> {
-    let mut G = Mat::zeros(X.nrows(), X.nrows());
-    lower_product(G.as_mut(), X, X.transpose(), alpha);
-    G
-}
-
-fn lower_product(C: MatMut<'_, f64>, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
-    use triangular::BlockStructure::{Rectangular, TriangularLower};
-    triangular::matmul(
-        C,
-        TriangularLower,
-        Accum::Replace,
-        A,
-        Rectangular,
-        B,
-        Rectangular,
-        alpha,
-        Par::Seq,
-    );
-}
-
-/// Eigenvectors and eigenvalues, the latter ascending.
-fn eigen(G: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
-    let k = G.nrows();
-    let (mut E, mut lambda) = (Mat::zeros(k, k), vec![0.0; k]);
-    let scratch =
-        self_adjoint_evd_scratch::<f64>(k, ComputeEigenvectors::Yes, Par::Seq, Default::default());
-    self_adjoint_evd(
-        G,
-        DiagMut::from_slice_mut(&mut lambda),
-        Some(E.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        Default::default(),
-    )
-    .map_err(|_| Error::NoConvergence {
-        decomposition: "eigen decomposition",
-        rows: k,
-        columns: k,
-    })?;
-    Ok((E, lambda))
 }

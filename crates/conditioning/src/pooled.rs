@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{Module, Tensor};
 use faer::{Mat, MatRef};
 
 use crate::blocks::check_channels;
 use crate::conditioner::checked_strength;
 use crate::flat::{flatten, restore};
 use crate::gram::GramSum;
+use crate::map::{inverse_root_map, tensor};
 use crate::op::{Backward, attach};
-use crate::polar::Basis;
 use crate::pooled_config::{PooledConfig, Source};
 use crate::product::product;
-use crate::running::{Running, checked_finite, checked_fraction};
+use crate::running::{Running, checked_fraction};
 use crate::{Error, Result};
 
 const GRAM: &str = "running_gram";
@@ -198,6 +198,31 @@ impl Pooled {
         tensor(&self.running_matrix()?.unwrap_or_else(identity))
     }
 
+    /// f of the control Y = f X with the size of pooled conditioning and without its effect on kappa.
+    ///
+    /// ```text
+    /// f^2 = ||X M||_F^2 / ||X||_F^2 = tr(M G M) / tr(G)
+    /// ```
+    ///
+    /// over the tokens of the running average: 1 before the first observation and for zero tokens.
+    /// It is as causal as `Source::Earlier`, where the scale of [`NormMatched`](crate::NormMatched)
+    /// depends on the whole sequence.
+    ///
+    /// # Errors
+    ///
+    /// No convergence.
+    pub fn norm_matched_scale(&self) -> Result<f64> {
+        let (Some(M), Some([gram])) = (self.running_matrix()?, self.running.averages()?) else {
+            return Ok(1.0);
+        };
+        let G = MatRef::from_row_major_slice(&gram, self.channels, self.channels);
+        let trace = |A: MatRef<'_, f64>| A.diagonal().column_vector().sum();
+        if trace(G) == 0.0 {
+            return Ok(1.0);
+        }
+        Ok((trace((&*M * G * &*M).as_ref()) / trace(G)).sqrt())
+    }
+
     /// The state by name: `running_gram`, `running_weight`. The tensors are the live ones.
     pub fn named_tensors(&self) -> Vec<(&'static str, Tensor)> {
         self.running.named_tensors()
@@ -246,16 +271,9 @@ impl Pooled {
         Ok(Some(M))
     }
 
-    /// M = I + t sigma_1 L of a Gram matrix; symmetric to the bit, as L is.
     fn matrix(&self, gram: &[f64]) -> Result<Arc<Mat<f64>>> {
-        let d = self.channels;
-        checked_finite(GRAM, gram)?;
-        let basis = Basis::of_gram(MatRef::from_row_major_slice(gram, d, d))?;
-        let mut M = Mat::identity(d, d);
-        if let Some(L) = basis.inverse_root(self.config.floor) {
-            M += faer::Scale(self.config.strength * basis.spectral_norm()) * L;
-        }
-        Ok(Arc::new(M))
+        let PooledConfig { strength, floor, .. } = self.config;
+        inverse_root_map(GRAM, gram, self.channels, strength, floor)
     }
 
     fn apply(&self, x: &Tensor, mask: Option<&Tensor>, M: Option<Arc<Mat<f64>>>) -> Result<Tensor> {
@@ -271,13 +289,6 @@ impl Pooled {
         let M = tensor(&M)?.to_dtype(tokens.dtype())?.to_device(x.device())?;
         restore(&tokens.matmul(&M)?, x, mask)
     }
-}
-
-/// M: (d, d) as a tensor, f64 on the CPU.
-fn tensor(M: &Mat<f64>) -> Result<Tensor> {
-    let d = M.nrows();
-    let values: Vec<f64> = (0..d * d).map(|at| M[(at / d, at % d)]).collect();
-    Ok(Tensor::from_vec(values, (d, d), &Device::Cpu)?)
 }
 
 impl Module for Pooled {

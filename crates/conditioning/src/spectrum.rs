@@ -11,8 +11,8 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 use crate::blocks::Layout;
+use crate::exact::TAU;
 use crate::host::each_block;
-use crate::polar::TAU;
 use crate::svd::singular_values;
 
 /// The singular values of one token matrix, largest first.
@@ -104,7 +104,7 @@ fn per_sequence(x: &Tensor, f: impl Fn(&Spectrum) -> f64) -> Result<Tensor> {
 
 fn spectra_of(x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Spectrum>> {
     let layout = Layout::sequences(x, mask)?;
-    let found = each_block(x, &layout, |block| {
+    let found = each_block("x", x, &layout, |block| {
         let mut values = singular_values(block.matrix())?;
         values.iter_mut().for_each(|sigma| *sigma /= block.scale);
         Ok(Spectrum { values })

@@ -1,13 +1,15 @@
 //! Configurations are closed: what they do not know or allow is an error.
 
-use candle_conditioning::{Conditioner, Error, Gradient, Pooled, PooledConfig, Source};
+use candle_conditioning::{
+    Conditioner, Error, Gradient, POOLED_FLOOR, Pooled, PooledConfig, Source,
+};
 
 #[test]
 fn a_conditioner_survives_json() {
     let conditioner = Conditioner::default().with_strength(0.3).unwrap();
     let conditioner = conditioner.with_gradient(Gradient::Full);
     let json = serde_json::to_string(&conditioner).unwrap();
-    assert_eq!(json, r#"{"strength":0.3,"gradient":"full"}"#);
+    assert_eq!(json, r#"{"strength":0.3,"gradient":"full","polar":"automatic"}"#);
     assert_eq!(serde_json::from_str::<Conditioner>(&json).unwrap(), conditioner);
     assert_eq!(serde_json::from_str::<Conditioner>("{}").unwrap(), Conditioner::default());
 }
@@ -41,7 +43,10 @@ fn pooled_settings() {
     let json = r#"{"strength":0.3,"source":"current"}"#;
     let config: PooledConfig = serde_json::from_str(json).unwrap();
     let defaults = (config.momentum, config.floor);
-    assert_eq!((config.strength, config.source, defaults), (0.3, Source::Current, (0.1, 1e-7)));
+    assert_eq!(
+        (config.strength, config.source, defaults),
+        (0.3, Source::Current, (0.1, POOLED_FLOOR))
+    );
     for value in [0.0, -0.1, 1.1, f64::NAN] {
         let (momentum, floor) =
             (PooledConfig { momentum: value, ..config }, PooledConfig { floor: value, ..config });

@@ -4,6 +4,7 @@ use candle_conditioning::{
     Conditioner, Gradient, NormMatched, Pooled, PooledConfig, Source, Standardise,
 };
 use candle_core::{DType, Device, Tensor, Var};
+use proptest::prelude::*;
 
 use crate::support::*;
 
@@ -36,6 +37,31 @@ fn full_is_the_gradient_of_the_map() {
             let size = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             assert_close(&found, &wanted, DIFFERENCES, size);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn both_gradients_of_ill_conditioned_tokens(
+        seed: u64, n in 1usize..=6, d in 1usize..=6, e in 0.7..2.3f64, t in 0.1..2.0f64,
+    ) {
+        let kappa = 10f64.powf(e);
+        let x = tensor(with_kappa(seed, n, d, kappa).as_ref());
+        let weights = normal(seed ^ 1, &[n, d]);
+        let f = |x: &Tensor| full(t).forward(x).unwrap();
+        let (found, wanted) = (gradient(&x, &weights, f), differences(&x, &weights, f));
+        // dC/dX is at most t kappa, the norm of the weights about 6; the third derivative is kappa^2
+        // times the first, and the rounding of C, which a difference divides by the step, kappa.
+        let size = 6.0 * (1.0 + t * kappa);
+        let tolerance = 10.0 * (STEP * kappa).powi(2) + 1e-15 * kappa / STEP;
+        assert_close(&found, &wanted, tolerance, size);
+
+        let detached = full(t).with_gradient(Gradient::Detached);
+        let C = (detached.forward(&x).unwrap() - &x).unwrap();
+        let found = gradient(&x, &weights, |x| detached.forward(x).unwrap());
+        assert_close(&found, &differences(&x, &weights, |x| (x + &C).unwrap()), 1e-8, 10.0);
     }
 }
 

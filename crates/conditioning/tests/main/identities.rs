@@ -9,7 +9,7 @@ use crate::support::*;
 
 /// The kinds of matrices that a token matrix can be.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     Kappa(f64),
     RepeatedRows,
     RankOne,
@@ -17,7 +17,7 @@ enum Kind {
     OneRow,
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
+pub(crate) fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
         6 => (0.0..12.0f64).prop_map(|e| Kind::Kappa(10f64.powf(e))),
         2 => Just(Kind::RepeatedRows),
@@ -27,7 +27,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn build(kind: Kind, seed: u64, n: usize, d: usize) -> Mat<f64> {
+pub(crate) fn build(kind: Kind, seed: u64, n: usize, d: usize) -> Mat<f64> {
     let X = normal_matrix(seed, n, d);
     match kind {
         Kind::Kappa(kappa) => with_kappa(seed, n, d, kappa),
@@ -43,7 +43,7 @@ fn conditioned(x: &Tensor, t: f64) -> Tensor {
 }
 
 /// kappa(Y) over the directions in which X is not degenerate.
-fn kappa_over_rank(X: &Mat<f64>, Y: &Mat<f64>) -> f64 {
+pub(crate) fn kappa_over_rank(X: &Mat<f64>, Y: &Mat<f64>) -> f64 {
     let (before, after) = (singular_values(X), singular_values(Y));
     // A direction within rounding of the threshold may fall on either side of it.
     let rank = before.iter().filter(|&&s| s > 0.0 && s >= TAU * (1.0 + 1e-3) * before[0]).count();

@@ -2,11 +2,18 @@
 // Matrices are single capitals; clippy.toml allows unwrap in test functions, not in their helpers.
 #![allow(non_snake_case, clippy::unwrap_used)]
 
+mod bounds;
 mod config;
+mod contract;
 mod controls;
 mod gradients;
 mod identities;
 mod inputs;
+#[path = "../parity/mod.rs"]
+mod parity;
+mod polar;
 mod pooled;
+mod siblings;
 mod spectrum;
 mod support;
+mod table;

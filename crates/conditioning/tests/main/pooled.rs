@@ -39,7 +39,10 @@ proptest! {
         // M^T G M = E diag((sigma_i + t sigma_1)^2) E^T, read off the pooled tokens themselves.
         let (rows, kappa) = (d + more, 10f64.powf(e));
         let X = with_kappa(seed, rows, d, kappa);
-        let y = pooled(Source::Current, t, d).forward_train(&tensor(X.as_ref())).unwrap();
+        let config = PooledConfig {
+            strength: t, source: Source::Current, floor: TAU, ..PooledConfig::default()
+        };
+        let y = Pooled::new(config, d).unwrap().forward_train(&tensor(X.as_ref())).unwrap();
         let wanted: Vec<f64> = singular_values(&X).iter().map(|s| s + t).collect();
         // The Gram matrix squares kappa: sigma_i is good to 1e-16 kappa^2, relatively.
         assert_close(&singular_values(&matrix(&y)), &wanted, EXACT + 1e-15 * kappa * kappa, 1.0 + t);
