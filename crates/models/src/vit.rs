@@ -13,10 +13,10 @@
 //! starts like the position table (normal, `table_std`), as in the Hugging Face port, where timm
 //! has 1e-6; the scale of both tables is what the experiments tune.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    DropPath, LayerNorm, Linear, Mode, PatchEmbed, add_table, attention, gelu, init,
+    Attention, DropPath, Gelu, LayerNorm, Linear, Mode, PatchEmbed, Sequence, add_table, init,
 };
 use serde::{Deserialize, Serialize};
 
@@ -317,80 +317,39 @@ impl Vit {
     }
 }
 
-/// A pre-norm transformer block.
+/// A pre-norm transformer block: two residual branches.
 #[derive(Debug)]
 struct Block {
-    norm1: LayerNorm,
-    attn: Attention,
-    drop_path1: DropPath,
-    norm2: LayerNorm,
-    mlp: Mlp,
-    drop_path2: DropPath,
+    attention: Sequence,
+    mlp: Sequence,
 }
 
 impl Block {
     fn new(config: &VitConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
-        let c = config.width;
+        let (c, hidden) = (config.width, config.width * config.mlp_ratio);
+        let norm = |name| LayerNorm::new(vb.pp(name), c, EPS);
+        let linear =
+            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
+        let drop_path = |name| DropPath::new(&vb.pp(name), drop_path);
         Ok(Self {
-            norm1: LayerNorm::new(vb.pp("norm1"), c, EPS)?,
-            attn: Attention::new(c, config.heads, vb.pp("attn"))?,
-            drop_path1: DropPath::new(&vb.pp("drop_path1"), drop_path)?,
-            norm2: LayerNorm::new(vb.pp("norm2"), c, EPS)?,
-            mlp: Mlp::new(c, c * config.mlp_ratio, vb.pp("mlp"))?,
-            drop_path2: DropPath::new(&vb.pp("drop_path2"), drop_path)?,
+            attention: Sequence::residual([
+                norm("norm1")?.into(),
+                linear("attn.qkv", c, 3 * c)?.into(),
+                Attention { heads: config.heads, causal: false }.into(),
+                linear("attn.proj", c, c)?.into(),
+                drop_path("drop_path1")?.into(),
+            ]),
+            mlp: Sequence::residual([
+                norm("norm2")?.into(),
+                linear("mlp.fc1", c, hidden)?.into(),
+                Gelu::Erf.into(),
+                linear("mlp.fc2", hidden, c)?.into(),
+                drop_path("drop_path2")?.into(),
+            ]),
         })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let branch = x.apply(&self.norm1)?.apply(&self.attn)?;
-        let x = (x + self.drop_path1.forward(&branch, mode)?)?;
-        let branch = x.apply(&self.norm2)?.apply(&self.mlp)?;
-        &x + self.drop_path2.forward(&branch, mode)?
-    }
-}
-
-/// Multi-head self-attention with packed projections.
-#[derive(Debug)]
-struct Attention {
-    qkv: Linear,
-    proj: Linear,
-    heads: usize,
-}
-
-impl Attention {
-    fn new(c: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            qkv: Linear::with_std(vb.pp("qkv"), c, 3 * c, LINEAR_STD)?,
-            proj: Linear::with_std(vb.pp("proj"), c, c, LINEAR_STD)?,
-            heads,
-        })
-    }
-}
-
-impl Module for Attention {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        attention(&x.apply(&self.qkv)?, self.heads)?.apply(&self.proj)
-    }
-}
-
-/// Two linear maps with GELU between.
-#[derive(Debug)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(c: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            fc1: Linear::with_std(vb.pp("fc1"), c, hidden, LINEAR_STD)?,
-            fc2: Linear::with_std(vb.pp("fc2"), hidden, c, LINEAR_STD)?,
-        })
-    }
-}
-
-impl Module for Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        gelu(&x.apply(&self.fc1)?)?.apply(&self.fc2)
+        self.mlp.forward(&self.attention.forward(x, mode)?, mode)
     }
 }

@@ -1,191 +1,243 @@
-//! Multi-head self-attention (Vaswani et al. 2017), parallel over the batch, without keeping the
-//! N x N matrix of probabilities.
+//! Multi-head self-attention (Vaswani et al. 2017), parallel over sequences and heads, without
+//! keeping the N x N matrix of probabilities.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use std::borrow::Cow;
 
-use crate::kernel::{self, Real, View};
-use crate::reference;
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::kernel::{self, Real, Rows, Shared, View};
+use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::{reference, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.
 ///
-/// `qkv` is (B, N, 3C): for every token its queries, keys and values side by side, each split into
-/// `heads` of width D = C / heads, as timm's `attn.qkv` writes them. The result is (B, N, C).
+/// The input is (B, N, 3C): for every token its queries, keys and values side by side, each split
+/// into `heads` of width D = C / heads, as timm's `attn.qkv` and GPT-2's `c_attn` write them. The
+/// result is (B, N, C).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attention {
+    /// Heads H.
+    pub heads: usize,
+    /// Whether a token attends to itself and the tokens before it only.
+    pub causal: bool,
+}
+
+/// Self-attention of packed queries, keys and values, (B, N, 3C) -> (B, N, C); see [`Attention`].
 ///
 /// # Errors
 /// When 3 `heads` does not divide the last dimension.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (_, _, width) = qkv.dims3()?;
-    if heads == 0 || width % (3 * heads) != 0 {
-        candle_core::bail!("attention: {width} channels are not three times {heads} equal heads");
-    }
-    if !kernel::serves(qkv) {
-        return reference::attention(qkv, heads);
-    }
-    qkv.contiguous()?.apply_op1(AttentionOp { heads })
+    sequence::single(qkv, Stage::Attention(Attention { heads, causal: false }))
 }
 
-/// Sizes and views of one sequence.
+/// Causal self-attention of packed queries, keys and values; see [`Attention`].
+///
+/// # Errors
+/// When 3 `heads` does not divide the last dimension.
+pub fn causal_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    sequence::single(qkv, Stage::Attention(Attention { heads, causal: true }))
+}
+
+/// Queries per block: their scores (80 x N) stay in the cache of a core. The blocks of a sequence
+/// are as equal as can be.
+const BLOCK: usize = 80;
+
+/// One head of one sequence, in a slice that holds the whole sequence.
 #[derive(Clone, Copy)]
-struct Geometry {
+struct Head {
     n: usize,
     c: usize,
-    heads: usize,
+    d: usize,
+    head: usize,
+    causal: bool,
 }
 
-impl Geometry {
-    /// Sizes of a (B, N, 3C) tensor.
-    fn new(layout: &Layout, heads: usize) -> Result<(usize, Self)> {
-        let (b, n, c3) = layout.shape().dims3()?;
-        Ok((b, Self { n, c: c3 / 3, heads }))
-    }
-
-    /// Head width.
-    fn d(self) -> usize {
-        self.c / self.heads
-    }
-
+impl Head {
     /// 1 / sqrt(D).
     fn scale<T: Real>(self) -> T {
-        T::from_f64(1.0 / (self.d() as f64).sqrt())
+        T::from_f64(1.0 / (self.d as f64).sqrt())
     }
 
-    /// Queries (0), keys (1) or values (2) of a head in a packed sequence (N, 3C).
-    fn packed(self, which: usize, head: usize) -> View {
-        View::rows(self.n, self.d(), which * self.c + head * self.d(), 3 * self.c)
+    /// Rows `from..to` of the queries (0), keys (1) or values (2) in a packed sequence (N, 3C).
+    fn packed(self, which: usize, from: usize, to: usize) -> View {
+        let stride = 3 * self.c;
+        View::rows(to - from, self.d, from * stride + which * self.c + self.head * self.d, stride)
     }
 
-    /// A head in a sequence of outputs (N, C).
-    fn output(self, head: usize) -> View {
-        View::rows(self.n, self.d(), head * self.d(), self.c)
+    /// Rows `from..to` of the head in a sequence of outputs (N, C).
+    fn output(self, from: usize, to: usize) -> View {
+        View::rows(to - from, self.d, from * self.c + self.head * self.d, self.c)
     }
 
-    /// A matrix of scores (N, N).
-    fn scores(self) -> View {
-        View::rows(self.n, self.n, 0, self.n)
+    /// The blocks of queries: (first, one past the last, keys that they see).
+    fn blocks(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let rows = self.n.div_ceil(self.n.div_ceil(BLOCK));
+        (0..self.n).step_by(rows).map(move |from| {
+            let to = (from + rows).min(self.n);
+            (from, to, if self.causal { to } else { self.n })
+        })
     }
 
-    /// P = softmax(Q K^T / sqrt(D)) of a head.
-    fn probabilities<T: Real>(self, p: &mut [T], qkv: &[T], head: usize) {
+    /// Elements of the largest block of scores.
+    fn block_len(self) -> usize {
+        self.n.div_ceil(self.n.div_ceil(BLOCK)) * self.n
+    }
+
+    /// P = softmax(Q K^T / sqrt(D)) of a block of queries, (to - from, keys).
+    fn probabilities<T: Real>(
+        self,
+        p: &mut [T],
+        qkv: &[T],
+        (from, to, keys): (usize, usize, usize),
+    ) {
         kernel::matmul(
-            (p, self.scores()),
-            (qkv, self.packed(0, head)),
-            (qkv, self.packed(1, head).t()),
+            (p, View::rows(to - from, keys, 0, keys)),
+            (qkv, self.packed(0, from, to)),
+            (qkv, self.packed(1, 0, keys).t()),
             self.scale(),
             false,
             false,
         );
         kernel::vectorised(
             #[inline(always)]
-            || p.chunks_exact_mut(self.n).for_each(kernel::softmax_in_place),
-        );
-    }
-}
-
-struct AttentionOp {
-    heads: usize,
-}
-
-impl CustomOp1 for AttentionOp {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, geometry) = Geometry::new(layout, self.heads)?;
-        let Geometry { n, c, heads } = geometry;
-        kernel::dispatch!(qkv, self.name(), T => {
-            let qkv: &[T] = kernel::slice(qkv, layout, self.name())?;
-            let mut y = vec![T::ZERO; b * n * c];
-            kernel::for_pieces(&mut y, n * c, |i, y| {
-                let qkv = &qkv[3 * i * n * c..3 * (i + 1) * n * c];
-                let mut p = vec![T::ZERO; n * n];
-                for head in 0..heads {
-                    geometry.probabilities(&mut p, qkv, head);
-                    kernel::matmul(
-                        (y, geometry.output(head)),
-                        (&p, geometry.scores()),
-                        (qkv, geometry.packed(2, head)),
-                        T::ONE,
-                        false,
-                        false,
-                    );
-                }
-            });
-            kernel::output(y, Shape::from((b, n, c)))
-        })
-    }
-
-    fn bwd(&self, qkv: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let op = AttentionGradOp { heads: self.heads };
-        Ok(Some(qkv.detach().apply_op2_no_bwd(&g.contiguous()?, &op)?))
-    }
-}
-
-/// (qkv, g) -> d qkv. With P the probabilities, recomputed, and s = 1/sqrt(D):
-/// dV = P^T g, dP = g V^T, dS = P (dP - rowsum(dP P)), dQ = s dS K, dK = s dS^T Q.
-struct AttentionGradOp {
-    heads: usize,
-}
-
-impl AttentionGradOp {
-    /// The gradient of one head of one sequence, written into its three places of `dqkv`.
-    fn head<T: Real>(
-        geometry: Geometry,
-        head: usize,
-        dqkv: &mut [T],
-        (qkv, g): (&[T], &[T]),
-        (p, ds): (&mut [T], &mut [T]),
-    ) {
-        let (n, scores, scale) = (geometry.n, geometry.scores(), geometry.scale());
-        let [q, k, v] = [0, 1, 2].map(|which| geometry.packed(which, head));
-        let output = geometry.output(head);
-        geometry.probabilities(p, qkv, head);
-        kernel::matmul((dqkv, v), (p, scores.t()), (g, output), T::ONE, false, false);
-        kernel::matmul((ds, scores), (g, output), (qkv, v.t()), T::ONE, false, false);
-        kernel::vectorised(
-            #[inline(always)]
             || {
-                for (p, ds) in p.chunks_exact(n).zip(ds.chunks_exact_mut(n)) {
-                    let inner = kernel::sum_map2(p, ds, |p, d| p * d);
-                    for (&p, ds) in p.iter().zip(ds) {
-                        *ds = p * (*ds - inner);
-                    }
+                for (i, row) in p[..(to - from) * keys].chunks_exact_mut(keys).enumerate() {
+                    let seen = if self.causal { from + i + 1 } else { keys };
+                    kernel::softmax_in_place(&mut row[..seen]);
+                    row[seen..].fill(T::ZERO);
                 }
             },
         );
-        kernel::matmul((dqkv, q), (ds, scores), (qkv, k), scale, false, false);
-        kernel::matmul((dqkv, k), (ds, scores.t()), (qkv, q), scale, false, false);
+    }
+
+    /// The output of the head into its columns of `y`.
+    ///
+    /// # Safety
+    /// Nobody else touches these columns.
+    #[allow(unsafe_code)]
+    unsafe fn forward<T: Real>(self, y: Shared<T>, qkv: &[T]) {
+        let mut p = vec![T::ZERO; self.block_len()];
+        for (from, to, keys) in self.blocks() {
+            self.probabilities(&mut p, qkv, (from, to, keys));
+            let (p, v) =
+                ((&*p, View::rows(to - from, keys, 0, keys)), (qkv, self.packed(2, 0, keys)));
+            // SAFETY: the columns of this head are ours, as the caller promises.
+            unsafe { kernel::matmul_shared((y, self.output(from, to)), p, v, T::ONE, false) }
+        }
+    }
+
+    /// The gradient of the head into its columns of `dqkv`, which are zero: with P the
+    /// probabilities, recomputed, and s = 1/sqrt(D): dV = P^T g, dP = g V^T,
+    /// dS = P (dP - rowsum(dP P)), dQ = s dS K, dK = s dS^T Q.
+    ///
+    /// # Safety
+    /// Nobody else touches these columns.
+    #[allow(unsafe_code)]
+    unsafe fn backward<T: Real>(self, dqkv: Shared<T>, qkv: &[T], g: &[T]) {
+        let (mut p, mut ds) = (vec![T::ZERO; self.block_len()], vec![T::ZERO; self.block_len()]);
+        for (from, to, keys) in self.blocks() {
+            let block = View::rows(to - from, keys, 0, keys);
+            let output = (g, self.output(from, to));
+            self.probabilities(&mut p, qkv, (from, to, keys));
+            let v = (qkv, self.packed(2, 0, keys));
+            kernel::matmul((&mut ds, block), output, (v.0, v.1.t()), T::ONE, false, false);
+            kernel::vectorised(
+                #[inline(always)]
+                || {
+                    let rows = p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys));
+                    for (p, ds) in rows.take(to - from) {
+                        let inner = kernel::sum_map2(p, ds, |p, d| p * d);
+                        for (&p, ds) in p.iter().zip(ds) {
+                            *ds = p * (*ds - inner);
+                        }
+                    }
+                },
+            );
+            let (p, ds) = ((&*p, block.t()), (&*ds, block));
+            let (q, k) = ((qkv, self.packed(0, from, to)), (qkv, self.packed(1, 0, keys)));
+            // SAFETY: the columns of this head are ours, as the caller promises.
+            unsafe {
+                kernel::matmul_shared((dqkv, v.1), p, output, T::ONE, true);
+                kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), false);
+                kernel::matmul_shared((dqkv, k.1), (ds.0, block.t()), q, self.scale(), true);
+            }
+        }
     }
 }
 
-impl CustomOp2 for AttentionGradOp {
-    fn name(&self) -> &'static str {
-        "attention-gradient"
+impl Attention {
+    /// Runs `work(sequence, head)` for every head of every sequence, on all threads.
+    fn for_heads(self, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
+        let c = rows.width / 3;
+        (0..rows.batch * self.heads).into_par_iter().for_each(|i| {
+            let (n, d) = (rows.tokens, c / self.heads);
+            let head = Head { n, c, d, head: i % self.heads, causal: self.causal };
+            work(i / self.heads, head);
+        });
+    }
+}
+
+impl Kernel for Attention {
+    const NAME: &'static str = "attention";
+    const CHEAP: bool = false;
+
+    fn parameters(&self) -> Vec<&Tensor> {
+        Vec::new()
     }
 
-    fn cpu_fwd(
+    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+        match dims {
+            [b, n, width] if self.heads > 0 && width % (3 * self.heads) == 0 => {
+                Ok(vec![*b, *n, width / 3])
+            }
+            _ => candle_core::bail!(
+                "attention: {dims:?} is not (batch, tokens, three times {} equal heads)",
+                self.heads
+            ),
+        }
+    }
+
+    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+        reference::attention(x, self.heads, self.causal)
+    }
+
+    fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
+        let len = rows.tokens * rows.width / 3;
+        let mut y = vec![T::ZERO; rows.batch * len];
+        let sequences: Vec<_> = y.chunks_mut(len.max(1)).map(Shared::new).collect();
+        self.for_heads(rows, |sequence, head| {
+            // SAFETY: a head writes to columns of its own, in the slice of its sequence.
+            #[allow(unsafe_code)]
+            unsafe {
+                head.forward(
+                    sequences[sequence],
+                    &qkv[3 * sequence * len..3 * (sequence + 1) * len],
+                );
+            }
+        });
+        y
+    }
+
+    fn backward<T: Real>(
         &self,
-        qkv: &CpuStorage,
-        qkv_layout: &Layout,
-        g: &CpuStorage,
-        g_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, geometry) = Geometry::new(qkv_layout, self.heads)?;
-        let (n, c) = (geometry.n, geometry.c);
-        kernel::dispatch!(qkv, self.name(), T => {
-            let qkv: &[T] = kernel::slice(qkv, qkv_layout, self.name())?;
-            let g: &[T] = kernel::slice(g, g_layout, self.name())?;
-            let mut dqkv = vec![T::ZERO; qkv.len()];
-            kernel::for_pieces(&mut dqkv, 3 * n * c, |i, dqkv| {
-                let qkv = &qkv[3 * i * n * c..3 * (i + 1) * n * c];
-                let g = &g[i * n * c..(i + 1) * n * c];
-                let mut p = vec![T::ZERO; n * n];
-                let mut ds = vec![T::ZERO; n * n];
-                for head in 0..geometry.heads {
-                    Self::head(geometry, head, dqkv, (qkv, g), (&mut p, &mut ds));
-                }
-            });
-            kernel::output(dqkv, qkv_layout.shape().clone())
-        })
+        qkv: &[T],
+        _: &[&[T]],
+        rows: Rows,
+        g: Cow<'_, [T]>,
+        _: Wanted<'_>,
+    ) -> Gradients<T> {
+        let len = rows.tokens * rows.width / 3;
+        let mut dqkv = vec![T::ZERO; qkv.len()];
+        let sequences: Vec<_> = dqkv.chunks_mut((3 * len).max(1)).map(Shared::new).collect();
+        self.for_heads(rows, |i, head| {
+            let (qkv, g) = (&qkv[3 * i * len..3 * (i + 1) * len], &g[i * len..(i + 1) * len]);
+            // SAFETY: a head writes to columns of its own, in the slice of its sequence.
+            #[allow(unsafe_code)]
+            unsafe {
+                head.backward(sequences[i], qkv, g);
+            }
+        });
+        Gradients { input: Some(dqkv), parameters: Vec::new() }
     }
 }

@@ -1,11 +1,14 @@
 //! Dropout (Srivastava et al. 2014) and drop path (Huang et al. 2016) from a counter-based
 //! generator: the mask is a function of (seed, step, layer, element) and is never stored.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use std::borrow::Cow;
+
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernel::{self, Real};
+use crate::kernel::{self, Real, Rows};
 use crate::mode::{Mode, layer_key, step_key, uniform};
+use crate::sequence::{self, Gradients, Kernel, Stage, Wanted};
 
 /// Dropout: in training each element is kept with probability 1 - p and divided by it.
 #[derive(Debug, Clone)]
@@ -25,7 +28,12 @@ impl Dropout {
     /// # Errors
     /// When the mask cannot be applied.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.0.forward(x, 1, mode)
+        apply(self.mask(mode), x)
+    }
+
+    /// The mask of a pass, if there is one.
+    pub(crate) fn mask(&self, mode: Mode) -> Option<Mask> {
+        self.0.mask(mode, false)
     }
 }
 
@@ -48,12 +56,24 @@ impl DropPath {
     /// # Errors
     /// When the mask cannot be applied.
     pub fn forward(&self, branch: &Tensor, mode: Mode) -> Result<Tensor> {
-        let samples = branch.dim(0)?.max(1);
-        self.0.forward(branch, branch.elem_count() / samples, mode)
+        apply(self.mask(mode), branch)
+    }
+
+    /// The mask of a pass, if there is one.
+    pub(crate) fn mask(&self, mode: Mode) -> Option<Mask> {
+        self.0.mask(mode, true)
     }
 }
 
-/// Groups of consecutive elements kept with probability 1 - p, scaled by its inverse.
+/// x under a mask.
+fn apply(mask: Option<Mask>, x: &Tensor) -> Result<Tensor> {
+    match mask {
+        Some(mask) => sequence::single(x, Stage::Mask(mask)),
+        None => Ok(x.clone()),
+    }
+}
+
+/// A drop probability with the key of its layer.
 #[derive(Debug, Clone)]
 struct Bernoulli {
     p: f64,
@@ -68,64 +88,85 @@ impl Bernoulli {
         Ok(Self { p, layer: layer_key(&vb.prefix()) })
     }
 
-    fn forward(&self, x: &Tensor, group: usize, mode: Mode) -> Result<Tensor> {
+    fn mask(&self, mode: Mode, samples: bool) -> Option<Mask> {
         match mode {
             Mode::Train { seed, step } if self.p > 0.0 => {
-                let mask = MaskOp { p: self.p, group, key: step_key(seed, step, self.layer) };
-                if kernel::serves(x) {
-                    return x.contiguous()?.apply_op1(mask);
-                }
-                x * mask.tensor(x)?.detach()
+                Some(Mask { p: self.p, samples, key: step_key(seed, step, self.layer) })
             }
-            _ => Ok(x.clone()),
+            _ => None,
         }
     }
 }
 
-/// x -> x keep(i / group) / (1 - p); linear, so its backward is itself.
-#[derive(Clone, Copy)]
-struct MaskOp {
+/// x -> x keep(i) / (1 - p) over elements or samples i; linear, so its backward is itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mask {
     p: f64,
-    group: usize,
+    samples: bool,
     key: u64,
 }
 
-impl MaskOp {
+impl Mask {
     /// 0 or 1 / (1 - p) for a group.
     fn factor<T: Real>(self, group: usize) -> T {
         let kept = f64::from(uniform(self.key, group as u64)) >= self.p;
         T::from_f64(if kept { 1.0 / (1.0 - self.p) } else { 0.0 })
     }
 
-    /// The factors as a tensor like `x`, for devices without the kernel.
-    fn tensor(self, x: &Tensor) -> Result<Tensor> {
-        let values = (0..x.elem_count()).map(|i| self.factor::<f32>(i / self.group));
-        let mask = Tensor::from_vec(values.collect(), x.shape(), &candle_core::Device::Cpu)?;
-        mask.to_dtype(x.dtype())?.to_device(x.device())
+    /// Consecutive elements that share a factor.
+    fn group(self, rows: Rows) -> usize {
+        if self.samples { (rows.tokens * rows.width).max(1) } else { 1 }
+    }
+
+    /// Multiplies by the factors.
+    fn apply<T: Real>(self, y: &mut [T], rows: Rows) {
+        let group = self.group(rows);
+        let piece = kernel::rows_per_piece(group) * group;
+        kernel::for_pieces(y, piece, |i, y| {
+            for (j, group_y) in y.chunks_mut(group).enumerate() {
+                let factor = self.factor::<T>(i * piece / group + j);
+                group_y.iter_mut().for_each(|v| *v *= factor);
+            }
+        });
     }
 }
 
-impl CustomOp1 for MaskOp {
-    fn name(&self) -> &'static str {
-        "dropout"
+impl Kernel for Mask {
+    const NAME: &'static str = "dropout";
+    const CHEAP: bool = true;
+
+    fn parameters(&self) -> Vec<&Tensor> {
+        Vec::new()
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(x, self.name(), T => {
-            let x: &[T] = kernel::slice(x, layout, self.name())?;
-            let mut y = x.to_vec();
-            let piece = kernel::rows_per_piece(self.group) * self.group;
-            kernel::for_pieces(&mut y, piece, |i, y| {
-                for (j, group) in y.chunks_mut(self.group).enumerate() {
-                    let factor = self.factor::<T>(i * piece / self.group + j);
-                    group.iter_mut().for_each(|v| *v *= factor);
-                }
-            });
-            kernel::output(y, layout.shape().clone())
-        })
+    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+        Ok(dims.to_vec())
     }
 
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(g.contiguous()?.apply_op1_no_bwd(self)?))
+    /// Draws the factors on the host, the same on every device.
+    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+        let group = self.group(Rows::of(x.dims()));
+        let factors = (0..x.elem_count()).map(|i| self.factor::<f32>(i / group));
+        let mask = Tensor::from_vec(factors.collect(), x.shape(), &candle_core::Device::Cpu)?;
+        x * mask.to_dtype(x.dtype())?.to_device(x.device())?
+    }
+
+    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
+        let mut y = x.to_vec();
+        self.apply(&mut y, rows);
+        y
+    }
+
+    fn backward<T: Real>(
+        &self,
+        _: &[T],
+        _: &[&[T]],
+        rows: Rows,
+        g: Cow<'_, [T]>,
+        _: Wanted<'_>,
+    ) -> Gradients<T> {
+        let mut g = g.into_owned();
+        self.apply(&mut g, rows);
+        Gradients { input: Some(g), parameters: Vec::new() }
     }
 }

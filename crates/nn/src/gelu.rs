@@ -1,104 +1,139 @@
-//! The Gaussian error linear unit (Hendrycks & Gimpel 2016), exact form.
+//! The Gaussian error linear unit (Hendrycks & Gimpel 2016).
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use std::borrow::Cow;
 
-use crate::kernel::{self, Real};
-use crate::reference;
+use candle_core::{Result, Tensor};
 
-/// y = x Phi(x) = x/2 (1 + erf(x / sqrt 2)), the form of ViT and BERT.
+use crate::kernel::{self, Real, Rows};
+use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::{reference, sequence};
+
+/// Which form of the GELU.
 ///
-/// In `f32` on the CPU the absolute error is below 1e-6 max(1, |x|).
+/// In `f32` on the CPU the absolute error of either is below 1e-6 max(1, |x|).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// y = x Phi(x) = x/2 (1 + erf(x / sqrt 2)), the form of ViT and BERT.
+    Erf,
+    /// y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the form of GPT-2.
+    Tanh,
+}
+
+/// The exact GELU, [`Gelu::Erf`].
 ///
 /// # Errors
 /// When the dtype is not a float.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if !kernel::serves(x) {
-        return reference::gelu(x);
-    }
-    x.contiguous()?.apply_op1(GeluOp)
+    sequence::single(x, Stage::Gelu(Gelu::Erf))
 }
 
-/// Elements per parallel piece.
-const PIECE: usize = 1 << 14;
+/// The approximate GELU, [`Gelu::Tanh`].
+///
+/// # Errors
+/// When the dtype is not a float.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    sequence::single(x, Stage::Gelu(Gelu::Tanh))
+}
 
-/// Phi(x), the normal distribution function.
+/// The factor of x in both forms: Phi(x), or its approximation 1/(1 + e^(-2u)) = (1 + tanh u)/2.
 #[inline(always)]
-fn phi<T: Real>(x: T) -> T {
-    let half = T::from_f64(0.5);
-    half + half * (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()
+fn gate<T: Real>(form: Gelu, x: T) -> T {
+    match form {
+        Gelu::Erf => {
+            let half = T::from_f64(0.5);
+            half + half * (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()
+        }
+        Gelu::Tanh => {
+            let inner = T::ONE + T::from_f64(CUBIC) * x * x;
+            T::ONE / (T::ONE + (T::from_f64(-2.0 * SQRT_2_OVER_PI) * x * inner).exp())
+        }
+    }
 }
 
-/// d/dx x Phi(x) = Phi(x) + x phi(x), with phi the normal density.
+/// The cubic coefficient of the approximation.
+const CUBIC: f64 = 0.044_715;
+
+/// sqrt(2 / pi).
+const SQRT_2_OVER_PI: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+
+/// d/dx of x gate(x): Phi(x) + x phi(x) with the normal density phi, or
+/// s + x s (1 - s) 2 u' with s the gate and u' = sqrt(2/pi) (1 + 3 c x^2).
 #[inline(always)]
-fn slope<T: Real>(x: T) -> T {
-    let norm = 0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-    let density = (T::from_f64(-0.5) * x * x).exp() * T::from_f64(norm);
-    phi(x) + x * density
-}
-
-struct GeluOp;
-
-impl CustomOp1 for GeluOp {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(x, self.name(), T => {
-            let x: &[T] = kernel::slice(x, layout, self.name())?;
-            let mut y = vec![T::ZERO; x.len()];
-            kernel::for_pieces(&mut y, PIECE, |i, y| {
-                let x = &x[i * PIECE..i * PIECE + y.len()];
-                kernel::vectorised(
-                    #[inline(always)]
-                    || {
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y = x * phi(x);
-                        }
-                    },
-                );
-            });
-            kernel::output(y, layout.shape().clone())
-        })
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.detach().apply_op2_no_bwd(&g.contiguous()?, &GeluGradOp)?))
+fn slope<T: Real>(form: Gelu, x: T) -> T {
+    let gate = gate(form, x);
+    match form {
+        Gelu::Erf => {
+            let density = (T::from_f64(-0.5) * x * x).exp() * T::from_f64(0.5 * SQRT_2_OVER_PI);
+            gate + x * density
+        }
+        Gelu::Tanh => {
+            let inner = T::ONE + T::from_f64(3.0 * CUBIC) * x * x;
+            gate + x * gate * (T::ONE - gate) * T::from_f64(2.0 * SQRT_2_OVER_PI) * inner
+        }
     }
 }
 
-/// (x, g) -> g d/dx x Phi(x).
-struct GeluGradOp;
+impl Kernel for Gelu {
+    const NAME: &'static str = "gelu";
+    const CHEAP: bool = true;
 
-impl CustomOp2 for GeluGradOp {
-    fn name(&self) -> &'static str {
-        "gelu-gradient"
+    fn parameters(&self) -> Vec<&Tensor> {
+        Vec::new()
     }
 
-    fn cpu_fwd(
+    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+        Ok(dims.to_vec())
+    }
+
+    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Erf => reference::gelu(x),
+            Self::Tanh => reference::gelu_tanh(x),
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], _: Rows) -> Vec<T> {
+        let mut y = vec![T::ZERO; x.len()];
+        match self {
+            Self::Erf => kernel::zip_in_place(
+                &mut y,
+                x,
+                #[inline(always)]
+                |_, x| x * gate(Self::Erf, x),
+            ),
+            Self::Tanh => kernel::zip_in_place(
+                &mut y,
+                x,
+                #[inline(always)]
+                |_, x| x * gate(Self::Tanh, x),
+            ),
+        }
+        y
+    }
+
+    fn backward<T: Real>(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        g: &CpuStorage,
-        g_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(x, self.name(), T => {
-            let x: &[T] = kernel::slice(x, x_layout, self.name())?;
-            let g: &[T] = kernel::slice(g, g_layout, self.name())?;
-            let mut dx = vec![T::ZERO; x.len()];
-            kernel::for_pieces(&mut dx, PIECE, |i, dx| {
-                let range = i * PIECE..i * PIECE + dx.len();
-                let (x, g) = (&x[range.clone()], &g[range]);
-                kernel::vectorised(
-                    #[inline(always)]
-                    || {
-                        for ((dx, &x), &g) in dx.iter_mut().zip(x).zip(g) {
-                            *dx = g * slope(x);
-                        }
-                    },
-                );
-            });
-            kernel::output(dx, x_layout.shape().clone())
-        })
+        x: &[T],
+        _: &[&[T]],
+        _: Rows,
+        g: Cow<'_, [T]>,
+        _: Wanted<'_>,
+    ) -> Gradients<T> {
+        let mut g = g.into_owned();
+        match self {
+            Self::Erf => kernel::zip_in_place(
+                &mut g,
+                x,
+                #[inline(always)]
+                |g, x| g * slope(Self::Erf, x),
+            ),
+            Self::Tanh => kernel::zip_in_place(
+                &mut g,
+                x,
+                #[inline(always)]
+                |g, x| g * slope(Self::Tanh, x),
+            ),
+        }
+        Gradients { input: Some(g), parameters: Vec::new() }
     }
 }

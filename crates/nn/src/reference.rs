@@ -3,7 +3,7 @@
 //!
 //! Only operations whose gradients passed a numerical check are used here.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::{log_softmax, softmax};
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
@@ -37,11 +37,28 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }
 
-/// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::attention()`].
+/// y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+///
+/// # Errors
+/// When the dtype is not a float.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    x.gelu()
+}
+
+/// y = x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
+}
+
+/// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::Attention`].
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     let (b, n, c3) = qkv.dims3()?;
     let c = c3 / 3;
     let d = c / heads;
@@ -49,7 +66,13 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let q = qkv.get(0)?.contiguous()?;
     let k = qkv.get(1)?.contiguous()?;
     let v = qkv.get(2)?.contiguous()?;
-    let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, N, N)
+    let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, N, N)
+    if causal {
+        // Finite, so that no row can become NaN; its exponential is zero in every precision.
+        let seen = Tensor::tril2(n, DType::U8, qkv.device())?.broadcast_as(scores.shape())?;
+        let hidden = Tensor::new(-1e4f32, qkv.device())?.to_dtype(qkv.dtype())?;
+        scores = seen.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
+    }
     let y = softmax(&scores, D::Minus1)?.matmul(&v)?; // (B, H, N, D)
     y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))
 }

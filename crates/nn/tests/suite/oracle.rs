@@ -1,8 +1,11 @@
 //! Fused kernels, forward and backward, against the definitions in plain candle operations: over
 //! random shapes, contiguous and strided, f64 and f32.
 
-use candle_core::{DType, Module, Result, Tensor, Var};
-use conditioned_nn::{attention, cross_entropy, gelu, layer_norm, reference};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::{
+    Attention, Gelu, Layer, LayerNorm, Linear, Mode, RmsNorm, Sequence, Store, attention,
+    causal_attention, cross_entropy, gelu, gelu_tanh, layer_norm, linear, reference, rms_norm,
+};
 use proptest::prelude::*;
 
 use crate::{F32_TOLERANCE, F64_TOLERANCE, distance, uniform, variable};
@@ -97,7 +100,28 @@ proptest! {
     #[test]
     fn attention_equals_its_definition(b in 1usize..4, n in 1usize..40, h in 1usize..4, d in 1usize..20) {
         let qkv = variable(&[b, n, 3 * h * d], 1).unwrap();
-        agree(&[qkv], |v| attention(&v[0], h), |v| reference::attention(&v[0], h)).unwrap();
+        agree(&[qkv], |v| attention(&v[0], h), |v| reference::attention(&v[0], h, false)).unwrap();
+    }
+
+    // Up to three blocks of queries.
+    #[test]
+    fn causal_attention_equals_its_definition(n in 1usize..200, h in 1usize..4, d in 1usize..10) {
+        let qkv = variable(&[2, n, 3 * h * d], 1).unwrap();
+        agree(
+            &[qkv],
+            |v| causal_attention(&v[0], h),
+            |v| reference::attention(&v[0], h, true),
+        ).unwrap();
+    }
+
+    #[test]
+    fn rms_norm_equals_its_definition(b in 1usize..4, n in 1usize..300, c in 1usize..70) {
+        let (x, w) = (variable(&[b, n, c], 1).unwrap(), variable(&[c], 2).unwrap());
+        agree(
+            &[x, w],
+            |v| rms_norm(&v[0], &v[1], 1e-6),
+            |v| reference::rms_norm(&v[0], &v[1], 1e-6),
+        ).unwrap();
     }
 
     #[test]
@@ -106,7 +130,7 @@ proptest! {
         agree(
             &[qkv],
             |v| attention(&v[0].transpose(1, 2)?, h),
-            |v| reference::attention(&v[0].transpose(1, 2)?, h),
+            |v| reference::attention(&v[0].transpose(1, 2)?, h, false),
         ).unwrap();
     }
 
@@ -142,6 +166,149 @@ fn gelu_equals_the_error_function() -> Result<()> {
     let x = Tensor::new(values, &candle_core::Device::Cpu)?;
     assert!(distance(&gelu(&x)?, &expected)? < F64_TOLERANCE);
     assert!(distance(&gelu(&x.to_dtype(DType::F32)?)?, &expected)? < 8.0 * 4e-7);
+    Ok(())
+}
+
+#[test]
+fn gelu_tanh_equals_its_formula_and_slope() -> Result<()> {
+    // candle's own constants have six digits, so the oracle is the formula.
+    let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+    let y = |x: f64| 0.5 * x * (1.0 + u(x).tanh());
+    let slope = |x: f64| {
+        let du = (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+        0.5 * (1.0 + u(x).tanh()) + 0.5 * x * (1.0 - u(x).tanh().powi(2)) * du
+    };
+    let values: Vec<f64> = (-800..=800).map(|i| f64::from(i) * 0.01).collect();
+    let exact = |f: &dyn Fn(f64) -> f64| {
+        Tensor::new(values.iter().map(|&x| f(x)).collect::<Vec<_>>(), &Device::Cpu)
+    };
+    for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
+        let x = Var::from_tensor(&Tensor::new(values.as_slice(), &Device::Cpu)?.to_dtype(dtype)?)?;
+        let result = gelu_tanh(&x)?;
+        assert!(distance(&result, &exact(&y)?)? < tolerance);
+        let grads = result.sum_all()?.backward()?;
+        assert!(distance(grads.get(&x).expect("a gradient"), &exact(&slope)?)? < tolerance);
+    }
+    Ok(())
+}
+
+/// The layers of one sequence with all kinds of layers, over variables.
+struct Branch {
+    norm: (Var, Var),
+    qkv: (Var, Var),
+    rms: Var,
+    proj: (Var, Var),
+}
+
+impl Branch {
+    fn new(c: usize) -> Result<Self> {
+        Ok(Self {
+            norm: (variable(&[c], 2)?, variable(&[c], 3)?),
+            qkv: (variable(&[3 * c, c], 4)?, variable(&[3 * c], 5)?),
+            rms: variable(&[c], 6)?,
+            proj: (variable(&[c, c], 7)?, variable(&[c], 8)?),
+        })
+    }
+
+    fn variables(&self, x: &Var) -> Vec<Var> {
+        let Self { norm, qkv, rms, proj } = self;
+        [x, &norm.0, &norm.1, &qkv.0, &qkv.1, rms, &proj.0, &proj.1].map(Var::clone).to_vec()
+    }
+
+    /// Norm, projection, attention, GELU, norm, projection: cheap layers follow one another.
+    fn fused(v: &[Tensor], residual: bool) -> Result<Tensor> {
+        let layers: [Layer; 6] = [
+            LayerNorm::from_tensors(v[1].clone(), v[2].clone(), 1e-6).into(),
+            Linear::new(v[3].clone(), Some(v[4].clone())).into(),
+            Attention { heads: 2, causal: true }.into(),
+            Gelu::Erf.into(),
+            RmsNorm::from_tensor(v[5].clone(), 1e-6).into(),
+            Linear::new(v[6].clone(), Some(v[7].clone())).into(),
+        ];
+        match residual {
+            true => Sequence::residual(layers),
+            false => Sequence::new(layers),
+        }
+        .forward(&v[0], Mode::Eval)
+    }
+
+    fn definition(v: &[Tensor], residual: bool) -> Result<Tensor> {
+        let y = reference::layer_norm(&v[0], &v[1], &v[2], 1e-6)?;
+        let y = reference::linear(&y, &v[3], Some(&v[4]))?;
+        let y = gelu(&reference::attention(&y, 2, true)?)?;
+        let y = reference::linear(&reference::rms_norm(&y, &v[5], 1e-6)?, &v[6], Some(&v[7]))?;
+        if residual { &v[0] + y } else { Ok(y) }
+    }
+}
+
+#[test]
+fn a_sequence_equals_its_layers_one_by_one() -> Result<()> {
+    let (branch, x) = (Branch::new(16)?, variable(&[3, 21, 16], 1)?);
+    for residual in [false, true] {
+        agree(
+            &branch.variables(&x),
+            |v| Branch::fused(v, residual),
+            |v| Branch::definition(v, residual),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frozen_layer_gets_no_gradient_and_the_others_keep_theirs() -> Result<()> {
+    let (branch, x) = (Branch::new(16)?, variable(&[2, 5, 16], 1)?);
+    let variables = branch.variables(&x);
+    let inputs: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let all = Branch::fused(&inputs, true)?.sqr()?.sum_all()?.backward()?;
+    for frozen in 0..inputs.len() {
+        let mut some = inputs.clone();
+        some[frozen] = inputs[frozen].detach();
+        let grads = Branch::fused(&some, true)?.sqr()?.sum_all()?.backward()?;
+        for (i, var) in variables.iter().enumerate() {
+            match grads.get(var) {
+                None => assert_eq!(i, frozen),
+                Some(grad) => {
+                    assert_ne!(i, frozen);
+                    assert_eq!(distance(grad, all.get(var).expect("a gradient"))?, 0.0);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_layer_used_twice_gets_the_sum_of_both_gradients() -> Result<()> {
+    let store = Store::new(1, DType::F64, &Device::Cpu);
+    let layer = linear(store.builder(), 6, 6)?;
+    let (weight, bias) = (store.get("weight").unwrap(), store.get("bias").unwrap());
+    let x = variable(&[4, 6], 1)?;
+    agree(
+        &[x, weight, bias],
+        |v| {
+            let layer = Linear::new(v[1].clone(), Some(v[2].clone()));
+            Sequence::residual([layer.clone().into(), layer.into()]).forward(&v[0], Mode::Eval)
+        },
+        |v| {
+            let y = reference::linear(&v[0], &v[1], Some(&v[2]))?;
+            &v[0] + reference::linear(&y, &v[1], Some(&v[2]))?
+        },
+    )?;
+    drop(layer);
+    Ok(())
+}
+
+#[test]
+fn backward_can_be_called_twice() -> Result<()> {
+    let (branch, x) = (Branch::new(8)?, variable(&[2, 5, 8], 1)?);
+    let variables = branch.variables(&x);
+    let inputs: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let loss = Branch::fused(&inputs, true)?.sqr()?.sum_all()?;
+    let (first, second) = (loss.backward()?, loss.backward()?);
+    for var in &variables {
+        let d = distance(first.get(var).expect("a gradient"), second.get(var).expect("again"))?;
+        assert_eq!(d, 0.0);
+    }
     Ok(())
 }
 

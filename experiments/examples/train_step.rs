@@ -1,0 +1,170 @@
+//! Times training steps of one model: forward, backward and AdamW on one batch.
+//!
+//! ```text
+//! cargo run --release --example train-step -- --model vit_small_patch16_224 --batch 8 --steps 20
+//! ```
+//!
+//! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
+//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib` and
+//! `parameters`. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
+//! `--init` and `--inputs`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use clap::{Parser, ValueEnum};
+use conditioned_models::conditioning::Method;
+use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_train::{AdamW, AdamWConfig, GroupRule};
+use experiments::worker::peak_memory;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Peak learning rate of the timed steps.
+const RATE: f64 = 1e-3;
+
+/// Seed of parameters and batches.
+const SEED: u64 = 0;
+
+/// Times training steps of one model.
+#[derive(Parser)]
+struct Options {
+    /// A ViT preset or gpt2-6x384.
+    #[arg(long, default_value = "vit-32")]
+    model: String,
+    /// Sequences or images per step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Training steps.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// What is done to the tokens.
+    #[arg(long, value_enum, default_value_t = Conditioning::None)]
+    conditioning: Conditioning,
+    /// Parameters to start from (safetensors), instead of seeded ones.
+    #[arg(long)]
+    init: Option<PathBuf>,
+    /// The batch (safetensors: `images` or `tokens`, and `labels`), instead of a seeded one.
+    #[arg(long)]
+    inputs: Option<PathBuf>,
+}
+
+/// The conditioning of the tokens, at strength 0.3.
+#[derive(Clone, Copy, ValueEnum)]
+enum Conditioning {
+    None,
+    PerSequence,
+    Pooled,
+}
+
+impl Conditioning {
+    fn method(self) -> Result<Method> {
+        Ok(match self {
+            Self::None => Method::None,
+            Self::PerSequence => Method::per_sequence(0.3)?,
+            Self::Pooled => Method::pooled(0.3)?,
+        })
+    }
+}
+
+/// A model with its loss on one batch.
+trait Model {
+    /// The batch of a seed, as tensors by name.
+    fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>>;
+    /// The mean loss.
+    fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor>;
+}
+
+struct Image {
+    config: VitConfig,
+    model: Vit,
+}
+
+impl Model for Image {
+    fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
+        let VitConfig { channels, image_size, classes, .. } = self.config;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let pixels = (0..batch * channels * image_size * image_size)
+            .map(|_| rng.random_range(-1.0..1.0))
+            .collect::<Vec<f32>>();
+        let labels = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect::<Vec<_>>();
+        let shape = (batch, channels, image_size, image_size);
+        Ok(HashMap::from([
+            ("images".to_string(), Tensor::from_vec(pixels, shape, &Device::Cpu)?),
+            ("labels".to_string(), Tensor::from_vec(labels, batch, &Device::Cpu)?),
+        ]))
+    }
+
+    fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
+        let logits = self.model.forward(named(batch, "images")?, mode)?;
+        let labels = named(batch, "labels")?;
+        let classes = Tensor::arange(0u32, self.config.classes as u32, &Device::Cpu)?;
+        let targets = labels.unsqueeze(1)?.broadcast_eq(&classes.unsqueeze(0)?)?;
+        Ok(cross_entropy(&logits, &targets.to_dtype(DType::F32)?)?)
+    }
+}
+
+fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
+    tensors.get(name).with_context(|| format!("--inputs holds no tensor `{name}`"))
+}
+
+fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
+    let conditioning = options.conditioning.method()?.into();
+    let config = VitConfig { conditioning, ..VitConfig::preset(&options.model)? };
+    Ok(Box::new(Image { model: Vit::new(&config, store.builder())?, config }))
+}
+
+fn inputs(path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, &Device::Cpu).with_context(|| path.display().to_string())
+}
+
+#[allow(clippy::print_stdout)]
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let store = Store::new(SEED, DType::F32, &Device::Cpu);
+    let model = model(&options, &store)?;
+    if let Some(path) = &options.init {
+        store.load(path)?;
+    }
+    let parameters = store.parameters();
+    let groups = GroupRule::default().groups(&parameters);
+    let mut optimizer = AdamW::new(&parameters, &groups, AdamWConfig::default())?;
+    let given = options.inputs.as_deref().map(inputs).transpose()?;
+    for step in 0..options.steps {
+        let clock = Instant::now();
+        let batch = match &given {
+            Some(batch) => batch.clone(),
+            None => model.batch(SEED + step as u64, options.batch)?,
+        };
+        let data_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64 })?;
+        let value = loss.to_scalar::<f32>()?;
+        let forward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms;
+        let grads = loss.backward()?;
+        drop(loss);
+        let backward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms - forward_ms;
+        optimizer.step(&grads, RATE, 1.0)?;
+        drop(grads);
+        let total_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let optimizer_ms = total_ms - data_ms - forward_ms - backward_ms;
+        if !value.is_finite() {
+            bail!("the loss of step {step} is {value}");
+        }
+        let line = json!({
+            "step": step, "loss": value, "data_ms": data_ms, "forward_ms": forward_ms,
+            "backward_ms": backward_ms, "optimizer_ms": optimizer_ms, "total_ms": total_ms,
+        });
+        println!("{line}");
+    }
+    let end = json!({ "peak_mib": peak_memory(), "parameters": store.parameter_count() });
+    println!("{end}");
+    Ok(())
+}
