@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
-//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib` and
-//! `parameters`. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
+//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib`, `parameters` and
+//! `flops` per step. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
 //! `--init` and `--inputs`.
 
 use std::collections::HashMap;
@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::{Parser, ValueEnum};
 use conditioned_models::conditioning::Method;
+use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_train::{AdamW, AdamWConfig, GroupRule};
@@ -79,6 +80,8 @@ impl Conditioning {
 trait Model {
     /// The batch of a seed, as tensors by name.
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>>;
+    /// Multiply-accumulates of one forward pass of one sequence or image.
+    fn macs(&self) -> usize;
     /// The mean loss.
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor>;
 }
@@ -89,6 +92,10 @@ struct Image {
 }
 
 impl Model for Image {
+    fn macs(&self) -> usize {
+        self.config.macs()
+    }
+
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
         let VitConfig { channels, image_size, classes, .. } = self.config;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -112,11 +119,43 @@ impl Model for Image {
     }
 }
 
+struct Text {
+    config: Gpt2Config,
+    model: Gpt2,
+}
+
+impl Model for Text {
+    fn macs(&self) -> usize {
+        self.config.macs()
+    }
+
+    fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
+        let Gpt2Config { vocabulary, context, .. } = self.config;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let tokens = (0..batch * (context + 1))
+            .map(|_| rng.random_range(0..vocabulary as u32))
+            .collect::<Vec<_>>();
+        let tokens = Tensor::from_vec(tokens, (batch, context + 1), &Device::Cpu)?;
+        Ok(HashMap::from([("tokens".to_string(), tokens)]))
+    }
+
+    fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
+        let tokens = named(batch, "tokens")?;
+        let length = tokens.dim(1)? - 1;
+        let (ids, targets) = (tokens.narrow(1, 0, length)?, tokens.narrow(1, 1, length)?);
+        Ok(self.model.loss(&ids, &targets, mode)?)
+    }
+}
+
 fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
     tensors.get(name).with_context(|| format!("--inputs holds no tensor `{name}`"))
 }
 
 fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
+    if Gpt2Config::presets().any(|name| name == options.model) {
+        let config = Gpt2Config::preset(&options.model)?;
+        return Ok(Box::new(Text { model: Gpt2::new(&config, store.builder())?, config }));
+    }
     let conditioning = options.conditioning.method()?.into();
     let config = VitConfig { conditioning, ..VitConfig::preset(&options.model)? };
     Ok(Box::new(Image { model: Vit::new(&config, store.builder())?, config }))
@@ -164,7 +203,11 @@ fn main() -> Result<()> {
         });
         println!("{line}");
     }
-    let end = json!({ "peak_mib": peak_memory(), "parameters": store.parameter_count() });
+    // A multiply-accumulate is two operations; backward costs twice the forward.
+    let flops = 6 * model.macs() * options.batch;
+    let end = json!({
+        "peak_mib": peak_memory(), "parameters": store.parameter_count(), "flops": flops,
+    });
     println!("{end}");
     Ok(())
 }

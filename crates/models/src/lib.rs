@@ -27,4 +27,8 @@
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
 
 pub mod conditioning;
+pub mod gpt2;
+mod preset;
 pub mod vit;
+
+pub use preset::UnknownPreset;

@@ -20,6 +20,7 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::UnknownPreset;
 use crate::conditioning::{ConditioningConfig, Placement, TokenConditioner};
 
 /// timm's epsilon of every layer norm in a ViT.
@@ -27,16 +28,6 @@ const EPS: f64 = 1e-6;
 
 /// Deviation of every linear weight at initialisation, as in timm.
 const LINEAR_STD: f64 = 0.02;
-
-/// A name that is not a preset.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown model `{name}`; known: {}", known.join(", "))]
-pub struct UnknownPreset {
-    /// The name asked for.
-    pub name: String,
-    /// The names that exist.
-    pub known: Vec<&'static str>,
-}
 
 /// What a ViT is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -41,6 +41,7 @@
 pub mod attention;
 pub mod check;
 pub mod dropout;
+pub mod embedding;
 pub mod gelu;
 pub mod init;
 mod kernel;
@@ -57,10 +58,11 @@ pub mod table;
 
 pub use attention::{Attention, attention, causal_attention};
 pub use dropout::{DropPath, Dropout};
+pub use embedding::embedding;
 pub use gelu::{Gelu, gelu, gelu_tanh};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, linear_cross_entropy};
 pub use mode::Mode;
 pub use patch_embed::PatchEmbed;
 pub use rms_norm::{RmsNorm, rms_norm};

@@ -11,17 +11,20 @@ use crate::{init, reference, sequence};
 
 /// The affine map y = x W^T + b.
 ///
-/// `weight` W is (out, in), `bias` b is (out,): PyTorch's names and layout.
+/// `weight` W is (out, in), `bias` b is (out,): PyTorch's names and layout. A layer of
+/// [`Linear::conv1d`] stores W^T, (in, out), as GPT-2 does.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// Whether `weight` is (in, out).
+    transposed: bool,
 }
 
 impl Linear {
     /// A layer over given tensors: `weight` (out, in), `bias` (out,).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self { weight, bias, transposed: false }
     }
 
     /// A layer with weights drawn from a truncated normal of deviation `std` and zero bias, as
@@ -33,6 +36,17 @@ impl Linear {
         let weight = vb.get_with_hints((outputs, inputs), "weight", init::normal(std))?;
         let bias = vb.get_with_hints(outputs, "bias", candle_nn::init::ZERO)?;
         Ok(Self::new(weight, Some(bias)))
+    }
+
+    /// The `Conv1D` of GPT-2: `weight` (in, out) from a truncated normal of deviation `std`, zero
+    /// bias.
+    ///
+    /// # Errors
+    /// When the parameters cannot be created or have another shape.
+    pub fn conv1d(vb: VarBuilder, inputs: usize, outputs: usize, std: f64) -> Result<Self> {
+        let weight = vb.get_with_hints((inputs, outputs), "weight", init::normal(std))?;
+        let bias = vb.get_with_hints(outputs, "bias", candle_nn::init::ZERO)?;
+        Ok(Self { weight, bias: Some(bias), transposed: true })
     }
 }
 
@@ -59,12 +73,13 @@ struct Sizes {
     m: usize,
     k: usize,
     o: usize,
+    transposed: bool,
 }
 
 impl Sizes {
-    fn new(rows: Rows, weight_len: usize) -> Self {
+    fn new(rows: Rows, weight_len: usize, transposed: bool) -> Self {
         let k = rows.width;
-        Self { m: rows.rows(), k, o: weight_len / k.max(1) }
+        Self { m: rows.rows(), k, o: weight_len / k.max(1), transposed }
     }
 
     fn x(self) -> View {
@@ -75,8 +90,12 @@ impl Sizes {
         View::rows(self.m, self.o, 0, self.o)
     }
 
+    /// W (O, K), however it is stored.
     fn w(self) -> View {
-        View::rows(self.o, self.k, 0, self.k)
+        match self.transposed {
+            false => View::rows(self.o, self.k, 0, self.k),
+            true => View::rows(self.k, self.o, 0, self.o).t(),
+        }
     }
 }
 
@@ -89,24 +108,22 @@ impl Linear {
         rows: Rows,
         base: Option<&[T]>,
     ) -> Vec<T> {
-        let sizes = Sizes::new(rows, parameters[0].len());
-        // Every row begins as the bias (and base); the product is added to it.
-        let (mut y, started) = match (base, parameters.get(1)) {
-            (Some(base), None) => (base.to_vec(), true),
-            (Some(base), Some(bias)) => {
-                let mut y = Vec::with_capacity(base.len());
-                for row in base.chunks_exact(sizes.o.max(1)) {
-                    y.extend(row.iter().zip(*bias).map(|(&x, &b)| x + b));
-                }
-                (y, true)
-            }
-            (None, Some(bias)) => {
-                let mut y = Vec::with_capacity(sizes.m * sizes.o);
-                (0..sizes.m).for_each(|_| y.extend_from_slice(bias));
-                (y, true)
-            }
-            (None, None) => (vec![T::ZERO; sizes.m * sizes.o], false),
+        let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
+        // Every row begins as base and bias; the product is added to it.
+        let mut y = match base {
+            Some(base) => base.to_vec(),
+            None => vec![T::ZERO; sizes.m * sizes.o],
         };
+        if let Some(bias) = parameters.get(1) {
+            let piece = kernel::rows_per_piece(sizes.o) * sizes.o;
+            kernel::for_pieces(&mut y, piece, |_, y| {
+                kernel::vectorised(
+                    #[inline(always)]
+                    || y.chunks_exact_mut(sizes.o).for_each(|y| kernel::add(y, bias)),
+                );
+            });
+        }
+        let started = base.is_some() || parameters.len() > 1;
         let w = (parameters[0], sizes.w().t());
         kernel::matmul((&mut y, sizes.y()), (x, sizes.x()), w, T::ONE, started, true);
         y
@@ -122,7 +139,9 @@ impl Kernel for Linear {
     }
 
     fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
-        let (outputs, inputs) = self.weight.dims2()?;
+        let (outputs, inputs) = match (self.weight.dims2()?, self.transposed) {
+            ((outputs, inputs), false) | ((inputs, outputs), true) => (outputs, inputs),
+        };
         let bias_fits = self.bias.as_ref().is_none_or(|bias| bias.dims() == [outputs]);
         match dims {
             [leading @ .., width] if *width == inputs && bias_fits => {
@@ -137,7 +156,8 @@ impl Kernel for Linear {
     }
 
     fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        reference::linear(x, &self.weight, self.bias.as_ref())
+        let weight = if self.transposed { self.weight.t()? } else { self.weight.clone() };
+        reference::linear(x, &weight, self.bias.as_ref())
     }
 
     fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {
@@ -153,7 +173,7 @@ impl Kernel for Linear {
         g: Cow<'_, [T]>,
         wanted: Wanted<'_>,
     ) -> Gradients<T> {
-        let sizes = Sizes::new(rows, parameters[0].len());
+        let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
         let g = (&*g, sizes.y());
         let product = |len: usize, view: View, lhs: (&[T], View), rhs: (&[T], View)| {
             let mut dst = vec![T::ZERO; len];

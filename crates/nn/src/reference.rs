@@ -85,3 +85,28 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let rows = logits.dim(0)? as f64;
     (log_softmax(logits, D::Minus1)? * targets)?.sum_all()? * (-1.0 / rows)
 }
+
+/// Mean over labelled rows of -log softmax(x W^T)_label of `x` (M, C), `weight` (V, C) and M
+/// `labels`; rows labelled [`crate::loss::IGNORED`] do not count.
+///
+/// # Errors
+/// When shapes do not fit or no row is labelled.
+pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    let (rows, labels): (Vec<u32>, Vec<u32>) = (0..)
+        .zip(labels.iter().copied())
+        .filter(|(_, label)| *label != crate::loss::IGNORED)
+        .unzip();
+    let rows = Tensor::from_vec(rows, labels.len(), x.device())?;
+    let logits = x.index_select(&rows, 0)?.matmul(&weight.t()?)?;
+    let labels = Tensor::from_vec(labels, rows.dims1()?, x.device())?;
+    log_softmax(&logits, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+}
+
+/// Rows of `table` (V, C) by `ids`, (...) -> (..., C).
+///
+/// # Errors
+/// When an id is not below V.
+pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    let rows = table.index_select(&ids.flatten_all()?, 0)?;
+    rows.reshape([ids.dims(), &table.dims()[1..]].concat())
+}

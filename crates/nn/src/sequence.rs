@@ -398,7 +398,8 @@ impl CustomOp2 for SequenceOp {
     ) -> Result<(CpuStorage, Shape)> {
         let shape = Shape::from(self.shapes[self.shapes.len() - 1].as_slice());
         dispatch!(x, self.name(), T => {
-            kernel::output(self.forward::<T>(kernel::slice(x, layout, self.name())?)?, shape)
+            let x = kernel::slice::<T>(x, layout, self.name())?;
+            kernel::output(kernel::in_pool(|| self.forward(x))?, shape)
         })
     }
 
@@ -424,7 +425,7 @@ impl SequenceOp {
     fn gradient<T: Real>(&self, x: &Tensor, g: &Tensor, input: bool) -> Result<Option<Tensor>> {
         let reads = Reads::of([x, g]);
         let slices = reads.slices::<T>(self.name())?;
-        let dx = self.backward(slices[0], slices[1], input)?;
+        let dx = kernel::in_pool(|| self.backward(slices[0], slices[1], input))?;
         dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()
     }
 }

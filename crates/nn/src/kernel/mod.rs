@@ -97,6 +97,12 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// Runs `work` on a thread of the pool, where each parallel loop inside it starts without waking
+/// the pool first.
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// Partial sums of a reduction; enough for two vectors of 8 or one of 16 lanes.
 const LANES: usize = 16;
 
@@ -234,12 +240,31 @@ pub(crate) fn add_parallel<T: Real>(y: &mut [T], x: &[T]) {
     });
 }
 
+/// y_i <- f(y_i) on all threads; f should be `#[inline(always)]`.
+pub(crate) fn map_in_place<T: Real>(y: &mut [T], f: impl Fn(T) -> T + Sync + Send) {
+    for_pieces(y, PIECE, |_, y| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for y in y.iter_mut() {
+                    *y = f(*y);
+                }
+            },
+        );
+    });
+}
+
 /// y_i <- f(y_i, x_i) on all threads; f should be `#[inline(always)]`.
 pub(crate) fn zip_in_place<T: Real>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T + Sync + Send) {
     for_pieces(y, PIECE, |i, y| {
         vectorised(
             #[inline(always)]
-            || y.iter_mut().zip(&x[i * PIECE..]).for_each(|(y, &x)| *y = f(*y, x)),
+            || {
+                // A loop: `for_each` is a call that misses the vector instructions.
+                for (y, &x) in y.iter_mut().zip(&x[i * PIECE..]) {
+                    *y = f(*y, x);
+                }
+            },
         );
     });
 }

@@ -1,0 +1,101 @@
+//! Rows of a table by index.
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::kernel::{self, Real};
+use crate::reference;
+
+/// y_i = table[ids_i]: ids (...) of u32 and a table (V, C) give (..., C).
+///
+/// The gradient of the table is written row by row from the rows that occur, in an order that does
+/// not depend on threads; candle's optimisers want it dense, so the other rows are zero.
+///
+/// # Errors
+/// When an id is not below V.
+pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    let (rows, width) = table.dims2()?;
+    let indices: Vec<u32> = ids.flatten_all()?.to_dtype(DType::U32)?.to_vec1()?;
+    if let Some(id) = indices.iter().find(|&&id| id as usize >= rows) {
+        candle_core::bail!("embedding: id {id} with a table of {rows} rows");
+    }
+    if !kernel::serves(table) {
+        return reference::embedding(ids, table);
+    }
+    let y = table.contiguous()?.apply_op1(EmbeddingOp { indices })?;
+    y.reshape([ids.dims(), &[width]].concat())
+}
+
+struct EmbeddingOp {
+    indices: Vec<u32>,
+}
+
+impl EmbeddingOp {
+    fn gather<T: Real>(&self, table: &[T], width: usize) -> Vec<T> {
+        let mut y = Vec::with_capacity(self.indices.len() * width);
+        for &id in &self.indices {
+            y.extend_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
+        }
+        y
+    }
+
+    /// The sum of the rows of `g` with the same id. Each id belongs to one task, which adds its rows
+    /// in order.
+    fn scatter<T: Real>(&self, g: &[T], rows: usize, width: usize) -> Vec<T> {
+        let mut table = vec![T::ZERO; rows * width];
+        let mut places: Vec<(u32, u32)> = self.indices.iter().copied().zip(0..).collect();
+        places.sort_unstable();
+        let groups = places.chunk_by(|a, b| a.0 == b.0);
+        // Disjoint rows of the table, in ascending order of ids.
+        let mut rest = table.as_mut_slice();
+        let mut start = 0;
+        let mut tasks = Vec::new();
+        for group in groups {
+            let id = group[0].0 as usize;
+            let (_, tail) = rest.split_at_mut((id - start) * width);
+            let (row, tail) = tail.split_at_mut(width);
+            tasks.push((row, group));
+            (rest, start) = (tail, id + 1);
+        }
+        tasks.into_par_iter().with_min_len(kernel::rows_per_piece(width)).for_each(
+            |(row, group)| {
+                for &(_, place) in group {
+                    let place = place as usize * width;
+                    kernel::add(row, &g[place..place + width]);
+                }
+            },
+        );
+        table
+    }
+}
+
+impl CustomOp1 for EmbeddingOp {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, width) = layout.shape().dims2()?;
+        kernel::dispatch!(table, self.name(), T => {
+            let y = self.gather::<T>(kernel::slice(table, layout, self.name())?, width);
+            kernel::output(y, (self.indices.len(), width))
+        })
+    }
+
+    fn bwd(&self, table: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (rows, width) = table.dims2()?;
+        let g = g.contiguous()?;
+        let reads = kernel::Reads::of([&g]);
+        let gradient = match table.dtype() {
+            DType::F32 => {
+                let gradient = self.scatter::<f32>(reads.slices(self.name())?[0], rows, width);
+                Tensor::from_vec(gradient, table.shape(), table.device())?
+            }
+            _ => {
+                let gradient = self.scatter::<f64>(reads.slices(self.name())?[0], rows, width);
+                Tensor::from_vec(gradient, table.shape(), table.device())?
+            }
+        };
+        Ok(Some(gradient))
+    }
+}

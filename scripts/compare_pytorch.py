@@ -1,0 +1,201 @@
+"""Times training steps: this workspace against PyTorch, same weights, same batch, in one run.
+
+    cargo build --release --example train-step
+    python scripts/compare_pytorch.py [--cases vit_small_patch16_224:8 ...] [--rounds 3] [--compile]
+
+Forward, backward and AdamW in f32 on the CPU. PyTorch draws weights and batch; every way starts from
+them in a process of its own, and the ways take turns, so that a slow moment of the machine meets them
+all. The losses of all steps must agree. Printed are medians over the steps after the first two, the
+ratio PyTorch / ours, the peak memory of the process, and the share of the matmul peak (PyTorch's
+2048 x 2048 product, measured in the same run). Needs torch, timm, transformers, safetensors.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+CASES = ["vit_small_patch16_224:8", "gpt2-6x384:8", "vit-32:64"]
+WARM = 2
+RATE, DECAY = 1e-3, 0.05
+TABLES = ("pos_embed", "cls_token", "wte.weight", "wpe.weight")
+# Losses of two f32 programs drift apart with the steps; at the first ones they agree to 1e-5.
+TOLERANCE = 5e-3
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    target = os.environ.get("CARGO_TARGET_DIR", "target")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL:BATCH")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a further way")
+    parser.add_argument("--binary", default=f"{target}/release/examples/train-step")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def build(name):
+    """The PyTorch model of a case and its loss on a batch."""
+    from torch.nn.functional import cross_entropy
+
+    if name.startswith("gpt2"):
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(
+            vocab_size=4096, n_positions=256, n_embd=384, n_layer=6, n_head=6,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="sdpa",
+            use_cache=False,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+
+        def loss(batch):
+            ids, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+            return cross_entropy(model(ids).logits.flatten(0, 1), targets.flatten())
+
+        return model, loss
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes = {
+        "vit_small_patch16_224": dict(img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6),
+        "vit-32": dict(img_size=32, patch_size=4, embed_dim=192, depth=6, num_heads=3),
+    }
+    model = VisionTransformer(num_classes=1000, **sizes[name])
+    return model, lambda batch: cross_entropy(model(batch["images"]), batch["labels"])
+
+
+def parameters(model):
+    """The parameters by the names that our models use."""
+    return {name.removeprefix("transformer."): p for name, p in model.named_parameters()}
+
+
+def save_case(name, batch, folder):
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model, _ = build(name)
+    weights = {n: p.detach().contiguous() for n, p in parameters(model).items()}
+    save_file(weights, f"{folder}/init.safetensors")
+    if name.startswith("gpt2"):
+        inputs = {"tokens": torch.randint(0, 4096, (batch, 257))}
+    else:
+        side = model.patch_embed.img_size[0]
+        inputs = {"images": torch.randn(batch, 3, side, side), "labels": torch.randint(0, 1000, (batch,))}
+    save_file({n: t.to(torch.uint32) if not t.is_floating_point() else t for n, t in inputs.items()},
+              f"{folder}/inputs.safetensors")
+
+
+def child(name, folder, steps, way):
+    """Runs the steps in PyTorch and prints the lines that train-step prints."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    model, loss_of = build(name)
+    own, given = parameters(model), load_file(f"{folder}/init.safetensors")
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(given[key])
+    del given
+    batch = load_file(f"{folder}/inputs.safetensors")
+    batch = {n: t if t.is_floating_point() else t.long() for n, t in batch.items()}
+    decays = lambda n, p: p.ndim > 1 and not n.endswith(TABLES)
+    groups = [
+        {"params": [p for n, p in own.items() if decays(n, p)], "weight_decay": DECAY},
+        {"params": [p for n, p in own.items() if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=RATE)
+    step_loss = torch.compile(loss_of) if way == "compile" else loss_of
+    for step in range(int(steps)):
+        start = time.perf_counter()
+        loss = step_loss(batch)
+        value = loss.item()
+        forward = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        backward = time.perf_counter()
+        optimizer.step()
+        end = time.perf_counter()
+        milliseconds = {
+            "forward_ms": forward - start, "backward_ms": backward - forward,
+            "optimizer_ms": end - backward, "total_ms": end - start,
+        }  # fmt: skip
+        print(json.dumps({"step": step, "loss": value, **{k: 1e3 * v for k, v in milliseconds.items()}}))
+    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def run(command, threads):
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return lines[:-1], lines[-1]
+
+
+def matmul_peak(threads):
+    """FLOP/s of the best of many products of 2048 x 2048 matrices."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2, 2048, 2048)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(times)
+
+
+def compare(case, options, folder):
+    name, batch = case.split(":")
+    save_case(name, int(batch), folder)
+    ours = [options.binary, "--model", name, "--batch", batch, "--steps", str(options.steps),
+            "--init", f"{folder}/init.safetensors", "--inputs", f"{folder}/inputs.safetensors"]  # fmt: skip
+    ways = {"ours": ours}
+    for way in ["eager", "compile"] if options.compile else ["eager"]:
+        ways[way] = [sys.executable, __file__, "--child", name, folder, str(options.steps), way]
+    times, peaks, losses, flops = {w: [] for w in ways}, {w: [] for w in ways}, {}, None
+    for _ in range(options.rounds):
+        for way, command in ways.items():
+            lines, end = run(command, options.threads)
+            times[way] += [line["total_ms"] for line in lines[WARM:]]
+            peaks[way].append(end["peak_mib"])
+            losses[way] = [line["loss"] for line in lines]
+            flops = end.get("flops", flops)
+    for way in ways:
+        for step, (a, b) in enumerate(zip(losses["ours"], losses[way])):
+            if abs(a - b) > TOLERANCE * abs(b):
+                sys.exit(f"{case}: step {step}: our loss {a} is not the {b} of PyTorch {way}")
+    peak = matmul_peak(options.threads)
+    base = statistics.median(times["ours"])
+    for way in ways:
+        median = statistics.median(times[way])
+        ratio = "" if way == "ours" else f"{median / base:.2f}"
+        share = flops / (median * 1e-3) / peak
+        print(f"| {case} | {way} | {median:.0f} | {ratio} | {max(peaks[way]):.0f} | {100 * share:.0f} % |")
+    print(f"<!-- losses of the first and the last step: {losses['ours'][0]:.5f} {losses['ours'][-1]:.5f} (ours), "
+          f"{losses['eager'][0]:.5f} {losses['eager'][-1]:.5f}; peak {peak * 1e-9:.0f} GFLOP/s -->")
+
+
+def main():
+    options = arguments()
+    if options.child:
+        return child(*options.child)
+    print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of matmul peak |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for case in options.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(case, options, folder)
+
+
+if __name__ == "__main__":
+    main()
