@@ -123,12 +123,15 @@ impl VitConfig {
         embed + c + self.tokens() * c + self.depth * block + 2 * c + (c + 1) * self.classes
     }
 
-    /// Multiply-accumulates of one forward pass of one image, matrix products only.
+    /// Multiply-accumulates of one forward pass of one image, matrix products only. The MLP of the
+    /// last block is computed for the class token alone, which is all that the head reads.
     pub fn macs(&self) -> usize {
         let (n, c) = (self.tokens(), self.width);
         let embed = self.patches() * c * self.channels * self.patch_size.pow(2);
-        let block = n * c * c * (4 + 2 * self.mlp_ratio) + 2 * n * n * c;
-        embed + self.depth * block + c * self.classes
+        let attention = 4 * n * c * c + 2 * n * n * c;
+        let mlp = 2 * self.mlp_ratio * c * c;
+        let mlp_tokens = if self.depth == 0 { 0 } else { (self.depth - 1) * n + 1 };
+        embed + self.depth * attention + mlp_tokens * mlp + c * self.classes
     }
 
     /// Checks what the types of the fields cannot.
@@ -232,12 +235,15 @@ impl Vit {
     /// When the images have another shape.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut x = self.embed(images, mode)?; // (B, N, C)
-        for block in &self.blocks {
-            x = block.forward(&x, mode)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.attention.forward(&x, mode)?;
+            if i + 1 == self.blocks.len() {
+                // What follows acts on each token alone, and only the class token is read.
+                x = x.narrow(1, 0, 1)?; // (B, 1, C)
+            }
+            x = block.mlp.forward(&x, mode)?;
         }
-        // The norm acts on each token alone, so only the class token needs it.
-        let cls = x.narrow(1, 0, 1)?.squeeze(1)?; // (B, C)
-        cls.apply(&self.norm)?.apply(&self.head)
+        x.narrow(1, 0, 1)?.squeeze(1)?.apply(&self.norm)?.apply(&self.head)
     }
 
     /// Images to the tokens that enter the first block.
@@ -338,9 +344,5 @@ impl Block {
                 drop_path("drop_path2")?.into(),
             ]),
         })
-    }
-
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.mlp.forward(&self.attention.forward(x, mode)?, mode)
     }
 }

@@ -71,7 +71,7 @@ impl Head {
     }
 
     /// The blocks of queries: (first, one past the last, keys that they see).
-    fn blocks(self) -> impl Iterator<Item = (usize, usize, usize)> {
+    fn blocks(self) -> impl DoubleEndedIterator<Item = (usize, usize, usize)> {
         let rows = self.n.div_ceil(self.n.div_ceil(BLOCK));
         (0..self.n).step_by(rows).map(move |from| {
             let to = (from + rows).min(self.n);
@@ -127,16 +127,18 @@ impl Head {
         }
     }
 
-    /// The gradient of the head into its columns of `dqkv`, which are zero: with P the
-    /// probabilities, recomputed, and s = 1/sqrt(D): dV = P^T g, dP = g V^T,
-    /// dS = P (dP - rowsum(dP P)), dQ = s dS K, dK = s dS^T Q.
+    /// The gradient of the head into its columns of `dqkv`: with P the probabilities, recomputed,
+    /// and s = 1/sqrt(D): dV = P^T g, dP = g V^T, dS = P (dP - rowsum(dP P)), dQ = s dS K,
+    /// dK = s dS^T Q.
     ///
     /// # Safety
     /// Nobody else touches these columns.
     #[allow(unsafe_code)]
     unsafe fn backward<T: Real>(self, dqkv: Shared<T>, qkv: &[T], g: &[T]) {
         let (mut p, mut ds) = (vec![T::ZERO; self.block_len()], vec![T::ZERO; self.block_len()]);
-        for (from, to, keys) in self.blocks() {
+        // The last block sees all keys: it writes their gradients, the others add to them.
+        for (from, to, keys) in self.blocks().rev() {
+            let added = to < self.n;
             let block = View::rows(to - from, keys, 0, keys);
             let output = (g, self.output(from, to));
             self.probabilities(&mut p, qkv, (from, to, keys));
@@ -158,9 +160,9 @@ impl Head {
             let (q, k) = ((qkv, self.packed(0, from, to)), (qkv, self.packed(1, 0, keys)));
             // SAFETY: the columns of this head are ours, as the caller promises.
             unsafe {
-                kernel::matmul_shared((dqkv, v.1), p, output, T::ONE, true);
+                kernel::matmul_shared((dqkv, v.1), p, output, T::ONE, added);
                 kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), false);
-                kernel::matmul_shared((dqkv, k.1), (ds.0, block.t()), q, self.scale(), true);
+                kernel::matmul_shared((dqkv, k.1), (ds.0, block.t()), q, self.scale(), added);
             }
         }
     }
@@ -204,19 +206,21 @@ impl Kernel for Attention {
 
     fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
         let len = rows.tokens * rows.width / 3;
-        let mut y = vec![T::ZERO; rows.batch * len];
-        let sequences: Vec<_> = y.chunks_mut(len.max(1)).map(Shared::new).collect();
-        self.for_heads(rows, |sequence, head| {
-            // SAFETY: a head writes to columns of its own, in the slice of its sequence.
-            #[allow(unsafe_code)]
-            unsafe {
-                head.forward(
-                    sequences[sequence],
-                    &qkv[3 * sequence * len..3 * (sequence + 1) * len],
-                );
-            }
-        });
-        y
+        let work = |y: Shared<T>| {
+            self.for_heads(rows, |i, head| {
+                let qkv = &qkv[3 * i * len..3 * (i + 1) * len];
+                // SAFETY: a head writes to columns of its own, in the part of its sequence.
+                #[allow(unsafe_code)]
+                unsafe {
+                    head.forward(y.part(i * len, len), qkv);
+                }
+            });
+        };
+        // SAFETY: the heads write all columns of all sequences.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernel::filled_by_products(rows.batch * len, work)
+        }
     }
 
     fn backward<T: Real>(
@@ -228,16 +232,20 @@ impl Kernel for Attention {
         _: Wanted<'_>,
     ) -> Gradients<T> {
         let len = rows.tokens * rows.width / 3;
-        let mut dqkv = vec![T::ZERO; qkv.len()];
-        let sequences: Vec<_> = dqkv.chunks_mut((3 * len).max(1)).map(Shared::new).collect();
-        self.for_heads(rows, |i, head| {
-            let (qkv, g) = (&qkv[3 * i * len..3 * (i + 1) * len], &g[i * len..(i + 1) * len]);
-            // SAFETY: a head writes to columns of its own, in the slice of its sequence.
-            #[allow(unsafe_code)]
-            unsafe {
-                head.backward(sequences[i], qkv, g);
-            }
-        });
+        let work = |dqkv: Shared<T>| {
+            self.for_heads(rows, |i, head| {
+                let (qkv, g) = (&qkv[3 * i * len..3 * (i + 1) * len], &g[i * len..(i + 1) * len]);
+                // SAFETY: a head writes to columns of its own, in the part of its sequence.
+                #[allow(unsafe_code)]
+                unsafe {
+                    head.backward(dqkv.part(3 * i * len, 3 * len), qkv, g);
+                }
+            });
+        };
+        // SAFETY: the heads write all columns of all sequences: queries block by block, keys and
+        // values with the last block, which sees every one of them and comes first.
+        #[allow(unsafe_code)]
+        let dqkv = unsafe { kernel::filled_by_products(qkv.len(), work) };
         Gradients { input: Some(dqkv), parameters: Vec::new() }
     }
 }

@@ -75,7 +75,7 @@ fn slope<T: Real>(form: Gelu, x: T) -> T {
 
 impl Kernel for Gelu {
     const NAME: &'static str = "gelu";
-    const CHEAP: bool = true;
+    const CHEAP: bool = false;
 
     fn parameters(&self) -> Vec<&Tensor> {
         Vec::new()
@@ -93,22 +93,18 @@ impl Kernel for Gelu {
     }
 
     fn forward<T: Real>(&self, x: &[T], _: &[&[T]], _: Rows) -> Vec<T> {
-        let mut y = vec![T::ZERO; x.len()];
         match self {
-            Self::Erf => kernel::zip_in_place(
-                &mut y,
+            Self::Erf => kernel::map(
                 x,
                 #[inline(always)]
-                |_, x| x * gate(Self::Erf, x),
+                |x| x * gate(Self::Erf, x),
             ),
-            Self::Tanh => kernel::zip_in_place(
-                &mut y,
+            Self::Tanh => kernel::map(
                 x,
                 #[inline(always)]
-                |_, x| x * gate(Self::Tanh, x),
+                |x| x * gate(Self::Tanh, x),
             ),
         }
-        y
     }
 
     fn backward<T: Real>(

@@ -62,7 +62,7 @@ fn statistics<T: Real>(x: &[T], eps: T) -> (T, T) {
 
 impl Kernel for LayerNorm {
     const NAME: &'static str = "layer-norm";
-    const CHEAP: bool = true;
+    const CHEAP: bool = false;
 
     fn parameters(&self) -> Vec<&Tensor> {
         vec![&self.weight, &self.bias]
@@ -87,8 +87,7 @@ impl Kernel for LayerNorm {
         let (c, eps) = (rows.width, T::from_f64(self.eps));
         let (w, b) = (parameters[0], parameters[1]);
         let piece = kernel::rows_per_piece(c) * c;
-        let mut y = vec![T::ZERO; x.len()];
-        kernel::for_pieces(&mut y, piece, |i, y| {
+        kernel::build(x.len(), piece, |i, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -101,8 +100,7 @@ impl Kernel for LayerNorm {
                     }
                 },
             );
-        });
-        y
+        })
     }
 
     /// With n = (x - mean) r, r = 1/sqrt(var + eps) and h = g w:

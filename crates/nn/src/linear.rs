@@ -109,23 +109,29 @@ impl Linear {
         base: Option<&[T]>,
     ) -> Vec<T> {
         let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
-        // Every row begins as base and bias; the product is added to it.
-        let mut y = match base {
-            Some(base) => base.to_vec(),
-            None => vec![T::ZERO; sizes.m * sizes.o],
-        };
-        if let Some(bias) = parameters.get(1) {
-            let piece = kernel::rows_per_piece(sizes.o) * sizes.o;
-            kernel::for_pieces(&mut y, piece, |_, y| {
-                kernel::vectorised(
-                    #[inline(always)]
-                    || y.chunks_exact_mut(sizes.o).for_each(|y| kernel::add(y, bias)),
-                );
-            });
+        let (x, w) = ((x, sizes.x()), (parameters[0], sizes.w().t()));
+        let bias = parameters.get(1).copied();
+        if base.is_none() && bias.is_none() {
+            return kernel::product_of(x, w, T::ONE);
         }
-        let started = base.is_some() || parameters.len() > 1;
-        let w = (parameters[0], sizes.w().t());
-        kernel::matmul((&mut y, sizes.y()), (x, sizes.x()), w, T::ONE, started, true);
+        // Every row begins as base and bias; the product is added to it.
+        let piece = kernel::rows_per_piece(sizes.o) * sizes.o;
+        let mut y = kernel::build(sizes.m * sizes.o, piece, |i, y| {
+            kernel::vectorised(
+                #[inline(always)]
+                || {
+                    if let Some(base) = base {
+                        y.copy_from_slice(&base[i * piece..i * piece + y.len()]);
+                    }
+                    if let Some(bias) = bias {
+                        for row in y.chunks_exact_mut(sizes.o) {
+                            kernel::add(row, bias);
+                        }
+                    }
+                },
+            );
+        });
+        kernel::matmul((&mut y, sizes.y()), x, w, T::ONE, true, true);
         y
     }
 }
@@ -174,25 +180,18 @@ impl Kernel for Linear {
         wanted: Wanted<'_>,
     ) -> Gradients<T> {
         let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
-        let g = (&*g, sizes.y());
-        let product = |len: usize, view: View, lhs: (&[T], View), rhs: (&[T], View)| {
-            let mut dst = vec![T::ZERO; len];
-            kernel::matmul((&mut dst, view), lhs, rhs, T::ONE, false, true);
-            dst
-        };
+        let (x, g) = ((x, sizes.x()), (&*g, sizes.y()));
         let mut gradients = Gradients::default();
-        if wanted.parameters[0] {
-            let len = parameters[0].len();
-            gradients.parameters.push(product(len, sizes.w(), (g.0, g.1.t()), (x, sizes.x())));
-        } else {
-            gradients.parameters.push(Vec::new());
-        }
+        gradients.parameters.push(match (wanted.parameters[0], self.transposed) {
+            (false, _) => Vec::new(),
+            (true, false) => kernel::product_of((g.0, g.1.t()), x, T::ONE),
+            (true, true) => kernel::product_of((x.0, x.1.t()), g, T::ONE),
+        });
         if wanted.parameters.get(1) == Some(&true) {
             gradients.parameters.push(kernel::column_sums(g.0, sizes.o));
         }
         if wanted.input {
-            let len = sizes.m * sizes.k;
-            gradients.input = Some(product(len, sizes.x(), g, (parameters[0], sizes.w())));
+            gradients.input = Some(kernel::product_of(g, (parameters[0], sizes.w()), T::ONE));
         }
         gradients
     }

@@ -243,9 +243,8 @@ fn scaled<T: Real>(
         if !tensor.track_op() {
             return Ok(None);
         }
-        let mut gradient = gradient.as_slice::<T>()?.to_vec();
-        kernel::map_in_place(
-            &mut gradient,
+        let gradient = kernel::map(
+            gradient.as_slice::<T>()?,
             #[inline(always)]
             |v| v * g,
         );

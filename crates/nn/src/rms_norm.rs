@@ -57,7 +57,7 @@ fn inverse<T: Real>(x: &[T], eps: T) -> T {
 
 impl Kernel for RmsNorm {
     const NAME: &'static str = "rms-norm";
-    const CHEAP: bool = true;
+    const CHEAP: bool = false;
 
     fn parameters(&self) -> Vec<&Tensor> {
         vec![&self.weight]
@@ -80,8 +80,7 @@ impl Kernel for RmsNorm {
     fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {
         let (c, w, eps) = (rows.width, parameters[0], T::from_f64(self.eps));
         let piece = kernel::rows_per_piece(c) * c;
-        let mut y = vec![T::ZERO; x.len()];
-        kernel::for_pieces(&mut y, piece, |i, y| {
+        kernel::build(x.len(), piece, |i, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -94,8 +93,7 @@ impl Kernel for RmsNorm {
                     }
                 },
             );
-        });
-        y
+        })
     }
 
     /// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w:

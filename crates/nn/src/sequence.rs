@@ -234,7 +234,7 @@ fn run(x: &Tensor, stages: Vec<Stage>, residual: bool) -> Result<Tensor> {
     if residual && shapes[shapes.len() - 1] != x.dims() {
         candle_core::bail!("residual: {:?} cannot be added to {:?}", shapes.last(), x.dims());
     }
-    if !kernel::serves(x) {
+    if !kernel::serves(x) || x.elem_count() == 0 {
         let mut y = x.clone();
         for stage in &stages {
             y = each!(stage, layer: _L => layer.reference(&y))?;

@@ -63,6 +63,38 @@ pub(crate) fn matmul<T: Real>(
     unsafe { product((Shared::new(dst), d), lhs, rhs, alpha, accumulate, parallel) }
 }
 
+/// alpha lhs rhs, row-major, on all threads.
+///
+/// # Panics
+/// As [`matmul`].
+#[allow(unsafe_code)]
+pub(crate) fn product_of<T: Real>(lhs: (&[T], View), rhs: (&[T], View), alpha: T) -> Vec<T> {
+    let view = View::rows(lhs.1.rows, rhs.1.cols, 0, rhs.1.cols);
+    // SAFETY: the product writes every element of the view, which is the whole vector.
+    unsafe {
+        filled_by_products(view.rows * view.cols, |dst| {
+            product((dst, view), lhs, rhs, alpha, false, true);
+        })
+    }
+}
+
+/// A vector of `len` elements that products write to.
+///
+/// # Safety
+/// `write` writes every element (a product that does not accumulate writes its whole view), and
+/// accumulates only onto written ones.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn filled_by_products<T: Real>(
+    len: usize,
+    write: impl FnOnce(Shared<T>),
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    write(Shared { start: out.as_mut_ptr(), len });
+    // SAFETY: promised by the caller.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// A slice that several threads write to, each to its own elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T> {
@@ -72,8 +104,19 @@ pub(crate) struct Shared<T> {
 
 impl<T> Shared<T> {
     /// Shares `slice`, which must stay borrowed while it is written to.
-    pub(crate) fn new(slice: &mut [T]) -> Self {
+    fn new(slice: &mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len() }
+    }
+
+    /// The part of `len` elements from `start` on.
+    ///
+    /// # Panics
+    /// When there is no such part: an error of the calling kernel.
+    #[allow(unsafe_code)]
+    pub(crate) fn part(self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.len, "a part beyond its slice");
+        // SAFETY: inside the allocation, by the assertion.
+        Self { start: unsafe { self.start.add(start) }, len }
     }
 }
 

@@ -4,9 +4,10 @@
 mod matmul;
 mod real;
 
-pub(crate) use matmul::{Shared, View, matmul, matmul_shared};
+pub(crate) use matmul::{Shared, View, filled_by_products, matmul, matmul_shared, product_of};
 pub(crate) use real::Real;
 
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType};
@@ -180,6 +181,28 @@ pub(crate) fn for_pieces<T: Send>(
     }
 }
 
+/// A vector of `len` elements made piece by piece, on all threads: `work(piece, out_piece)` gets
+/// pieces of zeros.
+///
+/// A piece is zeroed just before its work, in the cache of the thread that goes on to fill it;
+/// zeroing the whole vector first would be one more pass over memory, on one thread.
+#[allow(unsafe_code)]
+pub(crate) fn build<T: Real>(
+    len: usize,
+    piece_len: usize,
+    work: impl Fn(usize, &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    for_pieces(&mut out.spare_capacity_mut()[..len], piece_len, |i, piece| {
+        piece.fill(MaybeUninit::new(T::ZERO));
+        // SAFETY: filled in the line above.
+        work(i, unsafe { piece.assume_init_mut() });
+    });
+    // SAFETY: every piece was filled.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// Like [`for_pieces`] over the rows of `out`, each piece of them with `sums` partial sums of its
 /// own; returns the partial sums added in order of the pieces.
 pub(crate) fn for_pieces_with_sums<T: Real>(
@@ -240,18 +263,18 @@ pub(crate) fn add_parallel<T: Real>(y: &mut [T], x: &[T]) {
     });
 }
 
-/// y_i <- f(y_i) on all threads; f should be `#[inline(always)]`.
-pub(crate) fn map_in_place<T: Real>(y: &mut [T], f: impl Fn(T) -> T + Sync + Send) {
-    for_pieces(y, PIECE, |_, y| {
+/// f(x_i) for every i, on all threads; f should be `#[inline(always)]`.
+pub(crate) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync + Send) -> Vec<T> {
+    build(x.len(), PIECE, |i, y| {
         vectorised(
             #[inline(always)]
             || {
-                for y in y.iter_mut() {
-                    *y = f(*y);
+                for (y, &x) in y.iter_mut().zip(&x[i * PIECE..]) {
+                    *y = f(x);
                 }
             },
         );
-    });
+    })
 }
 
 /// y_i <- f(y_i, x_i) on all threads; f should be `#[inline(always)]`.
