@@ -21,13 +21,11 @@ use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_train::{AdamW, AdamWConfig, GroupRule};
+use experiments::allocator::keep_memory;
 use experiments::worker::peak_memory;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Peak learning rate of the timed steps.
 const RATE: f64 = 1e-3;
@@ -167,6 +165,7 @@ fn inputs(path: &Path) -> Result<HashMap<String, Tensor>> {
 
 #[allow(clippy::print_stdout)]
 fn main() -> Result<()> {
+    keep_memory();
     let options = Options::parse();
     let store = Store::new(SEED, DType::F32, &Device::Cpu);
     let model = model(&options, &store)?;

@@ -5,6 +5,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`allocator`] | mimalloc, and memory that is kept for the next step |
 //! | [`device`] | `--device` |
 //! | [`overrides`] | `--set key=value` on a closed configuration |
 //! | [`folder`] | the folder of a run: configuration, lock, summary |
@@ -14,6 +15,7 @@
 //! | [`table`] | one table as terminal text, Markdown, LaTeX and CSV |
 //! | [`curves`] | learning curves as SVG and PNG |
 
+pub mod allocator;
 pub mod curves;
 pub mod device;
 pub mod folder;

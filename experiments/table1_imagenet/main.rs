@@ -22,15 +22,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use experiments::allocator::keep_memory;
 use experiments::folder::{self, Folder};
 use experiments::worker::{INTERRUPTED, interrupted_flag};
 
 use crate::options::{OUT, Options, SEARCH_OUT};
 use crate::plan::Plan;
 use crate::tune::Tuned;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Image classification with and without conditioned tokens (ViT and DeiT).
 #[derive(Parser)]
@@ -63,6 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    keep_memory();
     let cli = Cli::parse();
     let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
         Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),

@@ -123,15 +123,14 @@ impl VitConfig {
         embed + c + self.tokens() * c + self.depth * block + 2 * c + (c + 1) * self.classes
     }
 
-    /// Multiply-accumulates of one forward pass of one image, matrix products only. The MLP of the
-    /// last block is computed for the class token alone, which is all that the head reads.
+    /// Multiply-accumulates of one forward pass of one image as published, matrix products only.
+    /// (The MLP of the last block is computed for the class token alone, which is all that the head
+    /// reads; the count has it for every token.)
     pub fn macs(&self) -> usize {
         let (n, c) = (self.tokens(), self.width);
         let embed = self.patches() * c * self.channels * self.patch_size.pow(2);
-        let attention = 4 * n * c * c + 2 * n * n * c;
-        let mlp = 2 * self.mlp_ratio * c * c;
-        let mlp_tokens = if self.depth == 0 { 0 } else { (self.depth - 1) * n + 1 };
-        embed + self.depth * attention + mlp_tokens * mlp + c * self.classes
+        let block = n * c * c * (4 + 2 * self.mlp_ratio) + 2 * n * n * c;
+        embed + self.depth * block + c * self.classes
     }
 
     /// Checks what the types of the fields cannot.

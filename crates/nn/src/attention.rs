@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
 use crate::sequence::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::{device, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.
 ///
@@ -200,8 +200,8 @@ impl Kernel for Attention {
         }
     }
 
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        reference::attention(x, self.heads, self.causal)
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+        device::attention(x, self.heads, self.causal)
     }
 
     fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {

@@ -144,7 +144,7 @@ impl Kernel for Mask {
     }
 
     /// Draws the factors on the host, the same on every device.
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
         let group = self.group(Rows::of(x.dims()));
         let factors = (0..x.elem_count()).map(|i| self.factor::<f32>(i / group));
         let mask = Tensor::from_vec(factors.collect(), x.shape(), &candle_core::Device::Cpu)?;

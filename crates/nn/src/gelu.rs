@@ -85,7 +85,7 @@ impl Kernel for Gelu {
         Ok(dims.to_vec())
     }
 
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Erf => reference::gelu(x),
             Self::Tanh => reference::gelu_tanh(x),

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows};
 use crate::sequence::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::{device, sequence};
 
 /// Layer normalisation over the last dimension, with weight and bias:
 /// y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -79,8 +79,8 @@ impl Kernel for LayerNorm {
         Ok(dims.to_vec())
     }
 
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        reference::layer_norm(x, &self.weight, &self.bias, self.eps)
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+        device::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 
     fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {

@@ -40,6 +40,7 @@
 
 pub mod attention;
 pub mod check;
+pub mod device;
 pub mod dropout;
 pub mod embedding;
 pub mod gelu;

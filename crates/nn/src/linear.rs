@@ -161,7 +161,7 @@ impl Kernel for Linear {
         }
     }
 
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
         let weight = if self.transposed { self.weight.t()? } else { self.weight.clone() };
         reference::linear(x, &weight, self.bias.as_ref())
     }

@@ -1,5 +1,5 @@
-//! Each op in candle's own differentiable operations: its definition, what runs where the CPU
-//! kernels do not, and the oracle that they are tested against.
+//! Each op in candle's own differentiable operations: its definition, and the oracle that the CPU
+//! kernels and the fused forms of [`crate::device`] are tested against.
 //!
 //! Only operations whose gradients passed a numerical check are used here.
 
@@ -59,6 +59,16 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    attention_with(qkv, heads, causal, |scores| softmax(scores, D::Minus1))
+}
+
+/// Attention by a given softmax over the last dimension.
+pub(crate) fn attention_with(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    softmax: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     let (b, n, c3) = qkv.dims3()?;
     let c = c3 / 3;
     let d = c / heads;
@@ -73,7 +83,7 @@ pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
         let hidden = Tensor::new(-1e4f32, qkv.device())?.to_dtype(qkv.dtype())?;
         scores = seen.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
     }
-    let y = softmax(&scores, D::Minus1)?.matmul(&v)?; // (B, H, N, D)
+    let y = softmax(&scores)?.matmul(&v)?; // (B, H, N, D)
     y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))
 }
 

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows};
 use crate::sequence::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::{device, sequence};
 
 /// Normalisation over the last dimension by the root mean square, with weight:
 /// y = x / sqrt(mean(x^2) + eps) * weight.
@@ -73,8 +73,8 @@ impl Kernel for RmsNorm {
         Ok(dims.to_vec())
     }
 
-    fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        reference::rms_norm(x, &self.weight, self.eps)
+    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+        device::rms_norm(x, &self.weight, self.eps)
     }
 
     fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {

@@ -11,7 +11,7 @@
 //! | norms, GELU, dropout | no: computed again, at a few passes over memory |
 //!
 //! A residual connection is added inside the last matrix product. On other devices and in half
-//! precision the layers run one after the other by [`crate::reference`].
+//! precision the layers run one after the other, by [`crate::device`] and [`crate::reference`].
 //!
 //! candle's custom ops have at most three inputs. A parameter therefore enters through a *carrier*:
 //! an op whose value is a zero and whose gradient is whatever the sequence has left for it. The
@@ -141,8 +141,8 @@ pub(crate) trait Kernel {
     /// The dimensions of its result; an error when the input does not fit.
     fn output(&self, dims: &[usize]) -> Result<Vec<usize>>;
 
-    /// Its definition in candle's operations.
-    fn reference(&self, x: &Tensor) -> Result<Tensor>;
+    /// The same on other devices and in half precision, in candle's operations.
+    fn on_device(&self, x: &Tensor) -> Result<Tensor>;
 
     /// y = f(x); `rows` is the shape of x.
     fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T>;
@@ -237,7 +237,7 @@ fn run(x: &Tensor, stages: Vec<Stage>, residual: bool) -> Result<Tensor> {
     if !kernel::serves(x) || x.elem_count() == 0 {
         let mut y = x.clone();
         for stage in &stages {
-            y = each!(stage, layer: _L => layer.reference(&y))?;
+            y = each!(stage, layer: _L => layer.on_device(&y))?;
         }
         return if residual { x + y } else { Ok(y) };
     }

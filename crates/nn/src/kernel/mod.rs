@@ -18,7 +18,7 @@ use rayon::prelude::*;
 const PIECE: usize = 1 << 14;
 
 /// Whether the CPU kernels serve this tensor; other devices and precisions take
-/// [`crate::reference`].
+/// [`crate::device`].
 pub(crate) fn serves(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }

@@ -4,7 +4,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, Gelu, Layer, LayerNorm, Linear, Mode, RmsNorm, Sequence, Store, attention,
-    causal_attention, cross_entropy, gelu, gelu_tanh, layer_norm, linear, reference, rms_norm,
+    causal_attention, cross_entropy, device, gelu, gelu_tanh, layer_norm, linear, reference,
+    rms_norm,
 };
 use proptest::prelude::*;
 
@@ -239,6 +240,33 @@ impl Branch {
         let y = reference::linear(&reference::rms_norm(&y, &v[5], 1e-6)?, &v[6], Some(&v[7]))?;
         if residual { &v[0] + y } else { Ok(y) }
     }
+}
+
+/// candle's fused norms take their epsilon as f32.
+const FUSED_EPS: f64 = 1e-5f32 as f64;
+
+#[test]
+fn the_fused_forms_of_other_devices_equal_the_definitions() -> Result<()> {
+    let (x, w, b) = (variable(&[2, 7, 12], 1)?, variable(&[12], 2)?, variable(&[12], 3)?);
+    agree(
+        &[x.clone(), w.clone(), b],
+        |v| device::layer_norm(&v[0], &v[1], &v[2], FUSED_EPS),
+        |v| reference::layer_norm(&v[0], &v[1], &v[2], FUSED_EPS),
+    )?;
+    agree(
+        &[x.clone(), w],
+        |v| device::rms_norm(&v[0], &v[1], FUSED_EPS),
+        |v| reference::rms_norm(&v[0], &v[1], FUSED_EPS),
+    )?;
+    agree(&[x], |v| device::softmax(&v[0]), |v| candle_nn::ops::softmax(&v[0], 2))?;
+    for causal in [false, true] {
+        agree(
+            &[variable(&[2, 7, 12], 1)?],
+            |v| device::attention(&v[0], 2, causal),
+            |v| reference::attention(&v[0], 2, causal),
+        )?;
+    }
+    Ok(())
 }
 
 #[test]

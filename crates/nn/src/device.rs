@@ -1,0 +1,277 @@
+//! What the layers run on CUDA, on Metal and in half precision: candle's fused forward kernels with
+//! a backward in tensor operations.
+//!
+//! candle's fused layer norm, RMS norm and softmax cut the graph. Here their result goes through a
+//! custom op whose forward hands it on and whose backward is the formula. Everything else is the
+//! definition in [`crate::reference`].
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, MetalStorage,
+    Result, Shape, Storage, Tensor,
+};
+use candle_nn::ops;
+
+use crate::reference;
+
+/// The result of a fused kernel, until the op that gives it a backward has taken it.
+struct Finished(Mutex<Option<Tensor>>);
+
+impl Finished {
+    fn new(result: Tensor) -> Self {
+        Self(Mutex::new(Some(result)))
+    }
+
+    /// A copy of the result in its own storage.
+    fn take(&self) -> Result<(Storage, Shape)> {
+        let Some(result) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            candle_core::bail!("a fused result was taken twice");
+        };
+        let (storage, layout) = result.storage_and_layout();
+        let copy = match &*storage {
+            Storage::Cpu(storage) => Storage::Cpu(storage.try_clone(layout)?),
+            Storage::Cuda(storage) => Storage::Cuda(storage.try_clone(layout)?),
+            Storage::Metal(storage) => Storage::Metal(storage.try_clone(layout)?),
+        };
+        Ok((copy, layout.shape().clone()))
+    }
+
+    fn cpu(&self) -> Result<(CpuStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+            _ => candle_core::bail!("a fused result is not on the CPU"),
+        }
+    }
+
+    fn cuda(&self) -> Result<(CudaStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
+            _ => candle_core::bail!("a fused result is not on a CUDA device"),
+        }
+    }
+
+    fn metal(&self) -> Result<(MetalStorage, Shape)> {
+        match self.take()? {
+            (Storage::Metal(storage), shape) => Ok((storage, shape)),
+            _ => candle_core::bail!("a fused result is not on a Metal device"),
+        }
+    }
+}
+
+/// The sum over all rows of `x` (..., C) as (C,): a product with ones, which is faster than candle's
+/// sum over leading dimensions.
+fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    let x = x.reshape(((), width))?;
+    let ones = Tensor::ones((1, x.dim(0)?), x.dtype(), x.device())?;
+    ones.matmul(&x)?.flatten_all()
+}
+
+/// In f32 at least: statistics of rows are not summed in half precision.
+fn wide(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// softmax(x) over the last dimension.
+///
+/// # Errors
+/// When the dtype is not a float.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let y = ops::softmax_last_dim(&x.detach())?;
+    x.apply_op1(SoftmaxOp(Finished::new(y)))
+}
+
+struct SoftmaxOp(Finished);
+
+impl CustomOp1 for SoftmaxOp {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.cpu()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.0.cuda()
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.0.metal()
+    }
+
+    /// dx = y (g - sum(g y)).
+    fn bwd(&self, _: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let y = y.detach();
+        let yg = (&y * g)?;
+        Ok(Some((&yg - y.broadcast_mul(&yg.sum_keepdim(D::Minus1)?)?)?))
+    }
+}
+
+/// y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    let y = ops::layer_norm(&x.detach(), &weight.detach(), &bias.detach(), eps as f32)?;
+    x.apply_op3(&weight, &bias, LayerNormOp { finished: Finished::new(y), eps })
+}
+
+struct LayerNormOp {
+    finished: Finished,
+    eps: f64,
+}
+
+impl CustomOp3 for LayerNormOp {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.finished.cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.finished.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.finished.metal()
+    }
+
+    /// With n = (x - mean) r, r = 1/sqrt(var + eps) and h = g w:
+    /// dx = r (h - mean(h) - n mean(h n)), dw = sum over rows of g n, db = sum over rows of g.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dtype = x.dtype();
+        let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let r = (variance + self.eps)?.sqrt()?.recip()?;
+        let n = centred.broadcast_mul(&r)?;
+        let h = g.broadcast_mul(&w)?;
+        let along = n.broadcast_mul(&(&h * &n)?.mean_keepdim(D::Minus1)?)?;
+        let dx = (h.broadcast_sub(&h.mean_keepdim(D::Minus1)?)? - along)?.broadcast_mul(&r)?;
+        let (dw, db) = (sum_rows(&(&g * &n)?)?, sum_rows(&g)?);
+        Ok((Some(dx.to_dtype(dtype)?), Some(dw.to_dtype(dtype)?), Some(db.to_dtype(dtype)?)))
+    }
+}
+
+/// y = x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.dtype() == DType::F64 {
+        // candle's kernel has no f64.
+        return reference::rms_norm(x, weight, eps);
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let y = ops::rms_norm(&x.detach(), &weight.detach(), eps as f32)?;
+    x.apply_op2(&weight, RmsNormOp { finished: Finished::new(y), eps })
+}
+
+struct RmsNormOp {
+    finished: Finished,
+    eps: f64,
+}
+
+impl CustomOp2 for RmsNormOp {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.finished.cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.finished.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.finished.metal()
+    }
+
+    /// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w: dx = r (h - n mean(h n)),
+    /// dw = sum over rows of g n.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dtype = x.dtype();
+        let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
+        let r = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?.recip()?;
+        let n = x.broadcast_mul(&r)?;
+        let h = g.broadcast_mul(&w)?;
+        let along = n.broadcast_mul(&(&h * &n)?.mean_keepdim(D::Minus1)?)?;
+        let dx = (h - along)?.broadcast_mul(&r)?;
+        Ok((Some(dx.to_dtype(dtype)?), Some(sum_rows(&(&g * &n)?)?.to_dtype(dtype)?)))
+    }
+}
+
+/// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::Attention`].
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    reference::attention_with(qkv, heads, causal, softmax)
+}
