@@ -25,6 +25,7 @@ use faer::linalg::evd::{
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
 
+use crate::inverse_root::inverse_root;
 use crate::{Error, Result};
 
 /// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
@@ -59,9 +60,9 @@ impl Basis {
         Ok(Self { E, sigma })
     }
 
-    /// The left singular vectors and values of X: (k, m) with k <= m.
-    pub(crate) fn of_rows(X: MatRef<'_, f64>) -> Result<Self> {
-        let mut basis = Self::of_gram(gram(X, 1.0).as_ref())?;
+    /// The left singular vectors and values of X: (k, m) with k <= m, G = X X^T.
+    fn of_rows(X: MatRef<'_, f64>, G: MatRef<'_, f64>) -> Result<Self> {
+        let mut basis = Self::of_gram(G)?;
         let floor = TAU * basis.spectral_norm();
         basis.refine(X, floor)?;
         Ok(basis)
@@ -123,7 +124,12 @@ impl Basis {
 pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let basis = Basis::of_rows(X)?;
+    let G = gram(X, 1.0);
+    if let Some((L, spectral_norm)) = inverse_root(G.as_ref(), LOST) {
+        matmul(Y, Accum::Add, &L, X, t * spectral_norm, Par::Seq);
+        return Ok(());
+    }
+    let basis = Basis::of_rows(X, G.as_ref())?;
     if let Some(L) = basis.inverse_root(TAU) {
         matmul(Y, Accum::Add, &L, X, t * basis.spectral_norm(), Par::Seq);
     }

@@ -111,6 +111,7 @@ mod express;
 mod flat;
 mod gram;
 mod host;
+mod inverse_root;
 mod iterative;
 mod map;
 mod norm_matched;
