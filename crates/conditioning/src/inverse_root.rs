@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! G = Q T Q^T,   T tridiagonal, eigenvalues in [m, M]
-//! lambda^(-1/2) = sum_j w_j / (lambda + s_j)       (Zolotarev; 2e-13 relative on [m, M])
+//! lambda^(-1/2) = sum_j w_j / (lambda + s_j)       (Zolotarev; 3e-14 relative on [m, M])
 //! G^(-1/2) = Q F Q^T,   F = sum_j w_j (T + s_j)^(-1)
 //! ```
 //!
@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! s_j = m sn^2(u_j) / cn^2(u_j),   w_j = 2 sqrt(m) K' / (pi n) dn(u_j) / cn^2(u_j),
-//! n = 33 K' / pi^2,   K' <= ln(4 sqrt(M / m)) (1 + m / M)
+//! n = 33 K' / pi^2,   K' about ln(4 sqrt(M / m))
 //! ```
 
 use std::f64::consts::{FRAC_PI_2, PI};
