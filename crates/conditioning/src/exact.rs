@@ -1,19 +1,20 @@
-//! The exact path to the polar factor: one symmetric eigenproblem of the small side, in f64.
+//! The exact path to the polar factor: the inverse root of the small Gram matrix, in f64.
 //!
 //! ```text
 //! X = U S V^T,   C = t sigma_1 U f(S) V^T,   f(sigma) = min(1, sigma / (tau sigma_1))
 //! ```
 //!
-//! With the small side first (k = min(N, d) rows; transpose if N > d), `X X^T = E S^2 E^T` and
+//! With the small side first (k = min(N, d) rows; transpose if N > d), `G = X X^T = E S^2 E^T` and
 //!
 //! ```text
 //! C = t sigma_1 L X,   L = E diag(1 / max(sigma_i, tau sigma_1)) E^T   (k, k)
 //! ```
 //!
-//! A Gram matrix squares the condition number: near `1e-8 sigma_1` its eigenvalues are nothing but
-//! rounding. The tokens themselves still hold the digits. So if there are such weak directions, the
-//! weaker part of the basis is projected out of X, where it is large compared with its own rounding,
-//! and gets an eigenproblem of its own, and so on. Down to `tau sigma_1` the error of C then stays
+//! If sigma_min >= sigma_1 / 4096, then L = G^(-1/2), which `inverse_root` finds without E. Else the
+//! eigenvectors are needed. A Gram matrix squares the condition number: near `1e-8 sigma_1` its
+//! eigenvalues are nothing but rounding. The tokens themselves still hold the digits. So the weaker
+//! part of the basis is projected out of X, where it is large compared with its own rounding, and
+//! gets an eigenproblem of its own, and so on. Down to `tau sigma_1` the error of C then stays
 //! below 1e-7. (A Newton-Schulz step would restore those directions too, but it would also lift the
 //! degenerate ones, which f leaves alone.)
 
@@ -25,13 +26,14 @@ use faer::linalg::evd::{
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
 
+use crate::inverse_root::inverse_root;
 use crate::{Error, Result};
 
 /// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
 pub const TAU: f64 = 1e-7;
 
-/// A basis with sigma_min < LOST sigma_1 is solved again in its weaker part: at the fraction r the
-/// eigenvalues of a Gram matrix are good to 1e-16 / r^2, here 2e-9.
+/// With sigma_min < LOST sigma_1 a basis is needed and solved again in its weaker part: at the fraction
+/// r the eigenvalues of a Gram matrix are good to 1e-16 / r^2, here 2e-9.
 const LOST: f64 = 1.0 / 4096.0;
 
 /// The weaker part: sigma_i < WEAK sigma_1. Rounding mixes directions a > b by 1e-16 sigma_1^2 / (a b),
@@ -59,9 +61,9 @@ impl Basis {
         Ok(Self { E, sigma })
     }
 
-    /// The left singular vectors and values of X: (k, m) with k <= m.
-    pub(crate) fn of_rows(X: MatRef<'_, f64>) -> Result<Self> {
-        let mut basis = Self::of_gram(gram(X, 1.0).as_ref())?;
+    /// The left singular vectors and values of X: (k, m) with k <= m, G = X X^T.
+    fn of_rows(X: MatRef<'_, f64>, G: MatRef<'_, f64>) -> Result<Self> {
+        let mut basis = Self::of_gram(G)?;
         let floor = TAU * basis.spectral_norm();
         basis.refine(X, floor)?;
         Ok(basis)
@@ -123,11 +125,29 @@ impl Basis {
 pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let basis = Basis::of_rows(X)?;
+    let G = gram(X, 1.0);
+    if let Some((L, spectral_norm)) = inverse_root(G.as_ref(), LOST) {
+        matmul(Y, Accum::Add, &L, X, t * spectral_norm, Par::Seq);
+        return Ok(());
+    }
+    let basis = Basis::of_rows(X, G.as_ref())?;
     if let Some(L) = basis.inverse_root(TAU) {
         matmul(Y, Accum::Add, &L, X, t * basis.spectral_norm(), Par::Seq);
     }
     Ok(())
+}
+
+/// L = E diag(1 / max(sigma_i, floor sigma_1)) E^T of a Gram matrix alone, and sigma_1; `None` for
+/// zero. Reads the lower triangle.
+pub(crate) fn floored_inverse_root(
+    G: MatRef<'_, f64>,
+    floor: f64,
+) -> Result<Option<(Mat<f64>, f64)>> {
+    if let Some(found) = inverse_root(G, floor.max(LOST)) {
+        return Ok(Some(found));
+    }
+    let basis = Basis::of_gram(G)?;
+    Ok(basis.inverse_root(floor).map(|L| (L, basis.spectral_norm())))
 }
 
 /// The lower triangle of `alpha X X^T`, X: (k, m).

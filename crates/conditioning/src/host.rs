@@ -91,7 +91,8 @@ impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F
             slices.push(&T::cpu_storage_as_slice(storage)?[range.clone()]);
         }
         let size = self.layout.block_size();
-        let mut out = slices[K - 1].to_vec();
+        // Zeros come untouched from the system: each thread brings in the pages that it writes.
+        let mut out = vec![T::zero(); slices[K - 1].len()];
         let results: Vec<_> = out
             .par_chunks_mut(size)
             .enumerate()
@@ -106,6 +107,7 @@ impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F
     }
 
     fn block<T: WithDType>(&self, inputs: &[&[T]], row: usize, out: &mut [T]) -> Result<()> {
+        out.copy_from_slice(inputs[K - 1]);
         let mut blocks = Vec::with_capacity(K);
         for (name, xs) in self.names.iter().zip(inputs) {
             match self.layout.read(name, xs, row)? {

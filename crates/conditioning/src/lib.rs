@@ -88,15 +88,15 @@
 //!
 //! # Which way to the polar factor
 //!
-//! [`Polar::Exact`] solves one symmetric eigenproblem of the small Gram side in f64 and, where that has
-//! lost digits, further ones of the weak part: kappa(Y) is right to 1e-6 for kappa(X) to 1e7.
+//! [`Polar::Exact`] takes the inverse root of the small Gram side in f64, from its tridiagonal form or,
+//! beyond kappa(X) = 4096, from eigenproblems: kappa(Y) is right to 1e-6 for kappa(X) to 1e7.
 //! [`Polar::Iterative`] needs matrix products alone, on any device and in f32: kappa(Y) <= 2.01 for
 //! kappa(X) to 1e6. On the CPU the first is faster at every size and is what the default takes.
 //!
 //! # Dependencies
 //!
-//! candle-core for tensors; faer for eigenproblems, singular values and serial products in f64; rayon
-//! for one sequence a thread; serde for configurations; thiserror for errors.
+//! candle-core for tensors; faer for eigenproblems, singular values and serial products in f64; pulp
+//! for the vector instructions of the processor; rayon for one sequence a thread; serde for configurations; thiserror for errors.
 #![deny(missing_docs, unsafe_code)]
 // Matrices are single capitals, as in the paper.
 #![allow(non_snake_case)]
@@ -111,6 +111,7 @@ mod express;
 mod flat;
 mod gram;
 mod host;
+mod inverse_root;
 mod iterative;
 mod map;
 mod norm_matched;

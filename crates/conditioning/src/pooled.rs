@@ -131,7 +131,7 @@ impl Pooled {
     /// Training: Y = X M with M of this batch (`Current`) or of earlier ones (`Earlier`).
     ///
     /// The running average stays as it is: call [`Pooled::observe`] afterwards, once per optimiser
-    /// step.
+    /// step, or [`Pooled::forward_train_observed`] for both.
     ///
     /// # Errors
     ///
@@ -238,6 +238,23 @@ impl Pooled {
         tensors: impl IntoIterator<Item = (S, Tensor)>,
     ) -> Result<()> {
         self.running.load(tensors)
+    }
+
+    /// [`Pooled::forward_train`] and then [`Pooled::observe`] of the same tokens, whose Gram matrix is
+    /// computed once: for models that see one batch an optimiser step.
+    ///
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn forward_train_observed(&self, x: &Tensor) -> Result<Tensor> {
+        let gram = self.gram(x, None)?;
+        let M = match self.config.source {
+            Source::Current if self.config.strength > 0.0 => Some(self.matrix(&gram)?),
+            _ => self.running_matrix()?,
+        };
+        let y = self.apply(x, None, M)?;
+        self.running.observe(&[gram], self.config.momentum)?;
+        Ok(y)
     }
 
     fn gram(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {

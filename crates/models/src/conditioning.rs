@@ -125,11 +125,7 @@ impl TokenConditioner {
             Self::None => x.clone(),
             Self::PerSequence(conditioner) => conditioner.forward(x)?,
             Self::NormMatched(control) => control.forward(x)?,
-            Self::Pooled(pooled) if train => {
-                let y = pooled.forward_train(x)?;
-                pooled.observe(x)?;
-                y
-            }
+            Self::Pooled(pooled) if train => pooled.forward_train_observed(x)?,
             Self::Pooled(pooled) => pooled.forward(x)?,
             Self::Standardised(standardise) if train => {
                 let y = standardise.forward_train(x)?;

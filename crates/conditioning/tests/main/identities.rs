@@ -83,6 +83,17 @@ proptest! {
     }
 
     #[test]
+    fn with_and_without_eigenvectors(
+        seed: u64, n in 15usize..=48, d in 15usize..=48, e in 3.0..4.2f64, exponent in -300i32..=300,
+    ) {
+        // kappa of 1e3 to 1.6e4: the ways meet at 4096, where both have the error of a Gram matrix.
+        let (X, kappa) = (with_kappa(seed, n, d, 10f64.powf(e)), 10f64.powf(e));
+        let y = conditioned(&(tensor(X.as_ref()) * 2f64.powi(exponent)).unwrap(), 1.0);
+        let y = values(&(y * 2f64.powi(-exponent)).unwrap());
+        assert_close(&y, &values(&tensor(oracle(&X, 1.0).as_ref())), 1e-15 * kappa * kappa, 1.0);
+    }
+
+    #[test]
     fn orthogonal_maps_commute(seed: u64, n in 1usize..=12, d in 1usize..=12) {
         // C(Q X P) = Q C(X) P: the correction knows no basis of tokens or channels.
         let (Q, P) = (normal_matrix(seed, n, n), normal_matrix(seed ^ 1, d, d));

@@ -54,15 +54,22 @@ fn strided_views_equal_their_copies() {
 
 #[test]
 fn a_sequence_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
-    let x = normal(4, &[7, 11, 13]).to_dtype(DType::F32).unwrap();
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| bits(&condition(&x)))
-    };
-    let together = run(1);
-    assert_eq!(together, run(3));
-    let alone: Vec<u64> = (0..7).flat_map(|b| bits(&condition(&x.get(b).unwrap()))).collect();
-    assert_eq!(together, alone);
+    // Small sizes take the eigenvectors, larger ones only for the weak sequences.
+    for shape in [[7, 11, 13], [7, 40, 64], [7, 64, 40]] {
+        let x = normal(4, &shape);
+        let decay: Vec<f64> = (0..shape[2]).map(|c| 1e-5f64.powf(c as f64 / 40.0)).collect();
+        let weak = (x.broadcast_mul(&Tensor::new(decay, &Device::Cpu).unwrap())).unwrap();
+        let mixed = Tensor::cat(&[x, weak], 0).unwrap().to_dtype(DType::F32).unwrap();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bits(&condition(&mixed)))
+        };
+        let together = run(1);
+        assert_eq!(together, run(3));
+        let alone: Vec<u64> =
+            (0..14).flat_map(|b| bits(&condition(&mixed.get(b).unwrap()))).collect();
+        assert_eq!(together, alone);
+    }
 }
 
 /// x with rows scattered among padding that holds garbage, and the mask.

@@ -91,6 +91,20 @@ fn current_uses_this_batch_in_training_and_the_average_in_evaluation() {
 }
 
 #[test]
+fn observing_in_the_same_call_changes_nothing() {
+    for (source, t) in [(Source::Current, 1.0), (Source::Earlier, 1.0), (Source::Current, 0.0)] {
+        let (one, two) = (pooled(source, t, 20), pooled(source, t, 20));
+        for seed in 21..24 {
+            let x = normal(seed, &[2, 15, 20]);
+            let y = two.forward_train(&x).unwrap();
+            two.observe(&x).unwrap();
+            assert_eq!(bits(&one.forward_train_observed(&x).unwrap()), bits(&y));
+            assert_eq!(state(&one), state(&two));
+        }
+    }
+}
+
+#[test]
 fn the_running_average() {
     let config = PooledConfig { momentum: 0.25, ..PooledConfig::default() };
     let layer = Pooled::new(config, 3).unwrap();
