@@ -119,6 +119,10 @@ impl CustomOp1 for SoftmaxOp {
 /// # Errors
 /// When shapes or dtypes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.dtype() == DType::F64 {
+        // candle's kernel has no f64.
+        return reference::layer_norm(x, weight, bias, eps);
+    }
     let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     let y = ops::layer_norm(&x.detach(), &weight.detach(), &bias.detach(), eps as f32)?;
     x.apply_op3(&weight, &bias, LayerNormOp { finished: Finished::new(y), eps })
