@@ -9,7 +9,7 @@
 //! `flops` per step. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
 //! `--init` and `--inputs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use clap::{Parser, ValueEnum};
 use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_train::{AdamW, AdamWConfig, GroupRule};
 use experiments::allocator::keep_memory;
@@ -54,6 +55,9 @@ struct Options {
     /// The batch (safetensors: `images` or `tokens`, and `labels`), instead of a seeded one.
     #[arg(long)]
     inputs: Option<PathBuf>,
+    /// Writes the parameters and the first batch to DIR/init.safetensors and DIR/inputs.safetensors.
+    #[arg(long, value_name = "DIR")]
+    save_case: Option<PathBuf>,
 }
 
 /// The conditioning of the tokens, at strength 0.3.
@@ -171,6 +175,11 @@ fn main() -> Result<()> {
     let model = model(&options, &store)?;
     if let Some(path) = &options.init {
         store.load(path)?;
+    }
+    if let Some(folder) = &options.save_case {
+        store.save(&folder.join("init.safetensors"), &BTreeMap::new())?;
+        let batch = model.batch(SEED, options.batch)?;
+        save_tensors(&folder.join("inputs.safetensors"), batch, &BTreeMap::new())?;
     }
     let parameters = store.parameters();
     let groups = GroupRule::default().groups(&parameters);
