@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod gpt2;
+mod gpt2_parity;
 mod gradients;
 mod vit;
 mod vit_parity;
