@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Type-checks the workspace with feature `cuda` on a machine without CUDA: a stub stands in for
-# nvcc. It has a target folder of its own, since a real build would reuse the stub's empty kernels.
+# nvcc. The tests of `check_cuda.sh` are among what is checked. It has a target folder of its own, since a real build would reuse the stub's empty kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stub=$(mktemp -d)
@@ -26,4 +26,4 @@ if [ "$ptx" = 1 ]; then : > "$dir/$(basename "${src%.cu}").ptx"; fi
 STUB
 chmod +x "$stub/nvcc"
 PATH="$stub:$PATH" NVCC="$stub/nvcc" CUDA_COMPUTE_CAP=80 CUDARC_CUDA_VERSION=12080 \
-  cargo check --workspace --features cuda --locked --target-dir target/cuda-types
+  cargo check --workspace --tests --features cuda --locked --target-dir target/cuda-types

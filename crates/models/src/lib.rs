@@ -25,6 +25,7 @@
 //! | family | file | presets | reference |
 //! | --- | --- | --- | --- |
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
+//! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 
 pub mod conditioning;
 pub mod gpt2;

@@ -7,8 +7,9 @@
 //! | result of | kept for backward |
 //! | --- | --- |
 //! | the last layer | it is the result |
-//! | linear, attention | yes |
-//! | norms, GELU, dropout | no: computed again, at a few passes over memory |
+//! | linear, attention, norms, GELU | yes |
+//! | dropout | no: the mask is drawn again |
+//! | inside attention | no: the probabilities are computed again, block by block |
 //!
 //! A residual connection is added inside the last matrix product. On other devices and in half
 //! precision the layers run one after the other, by [`crate::device`] and [`crate::reference`].

@@ -4,6 +4,8 @@
 
 mod gpt2;
 mod gpt2_parity;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod gradients;
 mod vit;
 mod vit_parity;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod determinism;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod gradients;
 mod oracle;
 mod store;

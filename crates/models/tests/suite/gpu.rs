@@ -1,0 +1,57 @@
+//! Models on a CUDA GPU against the CPU: loss and every gradient. Run by `scripts/check_cuda.sh`;
+//! on a machine without a GPU these tests are not built.
+
+use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::gpt2::{Gpt2, Gpt2Config};
+use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::{Mode, Store, cross_entropy};
+
+use crate::{distance, uniform};
+
+/// f32 on two devices: matrix products of a GPU may round to TF32, 1e-3 per product.
+const DEVICE_TOLERANCE: f64 = 1e-2;
+
+const MODE: Mode = Mode::Train { seed: 4, step: 9 };
+
+/// Loss and gradients of a model on both devices, compared.
+fn compare(loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
+    let gpu = Device::new_cuda(0)?;
+    let run = |device: &Device| {
+        let store = Store::new(7, DType::F32, device);
+        let loss = loss(&store)?;
+        let grads = loss.backward()?;
+        let mut out = vec![("loss".to_string(), loss)];
+        for (name, var) in store.parameters() {
+            out.push((name.clone(), grads.get(&var).expect(&name).clone()));
+        }
+        Ok::<_, candle_core::Error>(out)
+    };
+    for ((name, got), (_, want)) in run(&gpu)?.into_iter().zip(run(&Device::Cpu)?) {
+        let d = distance(&got.to_device(&Device::Cpu)?, &want)?;
+        assert!(d < DEVICE_TOLERANCE, "{name} differs by {d}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gpu_vit_equals_that_of_the_cpu() -> Result<()> {
+    let config = VitConfig { drop_path: 0.2, ..VitConfig::preset("vit-8").unwrap() };
+    compare(|store| {
+        let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?.to_device(store.device())?;
+        let targets = candle_nn::ops::softmax(&uniform(&[4, 10], 2)?, 1)?;
+        let targets = targets.to_dtype(DType::F32)?.to_device(store.device())?;
+        cross_entropy(&Vit::new(&config, store.builder())?.forward(&images, MODE)?, &targets)
+    })
+}
+
+#[test]
+fn gpu_gpt2_equals_that_of_the_cpu() -> Result<()> {
+    let config =
+        Gpt2Config { vocabulary: 11, context: 9, ..Gpt2Config::preset("gpt2-6x384").unwrap() };
+    compare(|store| {
+        let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
+        let tokens = Tensor::from_vec(tokens, (2, 8), store.device())?;
+        let (ids, targets) = (tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?);
+        Gpt2::new(&config, store.builder())?.loss(&ids, &targets, MODE)
+    })
+}

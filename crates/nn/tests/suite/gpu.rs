@@ -1,0 +1,79 @@
+//! Layers on a CUDA GPU against the CPU kernels: value and every gradient. Run by
+//! `scripts/check_cuda.sh`; on a machine without a GPU these tests are not built.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::{
+    Attention, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm, Sequence, Store, embedding,
+    linear, linear_cross_entropy,
+};
+
+use crate::{distance, uniform};
+
+/// f32 on two devices: matrix products of a GPU may round to TF32, 1e-3 per product.
+const DEVICE_TOLERANCE: f64 = 5e-3;
+
+const MODE: Mode = Mode::Train { seed: 4, step: 9 };
+
+/// A network of every layer on a device: loss and gradients by name.
+fn run(device: &Device) -> Result<Vec<(String, Tensor)>> {
+    let store = Store::new(7, DType::F32, device);
+    let vb = store.builder();
+    let table = vb.get_with_hints((11, 24), "table", conditioned_nn::init::normal(1.0))?;
+    let ids: Vec<u32> = (0..30).map(|i| (i * 7) % 11).collect();
+    let ids = Tensor::from_vec(ids, (3, 10), device)?;
+    let x = embedding(&ids, &table)?;
+    let attention = Sequence::residual([
+        LayerNorm::new(vb.pp("norm1"), 24, 1e-5)?.into(),
+        linear(vb.pp("qkv"), 24, 72)?.into(),
+        Attention { heads: 3, causal: true }.into(),
+        linear(vb.pp("proj"), 24, 24)?.into(),
+        Dropout::new(&vb.pp("dropout"), 0.2)?.into(),
+    ]);
+    let mlp = Sequence::residual([
+        RmsNorm::new(vb.pp("norm2"), 24, 1e-5)?.into(),
+        linear(vb.pp("fc1"), 24, 96)?.into(),
+        Gelu::Erf.into(),
+        linear(vb.pp("fc2"), 96, 24)?.into(),
+        DropPath::new(&vb.pp("drop_path"), 0.3)?.into(),
+    ]);
+    let y = mlp.forward(&attention.forward(&x, MODE)?, MODE)?;
+    let y = LayerNorm::new(vb.pp("norm"), 24, 1e-5)?.forward(&y)?;
+    let loss = linear_cross_entropy(&y, &table, &ids)?;
+    let grads = loss.backward()?;
+    let mut out = vec![("loss".to_string(), loss.to_device(&Device::Cpu)?)];
+    for (name, var) in store.parameters() {
+        let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        out.push((name, grad.to_device(&Device::Cpu)?));
+    }
+    Ok(out)
+}
+
+#[test]
+fn gpu_layers_equal_those_of_the_cpu() -> Result<()> {
+    let gpu = Device::new_cuda(0)?;
+    for ((name, got), (_, want)) in run(&gpu)?.into_iter().zip(run(&Device::Cpu)?) {
+        let d = distance(&got, &want)?;
+        assert!(d < DEVICE_TOLERANCE, "{name} differs by {d}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gpu_half_precision_trains() -> Result<()> {
+    let gpu = Device::new_cuda(0)?;
+    for dtype in [DType::F16, DType::BF16] {
+        let x = Var::from_tensor(&uniform(&[2, 5, 24], 1)?.to_dtype(dtype)?.to_device(&gpu)?)?;
+        let store = Store::new(7, dtype, &gpu);
+        let layer = Sequence::residual([
+            LayerNorm::new(store.builder().pp("norm"), 24, 1e-5)?.into(),
+            linear(store.builder().pp("fc"), 24, 24)?.into(),
+        ]);
+        let grads = layer.forward(&x, MODE)?.sqr()?.sum_all()?.backward()?;
+        for (name, var) in store.parameters() {
+            let norm = grads.get(&var).expect(&name).to_dtype(DType::F32)?.sqr()?.sum_all()?;
+            let norm = norm.to_scalar::<f32>()?;
+            assert!(norm.is_finite() && norm > 0.0, "{dtype:?} {name}: {norm}");
+        }
+    }
+    Ok(())
+}
