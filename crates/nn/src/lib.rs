@@ -34,12 +34,16 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`], [`patch_embed`], [`table`], [`loss`] | one layer or op each |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`sequence`] | layers one after the other as one operation |
+//! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
+//! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
 //! | [`check`] | gradients against central differences |
 
 pub mod attention;
 pub mod check;
+pub mod depthwise;
 pub mod dropout;
 pub mod embedding;
 pub mod gelu;
@@ -53,10 +57,12 @@ pub mod patch_embed;
 pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
+pub mod softmax;
 pub mod store;
 pub mod table;
 
 pub use attention::{Attention, attention, causal_attention};
+pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
 pub use gelu::{Gelu, gelu, gelu_tanh};
@@ -67,5 +73,6 @@ pub use mode::Mode;
 pub use patch_embed::PatchEmbed;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::{Layer, Sequence};
+pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;
