@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::kernel::{self, Real};
 use crate::reference;
 
-/// y_i = table[ids_i]: ids (...) of u32 and a table (V, C) give (..., C).
+/// y_i = row ids_i of the table: ids (...) of u32 and a table (V, C) give (..., C).
 ///
 /// The gradient of the table is written row by row from the rows that occur, in an order that does
 /// not depend on threads; candle's optimisers want it dense, so the other rows are zero.

@@ -5,8 +5,9 @@
 //! carry their own backward, in one of two forms:
 //!
 //! * on the CPU in `f32` and `f64`, custom ops with fused, parallel kernels, forward and backward;
-//! * elsewhere, the definition in candle's differentiable operations ([`reference`](mod@reference)), which
-//!   is also the oracle that the kernels are tested against.
+//! * elsewhere, candle's fused forward with a backward in tensor operations ([`device`]), or the
+//!   definition in candle's differentiable operations ([`reference`](mod@reference)), which is also
+//!   the oracle that both are tested against.
 //!
 //! Nothing is ambient: a layer that draws random numbers takes a [`Mode`], and a [`Store`] seeds
 //! every parameter by its *name*, so that neither construction order nor thread count matters.
@@ -34,12 +35,17 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`], [`patch_embed`], [`table`], [`loss`] | one layer or op each |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`sequence`] | layers one after the other as one operation |
+//! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
+//! | [`loss`] | cross-entropy, of logits and of a linear head without them |
+//! | [`device`] | what the layers run on a GPU and in half precision |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
 //! | [`check`] | gradients against central differences |
 
 pub mod attention;
 pub mod check;
+pub mod depthwise;
 pub mod device;
 pub mod dropout;
 pub mod embedding;
@@ -54,10 +60,12 @@ pub mod patch_embed;
 pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
+pub mod softmax;
 pub mod store;
 pub mod table;
 
 pub use attention::{Attention, attention, causal_attention};
+pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
 pub use gelu::{Gelu, gelu, gelu_tanh};
@@ -68,5 +76,6 @@ pub use mode::Mode;
 pub use patch_embed::PatchEmbed;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::{Layer, Sequence};
+pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;

@@ -4,7 +4,7 @@
 //! Only operations whose gradients passed a numerical check are used here.
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_nn::ops::log_softmax;
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
 ///
@@ -59,7 +59,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    attention_with(qkv, heads, causal, |scores| softmax(scores, D::Minus1))
+    attention_with(qkv, heads, causal, |scores| candle_nn::ops::softmax(scores, D::Minus1))
 }
 
 /// Attention by a given softmax over the last dimension.
@@ -71,6 +71,10 @@ pub(crate) fn attention_with(
 ) -> Result<Tensor> {
     let (b, n, c3) = qkv.dims3()?;
     let c = c3 / 3;
+    if qkv.elem_count() == 0 {
+        // candle takes no maximum of nothing.
+        return qkv.narrow(2, 0, c);
+    }
     let d = c / heads;
     let qkv = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, H, N, D)
     let q = qkv.get(0)?.contiguous()?;
@@ -85,6 +89,28 @@ pub(crate) fn attention_with(
     }
     let y = softmax(&scores)?.matmul(&v)?; // (B, H, N, D)
     y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))
+}
+
+/// y = softmax(scale x) over the last dimension among the entries where `mask` is 1; see
+/// [`crate::softmax`](fn@crate::softmax).
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn softmax(x: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+    let scores = (x * scale)?;
+    let Some(mask) = mask else {
+        return candle_nn::ops::softmax(&scores, D::Minus1);
+    };
+    let seen = mask.broadcast_as(x.shape())?.contiguous()?;
+    // Hidden scores become the lowest of their row, so that the largest is a seen one.
+    let lowest = scores.detach().min_keepdim(D::Minus1)?.broadcast_as(x.shape())?;
+    let scores = seen.where_cond(&scores, &lowest.contiguous()?)?;
+    let largest = scores.detach().max_keepdim(D::Minus1)?;
+    let seen = seen.to_dtype(x.dtype())?;
+    let e = (scores.broadcast_sub(&largest)?.exp()? * &seen)?;
+    // A row in which nothing is seen is 0 / 1.
+    let nothing = seen.max_keepdim(D::Minus1)?.affine(-1.0, 1.0)?;
+    e.broadcast_div(&(e.sum_keepdim(D::Minus1)? + nothing)?)
 }
 
 /// Mean over rows of -sum_k target_k log softmax(logits)_k.
@@ -119,4 +145,44 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Resu
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let rows = table.index_select(&ids.flatten_all()?, 0)?;
     rows.reshape([ids.dims(), &table.dims()[1..]].concat())
+}
+
+/// The depthwise convolution of [`crate::DepthwiseConv2d`]: (B, N, C) as images of
+/// `height` x `width` tokens.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn depthwise2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
+    let ((b, n, c), k) = (x.dims3()?, weight.dim(2)?);
+    let x = x.reshape((b, height, width, c))?;
+    let x = x.pad_with_zeros(1, k / 2, k / 2)?.pad_with_zeros(2, k / 2, k / 2)?;
+    let mut y = bias.broadcast_as((b, height, width, c))?;
+    for i in 0..k {
+        for j in 0..k {
+            let shifted = x.narrow(1, i, height)?.narrow(2, j, width)?;
+            let tap = weight.narrow(2, i, 1)?.narrow(3, j, 1)?.reshape(c)?;
+            y = (y + shifted.broadcast_mul(&tap)?)?;
+        }
+    }
+    y.reshape((b, n, c))
+}
+
+/// The depthwise convolution of [`crate::DepthwiseConv1d`]: (B, heads, N, D) along N.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn depthwise1d(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ((_, heads, n, _), k) = (x.dims4()?, weight.dim(2)?);
+    let padded = x.pad_with_zeros(2, k / 2, k / 2)?;
+    let mut y = x.zeros_like()?;
+    for i in 0..k {
+        let tap = weight.narrow(2, i, 1)?.reshape((heads, 1, 1))?;
+        y = (y + padded.narrow(2, i, n)?.broadcast_mul(&tap)?)?;
+    }
+    Ok(y)
 }

@@ -52,14 +52,18 @@ impl CustomOp2 for AddTableOp {
 
     fn bwd(
         &self,
-        _x: &Tensor,
+        x: &Tensor,
         table: &Tensor,
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dx = x.track_op().then(|| g.clone());
+        if !table.track_op() {
+            return Ok((dx, None));
+        }
         let batch = g.dim(0)?;
         let ones = Tensor::ones((1, batch), g.dtype(), g.device())?;
         let sum = ones.matmul(&g.reshape((batch, table.elem_count()))?)?;
-        Ok((Some(g.clone()), Some(sum.reshape(table.shape())?)))
+        Ok((dx, Some(sum.reshape(table.shape())?)))
     }
 }

@@ -3,9 +3,11 @@
 
 mod matmul;
 mod real;
+mod stencil;
 
 pub(crate) use matmul::{Shared, View, filled_by_products, matmul, matmul_shared, product_of};
 pub(crate) use real::Real;
+pub(crate) use stencil::Stencil;
 
 use std::mem::MaybeUninit;
 use std::ops::Deref;

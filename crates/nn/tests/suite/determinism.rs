@@ -1,7 +1,10 @@
 //! The same bits for any number of threads, and random streams that depend on nothing ambient.
 
 use candle_core::{DType, Device, Module, Result, Tensor};
-use conditioned_nn::{DropPath, Dropout, LayerNorm, Mode, Store, attention, gelu, linear};
+use conditioned_nn::{
+    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
+    Sequence, Store, attention, embedding, gelu, linear, linear_cross_entropy, softmax,
+};
 
 use crate::uniform;
 
@@ -22,15 +25,51 @@ fn run() -> Result<Vec<Vec<f32>>> {
     Ok(out)
 }
 
+/// Loss and gradients of a small language model with every op that [`run`] does not have.
+fn language_model() -> Result<Vec<Vec<f32>>> {
+    let store = Store::new(12, DType::F32, &Device::Cpu);
+    let vb = store.builder();
+    let table = vb.get_with_hints((3000, 48), "table", conditioned_nn::init::normal(0.5))?;
+    let branch = Sequence::residual([
+        RmsNorm::new(vb.pp("rms"), 48, 1e-6)?.into(),
+        linear(vb.pp("qkv"), 48, 144)?.into(),
+        Attention { heads: 3, causal: true }.into(),
+        Gelu::Tanh.into(),
+        linear(vb.pp("proj"), 48, 48)?.into(),
+        DropPath::new(&vb.pp("path"), 0.2)?.into(),
+    ]);
+    let (image, heads) =
+        (DepthwiseConv2d::new(vb.pp("c2"), 48, 3)?, DepthwiseConv1d::new(vb.pp("c1"), 3, 9)?);
+    let (ids, labels) = (
+        Tensor::from_iter((0..9 * 200u32).map(|i| i * i % 3000), &Device::Cpu)?
+            .reshape((9, 200))?,
+        Tensor::from_iter((0..9 * 200u32).map(|i| i * 7 % 3000), &Device::Cpu)?,
+    );
+    let x = branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2 })?;
+    let x = image.forward(&x, (10, 20))?;
+    let x = heads.forward(&x.reshape((9, 200, 3, 16))?.transpose(1, 2)?)?;
+    let x = x.transpose(1, 2)?.reshape((9, 200, 48))?;
+    let mask = (uniform(&[48], 3)? + 0.5)?.ge(0.0)?;
+    let loss = linear_cross_entropy(&softmax(&x, 3.0, Some(&mask))?, &table, &labels)?;
+    let grads = loss.backward()?;
+    let mut out = vec![loss.flatten_all()?.to_vec1()?];
+    for (name, var) in store.parameters() {
+        out.push(grads.get(&var).expect(&name).flatten_all()?.to_vec1()?);
+    }
+    Ok(out)
+}
+
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    let on = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run().unwrap())
-    };
-    let one = on(1);
-    for threads in [2, 3, 8] {
-        assert_eq!(one, on(threads), "{threads} threads");
+    for network in [run, language_model] {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| network().unwrap())
+        };
+        let one = on(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(one, on(threads), "{threads} threads");
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{
-    DropPath, Dropout, LayerNorm, Linear, Mode, PatchEmbed, Store, add_table, attention,
-    cross_entropy, gelu, linear,
+    Attention, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, PatchEmbed, RmsNorm, Sequence,
+    Store, add_table, attention, causal_attention, cross_entropy, embedding, gelu, gelu_tanh,
+    linear, linear_cross_entropy,
 };
 
 use crate::{DIFFERENCE_TOLERANCE, uniform, variable};
@@ -57,6 +58,59 @@ fn gelu_function() -> Result<()> {
 }
 
 #[test]
+fn gelu_tanh_function() -> Result<()> {
+    check(&store(), &variable(&[40], 1)?, |x| gelu_tanh(&(x * 3.0)?))
+}
+
+#[test]
+fn rms_norm_layer() -> Result<()> {
+    let store = store();
+    let layer = RmsNorm::new(store.builder(), 6, 1e-6)?;
+    check(&store, &variable(&[2, 3, 6], 1)?, |x| layer.forward(x))
+}
+
+#[test]
+fn causal_attention_function() -> Result<()> {
+    check(&store(), &variable(&[2, 5, 24], 1)?, |x| causal_attention(&(x * 2.0)?, 2))?;
+    // Two blocks of queries.
+    check(&store(), &variable(&[1, 90, 6], 1)?, |x| causal_attention(&(x * 2.0)?, 1))
+}
+
+#[test]
+fn a_residual_sequence_in_training() -> Result<()> {
+    let store = store();
+    let vb = store.builder();
+    let layers = || -> Result<[conditioned_nn::Layer; 8]> {
+        Ok([
+            LayerNorm::new(vb.pp("norm"), 8, 1e-6)?.into(),
+            linear(vb.pp("qkv"), 8, 24)?.into(),
+            Attention { heads: 2, causal: true }.into(),
+            Dropout::new(&vb.pp("drop"), 0.3)?.into(),
+            RmsNorm::new(vb.pp("rms"), 8, 1e-6)?.into(),
+            Gelu::Tanh.into(),
+            linear(vb.pp("proj"), 8, 8)?.into(),
+            DropPath::new(&vb.pp("path"), 0.4)?.into(),
+        ])
+    };
+    let (branch, mode) = (Sequence::residual(layers()?), Mode::Train { seed: 3, step: 8 });
+    check(&store, &variable(&[4, 5, 8], 1)?, |x| branch.forward(x, mode))?;
+    let plain = Sequence::new(layers()?);
+    check(&store, &variable(&[4, 5, 8], 1)?, |x| plain.forward(x, mode))
+}
+
+#[test]
+fn linear_cross_entropy_and_embedding() -> Result<()> {
+    let (table, head) = (variable(&[6, 4], 1)?, variable(&[7, 4], 2)?);
+    let ids = Tensor::new(&[[5u32, 0, 5], [2, 2, 1]], &Device::Cpu)?;
+    let labels = Tensor::new(&[[6u32, 1, conditioned_nn::loss::IGNORED], [0, 6, 3]], &Device::Cpu)?;
+    let worst = central_differences(&[table.clone(), head.clone()], 64, || {
+        linear_cross_entropy(&embedding(&ids, &table)?, &head, &labels)? * 3.0
+    })?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+    Ok(())
+}
+
+#[test]
 fn attention_function() -> Result<()> {
     check(&store(), &variable(&[2, 5, 24], 1)?, |x| attention(&(x * 2.0)?, 2))
 }
@@ -99,6 +153,11 @@ fn a_constant_input_gets_no_gradient() -> Result<()> {
     let x = uniform(&[3, 6], 1)?;
     let grads = layer.forward(&x)?.sum_all()?.backward()?;
     assert!(grads.get(&x).is_none());
+
+    let table = variable(&[1, 3, 4], 2)?;
+    let x = uniform(&[2, 3, 4], 1)?;
+    let grads = add_table(&x, &table)?.sum_all()?.backward()?;
+    assert!(grads.get(&x).is_none() && grads.get(&table).is_some());
     Ok(())
 }
 

@@ -9,43 +9,7 @@ use conditioned_nn::{
 };
 use proptest::prelude::*;
 
-use crate::{F32_TOLERANCE, F64_TOLERANCE, distance, uniform, variable};
-
-/// Asserts that two functions of the same variables agree in value and in every gradient, in f64
-/// and (value) in f32.
-fn agree(
-    variables: &[Var],
-    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
-    definition: impl Fn(&[Tensor]) -> Result<Tensor>,
-) -> Result<()> {
-    let inputs: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
-    let (a, b) = (fused(&inputs)?, definition(&inputs)?);
-    assert!(distance(&a, &b)? < F64_TOLERANCE, "forward differs by {}", distance(&a, &b)?);
-    // A random cotangent, so that no symmetric error cancels.
-    let cotangent = uniform(a.dims(), 99)?;
-    let grads = (&a * &cotangent)?.sum_all()?.backward()?;
-    let expected = (&b * &cotangent)?.sum_all()?.backward()?;
-    for (i, var) in variables.iter().enumerate() {
-        let (got, want) = (grads.get(var), expected.get(var));
-        let (got, want) = (got.expect("a gradient"), want.expect("a reference gradient"));
-        let d = distance(got, want)?;
-        assert!(d < F64_TOLERANCE, "gradient {i} differs by {d}");
-    }
-    let singles: Vec<Var> =
-        inputs.iter().map(|x| Var::from_tensor(&x.to_dtype(DType::F32)?)).collect::<Result<_>>()?;
-    let inputs: Vec<Tensor> = singles.iter().map(|v| v.as_tensor().clone()).collect();
-    let y = fused(&inputs)?;
-    let d = distance(&y, &b)?;
-    assert!(d < F32_TOLERANCE, "f32 forward differs by {d}");
-    let grads = (y * cotangent.to_dtype(DType::F32)?)?.sum_all()?.backward()?;
-    for (i, (single, var)) in singles.iter().zip(variables).enumerate() {
-        let want = expected.get(var).expect("a reference gradient");
-        let scale = want.abs()?.max_all()?.to_scalar::<f64>()?.max(1.0);
-        let d = distance(grads.get(single).expect("a gradient"), want)? / scale;
-        assert!(d < F32_TOLERANCE, "f32 gradient {i} differs by {d} of its maximum");
-    }
-    Ok(())
-}
+use crate::{F32_TOLERANCE, F64_TOLERANCE, agree, distance, uniform, variable};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]

@@ -1,0 +1,238 @@
+//! Every op, forward and backward in f32, beside its definition in candle's own operations: at the
+//! sizes of ViT-S (8 images) and of a small GPT (8 sequences of 256).
+//!
+//! `cargo bench -p conditioned-nn`; one op: `cargo bench -p conditioned-nn -- attention`
+#![allow(clippy::unwrap_used)]
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::{
+    Attention, DepthwiseConv1d, DepthwiseConv2d, Gelu, LayerNorm, Linear, Mode, Sequence,
+    attention, causal_attention, embedding, gelu, gelu_tanh, layer_norm, linear_cross_entropy,
+    reference, rms_norm, softmax,
+};
+use divan::Bencher;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// As in the training binaries: candle allocates every result anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Batch, tokens and width of ViT-S.
+const IMAGES: [usize; 3] = [8, 197, 384];
+
+/// Its heads.
+const HEADS: usize = 6;
+
+/// Tokens of a small GPT.
+const CONTEXT: usize = 256;
+
+/// Whether the op itself runs or its definition.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Fused,
+    Definition,
+}
+use Form::{Definition, Fused};
+
+const FORMS: [Form; 2] = [Fused, Definition];
+
+fn main() {
+    divan::main();
+}
+
+/// A variable uniform in +-1.
+fn variable(shape: &[usize]) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let n = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    Var::from_tensor(&tensor).unwrap().into_inner()
+}
+
+/// Numbers below `end`.
+fn indices(n: usize, end: u32) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let values: Vec<u32> = (0..n).map(|_| rng.random_range(0..end)).collect();
+    Tensor::from_vec(values, n, &Device::Cpu).unwrap()
+}
+
+/// Times `f` and the backward pass of its result, whose gradient is one everywhere.
+fn pass(bencher: Bencher<'_, '_>, f: impl Fn() -> Result<Tensor>) {
+    bencher.bench_local(|| f().unwrap().backward().unwrap());
+}
+
+#[divan::bench(name = "linear", args = FORMS)]
+fn linear_layer(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w, b) = (variable(&IMAGES), variable(&[1536, 384]), variable(&[1536]));
+    let layer = Linear::new(w.clone(), Some(b.clone()));
+    pass(bencher, || match form {
+        Fused => layer.forward(&x),
+        Definition => reference::linear(&x, &w, Some(&b)),
+    });
+}
+
+#[divan::bench(name = "layer_norm", args = FORMS)]
+fn norm(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w, b) = (variable(&IMAGES), variable(&[384]), variable(&[384]));
+    pass(bencher, || match form {
+        Fused => layer_norm(&x, &w, &b, 1e-6),
+        Definition => reference::layer_norm(&x, &w, &b, 1e-6),
+    });
+}
+
+#[divan::bench(name = "rms_norm", args = FORMS)]
+fn root_mean_square(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w) = (variable(&IMAGES), variable(&[384]));
+    pass(bencher, || match form {
+        Fused => rms_norm(&x, &w, 1e-6),
+        Definition => reference::rms_norm(&x, &w, 1e-6),
+    });
+}
+
+#[divan::bench(name = "gelu", args = FORMS)]
+fn gelu_erf(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, 197, 1536]);
+    pass(bencher, || match form {
+        Fused => gelu(&x),
+        Definition => reference::gelu(&x),
+    });
+}
+
+#[divan::bench(name = "gelu_tanh", args = FORMS)]
+fn gelu_of_gpt(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, 197, 1536]);
+    pass(bencher, || match form {
+        Fused => gelu_tanh(&x),
+        Definition => reference::gelu_tanh(&x),
+    });
+}
+
+#[divan::bench(name = "attention", args = FORMS)]
+fn attention_of_vit(bencher: Bencher<'_, '_>, form: Form) {
+    let qkv = variable(&[8, 197, 3 * 384]);
+    pass(bencher, || match form {
+        Fused => attention(&qkv, HEADS),
+        Definition => reference::attention(&qkv, HEADS, false),
+    });
+}
+
+#[divan::bench(name = "causal_attention", args = FORMS)]
+fn attention_of_gpt(bencher: Bencher<'_, '_>, form: Form) {
+    let qkv = variable(&[8, CONTEXT, 3 * 384]);
+    pass(bencher, || match form {
+        Fused => causal_attention(&qkv, HEADS),
+        Definition => reference::attention(&qkv, HEADS, true),
+    });
+}
+
+#[divan::bench(name = "softmax", args = FORMS)]
+fn scores(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, HEADS, 197, 197]);
+    pass(bencher, || match form {
+        Fused => softmax(&x, 0.125, None),
+        Definition => reference::softmax(&x, 0.125, None),
+    });
+}
+
+#[divan::bench(name = "softmax_masked", args = FORMS)]
+fn masked_scores(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, HEADS, CONTEXT, CONTEXT]);
+    let mask = Tensor::tril2(CONTEXT, DType::U8, &Device::Cpu).unwrap();
+    pass(bencher, || match form {
+        Fused => softmax(&x, 0.125, Some(&mask)),
+        Definition => reference::softmax(&x, 0.125, Some(&mask)),
+    });
+}
+
+#[divan::bench(name = "linear_cross_entropy", args = FORMS, sample_count = 20)]
+fn head(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w, labels) = (variable(&[2048, 384]), variable(&[4096, 384]), indices(2048, 4096));
+    let list: Vec<u32> = labels.to_vec1().unwrap();
+    pass(bencher, || match form {
+        Fused => linear_cross_entropy(&x, &w, &labels),
+        Definition => reference::linear_cross_entropy(&x, &w, &list),
+    });
+}
+
+#[divan::bench(name = "embedding", args = FORMS)]
+fn table(bencher: Bencher<'_, '_>, form: Form) {
+    let (ids, table) = (indices(2048, 4096), variable(&[4096, 384]));
+    pass(bencher, || match form {
+        Fused => embedding(&ids, &table),
+        Definition => reference::embedding(&ids, &table),
+    });
+}
+
+#[divan::bench(name = "depthwise_2d", args = FORMS)]
+fn image(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w, b) = (variable(&[8, 196, 384]), variable(&[384, 1, 3, 3]), variable(&[384]));
+    let layer = DepthwiseConv2d::from_tensors(w.clone(), b.clone());
+    pass(bencher, || match form {
+        Fused => layer.forward(&x, (14, 14)),
+        Definition => reference::depthwise2d(&x, &w, &b, (14, 14)),
+    });
+}
+
+#[divan::bench(name = "depthwise_1d", args = FORMS)]
+fn heads(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w) = (variable(&[8, HEADS, CONTEXT, 64]), variable(&[HEADS, 1, 33, 1]));
+    let layer = DepthwiseConv1d::from_tensor(w.clone());
+    pass(bencher, || match form {
+        Fused => layer.forward(&x),
+        Definition => reference::depthwise1d(&x, &w),
+    });
+}
+
+/// The parameters of a pre-norm block and its two branches.
+struct Block {
+    norms: [(Tensor, Tensor); 2],
+    /// Queries, keys and values; projection; the two layers of the MLP.
+    linears: [(Tensor, Tensor); 4],
+}
+
+impl Block {
+    fn new() -> Self {
+        let layer = |outputs, inputs| (variable(&[outputs, inputs]), variable(&[outputs]));
+        Self {
+            norms: [(); 2].map(|()| (variable(&[384]), variable(&[384]))),
+            linears: [layer(1152, 384), layer(384, 384), layer(1536, 384), layer(384, 1536)],
+        }
+    }
+
+    fn fused(&self) -> [Sequence; 2] {
+        let norm = |(w, b): &(Tensor, Tensor)| LayerNorm::from_tensors(w.clone(), b.clone(), 1e-6);
+        let linear = |(w, b): &(Tensor, Tensor)| Linear::new(w.clone(), Some(b.clone()));
+        let (norms, linears) =
+            (self.norms.each_ref().map(norm), self.linears.each_ref().map(linear));
+        let ([norm1, norm2], [qkv, proj, fc1, fc2]) = (norms, linears);
+        let attention = Attention { heads: HEADS, causal: false };
+        [
+            Sequence::residual([norm1.into(), qkv.into(), attention.into(), proj.into()]),
+            Sequence::residual([norm2.into(), fc1.into(), Gelu::Erf.into(), fc2.into()]),
+        ]
+    }
+
+    fn definition(&self, x: &Tensor) -> Result<Tensor> {
+        let norm = |x: &Tensor, i: usize| {
+            reference::layer_norm(x, &self.norms[i].0, &self.norms[i].1, 1e-6)
+        };
+        let linear = |x: &Tensor, i: usize| {
+            reference::linear(x, &self.linears[i].0, Some(&self.linears[i].1))
+        };
+        let y = reference::attention(&linear(&norm(x, 0)?, 0)?, HEADS, false)?;
+        let x = (x + linear(&y, 1)?)?;
+        let y = reference::gelu(&linear(&norm(&x, 1)?, 2)?)?;
+        &x + linear(&y, 3)?
+    }
+}
+
+#[divan::bench(name = "block", args = FORMS, sample_count = 20)]
+fn block(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, block) = (variable(&IMAGES), Block::new());
+    let branches = block.fused();
+    pass(bencher, || match form {
+        Fused => branches.iter().try_fold(x.clone(), |x, branch| branch.forward(&x, Mode::Eval)),
+        Definition => block.definition(&x),
+    });
+}

@@ -1,0 +1,126 @@
+//! Depthwise convolutions against their definition and against candle's convolution.
+
+use candle_core::{Module, Result, Tensor};
+use conditioned_nn::check::central_differences;
+use conditioned_nn::{DepthwiseConv1d, DepthwiseConv2d, reference};
+use proptest::prelude::*;
+
+use crate::{DIFFERENCE_TOLERANCE, F64_TOLERANCE, agree, distance, uniform, variable};
+
+fn conv2d(v: &[Tensor], size: (usize, usize)) -> Result<Tensor> {
+    DepthwiseConv2d::from_tensors(v[1].clone(), v[2].clone()).forward(&v[0], size)
+}
+
+fn conv1d(v: &[Tensor]) -> Result<Tensor> {
+    DepthwiseConv1d::from_tensor(v[1].clone()).forward(&v[0])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    // Images smaller than the taps, and channels around a multiple of a vector.
+    #[test]
+    fn conv2d_equals_its_definition(
+        b in 1usize..4, h in 1usize..8, w in 1usize..8, c in 1usize..40, half in 0usize..4,
+    ) {
+        let k = 2 * half + 1;
+        let x = variable(&[b, h * w, c], 1).unwrap();
+        let (weight, bias) =
+            (variable(&[c, 1, k, k], 2).unwrap(), variable(&[c], 3).unwrap());
+        agree(
+            &[x, weight, bias],
+            |v| conv2d(v, (h, w)),
+            |v| reference::depthwise2d(&v[0], &v[1], &v[2], (h, w)),
+        ).unwrap();
+    }
+
+    #[test]
+    fn conv1d_equals_its_definition(
+        b in 1usize..3, h in 1usize..4, n in 1usize..40, d in 1usize..40, half in 0usize..17,
+    ) {
+        let x = variable(&[b, h, n, d], 1).unwrap();
+        let weight = variable(&[h, 1, 2 * half + 1, 1], 2).unwrap();
+        agree(&[x, weight], conv1d, |v| reference::depthwise1d(&v[0], &v[1])).unwrap();
+    }
+}
+
+#[test]
+fn strided_views_are_read_as_they_are_seen() -> Result<()> {
+    let x = variable(&[2, 10, 12], 1)?;
+    let (weight, bias) = (variable(&[10, 1, 3, 3], 2)?, variable(&[10], 3)?);
+    agree(
+        &[x, weight, bias],
+        |v| conv2d(&[v[0].transpose(1, 2)?, v[1].transpose(2, 3)?, v[2].clone()], (3, 4)),
+        |v| {
+            let (x, w) = (v[0].transpose(1, 2)?, v[1].transpose(2, 3)?);
+            reference::depthwise2d(&x, &w, &v[2], (3, 4))
+        },
+    )
+}
+
+#[test]
+fn values_are_those_of_candles_convolution() -> Result<()> {
+    let (x, w, b) = (uniform(&[2, 20, 6], 1)?, uniform(&[6, 1, 3, 3], 2)?, uniform(&[6], 3)?);
+    let images = x.transpose(1, 2)?.reshape((2, 6, 4, 5))?;
+    let expected = images.conv2d(&w, 1, 1, 1, 6)?.broadcast_add(&b.reshape((1, 6, 1, 1))?)?;
+    let expected = expected.reshape((2, 6, 20))?.transpose(1, 2)?;
+    assert!(distance(&conv2d(&[x, w, b], (4, 5))?, &expected)? < F64_TOLERANCE);
+
+    // (5, 1) taps with padding (2, 0): candle pads both sides, so the outer columns go.
+    let (x, w) = (uniform(&[2, 3, 7, 4], 1)?, uniform(&[3, 1, 5, 1], 2)?);
+    let expected = x.conv2d(&w, 2, 1, 1, 3)?.narrow(3, 2, 4)?;
+    assert!(distance(&conv1d(&[x, w])?, &expected)? < F64_TOLERANCE);
+    Ok(())
+}
+
+#[test]
+fn gradients_equal_central_differences() -> Result<()> {
+    let v = [variable(&[2, 12, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
+    let r = uniform(&[2, 12, 3], 4)?;
+    let worst = central_differences(&v, 64, || {
+        (conv2d(&v.each_ref().map(|v| v.as_tensor().clone()), (3, 4))? * &r)?.sum_all()
+    })?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+
+    let v = [variable(&[2, 2, 7, 3], 1)?, variable(&[2, 1, 5, 1], 2)?];
+    let r = uniform(&[2, 2, 7, 3], 4)?;
+    let worst = central_differences(&v, 64, || {
+        (conv1d(&v.each_ref().map(|v| v.as_tensor().clone()))? * &r)?.sum_all()
+    })?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+    Ok(())
+}
+
+#[test]
+fn a_constant_gets_no_gradient() -> Result<()> {
+    let v = [variable(&[2, 6, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
+    for constant in 0..3 {
+        let mut inputs = v.each_ref().map(|v| v.as_tensor().clone());
+        inputs[constant] = inputs[constant].detach();
+        let grads = conv2d(&inputs, (2, 3))?.sum_all()?.backward()?;
+        for (i, input) in inputs.iter().enumerate() {
+            assert_eq!(grads.get(input).is_some(), i != constant);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    let (x, bias) = (uniform(&[2, 6, 3], 1)?, uniform(&[3], 2)?);
+    let odd = uniform(&[3, 1, 3, 3], 3)?;
+    let wrong = [
+        ([x.clone(), odd.clone(), bias.clone()], (2, 2)),
+        ([x.clone(), uniform(&[3, 1, 2, 2], 3)?, bias.clone()], (2, 3)),
+        ([x.clone(), uniform(&[3, 1, 3, 5], 3)?, bias], (2, 3)),
+        ([x, odd, uniform(&[1], 2)?], (2, 3)),
+    ];
+    for (inputs, size) in &wrong {
+        let message = conv2d(inputs, *size).unwrap_err().to_string();
+        assert!(message.contains("[2, 6, 3]") && message.contains("not fit"), "{message}");
+    }
+    let heads = [uniform(&[2, 3, 4, 5], 1)?, uniform(&[4, 1, 3, 1], 2)?];
+    let message = conv1d(&heads).unwrap_err().to_string();
+    assert!(message.contains("[4, 1, 3, 1]"), "{message}");
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Inputs at the edge: no rows, one row, half precision.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::{
+    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
+    Sequence, Store, add_table, attention, causal_attention, embedding, gelu, gelu_tanh, linear,
+    linear_cross_entropy, softmax,
+};
+
+use crate::{HALF_TOLERANCE, distance, uniform};
+
+const TRAIN: Mode = Mode::Train { seed: 2, step: 5 };
+
+type Op = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
+/// A branch with every kind of layer, of width 12.
+fn branch(store: &Store) -> Result<Sequence> {
+    let vb = store.builder();
+    Ok(Sequence::residual([
+        LayerNorm::new(vb.pp("norm"), 12, 1e-6)?.into(),
+        linear(vb.pp("qkv"), 12, 36)?.into(),
+        Attention { heads: 2, causal: false }.into(),
+        Gelu::Tanh.into(),
+        RmsNorm::new(vb.pp("rms"), 12, 1e-6)?.into(),
+        linear(vb.pp("proj"), 12, 12)?.into(),
+        Dropout::new(&vb.pp("drop"), 0.2)?.into(),
+        DropPath::new(&vb.pp("path"), 0.3)?.into(),
+    ]))
+}
+
+/// Every op as a function of x (B, 6, 12).
+fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
+    let vb = store.builder();
+    let (norm, rms) = (LayerNorm::new(vb.pp("n"), 12, 1e-6)?, RmsNorm::new(vb.pp("r"), 12, 1e-6)?);
+    let (layer, branch) = (linear(vb.pp("l"), 12, 5)?, branch(store)?);
+    let table = vb.get_with_hints((1, 6, 12), "table", conditioned_nn::init::normal(0.5))?;
+    let image = DepthwiseConv2d::new(vb.pp("c2"), 12, 3)?;
+    let heads = DepthwiseConv1d::new(vb.pp("c1"), 6, 5)?;
+    let mask = uniform(&[12], 3)?.ge(0.0)?;
+    Ok(vec![
+        ("layer-norm", Box::new(move |x| norm.forward(x))),
+        ("rms-norm", Box::new(move |x| rms.forward(x))),
+        ("linear", Box::new(move |x| layer.forward(x))),
+        ("gelu", Box::new(gelu)),
+        ("gelu-tanh", Box::new(gelu_tanh)),
+        ("attention", Box::new(|x| attention(x, 2))),
+        ("causal attention", Box::new(|x| causal_attention(x, 2))),
+        ("softmax", Box::new(|x| softmax(x, 0.5, None))),
+        ("masked softmax", Box::new(move |x| softmax(x, 0.5, Some(&mask)))),
+        ("add-table", Box::new(move |x| add_table(x, &table))),
+        ("depthwise 2d", Box::new(move |x| image.forward(x, (2, 3)))),
+        ("depthwise 1d", Box::new(move |x| heads.forward(&x.unsqueeze(2)?)?.squeeze(2))),
+        ("sequence", Box::new(move |x| branch.forward(x, TRAIN))),
+    ])
+}
+
+#[test]
+fn an_empty_batch_has_an_empty_result() -> Result<()> {
+    let store = Store::new(1, DType::F32, &Device::Cpu);
+    let x = Var::zeros((0, 6, 12), DType::F32, &Device::Cpu)?;
+    for (name, op) in ops(&store)? {
+        let y = op(&x).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(y.dims()[..2], [0, 6], "{name}");
+        let grads = y.sum_all()?.backward().unwrap_or_else(|error| panic!("{name}: {error}"));
+        for (parameter, var) in store.parameters() {
+            if let Some(gradient) = grads.get(&var) {
+                let size = gradient.abs()?.sum_all()?.to_scalar::<f32>()?;
+                assert_eq!(size, 0.0, "{name}: {parameter}");
+            }
+        }
+    }
+    let ids = Tensor::zeros((0, 6), DType::U32, &Device::Cpu)?;
+    let table = Tensor::ones((3, 4), DType::F32, &Device::Cpu)?;
+    assert_eq!(embedding(&ids, &table)?.dims(), [0, 6, 4]);
+    let message = linear_cross_entropy(&x, &uniform(&[3, 12], 1)?, &ids).unwrap_err().to_string();
+    assert!(message.contains("none of 0 rows has a label"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_batch_of_one_is_the_first_of_a_larger_one() -> Result<()> {
+    let store = Store::new(1, DType::F64, &Device::Cpu);
+    let x = uniform(&[3, 6, 12], 1)?;
+    for (name, op) in ops(&store)? {
+        let (one, all) = (op(&x.narrow(0, 0, 1)?)?, op(&x)?.narrow(0, 0, 1)?);
+        // The masks of a sequence are drawn by position, so they are the same.
+        assert!(distance(&one, &all)? < crate::F64_TOLERANCE, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn half_precision_takes_the_definition_with_gradients() -> Result<()> {
+    let exact = Store::new(1, DType::F64, &Device::Cpu);
+    let x = uniform(&[2, 6, 12], 1)?;
+    let expected = ops(&exact)?.into_iter().map(|(_, op)| op(&x)).collect::<Result<Vec<_>>>()?;
+    for dtype in [DType::F16, DType::BF16] {
+        // The values of parameters do not depend on the dtype, up to rounding.
+        let store = Store::new(1, dtype, &Device::Cpu);
+        let x = Var::from_tensor(&x.to_dtype(dtype)?)?;
+        for ((name, op), expected) in ops(&store)?.into_iter().zip(&expected) {
+            let y = op(&x).unwrap_or_else(|error| panic!("{name} in {dtype:?}: {error}"));
+            assert_eq!(y.dtype(), dtype, "{name}");
+            let d = distance(&y, expected)?;
+            assert!(d < HALF_TOLERANCE, "{name} in {dtype:?} differs by {d}");
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            let gradient = grads.get(&x).expect(name).to_dtype(DType::F32)?;
+            let finite = gradient.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_finite());
+            assert!(finite, "{name} in {dtype:?}");
+        }
+    }
+    Ok(())
+}
