@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
-use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::stage::{Gradients, Kernel, Stage, Wanted};
 use crate::{device, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.

@@ -8,7 +8,8 @@ use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows};
 use crate::mode::{Mode, layer_key, step_key, uniform};
-use crate::sequence::{self, Gradients, Kernel, Stage, Wanted};
+use crate::sequence;
+use crate::stage::{Gradients, Kernel, Stage, Wanted};
 
 /// Dropout: in training each element is kept with probability 1 - p and divided by it.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use candle_core::{Result, Tensor};
 
 use crate::kernel::{self, Real, Rows};
-use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::stage::{Gradients, Kernel, Stage, Wanted};
 use crate::{reference, sequence};
 
 /// Which form of the GELU.

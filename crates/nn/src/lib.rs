@@ -61,6 +61,7 @@ pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
 pub mod softmax;
+mod stage;
 pub mod store;
 pub mod table;
 

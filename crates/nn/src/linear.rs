@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows, View};
-use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::stage::{Gradients, Kernel, Stage, Wanted};
 use crate::{init, reference, sequence};
 
 /// The affine map y = x W^T + b.

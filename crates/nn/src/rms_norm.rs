@@ -6,7 +6,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows};
-use crate::sequence::{Gradients, Kernel, Stage, Wanted};
+use crate::stage::{Gradients, Kernel, Stage, Wanted};
 use crate::{device, sequence};
 
 /// Normalisation over the last dimension by the root mean square, with weight:

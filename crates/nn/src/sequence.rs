@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use crate::dropout::Mask;
 use crate::kernel::{self, Reads, Real, Rows, dispatch};
+use crate::stage::{Kernel, Stage, Wanted, each};
 use crate::{Attention, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, RmsNorm};
 
 /// A layer of a [`Sequence`].
@@ -115,113 +115,6 @@ impl Layer {
             Self::Dropout(layer) => layer.mask(mode).map(Stage::Mask),
             Self::DropPath(layer) => layer.mask(mode).map(Stage::Mask),
         }
-    }
-}
-
-/// A layer in one pass.
-#[derive(Debug, Clone)]
-pub(crate) enum Stage {
-    LayerNorm(LayerNorm),
-    RmsNorm(RmsNorm),
-    Linear(Linear),
-    Gelu(Gelu),
-    Attention(Attention),
-    Mask(Mask),
-}
-
-/// What a layer is to a sequence.
-pub(crate) trait Kernel {
-    /// Its name in errors.
-    const NAME: &'static str;
-    /// Whether its result is computed again in backward rather than kept.
-    const CHEAP: bool;
-
-    /// Its parameters, in the order of the slices that the kernels get.
-    fn parameters(&self) -> Vec<&Tensor>;
-
-    /// The dimensions of its result; an error when the input does not fit.
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>>;
-
-    /// The same on other devices and in half precision, in candle's operations.
-    fn on_device(&self, x: &Tensor) -> Result<Tensor>;
-
-    /// y = f(x); `rows` is the shape of x.
-    fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T>;
-
-    /// The gradients at x for the gradient `g` of y.
-    fn backward<T: Real>(
-        &self,
-        x: &[T],
-        parameters: &[&[T]],
-        rows: Rows,
-        g: Cow<'_, [T]>,
-        wanted: Wanted<'_>,
-    ) -> Gradients<T>;
-}
-
-/// Which gradients somebody waits for. A kernel may compute more.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) input: bool,
-    pub(crate) parameters: &'a [bool],
-}
-
-/// The gradients of a layer. What is not wanted may be missing or empty.
-#[derive(Debug)]
-pub(crate) struct Gradients<T> {
-    pub(crate) input: Option<Vec<T>>,
-    pub(crate) parameters: Vec<Vec<T>>,
-}
-
-impl<T> Default for Gradients<T> {
-    fn default() -> Self {
-        Self { input: None, parameters: Vec::new() }
-    }
-}
-
-/// Calls the same for the layer of every stage.
-macro_rules! each {
-    ($stage:expr, $layer:ident: $L:ident => $call:expr) => {
-        match $stage {
-            Stage::LayerNorm($layer) => {
-                type $L = LayerNorm;
-                $call
-            }
-            Stage::RmsNorm($layer) => {
-                type $L = RmsNorm;
-                $call
-            }
-            Stage::Linear($layer) => {
-                type $L = Linear;
-                $call
-            }
-            Stage::Gelu($layer) => {
-                type $L = Gelu;
-                $call
-            }
-            Stage::Attention($layer) => {
-                type $L = Attention;
-                $call
-            }
-            Stage::Mask($layer) => {
-                type $L = Mask;
-                $call
-            }
-        }
-    };
-}
-
-impl Stage {
-    fn name(&self) -> &'static str {
-        each!(self, _l: L => L::NAME)
-    }
-
-    fn cheap(&self) -> bool {
-        each!(self, _l: L => L::CHEAP)
-    }
-
-    fn parameters(&self) -> Vec<&Tensor> {
-        each!(self, layer: _L => layer.parameters())
     }
 }
 
