@@ -1,8 +1,9 @@
 //! Training of a byte-level BPE, deterministic to the bit.
 //!
 //! R. Sennrich, B. Haddow, A. Birch, *Neural Machine Translation of Rare Words with Subword Units*,
-//! ACL 2016; on bytes, as in GPT-2. The vocabulary is that of the trainer in `tokenizers`, which
-//! however merges in an order that depends on its hash maps once two merges spell the same token.
+//! ACL 2016; on bytes, as in GPT-2. The vocabulary is that of the trainer in `tokenizers`. That one
+//! keeps the places of a pair in several entries of its queue, which tie when two merges spell one
+//! token, so that nothing but its hash maps would order them; here a pair has all its places at once.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};

@@ -75,7 +75,7 @@ struct World {
     things: [&'static str; 2],
     places: [&'static str; 2],
     colour: &'static str,
-    facts: [(&'static str, &'static str); 13],
+    facts: [(&'static str, &'static str); 20],
 }
 
 impl World {
@@ -105,6 +105,13 @@ impl World {
             fact("party", &PARTIES),
             fact("small", &SMALL),
             fact("doing", &DOINGS),
+            fact("move", &MOVES),
+            fact("tree", &TREES),
+            fact("feeling", &FEELINGS),
+            fact("sound", &SOUNDS),
+            fact("drink", &DRINKS),
+            fact("game", &GAMES),
+            fact("shape", &SHAPES),
         ];
         Self {
             friend: other(names, &[hero], rng),
@@ -184,6 +191,7 @@ impl World {
             "object" => return format!("{} {}", self.look, self.things[0]),
             // How something is done is no fact: each time anew.
             "manner" => pick(&MANNERS, rng),
+            "voice" => pick(&VOICES, rng),
             _ => self.facts.iter().find(|fact| fact.0 == name).map_or("{}", |fact| fact.1),
         };
         fixed.into()

@@ -15,12 +15,15 @@ words! {
         Nina Tara Leila Amira Yuki Mei Priya Kira Olga Pia Tilda Wanda Vera Sally Betty Dora Flora Hazel Iris
         June Katie Laura Molly Nelly Polly Queenie Rita Stella Tess Uma Violet Willa Alma Bea Celia Daisy Edith
         Fiona Gwen Helga Inga Jenny Kiki Lotte Mabel Naomi Opal Paula Rachel Susan Thea Ursula Zara Amy Bonnie
-        Carmen Dina Esther Fatima";
+        Carmen Dina Esther Fatima Gloria Heidi Isabel Josie Kate Linda Matilda Nadia Odette Penny Ramona
+        Sabrina Tamara Ulla Vanessa Wilma Xenia Yasmin Agnes Bianca Carla Delia Eva Gina Hilda Irma Judy Lena";
     BOYS = "Tom Ben Max Leo Sam Finn Otto Hugo Jack Noah Theo Oscar Emil Jonas Karl Liam Milo Nils Oliver Paul
         Quentin Ralph Simon Toby Victor Walter Xavier Yusuf Zack Adam Bruno Caleb David Eric Felix George Henry
         Ivan Jacob Kofi Luis Marco Ned Omar Pedro Ravi Samir Tariq Umar Vince Will Albert Bobby Carlos Dexter
         Edgar Freddy Gus Harry Isaac Joey Kenji Lars Martin Nico Olaf Peter Roger Stefan Timmy Andy Billy Colin
-        Danny Elliot Frank Gilbert Howard";
+        Danny Elliot Frank Gilbert Howard Ian Jerome Kevin Louis Mason Nathan Orson Philip Quincy Robert Stanley
+        Thomas Ulric Vernon Warren Yannick Abel Boris Conrad Dennis Elmer Felipe Gordon Hector Igor Julian Keith
+        Leroy Marvin Norman Otis Pablo Rufus";
     ANIMALS = "rabbit fox bear mouse squirrel hedgehog owl duck frog turtle beaver badger otter deer lamb goat pony
         donkey kitten puppy piglet hen goose swan raccoon hamster lizard penguin seal koala panda monkey tiger
         lion elephant giraffe zebra camel parrot crow robin sparrow pigeon mole weasel skunk possum llama calf
@@ -35,7 +38,11 @@ words! {
         camera radio guitar harp tambourine banjo notebook postcard painting photo statue vase plate bowl kettle
         pan thermos tent net windmill pinwheel yoyo top kazoo locket medal badge crown cape mask wand costume
         slipper glove belt wallet quilt cushion stool bench cradle birdhouse wheelbarrow snowglobe dollhouse
-        spyglass flag tassel thimble needle spool pinecone acorn bead domino dice";
+        spyglass flag tassel thimble needle spool pinecone acorn bead domino dice canteen lunchbox pennant parasol sundial barometer hourglass bugle
+        cymbal xylophone accordion trombone saxophone cello piccolo figurine statuette teddy marionette
+        pocketknife canvas easel paintbrush inkwell quill diary atlas almanac calendar bookmark envelope stamp
+        corkscrew funnel sieve whisk spatula thermometer stopwatch wristwatch earring bandana poncho kimono vest
+        bonnet beret helmet sandal anklet brooch cuff goblet pitcher tray platter saucer jug barrel hamper";
     COLOURS = "red blue green yellow purple pink orange white brown golden silver turquoise violet gray crimson
         scarlet maroon lavender beige ivory copper teal emerald black";
     LOOKS = "tiny big small round shiny soft old new striped spotted wooden fluffy smooth long short bright wooly fancy
@@ -56,8 +63,11 @@ words! {
         pizza burrito taco sausage croissant fig apricot kiwi coconut pineapple raisin tart scone";
     WEATHERS = "sunny rainy windy cloudy snowy foggy warm cold stormy misty frosty breezy mild chilly hot drizzly";
     JOBS = "baker farmer teacher doctor painter sailor gardener tailor carpenter miller postman fisherman librarian
-        shepherd cook nurse singer clown juggler blacksmith plumber pilot potter weaver shoemaker musician
-        firefighter builder beekeeper barber grocer florist dancer captain mechanic jeweler clockmaker";
+        shepherd cook nurse singer clown acrobat blacksmith plumber pilot potter weaver shoemaker musician
+        firefighter builder beekeeper barber grocer florist dancer captain mechanic jeweler clockmaker
+        magician printer potter wizard cobbler astronaut explorer inventor scientist detective ranger lifeguard
+        waiter janitor conductor drummer violinist dentist lawyer judge mayor sheriff soldier guard hunter
+        woodcutter glassblower basketmaker candlemaker beadmaker ferryman milkmaid wagoner roofer welder";
     MATERIALS = "glue tape string paper wool clay wood wire paint thread cloth cardboard leather straw wax twine felt
         cotton tin plaster bamboo cork silk yarn";
     PLANTS = "sunflower rose tulip daisy lily pumpkin bean tomato pea cabbage lavender poppy marigold violet
@@ -67,16 +77,30 @@ words! {
     DOINGS = "singing sleeping digging hopping running swimming climbing hiding eating resting dancing splashing
         yawning humming rolling stretching waving jumping drinking chasing building peeking whispering
         nibbling scratching spinning sliding balancing napping munching wobbling marching";
-    GROUPS = "leaves flowers clouds pebbles mushrooms berries stars puddles icicles footprints cobwebs reeds nettles
-        logs branches roots petals feathers snowflakes raindrops shadows bubbles ripples dandelions twigs vines
-        brambles ferns boulders tracks";
-    MANNERS = "quickly slowly softly carefully happily sadly loudly quietly bravely gladly gently proudly
-        eagerly calmly kindly politely boldly shyly cheerfully patiently suddenly finally neatly nervously warmly
-        brightly wisely firmly sweetly merrily";
+    GROUPS = "leaves flowers pebbles mushrooms berries puddles reeds nettles logs branches roots petals bushes
+        dandelions twigs vines brambles ferns boulders acorns stones rocks weeds shrubs tulips hedges stumps
+        crates barrels sacks buttercups thorns";
+    MANNERS = "quickly slowly carefully happily quietly bravely gladly eagerly calmly boldly cheerfully patiently
+        silently steadily swiftly briskly proudly merrily cautiously promptly";
+    VOICES = "softly quietly loudly kindly gently sadly warmly sweetly calmly politely shyly bravely nervously hoarsely
+        tenderly earnestly timidly faintly cheerily";
+    MOVES = "run swim skate climb race hop skip row paddle ski hike march crawl jog gallop sail cycle tiptoe dash sprint";
+    TREES = "oak maple birch pine willow elm chestnut cedar spruce beech poplar walnut cypress hazel juniper larch alder
+        magnolia linden sycamore holly palm fir rowan aspen";
+    FEELINGS = "glad nervous excited worried joyful sleepy dizzy thirsty surprised cozy lucky restless puzzled amazed
+        delighted confused thankful relaxed homesick fearless hopeful peaceful tired certain bashful cranky";
+    SOUNDS = "splash buzz roar chirp squeak hoot croak rumble whisper growl bark howl quack clatter thump rustle hiss
+        tinkle giggle snore murmur squeal snap jingle knock whirr click creak drip crackle";
+    DRINKS = "milk cocoa lemonade tea juice cider soup broth punch smoothies buttermilk milkshakes";
+    GAMES = "tag hopscotch checkers chess marbles cards leapfrog charades catch soccer tennis baseball basketball golf
+        dominoes hangman dodgeball bowling badminton volleyball hockey darts";
+    SHAPES = "dragon castle whale heart anchor mushroom wizard pirate dinosaur snowman sheep feather mountain volcano
+        octopus teacup saddle pillow trumpet giant knight princess mermaid fairy ogre dwarf camel cactus pyramid
+        chimney ship canoe submarine tractor wagon tank crane engine tiara sword shield ladle spider walnut
+        peacock ostrich kangaroo hippo rhino gorilla cheetah leopard buffalo reindeer alligator crocodile iguana";
     NUMBERS = "two three four five six seven eight nine ten twelve";
     DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday";
-    FEARS = "dark thunder water heights shadows spiders bees ghosts lightning storms crowds strangers dogs owls
-        elevators waves";
+    FEARS = "shadows spiders bees ghosts wasps bats mice crickets snakes rats frogs strangers toads monsters beetles crows";
     PARTIES = "birthday picnic parade concert wedding festival feast party dinner breakfast carnival dance";
     ELDERS_F = "mom grandma aunt sister";
     ELDERS_M = "dad grandpa uncle brother";
