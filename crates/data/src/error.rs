@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure in reading, splitting or loading images.
+/// A failure in reading, splitting or loading images or text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -30,8 +30,8 @@ pub enum Error {
         /// Every file name that would do.
         looked_for: String,
     },
-    /// The operating system could not read a file or folder.
-    #[error("cannot read {}: {source}", .path.display())]
+    /// The operating system could not read or write a file or folder.
+    #[error("cannot read or write {}: {source}", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -148,6 +148,38 @@ pub enum Error {
         /// What was found and expected.
         problem: String,
     },
+    /// Text is not UTF-8.
+    #[error("{}: not UTF-8 at byte {offset}; convert the file to UTF-8, or leave it out", .path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first wrong byte from the start of the file.
+        offset: u64,
+    },
+    /// A text file or a folder of them is not what its layout says.
+    #[error("{}: {problem}", .path.display())]
+    Corpus {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
+    /// A tokenizer could not be read, trained or used.
+    #[error("tokenizer {name}: {problem}")]
+    Tokenizer {
+        /// Its file, or how it was made.
+        name: String,
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
+    /// A shard of tokens, or the folder of them, is damaged or does not belong.
+    #[error("{}: {problem}", .path.display())]
+    Shard {
+        /// The file or folder; "memory" for tokens that never were on disk.
+        path: PathBuf,
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
     /// A setting is out of its range.
     #[error("{field} = {value}: {expected}")]
     Config {
@@ -172,6 +204,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Makes an error of the system name its file.
+    pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.into(), source }
+    }
+
     pub(crate) fn config(
         field: &'static str,
         value: impl std::fmt::Display,

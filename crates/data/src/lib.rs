@@ -1,4 +1,6 @@
-//! Labelled images for training: readers, splits, augmentation and seeded loaders.
+//! Data for training: labelled images, and text as tokens. Readers, splits and seeded batches.
+//!
+//! Images:
 //!
 //! | to | use |
 //! | --- | --- |
@@ -8,9 +10,20 @@
 //! | crop, shift, flip, mix, smooth | [`Augment`] |
 //! | make batches | [`Loader`] |
 //!
-//! Letters: N images, B batch, C channels, H height, W width, K classes. Images are (N, C, H, W)
-//! everywhere. All randomness comes from seeds: the same seed gives the same batches, bit for bit,
-//! for any number of loader threads.
+//! Text:
+//!
+//! | to | use |
+//! | --- | --- |
+//! | read documents | [`stories()`] (embedded), [`Corpus::open`] (text, JSONL, folders of them) |
+//! | make tokens of them | [`Tokenizer`]: read, trained as a byte-level BPE, or of characters |
+//! | keep tokens | [`write_shards`] and [`Tokens::open`] on disk, [`Tokens::encode`] in memory |
+//! | choose training, tuning and test documents | [`Parts`], [`Sequence`] |
+//! | make batches | [`Windows`]; [`prefixes`] for the loss of single next tokens |
+//! | know what an n-gram reaches | [`Ngram`] |
+//!
+//! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, V ids.
+//! Images are (N, C, H, W) everywhere. All randomness comes from seeds: the same seed gives the same
+//! batches, bit for bit, for any number of threads.
 //!
 //! ```
 //! use candle_core::Device;
@@ -36,25 +49,62 @@
 //! assert_eq!(sizes, [128, 72]);
 //! # Ok::<(), conditioned_data::Error>(())
 //! ```
+//!
+//! ```
+//! use std::sync::Arc;
+//! use candle_core::Device;
+//! use conditioned_data::{Part, Parts, Sequence, Tokenizer, Tokens, Windows, prefixes, stories};
+//!
+//! let tokenizer = Tokenizer::train(stories(0, 200), 512)?;
+//! let tokens = Arc::new(Tokens::encode(stories(0, 200), &tokenizer)?);
+//! let parts = Parts { seed: 0, tune: 0.1, test: 0.1 };
+//! let part = |part| Sequence::new(tokens.clone(), &parts, part);
+//!
+//! let train = Windows::new(part(Part::Train)?, 64, 8, 1)?;
+//! let batch = train.batch(0, 0, &Device::Cpu)?;
+//! assert_eq!((batch.inputs.dims(), batch.targets.dims()), (&[8, 64][..], &[8, 64][..]));
+//!
+//! let fixed = prefixes(&part(Part::Tune)?, 100, &[1, 8, 64], 0)?;
+//! assert_eq!(fixed[2].tensors(&Device::Cpu)?.0.dims(), [33, 64]);
+//! # Ok::<(), conditioned_data::Error>(())
+//! ```
 
+mod atomic;
 mod augment;
+mod bpe;
+mod corpus;
 mod digits;
 mod error;
 mod idx;
 mod images;
 mod loader;
 mod mix;
+mod ngram;
 mod normalisation;
+mod parts;
+mod permutation;
 mod prefetch;
 mod recipe;
+mod shard;
 mod split;
+mod stories;
 mod stream;
+mod tokenizer;
+mod tokens;
+mod windows;
 
 pub use augment::Augment;
+pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use error::{Error, Result};
 pub use idx::IdxFolder;
 pub use images::Images;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig};
+pub use ngram::{Ngram, Score};
 pub use normalisation::Normalisation;
+pub use parts::{Part, Parts, Sequence};
 pub use split::{Splits, hold_out, split};
+pub use stories::{stories, story};
+pub use tokenizer::{END_OF_TEXT, Tokenizer};
+pub use tokens::{SHARD_BYTES, Tokens, Written, write_shards};
+pub use windows::{Prefixes, WindowBatch, Windows, prefixes};

@@ -14,6 +14,12 @@ pub(crate) enum Purpose {
     Image,
     /// Mixing of one batch, by its position in the epoch.
     Batch,
+    /// Order and offset of the windows of an epoch.
+    Windows,
+    /// Places of prefixes, by their length.
+    Prefixes,
+    /// One story, by its index.
+    Story,
 }
 
 /// The stream of (`seed`, `epoch`, `position`): the four numbers are the generator's 256-bit key, so

@@ -2,12 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod augment;
+mod corpus;
 mod digits;
 mod idx;
 mod images;
 mod loader;
 mod mix;
+mod ngram;
 mod split;
+mod stories;
+mod tokenizer;
+mod tokenizer_parity;
+mod tokens;
+mod windows;
 
 use std::sync::Arc;
 

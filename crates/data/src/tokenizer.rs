@@ -1,0 +1,267 @@
+//! [`Tokenizer`]: text to token ids and back, of any kind that `tokenizer.json` can express.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, str};
+
+use serde_json::{Value, json};
+
+use crate::atomic::write_atomic;
+use crate::{Error, Result, bpe};
+
+/// The token that ends a document, in the tokenizers that are made here.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Names by which other tokenizers know the end of a document, in the order of their search.
+const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>", "[SEP]"];
+
+/// Text to token ids and back.
+///
+/// There is one type for GPT-2's byte-level BPE, for one trained here, for characters, and for any
+/// `tokenizer.json`. The name of a special token inside a text is text: no document can forge the end
+/// of another.
+///
+/// ```
+/// use conditioned_data::Tokenizer;
+///
+/// let tokenizer = Tokenizer::characters(["to be, or not to be"])?;
+/// let ids = tokenizer.encode("to be")?;
+/// assert_eq!(ids.len(), 5);
+/// assert_eq!(tokenizer.decode(&ids)?, "to be");
+/// # Ok::<(), conditioned_data::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    name: String,
+    inner: tokenizers::Tokenizer,
+    end_of_text: u32,
+    vocab_size: usize,
+    hash: blake3::Hash,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`, or a folder with one or with `vocab.json` and `merges.txt`.
+    ///
+    /// # Errors
+    /// When a file is missing, unreadable or no tokenizer, or when no token ends a document.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            let bytes = fs::read(path).map_err(Error::io(path))?;
+            return Self::parse(path.display().to_string(), &bytes);
+        }
+        let file = path.join("tokenizer.json");
+        let (vocab, merges) = (path.join("vocab.json"), path.join("merges.txt"));
+        if file.is_file() {
+            Self::read(file)
+        } else if vocab.is_file() && merges.is_file() {
+            Self::read_gpt2(vocab, merges)
+        } else {
+            let problem =
+                "no tokenizer here; put tokenizer.json, or vocab.json and merges.txt, there";
+            Err(Error::Tokenizer { name: path.display().to_string(), problem: problem.into() })
+        }
+    }
+
+    /// Reads GPT-2's byte-level BPE: ids by token, and one merge a line, the first the strongest.
+    ///
+    /// # Errors
+    /// When a file is unreadable or damaged, a merge names a token that has no id, or
+    /// `<|endoftext|>` has none.
+    pub fn read_gpt2(vocab: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
+        let (vocab, merges) = (vocab.as_ref(), merges.as_ref());
+        let name = vocab.display().to_string();
+        let bytes = fs::read(vocab).map_err(Error::io(vocab))?;
+        let ids: BTreeMap<String, u32> = serde_json::from_slice(&bytes).map_err(|e| {
+            let problem = format!("expected an object of token ids: {e}; fetch the file again");
+            Error::Tokenizer { name: name.clone(), problem }
+        })?;
+        let bytes = fs::read(merges).map_err(Error::io(merges))?;
+        let text = str::from_utf8(&bytes)
+            .map_err(|e| Error::Utf8 { path: merges.into(), offset: e.valid_up_to() as u64 })?;
+        let lines = text.lines().enumerate();
+        let lines = lines.filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
+        let pairs = lines.map(|(i, line)| match line.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok((left.into(), right.into())),
+            _ => Err(Error::Tokenizer {
+                name: merges.display().to_string(),
+                problem: format!(
+                    "line {}: {line:?} is not two tokens; fetch the file again",
+                    i + 1
+                ),
+            }),
+        });
+        Self::byte_level(name, &ids, &pairs.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Trains a byte-level BPE of exactly `vocab_size` tokens: `<|endoftext|>` (id 0), the 256 bytes,
+    /// then merges of the most frequent pair, of equals the one with the smallest ids.
+    ///
+    /// The documents are read once and only their distinct words are kept. The same documents, in
+    /// any order and on any number of threads, give the same bytes in [`save`](Self::save).
+    ///
+    /// # Errors
+    /// When a document is an error, when there is none, when `vocab_size` is below 257, or when the
+    /// pairs that occur at least twice are used up before.
+    pub fn train<S: AsRef<str> + Sync>(
+        documents: impl IntoIterator<Item = Result<S>>,
+        vocab_size: usize,
+    ) -> Result<Self> {
+        let (vocab, merges) = bpe::train(documents, vocab_size, END_OF_TEXT)?;
+        Self::byte_level(format!("BPE of {vocab_size}"), &vocab, &merges)
+    }
+
+    /// One token for each character of the texts, in the order of code points, then `<|endoftext|>`.
+    ///
+    /// # Errors
+    /// When there is no character.
+    pub fn characters<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut ids = BTreeMap::new();
+        for text in texts {
+            ids.extend(text.as_ref().chars().map(|c| (c.to_string(), 0)));
+        }
+        let name = "of characters".to_string();
+        if ids.is_empty() {
+            let problem = "the texts hold no character; give at least one".into();
+            return Err(Error::Tokenizer { name, problem });
+        }
+        // One character's UTF-8 sorts as its code point.
+        ids.values_mut().zip(0..).for_each(|(id, next)| *id = next);
+        let end = ids.len() as u32;
+        ids.insert(END_OF_TEXT.into(), end);
+        let model = json!({"type": "WordLevel", "vocab": ids, "unk_token": ""});
+        let split = json!({
+            "type": "Split", "pattern": {"Regex": "(?s:.)"}, "behavior": "Isolated", "invert": false
+        });
+        Self::from_parts(name, end, model, split, Value::Null, json!({"type": "Fuse"}))
+    }
+
+    fn byte_level(
+        name: String,
+        vocab: &BTreeMap<String, u32>,
+        merges: &[(String, String)],
+    ) -> Result<Self> {
+        let Some(&end) = vocab.get(END_OF_TEXT) else {
+            let problem = format!("{END_OF_TEXT} has no id; add it to the vocabulary");
+            return Err(Error::Tokenizer { name, problem });
+        };
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+            "vocab": vocab, "merges": merges,
+        });
+        let bytes = |trim: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim, "use_regex": true});
+        Self::from_parts(name, end, model, bytes(true), bytes(false), bytes(true))
+    }
+
+    fn from_parts(
+        name: String,
+        end: u32,
+        model: Value,
+        pre_tokenizer: Value,
+        post_processor: Value,
+        decoder: Value,
+    ) -> Result<Self> {
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [{
+                "id": end, "content": END_OF_TEXT, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true,
+            }],
+            "normalizer": null, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor,
+            "decoder": decoder, "model": model,
+        });
+        Self::parse(name, file.to_string().as_bytes())
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    fn parse(name: String, bytes: &[u8]) -> Result<Self> {
+        let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| fail(format!("not a tokenizer.json: {e}; fetch the file again")))?;
+        inner.set_encode_special_tokens(true);
+        // Cutting and filling are the windows' business.
+        inner.with_truncation(None).map_err(|e| fail(e.to_string()))?.with_padding(None);
+        let Some(end_of_text) = ENDS.iter().find_map(|end| inner.token_to_id(end)) else {
+            let names = ENDS.join(", ");
+            return Err(fail(format!("no token ends a document; looked for {names}; add one")));
+        };
+        let ids = inner.get_vocab(true).into_values();
+        let vocab_size = ids.max().map_or(0, |id| id as usize + 1);
+        let json = inner.to_string(false).map_err(|e| fail(e.to_string()))?;
+        let hash = blake3::hash(json.as_bytes());
+        Ok(Self { name, inner, end_of_text, vocab_size, hash })
+    }
+
+    /// Writes a `tokenizer.json` that [`read`](Self::read) and other libraries read, all or nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let json = self.inner.to_string(true).map_err(|e| self.fail(e))?;
+        write_atomic(path.as_ref(), json.as_bytes())
+    }
+
+    /// Ids of a text, without any special token.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a part of it, as one of characters for a new character.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| {
+            let known = |c: &char| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_some();
+            match text.chars().find(|c| !known(c)) {
+                Some(c) => self
+                    .fail(format!("{e}; perhaps for {c:?}; make it of texts with all characters")),
+                None => self.fail(e),
+            }
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids, special tokens by their name.
+    ///
+    /// Ids that end inside a character of a byte-level tokenizer give U+FFFD for its bytes.
+    ///
+    /// # Errors
+    /// When an id has no token.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            let problem = format!("id {id} has no token among {} ids", self.vocab_size);
+            return Err(self.fail(problem));
+        }
+        self.inner.decode(ids, false).map_err(|e| self.fail(e))
+    }
+
+    /// Number of ids, V: one more than the largest.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Id of the token that ends a document.
+    pub fn end_of_text(&self) -> u32 {
+        self.end_of_text
+    }
+
+    /// Id of a token by its name in the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Where it comes from, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// BLAKE3 hash of the file without its white space, as 64 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        self.hash.to_hex().to_string()
+    }
+
+    pub(crate) fn hash_bytes(&self) -> &[u8; 32] {
+        self.hash.as_bytes()
+    }
+
+    fn fail(&self, problem: impl ToString) -> Error {
+        Error::Tokenizer { name: self.name.clone(), problem: problem.to_string() }
+    }
+}
