@@ -1,8 +1,7 @@
 //! GPT-2, the decoder-only language model.
 //!
 //! ```text
-//! X_0 = E[ids] + P                                      (B, T, C)
-//! Y_0 = condition(X_0)
+//! X   = E[ids] + P                                      (B, T, C)
 //! X'  = X + MSA(LN(X)),   X'' = X' + MLP(LN(X'))        depth times, pre-norm, causal
 //! logits = LN(X) E^T                                    (B, T, V), the head is tied
 //! ```
