@@ -63,6 +63,7 @@
 //! | U V^T, exact or iterative | [`Polar`] |
 //! | W (I + t sigma_1 (W^T W)^(-1/2)) | [`ConditionedTable`] |
 //! | f^2 = tr(M G M) / tr(G) | [`Pooled::norm_matched_scale`] |
+//! | G = sum of W_k^T W_k / V_k, before the first batch | [`Pooled::start_from_tables`] |
 //! | Proposition 4.2, both sides | [`bounds`] |
 //!
 //! # Siblings

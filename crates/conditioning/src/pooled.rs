@@ -188,6 +188,32 @@ impl Pooled {
         self.running.replace(&[total.mean()?])
     }
 
+    /// Sets the running average to G of tokens that are sums of one row of each of `tables` (V_k, d),
+    /// as if every row were equally frequent and the rows independent with mean zero; counts as one
+    /// observation.
+    ///
+    /// ```text
+    /// G = sum_k W_k^T W_k / V_k
+    /// ```
+    ///
+    /// A causal model must not take the first M from the first batch, and M = I would change into M
+    /// of that batch with the second step.
+    ///
+    /// # Errors
+    ///
+    /// No tables; frozen state; NaN or infinity in a table; another number of channels.
+    pub fn start_from_tables(&self, tables: &[&Tensor]) -> Result<()> {
+        let mut sum = vec![0.0; self.channels * self.channels];
+        for table in tables {
+            let gram = self.gram(table, None)?;
+            sum.iter_mut().zip(&gram).for_each(|(sum, entry)| *sum += entry);
+        }
+        if tables.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        self.running.replace(&[sum])
+    }
+
     /// M of the running average: (d, d) f64 on the CPU, for folding it into the maps before it.
     ///
     /// # Errors

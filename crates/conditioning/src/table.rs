@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Module, Tensor};
 use faer::Mat;
 
+use crate::blocks::check_channels;
 use crate::conditioner::checked_strength;
 use crate::gram::GramSum;
 use crate::map::inverse_root_map;
@@ -84,7 +85,7 @@ impl ConditionedTable {
     ///
     /// NaN or infinity in W; a result beyond the range of its dtype.
     pub fn table(&self) -> Result<Tensor> {
-        self.times_m(&self.weight)
+        self.condition(&self.weight)
     }
 
     /// The rows W\[ids\] M: ids (..) of u8, u32 or i64 -> (.., d).
@@ -96,10 +97,16 @@ impl ConditionedTable {
         let rows = self.weight.index_select(&ids.flatten_all()?, 0)?; // (n, d)
         let mut shape = ids.dims().to_vec();
         shape.push(self.weight.dim(1)?);
-        Ok(self.times_m(&rows)?.reshape(shape)?)
+        Ok(self.condition(&rows)?.reshape(shape)?)
     }
 
-    fn times_m(&self, rows: &Tensor) -> Result<Tensor> {
+    /// Rows of W that were looked up elsewhere, times M: (..., n, d) -> the same shape.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ConditionedTable::table`]; another number of channels.
+    pub fn condition(&self, rows: &Tensor) -> Result<Tensor> {
+        check_channels(rows, self.weight.dim(1)?)?;
         if self.strength == 0.0 {
             return Ok(rows.clone());
         }

@@ -1,9 +1,11 @@
 //! Which tokens a model conditions, and how: one configuration field of every model.
 
-use candle_conditioning::{Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise};
+use candle_conditioning::{
+    ConditionedTable, Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise,
+};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use conditioned_nn::Mode;
+use conditioned_nn::{Mode, embedding};
 use serde::{Deserialize, Serialize};
 
 /// What is done to the tokens.
@@ -19,8 +21,18 @@ pub enum Method {
     Pooled(PooledConfig),
     /// Control: X scaled to the norm that the per-sequence method gives it. Not causal.
     NormMatched(Conditioner),
+    /// Control: X scaled by one number for all sequences to the norm that the pooled method gives
+    /// their tokens, f^2 = tr(M G M) / tr(G).
+    PooledNormMatched(PooledConfig),
     /// Control: each channel standardised over the batch. Not causal.
     Standardised,
+    /// Each embedding table conditioned as a whole, `W (I + t sigma_1 (W^T W)^(-1/2))`: the token
+    /// table, and after the position table also that. Only for models whose tokens are rows of
+    /// tables.
+    Table {
+        /// t >= 0.
+        strength: f64,
+    },
 }
 
 impl Method {
@@ -46,10 +58,71 @@ impl Method {
     /// # Errors
     /// When `t` is negative or not finite.
     pub fn pooled(t: f64) -> Result<Self> {
-        Conditioner::default().with_strength(t)?;
-        let config = PooledConfig { strength: t, source: Source::Current, ..Default::default() };
-        Ok(Self::Pooled(config))
+        Ok(Self::Pooled(pooled_config(t, Source::Current)?))
     }
+
+    /// Pooled conditioning at strength `t` with the Gram of earlier batches: causal.
+    ///
+    /// # Errors
+    /// When `t` is negative or not finite.
+    pub fn pooled_earlier(t: f64) -> Result<Self> {
+        Ok(Self::Pooled(pooled_config(t, Source::Earlier)?))
+    }
+
+    /// The control that only scales as [`Method::pooled_earlier`] does at strength `t`: causal.
+    ///
+    /// # Errors
+    /// When `t` is negative or not finite.
+    pub fn pooled_norm_matched(t: f64) -> Result<Self> {
+        Ok(Self::PooledNormMatched(pooled_config(t, Source::Earlier)?))
+    }
+
+    /// Conditioned tables at strength `t`: causal.
+    ///
+    /// # Errors
+    /// When `t` is negative or not finite.
+    pub fn table(t: f64) -> Result<Self> {
+        Conditioner::default().with_strength(t)?;
+        Ok(Self::Table { strength: t })
+    }
+
+    /// Whether every token that comes out depends on no later token: what a causal model asks for.
+    pub fn is_causal(&self) -> bool {
+        match self {
+            Self::None | Self::Table { .. } => true,
+            Self::Pooled(config) | Self::PooledNormMatched(config) => {
+                config.source == Source::Earlier
+            }
+            Self::PerSequence(_) | Self::NormMatched(_) | Self::Standardised => false,
+        }
+    }
+
+    /// Refuses a method that would let a causal model see the tokens it has to predict.
+    ///
+    /// # Errors
+    /// Unless the method is causal or `allow_future_leak` says that its leak is known.
+    pub(crate) fn check_causal(&self, model: &str, allow_future_leak: bool) -> Result<()> {
+        if allow_future_leak || self.is_causal() {
+            return Ok(());
+        }
+        let statistics = match self {
+            Self::PerSequence(_) => "C is computed from the whole sequence",
+            Self::NormMatched(_) => "the scale is computed from the whole sequence",
+            _ => "the statistics of a training step are those of its own batch",
+        };
+        candle_core::bail!(
+            "{model}: this method is not causal: {statistics}, so that every token would carry \
+             information of the tokens that the model has to predict, and its loss would mean \
+             nothing. Take pooled conditioning of earlier batches (source `earlier`), conditioned \
+             tables, or the norm-matched control of the pooled method; `allow_future_leak` \
+             reproduces the literal method all the same"
+        )
+    }
+}
+
+fn pooled_config(strength: f64, source: Source) -> Result<PooledConfig> {
+    Conditioner::default().with_strength(strength)?;
+    Ok(PooledConfig { strength, source, ..Default::default() })
 }
 
 /// Where it is done.
@@ -80,6 +153,15 @@ impl From<Method> for ConditioningConfig {
     }
 }
 
+/// The tokens on both sides of the conditioning.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    /// What would enter the first block without conditioning, (B, N, C).
+    pub plain: Tensor,
+    /// What enters the first block, (B, N, C).
+    pub conditioned: Tensor,
+}
+
 /// The method of one model, with its state.
 ///
 /// State lives in the model's store as buffers `running_*` (f64, on the CPU), so it is saved and
@@ -90,6 +172,7 @@ pub(crate) enum TokenConditioner {
     PerSequence(Conditioner),
     Pooled(Pooled),
     NormMatched(NormMatched),
+    PooledNormMatched(Pooled),
     Standardised(Standardise),
 }
 
@@ -100,14 +183,16 @@ impl TokenConditioner {
         let buffer = |name: &str, dims: &[usize], value: f64| {
             vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)
         };
+        let pooled = |config| -> Result<Pooled> {
+            let gram = buffer("running_gram", &[channels, channels], 0.0)?;
+            Ok(Pooled::with_state(config, gram, buffer("running_weight", &[], 0.0)?)?)
+        };
         Ok(match method {
-            Method::None => Self::None,
+            // Conditioned tables act on the tables themselves: see `Table`.
+            Method::None | Method::Table { .. } => Self::None,
             Method::PerSequence(conditioner) => Self::PerSequence(conditioner),
-            Method::Pooled(config) => Self::Pooled(Pooled::with_state(
-                config,
-                buffer("running_gram", &[channels, channels], 0.0)?,
-                buffer("running_weight", &[], 0.0)?,
-            )?),
+            Method::Pooled(config) => Self::Pooled(pooled(config)?),
+            Method::PooledNormMatched(config) => Self::PooledNormMatched(pooled(config)?),
             Method::NormMatched(conditioner) => Self::NormMatched(NormMatched::new(conditioner)),
             Method::Standardised => Self::Standardised(Standardise::with_state(
                 buffer("running_mean", &[channels], 0.0)?,
@@ -115,6 +200,19 @@ impl TokenConditioner {
                 buffer("running_weight", &[], 0.0)?,
             )?),
         })
+    }
+
+    /// Lets G start from the tables whose rows add up to X, unless it has been observed: before the
+    /// first batch M must know the tokens, and in a causal model not from the batch itself.
+    pub(crate) fn start(&self, tables: &[&Tensor]) -> Result<()> {
+        match self {
+            Self::Pooled(pooled) | Self::PooledNormMatched(pooled)
+                if pooled.observations()? == 0.0 =>
+            {
+                Ok(pooled.start_from_tables(tables)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// X -> Y, (B, N, C). A training pass also moves the running averages, after its own use of
@@ -127,6 +225,13 @@ impl TokenConditioner {
             Self::NormMatched(control) => control.forward(x)?,
             Self::Pooled(pooled) if train => pooled.forward_train_observed(x)?,
             Self::Pooled(pooled) => pooled.forward(x)?,
+            Self::PooledNormMatched(pooled) => {
+                let y = (x * pooled.norm_matched_scale()?)?;
+                if train {
+                    pooled.observe(x)?;
+                }
+                y
+            }
             Self::Standardised(standardise) if train => {
                 let y = standardise.forward_train(x)?;
                 standardise.observe(x)?;
@@ -142,7 +247,9 @@ impl TokenConditioner {
         batches: impl IntoIterator<Item = Result<Tensor>>,
     ) -> Result<()> {
         match self {
-            Self::Pooled(pooled) => Ok(pooled.recalibrate(batches)?),
+            Self::Pooled(pooled) | Self::PooledNormMatched(pooled) => {
+                Ok(pooled.recalibrate(batches)?)
+            }
             Self::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
             Self::None | Self::PerSequence(_) | Self::NormMatched(_) => Ok(()),
         }
@@ -150,6 +257,63 @@ impl TokenConditioner {
 
     /// Whether evaluation uses running averages.
     pub(crate) fn has_state(&self) -> bool {
-        matches!(self, Self::Pooled(_) | Self::Standardised(_))
+        matches!(self, Self::Pooled(_) | Self::PooledNormMatched(_) | Self::Standardised(_))
+    }
+}
+
+/// A table of embeddings W (V, C), conditioned as a whole where the method says so.
+#[derive(Debug)]
+pub(crate) enum Table {
+    Plain(Tensor),
+    Conditioned(ConditionedTable),
+}
+
+impl Table {
+    /// Over W, shared with the variable that trains it.
+    pub(crate) fn new(weight: Tensor, method: Method) -> Result<Self> {
+        Ok(match method {
+            Method::Table { strength } => {
+                Self::Conditioned(ConditionedTable::new(weight, strength)?)
+            }
+            _ => Self::Plain(weight),
+        })
+    }
+
+    /// W: what a tied head multiplies with.
+    pub(crate) fn weight(&self) -> &Tensor {
+        match self {
+            Self::Plain(weight) => weight,
+            Self::Conditioned(table) => table.weight(),
+        }
+    }
+
+    /// Follows W, which a training step has moved; evaluation builds its model anew.
+    pub(crate) fn refresh(&self, mode: Mode) -> Result<()> {
+        match self {
+            Self::Conditioned(table) if mode.is_train() => Ok(table.refresh()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The embeddings of ids (..) -> (.., C).
+    pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        self.condition(embedding(ids, self.weight())?)
+    }
+
+    /// The embeddings `first..first + count`: (count, C).
+    pub(crate) fn range(&self, first: usize, count: usize) -> Result<Tensor> {
+        self.condition(self.weight().narrow(0, first, count)?)
+    }
+
+    /// The whole table of embeddings: (V, C).
+    pub(crate) fn embeddings(&self) -> Result<Tensor> {
+        self.condition(self.weight().clone())
+    }
+
+    fn condition(&self, rows: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(_) => Ok(rows),
+            Self::Conditioned(table) => Ok(table.condition(&rows)?),
+        }
     }
 }

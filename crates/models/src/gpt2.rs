@@ -1,10 +1,14 @@
 //! GPT-2, the decoder-only language model.
 //!
 //! ```text
-//! X   = E[ids] + P                                      (B, T, C)
+//! X   = condition(E[ids] + P)                           (B, T, C)
 //! X'  = X + MSA(LN(X)),   X'' = X' + MLP(LN(X'))        depth times, pre-norm, causal
 //! logits = LN(X) E^T                                    (B, T, V), the head is tied
 //! ```
+//!
+//! A method that is not causal is refused: see [`Gpt2Config::allow_future_leak`]. Causal methods
+//! act on every token alone, by the same linear map until the next training step, so they fold into
+//! the two tables ([`Gpt2::folded_tables`]). The head multiplies with the raw E.
 //!
 //! Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Names and
 //! layout follow the Hugging Face `GPT2Model`: projections are `Conv1D`, stored (in, out).
@@ -20,6 +24,7 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
+use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
 
 /// Epsilon of every layer norm.
 const EPS: f64 = 1e-5;
@@ -45,18 +50,28 @@ pub struct Gpt2Config {
     pub dropout: f64,
     /// Deviation of token and position table at initialisation; published: 0.02.
     pub table_std: f64,
+    /// Whether the head is the token table; published: true. Else it is `lm_head.weight` (V, C).
+    pub tie_word_embeddings: bool,
+    /// What is done to the tokens before the first block.
+    pub conditioning: ConditioningConfig,
+    /// Takes a method that is not causal all the same, for a reproduction of the literal one. The
+    /// model then sees tokens that it has to predict: neither its loss nor what it generates can be
+    /// compared with others.
+    pub allow_future_leak: bool,
 }
 
 impl Gpt2Config {
     /// Presets by name: (name, vocabulary, context, width, depth, heads).
     ///
-    /// The four published sizes, and `gpt2-6x384`, a small one for measurements.
-    const PRESETS: [(&'static str, [usize; 5]); 5] = [
+    /// The four published sizes; `gpt2-6x384`, a small one for measurements; `gpt2-4x128`, this
+    /// project's first prototype.
+    const PRESETS: [(&'static str, [usize; 5]); 6] = [
         ("gpt2", [50257, 1024, 768, 12, 12]),
         ("gpt2-medium", [50257, 1024, 1024, 24, 16]),
         ("gpt2-large", [50257, 1024, 1280, 36, 20]),
         ("gpt2-xl", [50257, 1024, 1600, 48, 25]),
         ("gpt2-6x384", [4096, 256, 384, 6, 6]),
+        ("gpt2-4x128", [4096, 128, 128, 4, 4]),
     ];
 
     /// The names of all presets.
@@ -64,7 +79,7 @@ impl Gpt2Config {
         Self::PRESETS.iter().map(|(name, _)| *name)
     }
 
-    /// The preset called `name`, without dropout.
+    /// The preset called `name`, without dropout and without conditioning.
     ///
     /// # Errors
     /// When there is no such preset.
@@ -82,6 +97,9 @@ impl Gpt2Config {
             heads: *heads,
             dropout: 0.0,
             table_std: 0.02,
+            tie_word_embeddings: true,
+            conditioning: ConditioningConfig::default(),
+            allow_future_leak: false,
         })
     }
 
@@ -89,7 +107,8 @@ impl Gpt2Config {
     pub fn parameter_count(&self) -> usize {
         let c = self.width;
         let block = 4 * c + (c + 1) * 3 * c + (c + 1) * c + (c + 1) * 4 * c + (4 * c + 1) * c;
-        (self.vocabulary + self.context) * c + self.depth * block + 2 * c
+        let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocabulary + self.context;
+        tables * c + self.depth * block + 2 * c
     }
 
     /// Multiply-accumulates of one forward pass of one full sequence, matrix products only: head
@@ -119,37 +138,55 @@ impl Gpt2Config {
         if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
             candle_core::bail!("gpt2: table_std {} must be finite and >= 0", self.table_std);
         }
-        Ok(())
+        self.conditioning.method.check_causal("gpt2", self.allow_future_leak)
     }
 }
 
-/// A GPT-2 whose head is tied to its token table.
+/// A GPT-2 with its head.
 #[derive(Debug)]
 pub struct Gpt2 {
-    wte: Tensor,
-    wpe: Tensor,
+    wte: Table,
+    wpe: Table,
+    /// `None` where the head is tied to `wte`.
+    lm_head: Option<Tensor>,
+    conditioning: ConditioningConfig,
+    conditioner: TokenConditioner,
     dropout: Dropout,
     blocks: Vec<Block>,
     norm: LayerNorm,
 }
 
 impl Gpt2 {
-    /// A model over `vb`, at the names of the Hugging Face `GPT2Model`.
+    /// A model over `vb`, at the names of the Hugging Face `GPT2Model`, and `lm_head.weight`.
     ///
     /// # Errors
-    /// When the configuration contradicts itself or a tensor has another shape.
+    /// When the configuration contradicts itself, a method would see the future, or a tensor has
+    /// another shape.
     pub fn new(config: &Gpt2Config, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let table = init::normal(config.table_std);
+        let ConditioningConfig { method, placement } = config.conditioning;
+        let (c, vocabulary) = (config.width, config.vocabulary);
+        let table =
+            |name, rows, std| vb.pp(name).get_with_hints((rows, c), "weight", init::normal(std));
+        let positions = table("wpe", config.context, config.table_std)?;
         let blocks = (0..config.depth)
             .map(|i| Block::new(config, vb.pp("h").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
-            wte: vb.pp("wte").get_with_hints((config.vocabulary, config.width), "weight", table)?,
-            wpe: vb.pp("wpe").get_with_hints((config.context, config.width), "weight", table)?,
+            wte: Table::new(table("wte", vocabulary, config.table_std)?, method)?,
+            wpe: match placement {
+                Placement::AfterPosition => Table::new(positions, method)?,
+                Placement::BeforePosition => Table::Plain(positions),
+            },
+            lm_head: match config.tie_word_embeddings {
+                true => None,
+                false => Some(table("lm_head", vocabulary, LINEAR_STD)?),
+            },
+            conditioning: config.conditioning,
+            conditioner: TokenConditioner::new(method, c, vb.pp("conditioner"))?,
             dropout: Dropout::new(&vb.pp("drop"), config.dropout)?,
             blocks,
-            norm: LayerNorm::new(vb.pp("ln_f"), config.width, EPS)?,
+            norm: LayerNorm::new(vb.pp("ln_f"), c, EPS)?,
         })
     }
 
@@ -158,7 +195,7 @@ impl Gpt2 {
     /// # Errors
     /// When the sequence is longer than the context or an id is not in the vocabulary.
     pub fn hidden(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.dropout.forward(&self.embed(ids)?, mode)?;
+        let mut x = self.dropout.forward(&self.embed(ids, mode)?, mode)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;
         }
@@ -166,13 +203,49 @@ impl Gpt2 {
     }
 
     /// Ids (B, T) to the tokens that enter the first block, (B, T, C).
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let (_, length) = ids.dims2()?;
-        let context = self.wpe.dim(0)?;
-        if length > context {
-            candle_core::bail!("gpt2: {length} tokens are more than the context of {context}");
+    fn embed(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.wte.refresh(mode)?;
+        self.wpe.refresh(mode)?;
+        self.start()?;
+        let words = self.wte.rows(ids)?;
+        match self.conditioning.placement {
+            Placement::AfterPosition => self.conditioner.forward(&self.position(&words)?, mode),
+            Placement::BeforePosition => self.position(&self.conditioner.forward(&words, mode)?),
         }
-        add_table(&embedding(ids, &self.wte)?, &self.wpe.narrow(0, 0, length)?.unsqueeze(0)?)
+    }
+
+    /// Gives the conditioner its first statistics, from the tables that make its X.
+    fn start(&self) -> Result<()> {
+        match self.conditioning.placement {
+            Placement::AfterPosition => {
+                self.conditioner.start(&[self.wte.weight(), self.wpe.weight()])
+            }
+            Placement::BeforePosition => self.conditioner.start(&[self.wte.weight()]),
+        }
+    }
+
+    /// Adds the position table: (B, T, C) -> (B, T, C).
+    fn position(&self, words: &Tensor) -> Result<Tensor> {
+        let (_, length, _) = words.dims3()?;
+        let context = self.wpe.weight().dim(0)?;
+        if length > context {
+            candle_core::bail!(
+                "gpt2: a sequence of {length} tokens is longer than the position table, which ends \
+                 at {context}"
+            );
+        }
+        add_table(words, &self.wpe.range(0, length)?.unsqueeze(0)?)
+    }
+
+    /// The tokens entering the first block in evaluation mode, without and with conditioning.
+    ///
+    /// # Errors
+    /// As [`Gpt2::hidden`].
+    pub fn tokens(&self, ids: &Tensor) -> Result<Tokens> {
+        let conditioned = self.embed(ids, Mode::Eval)?;
+        let positions = self.wpe.weight().narrow(0, 0, ids.dim(1)?)?.unsqueeze(0)?;
+        let plain = add_table(&embedding(ids, self.wte.weight())?, &positions)?;
+        Ok(Tokens { plain, conditioned })
     }
 
     /// Ids (B, T) to logits (B, T, V).
@@ -180,7 +253,7 @@ impl Gpt2 {
     /// # Errors
     /// As [`Gpt2::hidden`].
     pub fn logits(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        Linear::new(self.wte.clone(), None).forward(&self.hidden(ids, mode)?)
+        Linear::new(self.head().clone(), None).forward(&self.hidden(ids, mode)?)
     }
 
     /// The mean cross-entropy of `targets` (B, T) after `ids` (B, T), in nats per token.
@@ -188,7 +261,32 @@ impl Gpt2 {
     /// # Errors
     /// As [`Gpt2::hidden`], or when a target is not in the vocabulary.
     pub fn loss(&self, ids: &Tensor, targets: &Tensor, mode: Mode) -> Result<Tensor> {
-        linear_cross_entropy(&self.hidden(ids, mode)?, &self.wte, &targets.to_dtype(DType::U32)?)
+        linear_cross_entropy(&self.hidden(ids, mode)?, self.head(), &targets.to_dtype(DType::U32)?)
+    }
+
+    /// The table that the head multiplies with, (V, C): unconditioned also where it is tied.
+    pub fn head(&self) -> &Tensor {
+        self.lm_head.as_ref().unwrap_or(self.wte.weight())
+    }
+
+    /// Token table (V, C) and position table (T, C) with which a model without conditioning, and
+    /// with [`Gpt2::head`] for its head, computes what this one does.
+    ///
+    /// # Errors
+    /// When the method is not causal: what it does to a token depends on others.
+    pub fn folded_tables(&self) -> Result<(Tensor, Tensor)> {
+        if !self.conditioning.method.is_causal() {
+            candle_core::bail!(
+                "gpt2: what this method does to a token depends on other tokens; it cannot be \
+                 folded into the tables"
+            );
+        }
+        self.start()?;
+        let fold = |table: &Table| self.conditioner.forward(&table.embeddings()?, Mode::Eval);
+        Ok(match self.conditioning.placement {
+            Placement::AfterPosition => (fold(&self.wte)?, fold(&self.wpe)?),
+            Placement::BeforePosition => (fold(&self.wte)?, self.wpe.embeddings()?),
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
-use crate::conditioning::{ConditioningConfig, Placement, TokenConditioner};
+use crate::conditioning::{ConditioningConfig, Method, Placement, TokenConditioner, Tokens};
 
 /// timm's epsilon of every layer norm in a ViT.
 const EPS: f64 = 1e-6;
@@ -150,6 +150,11 @@ impl VitConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             candle_core::bail!("vit: {name} must be at least 1");
         }
+        if matches!(self.conditioning.method, Method::Table { .. }) {
+            candle_core::bail!(
+                "vit: patches are not rows of a table; conditioned tables are for models of text"
+            );
+        }
         if !self.image_size.is_multiple_of(self.patch_size) {
             candle_core::bail!(
                 "vit: patches of {} do not tile images of {}",
@@ -168,15 +173,6 @@ impl VitConfig {
         }
         Ok(())
     }
-}
-
-/// The tokens on both sides of the conditioning.
-#[derive(Debug, Clone)]
-pub struct Tokens {
-    /// What would enter the first block without conditioning, (B, N, C).
-    pub plain: Tensor,
-    /// What enters the first block, (B, N, C).
-    pub conditioned: Tensor,
 }
 
 /// A Vision Transformer with a classification head on the class token.

@@ -227,6 +227,24 @@ fn the_floor_limits_the_stretch_of_directions_not_seen() {
 }
 
 #[test]
+fn a_start_from_tables_is_the_gram_of_all_sums_of_their_rows() {
+    let centred = |seed, rows| {
+        let W = normal(seed, &[rows, 3]);
+        W.broadcast_sub(&W.mean_keepdim(0).unwrap()).unwrap()
+    };
+    let (words, positions) = (centred(30, 7), centred(31, 4));
+    let all = words.unsqueeze(1).unwrap().broadcast_add(&positions.unsqueeze(0).unwrap()).unwrap();
+    let layer = pooled(Source::Earlier, 1.0, 3);
+    layer.start_from_tables(&[&words, &positions]).unwrap();
+    let (found, weight) = state(&layer);
+    assert_close(&found, &gram(&all), EXACT, 1.0);
+    assert_eq!(weight, 1.0);
+    assert!(matches!(layer.start_from_tables(&[]), Err(Error::NoTokens)));
+    let narrow = layer.start_from_tables(&[&normal(32, &[5, 2])]);
+    assert!(matches!(narrow, Err(Error::Shape { .. })));
+}
+
+#[test]
 fn broken_state_is_an_error_and_no_hang() {
     let layer = pooled(Source::Earlier, 1.0, 2);
     let gram = Tensor::full(f64::NAN, (2, 2), &Device::Cpu).unwrap();

@@ -34,6 +34,11 @@ fn looked_up_rows_are_those_of_the_table() {
     assert_eq!(bits(&ids.apply(&table).unwrap()), bits(&rows));
     let beyond = Tensor::new(&[9u32], &Device::Cpu).unwrap();
     assert!(table.forward(&beyond).is_err());
+    let elsewhere = table.weight().narrow(0, 3, 1).unwrap();
+    let wanted = table.table().unwrap().narrow(0, 3, 1).unwrap();
+    assert_close(&values(&table.condition(&elsewhere).unwrap()), &values(&wanted), EXACT, 10.0);
+    let narrow = table.condition(&normal(5, &[2, 3])).unwrap_err();
+    assert!(matches!(narrow, Error::Shape { .. }), "{narrow}");
 }
 
 #[test]

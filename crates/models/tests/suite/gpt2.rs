@@ -1,4 +1,4 @@
-//! GPT-2: sizes, gradients, causality, refusals.
+//! GPT-2: sizes, gradients, refusals. What it must not see is the subject of `causality`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
@@ -83,30 +83,14 @@ fn every_parameter_has_the_right_gradient() -> Result<()> {
 }
 
 #[test]
-fn the_past_does_not_see_the_future() -> Result<()> {
-    let (model, _store) = setup(DType::F32)?;
-    let (ids, _) = batch()?;
-    for mode in [Mode::Eval, MODE] {
-        let before: Vec<Vec<Vec<f32>>> = model.logits(&ids, mode)?.to_vec3()?;
-        for t in 0..7 {
-            let mut changed: Vec<Vec<u32>> = ids.to_vec2()?;
-            changed[1][t] = (changed[1][t] + 1) % 11;
-            let changed = Tensor::new(changed, &Device::Cpu)?;
-            let after: Vec<Vec<Vec<f32>>> = model.logits(&changed, mode)?.to_vec3()?;
-            assert_eq!(before[0], after[0], "another sequence");
-            assert_eq!(before[1][..t], after[1][..t], "tokens before {t}");
-            assert_ne!(before[1][t], after[1][t], "token {t}");
-        }
-    }
-    Ok(())
-}
-
-#[test]
 fn wrong_input_is_named() {
     let (model, _store) = setup(DType::F32).unwrap();
     let ids = |length: usize, id: u32| Tensor::full(id, (1, length), &Device::Cpu).unwrap();
     let message = |ids: Tensor| model.logits(&ids, Mode::Eval).unwrap_err().to_string();
-    assert!(message(ids(10, 0)).contains("10 tokens are more than the context of 9"));
+    assert!(
+        message(ids(10, 0))
+            .contains("10 tokens is longer than the position table, which ends at 9")
+    );
     assert!(message(ids(3, 11)).contains("id 11 with a table of 11 rows"));
     let config = Gpt2Config { heads: 5, ..tiny() };
     let store = Store::new(0, DType::F32, &Device::Cpu);
