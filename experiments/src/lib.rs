@@ -9,6 +9,9 @@
 //! | [`device`] | `--device` |
 //! | [`overrides`] | `--set key=value` on a closed configuration |
 //! | [`folder`] | the folder of a run: configuration, lock, summary |
+//! | [`cells`] | a plan's cells: claimed, those not complete trained |
+//! | [`names`] | closed choices by name |
+//! | [`timing`] | what a step costs, measured alone |
 //! | [`workers`] | cells side by side in processes of one thread each, with progress |
 //! | [`worker`] | the inside of such a process: progress, stop, memory |
 //! | [`statistics`] | mean, deviation, paired difference with its interval |
@@ -16,12 +19,15 @@
 //! | [`curves`] | learning curves as SVG and PNG |
 
 pub mod allocator;
+pub mod cells;
 pub mod curves;
 pub mod device;
 pub mod folder;
+pub mod names;
 pub mod overrides;
 pub mod statistics;
 pub mod table;
+pub mod timing;
 pub mod worker;
 pub mod workers;
 

@@ -1,10 +1,8 @@
 //! Rows and arms: what is compared.
 
-use std::fmt;
-use std::str::FromStr;
-
 use anyhow::Result;
 use conditioned_models::conditioning::Method;
+use experiments::named;
 use serde::{Deserialize, Serialize};
 
 /// A row of the paper's table. ViT and DeiT are the same network; they differ by recipe.
@@ -93,28 +91,6 @@ impl Arm {
             Self::Standardised => Method::Standardised,
         })
     }
-}
-
-macro_rules! named {
-    ($type:ident, $what:literal) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = anyhow::Error;
-
-            fn from_str(text: &str) -> Result<Self> {
-                let found = Self::ALL.into_iter().find(|known| known.name() == text);
-                found.ok_or_else(|| {
-                    let known = Self::ALL.map(Self::name).join(", ");
-                    anyhow::anyhow!(concat!("unknown ", $what, " `{}`; known: {}"), text, known)
-                })
-            }
-        }
-    };
 }
 
 named!(Row, "model");

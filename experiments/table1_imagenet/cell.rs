@@ -7,11 +7,13 @@ use anyhow::Result;
 use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_models::vit::VitConfig;
 use conditioned_train::FitConfig;
+use experiments::cells;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Row};
 use crate::data::DataConfig;
 use crate::recipe::{PUBLISHED_STD, Preset, Recipe};
+use crate::train::Summary;
 use crate::tune::Setting;
 
 /// Where class token and position table start, and with which rate the run goes.
@@ -52,15 +54,6 @@ pub(crate) struct Cell {
     pub(crate) start: Start,
     /// Seed of parameters, order of the data, and every random layer.
     pub(crate) seed: u64,
-}
-
-impl Cell {
-    /// Its folder below `out`.
-    pub(crate) fn folder(&self, out: &Path) -> PathBuf {
-        out.join(self.row.name())
-            .join(format!("{}-{}", self.arm, self.start))
-            .join(format!("seed{}", self.seed))
-    }
 }
 
 impl fmt::Display for Cell {
@@ -106,6 +99,19 @@ pub(crate) struct RunConfig {
     pub(crate) test: bool,
     /// Where it is computed.
     pub(crate) device: String,
+}
+
+impl cells::Cell for RunConfig {
+    type Summary = Summary;
+
+    fn name(&self) -> String {
+        self.cell.to_string()
+    }
+
+    fn folder(&self, out: &Path) -> PathBuf {
+        let Cell { row, arm, start, seed } = self.cell;
+        out.join(row.name()).join(format!("{arm}-{start}")).join(format!("seed{seed}"))
+    }
 }
 
 impl RunConfig {

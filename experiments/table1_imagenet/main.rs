@@ -13,7 +13,6 @@ mod recipe;
 mod report;
 mod results;
 mod task;
-mod timing;
 mod train;
 mod tune;
 
@@ -23,9 +22,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
+use experiments::cells::{self, Cell};
 use experiments::folder::{self, Folder};
+use experiments::timing;
 use experiments::worker::{INTERRUPTED, interrupted_flag};
 
+use crate::cell::RunConfig;
 use crate::options::{OUT, Options, SEARCH_OUT};
 use crate::plan::Plan;
 use crate::tune::Tuned;
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(INTERRUPTED),
             done => done.map(|_| ()),
         },
-        Command::Time { folder } => timing::time(&Folder::new(folder)),
+        Command::Time { folder } => time(&Folder::new(folder)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,19 +88,28 @@ fn main() -> ExitCode {
 fn run(plan: &Plan) -> Result<()> {
     let cells = plan.table()?;
     let stop = interrupted_flag()?;
-    plan.train(&cells, &stop)?;
-    if plan.is_sharded() {
+    cells::train(&cells, plan.out(), plan.threads(), &stop)?;
+    if plan.shard().is_part() {
         eprintln!("this shard is complete; when all are, `report` makes the table");
         return Ok(());
     }
-    timing::measure(plan, &cells, &stop)?;
+    let named = |config: &RunConfig| {
+        (config.cell.row.to_string(), config.cell.arm.to_string(), config.folder(plan.out()))
+    };
+    timing::measure(plan.out(), cells.iter().map(named), &stop)?;
     report::write(plan.out())
+}
+
+/// Times the steps of a cell.
+fn time(folder: &Folder) -> Result<()> {
+    let config: RunConfig = folder.config()?;
+    timing::time(|run, control| train::run_cell(&config, run, control).map(|_| ()))
 }
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    plan.train(&plan.search()?, &*interrupted_flag()?)?;
-    if plan.is_sharded() {
+    cells::train(&plan.search()?, plan.out(), plan.threads(), &*interrupted_flag()?)?;
+    if plan.shard().is_part() {
         eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
         return Ok(());
     }

@@ -1,13 +1,10 @@
 //! What will be run: the validated form of the options.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
-use experiments::folder::Folder;
-use experiments::workers::{self, Job};
+use anyhow::{Result, bail};
+use experiments::cells::{self, Shard};
+use experiments::names::parse;
 use experiments::{device, overrides};
 
 use crate::arm::{Arm, Row};
@@ -15,7 +12,6 @@ use crate::cell::{Cell, RunConfig, Start};
 use crate::data::DataConfig;
 use crate::options::Options;
 use crate::recipe::{Preset, Recipe};
-use crate::train::Summary;
 use crate::tune::{self, Setting, Tuned};
 
 /// Seeds of a search unless another number is asked for.
@@ -35,7 +31,7 @@ pub(crate) struct Plan {
     threads: usize,
     data: Option<PathBuf>,
     out: PathBuf,
-    shard: (usize, usize),
+    shard: Shard,
     set: Vec<String>,
     tuned: Tuned,
 }
@@ -50,9 +46,6 @@ impl Plan {
         if options.seeds == Some(0) {
             bail!("--seeds 0: a cell needs at least one seed");
         }
-        if options.threads == Some(0) {
-            bail!("--threads 0: at least one thread is needed");
-        }
         device::open(&options.device)?;
         let mut tuned = Tuned::recorded(preset)?;
         if let Some(path) = &options.tuned {
@@ -64,10 +57,10 @@ impl Plan {
             arms: parse(options.arms.as_deref(), &Arm::DEFAULT)?,
             seeds: options.seeds,
             device: options.device.clone(),
-            threads: options.threads.unwrap_or_else(cores),
+            threads: cells::side_by_side(options.threads)?,
             data: options.data.clone(),
             out: options.out.clone().unwrap_or_else(|| out.into()),
-            shard: shard(options.shard.as_deref())?,
+            shard: Shard::parse(options.shard.as_deref())?,
             set: options.set.clone(),
             tuned,
         })
@@ -78,9 +71,14 @@ impl Plan {
         &self.out
     }
 
-    /// Whether other shards train other cells of the same plan.
-    pub(crate) fn is_sharded(&self) -> bool {
-        self.shard.1 > 1
+    /// Which of the cells are run here.
+    pub(crate) fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// Cells side by side.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// The cells of the table: every arm at its best setting for the published scale of the
@@ -158,69 +156,6 @@ impl Plan {
                 }
             }
         }
-        let (index, count) = self.shard;
-        Ok(cells.into_iter().skip(index).step_by(count).collect())
+        Ok(self.shard.take(cells))
     }
-
-    /// Trains those cells that are not complete.
-    ///
-    /// # Errors
-    /// When a folder holds another run, before anything is written; the first failure; or that the
-    /// run was interrupted.
-    pub(crate) fn train(&self, cells: &[RunConfig], stop: &AtomicBool) -> Result<()> {
-        std::fs::create_dir_all(&self.out)
-            .with_context(|| format!("--out {}: cannot be created", self.out.display()))?;
-        let folder = |config: &RunConfig| Folder::new(config.cell.folder(&self.out));
-        for config in cells {
-            folder(config).check(config)?;
-        }
-        let mut jobs = Vec::new();
-        for config in cells {
-            let folder = folder(config);
-            folder.claim(config)?;
-            if folder.summary::<Summary>()?.is_none() {
-                let arguments = worker("train", folder.path());
-                jobs.push(Job { name: config.cell.to_string(), arguments });
-            }
-        }
-        let kept = cells.len() - jobs.len();
-        if kept > 0 {
-            eprintln!("{kept} of {} cells are complete and are kept", cells.len());
-        }
-        workers::run(jobs, self.threads, stop)
-    }
-}
-
-/// The arguments that make this binary a worker on a run folder.
-pub(crate) fn worker(command: &str, folder: &Path) -> Vec<OsString> {
-    vec![command.into(), folder.into()]
-}
-
-/// The names given, each once, or the default.
-fn parse<T>(names: Option<&[String]>, default: &[T]) -> Result<Vec<T>>
-where
-    T: FromStr<Err = anyhow::Error> + Copy + PartialEq,
-{
-    let Some(names) = names else { return Ok(default.to_vec()) };
-    let mut parsed = Vec::new();
-    for name in names {
-        let value = name.parse()?;
-        if !parsed.contains(&value) {
-            parsed.push(value);
-        }
-    }
-    Ok(parsed)
-}
-
-fn shard(text: Option<&str>) -> Result<(usize, usize)> {
-    let Some(text) = text else { return Ok((0, 1)) };
-    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    match parts {
-        Some((i, n)) if i < n => Ok((i, n)),
-        _ => bail!("--shard {text}: expected i/n with 0 <= i < n"),
-    }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
 }

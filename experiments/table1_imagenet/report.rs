@@ -8,12 +8,12 @@ use conditioned_nn::store::write_atomic;
 use experiments::curves::{Curve, Figure, Panel};
 use experiments::statistics::Sample;
 use experiments::table::Table;
+use experiments::timing::{self, Timing};
 use serde::Deserialize;
 
 use crate::arm::{Arm, Row};
 use crate::recipe::Preset;
 use crate::results::{Accuracies, Block, Finished, collect};
-use crate::timing::{self, Timing};
 
 /// The published numbers.
 const PAPER: &str = include_str!("paper.csv");
@@ -29,9 +29,7 @@ pub(crate) fn write(out: &Path) -> Result<()> {
     for result in &results {
         writer.serialize(result)?;
     }
-    let timings = out.join("timings.csv");
-    let timings = if timings.exists() { timing::read(&timings)? } else { Vec::new() };
-    let table = table(&results, &timings)?;
+    let table = table(&results, &timing::read(out)?)?;
     for (name, bytes) in [
         ("results.csv", writer.into_inner()?),
         ("table.txt", table.terminal().into_bytes()),
@@ -71,7 +69,7 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
                     continue;
                 }
                 let baseline = runs(results, row, block, Arm::Baseline);
-                let timing = timings.iter().find(|t| t.row == row && t.arm == arm);
+                let timing = timings.iter().find(|t| t.row == row.name() && t.arm == arm.name());
                 rows.push(vec![
                     name(row).to_string(),
                     match (block, arm) {
@@ -314,7 +312,7 @@ mod tests {
         let folder = format!("table1_imagenet/results/{preset}");
         let mut reader = csv::Reader::from_path(here(&format!("{folder}/results.csv"))).unwrap();
         let results: Vec<Finished> = reader.deserialize().collect::<Result<_, _>>().unwrap();
-        let timings = timing::read(&here(&format!("{folder}/timings.csv"))).unwrap();
+        let timings = timing::read(&here(&folder)).unwrap();
         table(&results, &timings).unwrap().markdown()
     }
 

@@ -13,7 +13,7 @@
 //! Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Names and
 //! layout follow the Hugging Face `GPT2Model`: projections are `Conv1D`, stored (in, out).
 //! Initialisation as there: normal of deviation 0.02, 0.02 / sqrt(2 depth) for the two projections
-//! that end a residual branch; the tables have a deviation of their own.
+//! that end a residual branch; the tables have deviations of their own.
 
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -48,8 +48,10 @@ pub struct Gpt2Config {
     pub heads: usize,
     /// Probability of dropout on the embedding and at the end of every residual branch.
     pub dropout: f64,
-    /// Deviation of token and position table at initialisation; published: 0.02.
-    pub table_std: f64,
+    /// Deviation of the token table at initialisation; published: 0.02.
+    pub token_std: f64,
+    /// Deviation of the position table at initialisation; published: 0.02.
+    pub position_std: f64,
     /// Whether the head is the token table; published: true. Else it is `lm_head.weight` (V, C).
     pub tie_word_embeddings: bool,
     /// What is done to the tokens before the first block.
@@ -96,7 +98,8 @@ impl Gpt2Config {
             depth: *depth,
             heads: *heads,
             dropout: 0.0,
-            table_std: 0.02,
+            token_std: 0.02,
+            position_std: 0.02,
             tie_word_embeddings: true,
             conditioning: ConditioningConfig::default(),
             allow_future_leak: false,
@@ -135,8 +138,10 @@ impl Gpt2Config {
         if !self.width.is_multiple_of(self.heads) {
             candle_core::bail!("gpt2: {} heads do not divide width {}", self.heads, self.width);
         }
-        if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
-            candle_core::bail!("gpt2: table_std {} must be finite and >= 0", self.table_std);
+        for (name, std) in [("token_std", self.token_std), ("position_std", self.position_std)] {
+            if !(std >= 0.0 && std.is_finite()) {
+                candle_core::bail!("gpt2: {name} {std} must be finite and >= 0");
+            }
         }
         self.conditioning.method.check_causal("gpt2", self.allow_future_leak)
     }
@@ -168,12 +173,12 @@ impl Gpt2 {
         let (c, vocabulary) = (config.width, config.vocabulary);
         let table =
             |name, rows, std| vb.pp(name).get_with_hints((rows, c), "weight", init::normal(std));
-        let positions = table("wpe", config.context, config.table_std)?;
+        let positions = table("wpe", config.context, config.position_std)?;
         let blocks = (0..config.depth)
             .map(|i| Block::new(config, vb.pp("h").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
-            wte: Table::new(table("wte", vocabulary, config.table_std)?, method)?,
+            wte: Table::new(table("wte", vocabulary, config.token_std)?, method)?,
             wpe: match placement {
                 Placement::AfterPosition => Table::new(positions, method)?,
                 Placement::BeforePosition => Table::Plain(positions),

@@ -2,7 +2,7 @@
 //! repetition gives bit for bit.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -10,16 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use conditioned_nn::store::write_atomic;
 use conditioned_train::{Control, Run};
-use experiments::folder::{Environment, Folder};
-use experiments::statistics::median;
-use experiments::worker::{peak_memory, stop_flag};
-use experiments::workers::this_binary;
 use serde::{Deserialize, Serialize};
 
-use crate::arm::{Arm, Row};
-use crate::cell::RunConfig;
-use crate::plan::{Plan, worker};
-use crate::train::run_cell;
+use crate::cells::worker;
+use crate::folder::Environment;
+use crate::statistics::median;
+use crate::worker::{peak_memory, stop_flag};
+use crate::workers::this_binary;
 
 /// Steps before the clock counts: caches and allocator are warm then.
 const WARM: usize = 10;
@@ -30,44 +27,49 @@ const STEPS: usize = 60;
 /// What a step costs on one thread of this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Timing {
+pub struct Timing {
     /// The row of the table.
-    pub(crate) row: Row,
+    pub row: String,
     /// The arm.
-    pub(crate) arm: Arm,
+    pub arm: String,
     /// Median milliseconds of a training step, data included.
-    pub(crate) ms_per_step: f64,
+    pub ms_per_step: f64,
     /// Peak memory of the process in MiB, where the system tells.
-    pub(crate) peak_mib: Option<f64>,
+    pub peak_mib: Option<f64>,
     /// The commit that was timed.
-    pub(crate) commit: String,
+    pub commit: String,
 }
 
-/// Times one cell of every row and arm, one after the other with nothing beside it, unless it was
-/// timed at this commit.
+/// What a worker measures of its cell.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Measured {
+    ms_per_step: f64,
+    peak_mib: Option<f64>,
+}
+
+/// Times a cell of every row and arm by `time FOLDER` of this binary, one after the other with
+/// nothing beside it, unless it was timed at this commit. The cells of an arm differ in numbers
+/// only: the first stands for all.
 ///
 /// # Errors
 /// When a worker fails or the file cannot be written.
-pub(crate) fn measure(plan: &Plan, cells: &[RunConfig], stop: &AtomicBool) -> Result<()> {
-    let path = plan.out().join("timings.csv");
-    let known = if path.exists() { read(&path)? } else { Vec::new() };
-    let mut timings: BTreeMap<(Row, Arm), Timing> =
-        known.into_iter().map(|timing| ((timing.row, timing.arm), timing)).collect();
+pub fn measure(
+    out: &Path,
+    cells: impl IntoIterator<Item = (String, String, PathBuf)>,
+    stop: &AtomicBool,
+) -> Result<()> {
     let commit = Environment::here().commit;
-    let mut seen = Vec::new();
-    for config in cells {
-        let (row, arm) = (config.cell.row, config.cell.arm);
-        // The cells of an arm differ in numbers only: one of them stands for all.
-        if seen.contains(&(row, arm)) {
-            continue;
-        }
-        seen.push((row, arm));
-        if timings.get(&(row, arm)).is_some_and(|timing| timing.commit == commit) {
+    let mut timings: BTreeMap<(String, String), Timing> = BTreeMap::new();
+    for timing in read(out)? {
+        timings.insert((timing.row.clone(), timing.arm.clone()), timing);
+    }
+    for (row, arm, folder) in cells {
+        let key = (row.clone(), arm.clone());
+        if timings.get(&key).is_some_and(|timing| timing.commit == commit) {
             continue;
         }
         eprintln!("timing {row} {arm}");
-        let arguments = worker("time", &config.cell.folder(plan.out()));
-        let child = this_binary(&arguments)?
+        let child = this_binary(&worker("time", &folder))?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -79,12 +81,15 @@ pub(crate) fn measure(plan: &Plan, cells: &[RunConfig], stop: &AtomicBool) -> Re
         if !output.status.success() {
             bail!("timing {row} {arm}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        timings.insert((row, arm), serde_json::from_slice(&output.stdout)?);
+        let Measured { ms_per_step, peak_mib } = serde_json::from_slice(&output.stdout)?;
+        let commit = commit.clone();
+        timings.insert(key, Timing { row, arm, ms_per_step, peak_mib, commit });
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     for timing in timings.values() {
         writer.serialize(timing)?;
     }
+    let path = out.join("timings.csv");
     write_atomic(&path, &writer.into_inner()?).with_context(|| path.display().to_string())
 }
 
@@ -96,22 +101,25 @@ fn wait(mut child: Child) -> Result<Output> {
     Ok(output)
 }
 
-/// Reads `timings.csv`.
+/// The timings below `out`; none where nothing was timed yet.
 ///
 /// # Errors
-/// When it is missing or of another form.
-pub(crate) fn read(path: &Path) -> Result<Vec<Timing>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
+/// When the file is of another form.
+pub fn read(out: &Path) -> Result<Vec<Timing>> {
+    let path = out.join("timings.csv");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut reader = csv::Reader::from_path(&path).with_context(|| path.display().to_string())?;
     reader.deserialize().collect::<Result<_, _>>().with_context(|| path.display().to_string())
 }
 
-/// Times the steps of a cell without leaving a trace, and prints a [`Timing`] as JSON.
+/// The worker's part: times the steps of a run that leaves no trace, and prints the result as JSON.
 ///
 /// # Errors
 /// When a step fails.
 #[allow(clippy::print_stdout)]
-pub(crate) fn time(folder: &Folder) -> Result<()> {
-    let config: RunConfig = folder.config()?;
+pub fn time(run_cell: impl FnOnce(&Run, &mut Control<'_>) -> Result<()>) -> Result<()> {
     let nowhere = tempfile::tempdir()?;
     let run = Run { folder: nowhere.path().to_path_buf(), identity: String::new() };
     let stop = stop_flag()?;
@@ -123,16 +131,13 @@ pub(crate) fn time(folder: &Folder) -> Result<()> {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    run_cell(&config, &run, &mut Control { stop: &stop, progress: &mut progress })?;
+    run_cell(&run, &mut Control { stop: &stop, progress: &mut progress })?;
     // The few steps that follow an evaluation carry its time; a median does not see them.
     let times = &times[WARM.min(times.len() / 2)..];
-    let timing = Timing {
-        row: config.cell.row,
-        arm: config.cell.arm,
+    let measured = Measured {
         ms_per_step: median(times).ok_or_else(|| anyhow!("no step was timed"))?,
         peak_mib: peak_memory(),
-        commit: Environment::here().commit,
     };
-    println!("{}", serde_json::to_string(&timing)?);
+    println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
