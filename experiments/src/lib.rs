@@ -16,6 +16,7 @@
 //! | [`worker`] | the inside of such a process: progress, stop, memory |
 //! | [`statistics`] | mean, deviation, paired difference with its interval |
 //! | [`table`] | one table as terminal text, Markdown, LaTeX and CSV |
+//! | [`report`] | the files of a finished table |
 //! | [`curves`] | learning curves as SVG and PNG |
 
 pub mod allocator;
@@ -25,6 +26,7 @@ pub mod device;
 pub mod folder;
 pub mod names;
 pub mod overrides;
+pub mod report;
 pub mod statistics;
 pub mod table;
 pub mod timing;

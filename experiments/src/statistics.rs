@@ -37,6 +37,30 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// Mean and deviation to some decimals: `91.6 ± 0.4, 5`.
+    pub fn spread(&self, decimals: usize) -> String {
+        match self {
+            Self { n, mean, sd: Some(sd) } => format!("{mean:.decimals$} ± {sd:.decimals$}, {n}"),
+            Self { mean, .. } => format!("{mean:.decimals$}, single seed"),
+        }
+    }
+
+    /// Of differences: mean and interval to some decimals, `+2.0 [-10.7, +14.7], 2`.
+    pub fn difference(&self, decimals: usize) -> String {
+        let mean = self.mean;
+        match self.half_width() {
+            None => format!("{mean:+.decimals$}, single seed"),
+            Some(half) => format!(
+                "{mean:+.decimals$} [{:+.decimals$}, {:+.decimals$}], {}",
+                mean - half,
+                mean + half,
+                self.n
+            ),
+        }
+    }
+}
+
 /// The median; infinite values take part. `None` when there are no values or one is NaN.
 pub fn median(values: &[f64]) -> Option<f64> {
     if values.is_empty() || values.iter().any(|v| v.is_nan()) {

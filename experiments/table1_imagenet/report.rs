@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use conditioned_nn::store::write_atomic;
 use experiments::curves::{Curve, Figure, Panel};
+use experiments::report;
 use experiments::statistics::Sample;
 use experiments::table::Table;
 use experiments::timing::{self, Timing};
@@ -22,28 +22,10 @@ const PAPER: &str = include_str!("paper.csv");
 ///
 /// # Errors
 /// When there is no finished run, a record is damaged, or a file cannot be written.
-#[allow(clippy::print_stdout)]
 pub(crate) fn write(out: &Path) -> Result<()> {
     let (results, curves) = collect(out)?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for result in &results {
-        writer.serialize(result)?;
-    }
     let table = table(&results, &timing::read(out)?)?;
-    for (name, bytes) in [
-        ("results.csv", writer.into_inner()?),
-        ("table.txt", table.terminal().into_bytes()),
-        ("table.md", table.markdown().into_bytes()),
-        ("table.tex", table.latex().into_bytes()),
-        ("table.csv", table.csv()?.into_bytes()),
-    ] {
-        let path = out.join(name);
-        write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
-    }
-    figure(&results, &curves).save(&out.join("curves"))?;
-    println!("{}", table.terminal());
-    println!("{}", out.join("{results.csv,table.{md,tex,csv},curves.{svg,png}}").display());
-    Ok(())
+    report::write(out, &results, &table, &figure(&results, &curves))
 }
 
 /// The runs of a cell of the table. Where the best of all settings has the published scale, its
@@ -174,11 +156,7 @@ fn setting(runs: &[&Finished]) -> String {
 }
 
 fn spread(runs: &[&Finished]) -> String {
-    match sample(runs, |run| Some(run.top1)) {
-        Some(Sample { n, mean, sd: Some(sd) }) => format!("{mean:.1} ± {sd:.1}, {n}"),
-        Some(Sample { mean, .. }) => format!("{mean:.1}, single seed"),
-        None => DASH.to_string(),
-    }
+    sample(runs, |run| Some(run.top1)).map_or(DASH.to_string(), |sample| sample.spread(1))
 }
 
 /// The paired difference over the seeds that both have.
@@ -193,19 +171,7 @@ fn difference(runs: &[&Finished], baseline: &[&Finished]) -> String {
             Some(run.top1 - other.top1)
         })
         .collect();
-    match Sample::of(&pairs) {
-        None => DASH.to_string(),
-        Some(sample) => match sample.half_width() {
-            None => format!("{:+.1}, single seed", sample.mean),
-            Some(half) => format!(
-                "{:+.1} [{:+.1}, {:+.1}], {}",
-                sample.mean,
-                sample.mean - half,
-                sample.mean + half,
-                sample.n
-            ),
-        },
-    }
+    Sample::of(&pairs).map_or(DASH.to_string(), |sample| sample.difference(1))
 }
 
 /// Median over seeds of the median over sequences would hide a run; the mean shows it.
