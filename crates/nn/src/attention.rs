@@ -47,6 +47,8 @@ const BLOCK: usize = 80;
 #[derive(Clone, Copy)]
 struct Head {
     n: usize,
+    /// The first query; outputs begin with it.
+    first: usize,
     c: usize,
     d: usize,
     head: usize,
@@ -65,23 +67,30 @@ impl Head {
         View::rows(to - from, self.d, from * stride + which * self.c + self.head * self.d, stride)
     }
 
-    /// Rows `from..to` of the head in a sequence of outputs (N, C).
+    /// Rows `from..to` of the head in a sequence of outputs (N - first, C).
     fn output(self, from: usize, to: usize) -> View {
-        View::rows(to - from, self.d, from * self.c + self.head * self.d, self.c)
+        let start = (from - self.first) * self.c + self.head * self.d;
+        View::rows(to - from, self.d, start, self.c)
     }
 
     /// The blocks of queries: (first, one past the last, keys that they see).
     fn blocks(self) -> impl DoubleEndedIterator<Item = (usize, usize, usize)> {
-        let rows = self.n.div_ceil(self.n.div_ceil(BLOCK));
-        (0..self.n).step_by(rows).map(move |from| {
+        let rows = self.block_rows();
+        (self.first..self.n).step_by(rows).map(move |from| {
             let to = (from + rows).min(self.n);
             (from, to, if self.causal { to } else { self.n })
         })
     }
 
+    /// Queries of the largest block.
+    fn block_rows(self) -> usize {
+        let queries = self.n - self.first;
+        queries.div_ceil(queries.div_ceil(BLOCK))
+    }
+
     /// Elements of the largest block of scores.
     fn block_len(self) -> usize {
-        self.n.div_ceil(self.n.div_ceil(BLOCK)) * self.n
+        self.block_rows() * self.n
     }
 
     /// P = softmax(Q K^T / sqrt(D)) of a block of queries, (to - from, keys).
@@ -170,13 +179,37 @@ impl Head {
 
 impl Attention {
     /// Runs `work(sequence, head)` for every head of every sequence, on all threads.
-    fn for_heads(self, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
+    fn for_heads(self, first: usize, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
         let c = rows.width / 3;
         (0..rows.batch * self.heads).into_par_iter().for_each(|i| {
             let (n, d) = (rows.tokens, c / self.heads);
-            let head = Head { n, c, d, head: i % self.heads, causal: self.causal };
+            let head = Head { n, first, c, d, head: i % self.heads, causal: self.causal };
             work(i / self.heads, head);
         });
+    }
+
+    /// The outputs of the tokens from `first` on; `sequence(i)` are the packed rows of sequence i.
+    pub(crate) fn forward_from<'a, T: Real>(
+        self,
+        first: usize,
+        rows: Rows,
+        sequence: impl Fn(usize) -> &'a [T] + Sync + Send,
+    ) -> Vec<T> {
+        let len = (rows.tokens - first) * rows.width / 3;
+        let work = |y: Shared<T>| {
+            self.for_heads(first, rows, |i, head| {
+                // SAFETY: a head writes to columns of its own, in the part of its sequence.
+                #[allow(unsafe_code)]
+                unsafe {
+                    head.forward(y.part(i * len, len), sequence(i));
+                }
+            });
+        };
+        // SAFETY: the heads write all columns of all sequences.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernel::filled_by_products(rows.batch * len, work)
+        }
     }
 }
 
@@ -205,22 +238,8 @@ impl Kernel for Attention {
     }
 
     fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
-        let len = rows.tokens * rows.width / 3;
-        let work = |y: Shared<T>| {
-            self.for_heads(rows, |i, head| {
-                let qkv = &qkv[3 * i * len..3 * (i + 1) * len];
-                // SAFETY: a head writes to columns of its own, in the part of its sequence.
-                #[allow(unsafe_code)]
-                unsafe {
-                    head.forward(y.part(i * len, len), qkv);
-                }
-            });
-        };
-        // SAFETY: the heads write all columns of all sequences.
-        #[allow(unsafe_code)]
-        unsafe {
-            kernel::filled_by_products(rows.batch * len, work)
-        }
+        let len = rows.tokens * rows.width;
+        self.forward_from(0, rows, |i| &qkv[i * len..(i + 1) * len])
     }
 
     fn backward<T: Real>(
@@ -233,7 +252,7 @@ impl Kernel for Attention {
     ) -> Gradients<T> {
         let len = rows.tokens * rows.width / 3;
         let work = |dqkv: Shared<T>| {
-            self.for_heads(rows, |i, head| {
+            self.for_heads(0, rows, |i, head| {
                 let (qkv, g) = (&qkv[3 * i * len..3 * (i + 1) * len], &g[i * len..(i + 1) * len]);
                 // SAFETY: a head writes to columns of its own, in the part of its sequence.
                 #[allow(unsafe_code)]

@@ -277,5 +277,15 @@ impl CustomOp2 for RmsNormOp {
 /// # Errors
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    reference::attention_with(qkv, heads, causal, softmax)
+    attention_from(qkv, heads, causal, 0)
+}
+
+/// The same for the tokens from `first` on: (B, N, 3C) to (B, N - first, C).
+pub(crate) fn attention_from(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    first: usize,
+) -> Result<Tensor> {
+    reference::attention_with(qkv, heads, causal, first, softmax)
 }

@@ -37,6 +37,7 @@
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
 //! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
+//! | [`cache`] | what causal attention remembers, for one token after the other |
 //! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`device`] | what the layers run on a GPU and in half precision |
@@ -44,6 +45,7 @@
 //! | [`check`] | gradients against central differences |
 
 pub mod attention;
+pub mod cache;
 pub mod check;
 pub mod depthwise;
 pub mod device;
@@ -66,6 +68,7 @@ pub mod store;
 pub mod table;
 
 pub use attention::{Attention, attention, causal_attention};
+pub use cache::Cache;
 pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;

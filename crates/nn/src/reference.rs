@@ -59,14 +59,15 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    attention_with(qkv, heads, causal, |scores| candle_nn::ops::softmax(scores, D::Minus1))
+    attention_with(qkv, heads, causal, 0, |scores| candle_nn::ops::softmax(scores, D::Minus1))
 }
 
-/// Attention by a given softmax over the last dimension.
+/// Attention of the tokens from `first` on, by a given softmax over the last dimension.
 pub(crate) fn attention_with(
     qkv: &Tensor,
     heads: usize,
     causal: bool,
+    first: usize,
     softmax: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (b, n, c3) = qkv.dims3()?;
@@ -77,18 +78,20 @@ pub(crate) fn attention_with(
     }
     let d = c / heads;
     let qkv = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, H, N, D)
-    let q = qkv.get(0)?.contiguous()?;
+    let queries = n - first;
+    let q = qkv.get(0)?.narrow(2, first, queries)?.contiguous()?;
     let k = qkv.get(1)?.contiguous()?;
     let v = qkv.get(2)?.contiguous()?;
-    let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, N, N)
+    let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, queries, N)
     if causal {
         // Finite, so that no row can become NaN; its exponential is zero in every precision.
-        let seen = Tensor::tril2(n, DType::U8, qkv.device())?.broadcast_as(scores.shape())?;
+        let seen = Tensor::tril2(n, DType::U8, qkv.device())?.narrow(0, first, queries)?;
+        let seen = seen.broadcast_as(scores.shape())?;
         let hidden = Tensor::new(-1e4f32, qkv.device())?.to_dtype(qkv.dtype())?;
         scores = seen.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
     }
-    let y = softmax(&scores)?.matmul(&v)?; // (B, H, N, D)
-    y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))
+    let y = softmax(&scores)?.matmul(&v)?; // (B, H, queries, D)
+    y.transpose(1, 2)?.contiguous()?.reshape((b, queries, c))
 }
 
 /// y = softmax(scale x) over the last dimension among the entries where `mask` is 1; see

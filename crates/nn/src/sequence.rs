@@ -26,7 +26,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Reads, Real, Rows, dispatch};
 use crate::stage::{Kernel, Stage, Wanted, each};
-use crate::{Attention, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, RmsNorm};
+use crate::{Attention, Cache, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, RmsNorm};
 
 /// A layer of a [`Sequence`].
 #[derive(Debug, Clone)]
@@ -84,6 +84,27 @@ impl Sequence {
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let stages = self.layers.iter().filter_map(|layer| layer.stage(mode)).collect();
         run(x, stages, self.residual)
+    }
+
+    /// The result of an evaluation for `x` (B, N, C), the tokens that follow those in `cache`, as if
+    /// all of them had been given at once.
+    ///
+    /// A cache belongs to one sequence of layers, with at most one attention, which is causal.
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`]; when the cache is full or has seen another number of sequences.
+    pub fn forward_cached(&self, x: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let mut y = x.clone();
+        for layer in &self.layers {
+            y = match layer {
+                Layer::Attention(attention) => cache.attend(*attention, &y)?,
+                layer => match layer.stage(Mode::Eval) {
+                    Some(stage) => single(&y, stage)?,
+                    None => y,
+                },
+            };
+        }
+        if self.residual { x + y } else { Ok(y) }
     }
 }
 

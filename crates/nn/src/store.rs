@@ -182,11 +182,24 @@ impl Store {
     /// # Errors
     /// When the file cannot be read, a name is missing or unexpected, or a shape differs.
     pub fn load(&self, path: &Path) -> std::result::Result<(), StoreError> {
-        let mut found = load_tensors(path, &Device::Cpu)?;
-        let tensors = self.tensors();
+        self.assign(path, load_tensors(path, &Device::Cpu)?)
+    }
+
+    /// Replaces every tensor by the one of the same name in `found`, converted to its dtype; `path`
+    /// is where they come from, for errors.
+    ///
+    /// Nothing is changed unless everything matches.
+    ///
+    /// # Errors
+    /// When a name is missing or unexpected, or a shape differs.
+    pub fn assign(
+        &self,
+        path: &Path,
+        mut found: BTreeMap<String, Tensor>,
+    ) -> std::result::Result<(), StoreError> {
         let mut missing = Vec::new();
         let mut pairs = Vec::new();
-        for (name, var) in tensors {
+        for (name, var) in self.tensors() {
             match found.remove(&name) {
                 None => missing.push(name),
                 Some(tensor) if tensor.dims() != var.dims() => {
