@@ -18,7 +18,7 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Sequence, add_table, embedding, init,
+    Attention, Cache, Dropout, Gelu, LayerNorm, Linear, Mode, Sequence, add_table, embedding, init,
     linear_cross_entropy,
 };
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,22 @@ impl Gpt2Config {
     }
 }
 
+/// What a [`Gpt2`] remembers of the tokens that it has seen, for [`Gpt2::next_logits`].
+#[derive(Debug)]
+pub struct Gpt2Cache(Vec<Cache>);
+
+impl Gpt2Cache {
+    /// Tokens seen so far, in every sequence.
+    pub fn len(&self) -> usize {
+        self.0.first().map_or(0, Cache::len)
+    }
+
+    /// Whether no token has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A GPT-2 with its head.
 #[derive(Debug)]
 pub struct Gpt2 {
@@ -200,22 +216,62 @@ impl Gpt2 {
     /// # Errors
     /// When the sequence is longer than the context or an id is not in the vocabulary.
     pub fn hidden(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.dropout.forward(&self.embed(ids, mode)?, mode)?;
+        let mut x = self.dropout.forward(&self.embed(ids, 0, mode)?, mode)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;
         }
         self.norm.forward(&x)
     }
 
-    /// Ids (B, T) to the tokens that enter the first block, (B, T, C).
-    fn embed(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// An empty cache for [`Gpt2::next_logits`].
+    pub fn cache(&self) -> Gpt2Cache {
+        Gpt2Cache(self.blocks.iter().map(|_| Cache::new(self.context())).collect())
+    }
+
+    /// Logits (B, V) of the token that follows `ids` (B, N), which follow those in `cache`. The cost
+    /// is that of N tokens, however many came before.
+    ///
+    /// # Errors
+    /// When the tokens so far and these are more than the context, an id is not in the vocabulary,
+    /// N is 0, or the method is not causal: it would change the tokens in the cache.
+    pub fn next_logits(&self, ids: &Tensor, cache: &mut Gpt2Cache) -> Result<Tensor> {
+        if !self.conditioning.method.is_causal() {
+            candle_core::bail!(
+                "gpt2: this method is not causal: each new token would change those before, so \
+                 nothing can be remembered of them. Take `logits` of the whole sequence"
+            );
+        }
+        let Some(last) = ids.dims2()?.1.checked_sub(1) else {
+            candle_core::bail!("gpt2: no token to continue; give at least one");
+        };
+        let mut x = self.embed(ids, cache.len(), Mode::Eval)?;
+        for (block, cache) in self.blocks.iter().zip(&mut cache.0) {
+            let tokens = block.attention.forward_cached(&x, cache)?;
+            x = block.mlp.forward(&tokens, Mode::Eval)?;
+        }
+        let x = self.norm.forward(&x.narrow(1, last, 1)?.squeeze(1)?)?;
+        Linear::new(self.head().clone(), None).forward(&x)
+    }
+
+    /// The longest sequence T.
+    pub fn context(&self) -> usize {
+        self.wpe.weight().dims()[0]
+    }
+
+    /// Ids (B, N) at the positions from `first` on to the tokens that enter the first block,
+    /// (B, N, C).
+    fn embed(&self, ids: &Tensor, first: usize, mode: Mode) -> Result<Tensor> {
         self.wte.refresh(mode)?;
         self.wpe.refresh(mode)?;
         self.start()?;
         let words = self.wte.rows(ids)?;
         match self.conditioning.placement {
-            Placement::AfterPosition => self.conditioner.forward(&self.position(&words)?, mode),
-            Placement::BeforePosition => self.position(&self.conditioner.forward(&words, mode)?),
+            Placement::AfterPosition => {
+                self.conditioner.forward(&self.position(&words, first)?, mode)
+            }
+            Placement::BeforePosition => {
+                self.position(&self.conditioner.forward(&words, mode)?, first)
+            }
         }
     }
 
@@ -229,17 +285,17 @@ impl Gpt2 {
         }
     }
 
-    /// Adds the position table: (B, T, C) -> (B, T, C).
-    fn position(&self, words: &Tensor) -> Result<Tensor> {
+    /// Adds the position table from row `first` on: (B, N, C) -> (B, N, C).
+    fn position(&self, words: &Tensor, first: usize) -> Result<Tensor> {
         let (_, length, _) = words.dims3()?;
-        let context = self.wpe.weight().dim(0)?;
-        if length > context {
+        let (end, context) = (first + length, self.context());
+        if end > context {
             candle_core::bail!(
-                "gpt2: a sequence of {length} tokens is longer than the position table, which ends \
+                "gpt2: a sequence of {end} tokens is longer than the position table, which ends \
                  at {context}"
             );
         }
-        add_table(words, &self.wpe.range(0, length)?.unsqueeze(0)?)
+        add_table(words, &self.wpe.range(first, length)?.unsqueeze(0)?)
     }
 
     /// The tokens entering the first block in evaluation mode, without and with conditioning.
@@ -247,7 +303,7 @@ impl Gpt2 {
     /// # Errors
     /// As [`Gpt2::hidden`].
     pub fn tokens(&self, ids: &Tensor) -> Result<Tokens> {
-        let conditioned = self.embed(ids, Mode::Eval)?;
+        let conditioned = self.embed(ids, 0, Mode::Eval)?;
         let positions = self.wpe.weight().narrow(0, 0, ids.dim(1)?)?.unsqueeze(0)?;
         let plain = add_table(&embedding(ids, self.wte.weight())?, &positions)?;
         Ok(Tokens { plain, conditioned })

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod causality;
+mod generate;
 mod gpt2;
 mod gpt2_parity;
 #[cfg(feature = "cuda")]
