@@ -27,11 +27,13 @@
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 //!
-//! For GPT-2 also: generation ([`mod@generate`]) and perplexity ([`perplexity`]).
+//! For GPT-2 also: folders of Hugging Face, read and written ([`hugging_face`]), generation
+//! ([`mod@generate`]) and perplexity ([`perplexity`]).
 
 pub mod conditioning;
 pub mod generate;
 pub mod gpt2;
+pub mod hugging_face;
 pub mod perplexity;
 mod preset;
 pub mod vit;

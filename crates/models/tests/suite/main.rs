@@ -9,6 +9,7 @@ mod gpt2_parity;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod gradients;
+mod hugging_face;
 mod vit;
 mod vit_parity;
 

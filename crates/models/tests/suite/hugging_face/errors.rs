@@ -1,0 +1,143 @@
+//! What cannot be read is one clear error.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use conditioned_models::hugging_face::read_config;
+use conditioned_nn::StoreError;
+use conditioned_nn::store::{load_tensors, save_tensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{fixture, open};
+
+/// A copy of a layout that a test may damage.
+fn copy(layout: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(fixture(layout)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+fn message(folder: &Path) -> String {
+    open(folder).err().expect("an error").to_string()
+}
+
+/// Changes one tensor file.
+fn edit(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) {
+    let mut tensors = load_tensors(path, &Device::Cpu).unwrap();
+    change(&mut tensors);
+    save_tensors(path, tensors, &BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn a_configuration_that_cannot_be_is_named() {
+    let folder = copy("safetensors");
+    let path = folder.path().join("config.json");
+    let original: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config = original.clone();
+        match value {
+            Value::Null => config.as_object_mut().unwrap().remove(key).map(|_| ()).unwrap(),
+            value => config[key] = value,
+        }
+        std::fs::write(&path, config.to_string()).unwrap();
+        read_config(folder.path())
+    };
+    for (key, value, found) in [
+        ("model_type", json!("llama"), r#"`model_type` is "llama""#),
+        ("model_type", Value::Null, "`model_type` is missing"),
+        ("vocab_size", json!("many"), r#"`vocab_size` is "many""#),
+        ("n_embd", Value::Null, "`n_embd` is missing"),
+        ("n_positions", Value::Null, "`n_ctx` is missing"),
+        ("n_layer", json!(-1), "`n_layer` is -1"),
+        ("n_head", json!(3), "3 heads do not divide width 8"),
+        ("n_inner", json!(30), "`n_inner` is 30; this GPT-2 wants null or 32"),
+        ("activation_function", json!("relu"), r#"wants "gelu_new" or "gelu_pytorch_tanh""#),
+        ("layer_norm_epsilon", json!(1e-6), "`layer_norm_epsilon` is 1e-6"),
+        ("scale_attn_weights", json!(false), "`scale_attn_weights` is false"),
+        ("scale_attn_by_inverse_layer_idx", json!(true), "`scale_attn_by_inverse_layer_idx`"),
+        ("add_cross_attention", json!(true), "`add_cross_attention` is true"),
+        ("tie_word_embeddings", json!("yes"), "`tie_word_embeddings` is"),
+        ("embd_pdrop", json!(0.2), "`embd_pdrop` is 0.2; this GPT-2 wants that of `resid_pdrop`"),
+        ("resid_pdrop", json!([]), "`resid_pdrop` is []; this GPT-2 wants a number"),
+    ] {
+        let error = with(key, value).unwrap_err().to_string();
+        assert!(error.contains(found) && error.contains("config.json"), "{error}");
+    }
+    for (key, value) in [("n_inner", json!(32)), ("attn_pdrop", json!(0.0)), ("other", json!({}))] {
+        with(key, value).unwrap();
+    }
+    std::fs::write(&path, "[1]").unwrap();
+    let error = read_config(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("not an object of settings"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    let error = read_config(folder.path()).unwrap_err();
+    assert!(matches!(&error, StoreError::Io { path, .. } if path.ends_with("config.json")));
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let folder = copy("safetensors");
+    let file = folder.path().join("model.safetensors");
+    let reset = || std::fs::copy(fixture("safetensors/model.safetensors"), &file).unwrap();
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+
+    edit(&file, |tensors| drop(tensors.remove("transformer.h.1.ln_2.weight")));
+    let error = message(folder.path());
+    assert!(error.contains("missing h.1.ln_2.weight; unexpected none"), "{error}");
+    reset();
+    edit(&file, |tensors| drop(tensors.insert("transformer.h.2.ln_1.bias".into(), zeros((1, 8)))));
+    let error = message(folder.path());
+    assert!(error.contains("missing none; unexpected h.2.ln_1.bias"), "{error}");
+    reset();
+    edit(&file, |tensors| drop(tensors.insert("transformer.wpe.weight".into(), zeros((16, 8)))));
+    let error = message(folder.path());
+    assert!(error.contains("`wpe.weight` has shape [16, 8], the model wants [32, 8]"), "{error}");
+    reset();
+    edit(&file, |tensors| drop(tensors.insert("wpe.weight".into(), zeros((32, 8)))));
+    assert!(message(folder.path()).contains("a second tensor `wpe.weight`"));
+    reset();
+    edit(&file, |tensors| drop(tensors.insert("lm_head.weight".into(), zeros((48, 8)))));
+    let error = message(folder.path());
+    assert!(error.contains("`lm_head.weight` differs from `wte.weight`"), "{error}");
+    reset();
+    edit(&file, |tensors| {
+        let table = tensors["transformer.wte.weight"].clone();
+        tensors.insert("lm_head.weight".into(), table);
+    });
+    open(folder.path()).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
+    let error = message(folder.path());
+    assert!(error.contains("model.safetensors: not a complete safetensors file"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    let error = message(folder.path());
+    assert!(error.contains("no weights in this folder; looked for model.safetensors"), "{error}");
+}
+
+#[test]
+fn shards_and_pickles_that_are_missing_or_damaged_are_named() {
+    for (layout, index, shard) in [
+        ("sharded", "model.safetensors.index.json", "model-00002-of-00002.safetensors"),
+        ("bin_sharded", "pytorch_model.bin.index.json", "pytorch_model-00002-of-00002.bin"),
+    ] {
+        let folder = copy(layout);
+        std::fs::remove_file(folder.path().join(shard)).unwrap();
+        let error = message(folder.path());
+        let names = error.contains(index) && error.contains(&format!("the shard {shard}"));
+        assert!(names, "{error}");
+        std::fs::write(folder.path().join(index), "{}").unwrap();
+        let error = message(folder.path());
+        assert!(error.contains("not an index of shards"), "{error}");
+    }
+    let folder = copy("bin");
+    let file = folder.path().join("pytorch_model.bin");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let error = message(folder.path());
+    assert!(error.contains("pytorch_model.bin: not a complete PyTorch file"), "{error}");
+}
