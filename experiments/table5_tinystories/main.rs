@@ -1,6 +1,6 @@
 //! Table 5: a GPT-2 on stories, with conditioned tokens that do not see the future.
 //!
-//! `run` trains every cell (arm x tables x seed) and prints the table; `tune` searches rates and
+//! `run` trains every cell (arm x tables x seed) and prints the table, `plan` only lists them; `tune` searches rates and
 //! table scale for every arm on documents held out from training; `report` rebuilds the table from
 //! the records.
 
@@ -12,6 +12,7 @@ mod plan;
 mod recipe;
 mod report;
 mod results;
+mod sweep;
 mod task;
 mod train;
 mod tune;
@@ -28,7 +29,7 @@ use experiments::timing;
 use experiments::worker::{INTERRUPTED, interrupted_flag};
 
 use crate::cell::RunConfig;
-use crate::options::{OUT, Options, SEARCH_OUT};
+use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
 use crate::plan::Plan;
 use crate::tune::Tuned;
 
@@ -48,6 +49,10 @@ enum Command {
     Run(Options),
     /// Search rates and table scale for every arm on held-out documents; write DIR/tuned.json.
     Tune(Options),
+    /// Change strength, momentum and placement one at a time, on held-out documents.
+    Sweep(Options),
+    /// Print every cell with parameters, arithmetic and memory, and train nothing.
+    Plan(Options),
     /// Rebuild table, curves and stories from the records of --out.
     Report {
         /// Where the runs are.
@@ -68,6 +73,10 @@ fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
         Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
         Command::Tune(options) => Plan::new(&options, SEARCH_OUT).and_then(|plan| tune(&plan)),
+        Command::Sweep(options) => {
+            Plan::new(&options, SWEEP_OUT).and_then(|plan| sweep::run(&plan, &*interrupted_flag()?))
+        }
+        Command::Plan(options) => Plan::new(&options, OUT).and_then(|plan| print(&plan)),
         Command::Report { out } => report::write(&out),
         Command::Train { folder } => match train::train(&Folder::new(folder)) {
             Ok(false) => return ExitCode::from(INTERRUPTED),
@@ -104,6 +113,13 @@ fn run(plan: &Plan) -> Result<()> {
 fn time(folder: &Folder) -> Result<()> {
     let config: RunConfig = folder.config()?;
     timing::time(|run, control| train::run_cell(&config, run, control).map(|_| ()))
+}
+
+/// Prints what `run` would train.
+#[allow(clippy::print_stdout)]
+fn print(plan: &Plan) -> Result<()> {
+    println!("{}", plan::describe(&plan.table()?).terminal());
+    Ok(())
 }
 
 /// Trains the cells of the search and records the best settings of every arm.

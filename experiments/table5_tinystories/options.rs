@@ -10,6 +10,9 @@ pub(crate) const OUT: &str = "runs/table5-tinystories";
 /// Where searches go unless another folder is named.
 pub(crate) const SEARCH_OUT: &str = "runs/table5-tinystories-search";
 
+/// Where sweeps go unless another folder is named.
+pub(crate) const SWEEP_OUT: &str = "runs/table5-tinystories-sweep";
+
 /// What is run, on what, and where it goes.
 #[derive(Args, Clone)]
 pub(crate) struct Options {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use experiments::cells::{self, Shard};
 use experiments::names::parse;
+use experiments::table::Table;
 use experiments::{device, overrides};
 
 use crate::arm::Arm;
@@ -17,11 +18,15 @@ use crate::tune::{self, PUBLISHED_STD, Setting, Tuned};
 /// Seeds of a search unless another number is asked for.
 const SEARCH_SEEDS: u64 = 1;
 
+/// Seeds of each change of a sweep.
+const CHANGE_SEEDS: u64 = 2;
+
 /// The first seed of the table. Searches begin at 0: no network that helped to choose a setting is
 /// counted in the table.
 const FIRST_SEED: u64 = 100;
 
 /// Arms, seeds and settings, all known to exist.
+#[derive(Clone)]
 pub(crate) struct Plan {
     preset: Preset,
     recipe: Recipe,
@@ -161,6 +166,21 @@ impl Plan {
         })
     }
 
+    /// Cells that read no test document, of `arms` at their tuned settings with one `key=value` of
+    /// the recipe changed.
+    ///
+    /// # Errors
+    /// When an arm has no recorded settings.
+    pub(crate) fn changed(&self, change: &str, arms: &[Arm]) -> Result<Vec<RunConfig>> {
+        let recipe = overrides::apply(self.recipe.clone(), &[change.to_string()])?;
+        let arms = arms.iter().filter(|arm| self.arms.contains(arm)).copied();
+        let plan = Self { recipe, arms: arms.collect(), ..self.clone() };
+        plan.cells(0, CHANGE_SEEDS, |arm| {
+            let best = plan.tuned.as_ref().ok_or_else(|| tune::unsearched(arm))?.best(arm)?;
+            Ok(vec![(Start::Point(best.tuned), best.tuned, false)])
+        })
+    }
+
     /// All configurations of this shard, seeds outermost: whoever stops early has every arm with
     /// fewer seeds.
     fn cells(
@@ -188,5 +208,48 @@ impl Plan {
             }
         }
         Ok(self.shard.take(cells))
+    }
+}
+
+/// What the cells of a plan cost: a row per arm and setting.
+pub(crate) fn describe(cells: &[RunConfig]) -> Table {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for cell in cells {
+        let RunConfig { network, steps, batch_size, fit, .. } = cell;
+        let name = format!("{} {}", cell.cell.arm, cell.cell.start);
+        if let Some(row) = rows.iter_mut().find(|row| row[0] == name) {
+            row[1] = format!("{} {}", row[1], cell.cell.seed);
+            continue;
+        }
+        let parameters = network.parameter_count();
+        // A multiply-accumulate is two operations; backward takes two forward passes.
+        let operations = 6.0 * network.macs() as f64 * (steps * batch_size) as f64;
+        rows.push(vec![
+            name,
+            cell.cell.seed.to_string(),
+            format!("{}, x{}", fit.schedule.peak, fit.groups.table_rate),
+            parameters.to_string(),
+            (steps * batch_size * network.context).to_string(),
+            format!("{:.3}", operations * 1e-15),
+            // Weights, gradient and AdamW's two moments in f32.
+            format!("{:.0}", 16.0 * parameters as f64 / (1 << 20) as f64),
+            format!("{:.2}", operations * 1e-12 / 3600.0),
+        ]);
+    }
+    let columns = [
+        "cell",
+        "seeds",
+        "rate, rate of tables",
+        "parameters",
+        "tokens",
+        "PFLOP a seed",
+        "MiB of parameters and their state",
+        "hours a seed at 1 TFLOP/s",
+    ];
+    Table {
+        title: format!("{} cells", cells.len()),
+        columns: columns.map(str::to_string).to_vec(),
+        rows,
+        notes: vec!["Activations, evaluation and data are not counted.".to_string()],
     }
 }

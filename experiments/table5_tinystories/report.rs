@@ -292,3 +292,122 @@ fn stories_of(results: &[Finished], beside: &[Beside]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The presets whose results are committed.
+    const COMMITTED: [&str; 2] = ["short", "shakespeare"];
+
+    fn here(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    }
+
+    fn text(path: &str) -> String {
+        std::fs::read_to_string(here(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    #[test]
+    fn committed_tables_are_those_of_the_committed_results() {
+        for preset in COMMITTED {
+            let folder = format!("table5_tinystories/results/{preset}");
+            let mut reader =
+                csv::Reader::from_path(here(&format!("{folder}/results.csv"))).unwrap();
+            let results: Vec<Finished> = reader.deserialize().collect::<Result<_, _>>().unwrap();
+            let table = table(&results, &timing::read(&here(&folder)).unwrap()).unwrap().markdown();
+            for file in [&format!("{folder}/table.md"), "table5_tinystories/README.md"] {
+                assert!(
+                    text(file).contains(table.trim()),
+                    "{file} does not hold the table of preset {preset}; run \
+                     scripts/insert_tables.py"
+                );
+            }
+        }
+    }
+
+    fn run(arm: Arm, start: Block, seed: u64, loss: f64) -> Finished {
+        Finished {
+            preset: Preset::Smoke,
+            data: "D".into(),
+            arm,
+            start,
+            best: false,
+            seed,
+            loss,
+            bits_per_byte: loss / 2.0,
+            next_loss: loss,
+            leak_gap: 0.0,
+            tune_loss: None,
+            kappa_plain: None,
+            kappa_conditioned: Some(2.0),
+            pooled_kappa_plain: Some(20.0),
+            pooled_kappa_conditioned: Some(4.0),
+            rate: 1e-3,
+            table_rate: 1.0,
+            token_std: 0.02,
+            position_std: 0.02,
+            strength: 0.3,
+            steps: 10,
+            step_tokens: 64,
+            train_tokens: 1,
+            parameters: 1,
+            ngram_loss: 1.5,
+            ngram_bits_per_byte: 0.75,
+            commit: "c".into(),
+        }
+    }
+
+    /// The rows of a table by (tables, arm).
+    fn cells(results: &[Finished]) -> BTreeMap<(String, String), Vec<String>> {
+        let rows = table(results, &[]).unwrap().rows.into_iter();
+        rows.map(|row| ((row[0].clone(), row[1].clone()), row)).collect()
+    }
+
+    #[test]
+    fn a_difference_pairs_seeds_and_leaves_out_those_without_a_partner() {
+        let (published, tuned) = (Block::Published, Block::Tuned);
+        let results = [
+            run(Arm::Baseline, published, 0, 2.0),
+            run(Arm::Baseline, published, 1, 3.0),
+            run(Arm::Pooled, published, 1, 2.5),
+            run(Arm::Pooled, published, 0, 1.5),
+            run(Arm::Pooled, published, 2, 9.0),
+            run(Arm::Baseline, tuned, 0, 1.0),
+        ];
+        let cells = cells(&results);
+        let pooled = &cells[&("published".to_string(), "pooled".to_string())];
+        assert_eq!(pooled[4], "-0.500 [-0.500, -0.500], 2");
+        assert_eq!((pooled[8].as_str(), pooled[9].as_str()), ("∞ → 2.0", "20 → 4.0"));
+        let baseline = &cells[&("tuned".to_string(), "baseline".to_string())];
+        assert_eq!((baseline[3].as_str(), baseline[4].as_str()), ("1.000, single seed", DASH));
+        assert!(!cells.contains_key(&("tuned".to_string(), "pooled".to_string())), "not run");
+    }
+
+    #[test]
+    fn a_setting_that_is_best_with_published_tables_stands_in_both_blocks() {
+        let mut results = [
+            run(Arm::Baseline, Block::Published, 0, 3.0),
+            run(Arm::Baseline, Block::Tuned, 0, 2.5),
+            run(Arm::Pooled, Block::Published, 0, 2.0),
+        ];
+        results[2].best = true;
+        let cells = cells(&results);
+        let difference = |tables: &str| &cells[&(tables.to_string(), "pooled".to_string())][4];
+        assert_eq!(difference("published"), "-1.000, single seed");
+        assert_eq!(difference("tuned"), "-0.500, single seed");
+    }
+
+    #[test]
+    fn the_literal_method_is_marked_and_no_best() {
+        let results = [
+            run(Arm::Baseline, Block::Published, 0, 3.0),
+            run(Arm::Literal, Block::Published, 0, 1.0),
+        ];
+        assert_eq!(best_bits_per_byte(&results), 1.5);
+        let key = ("published".to_string(), "literal (sees the future)".to_string());
+        assert_eq!(cells(&results)[&key][11], "2.36");
+    }
+}

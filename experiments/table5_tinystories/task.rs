@@ -30,6 +30,7 @@ pub(crate) struct LanguageModel {
     /// Whole windows of test documents and the token after each.
     fixed: Prefixes,
     measure: Measure,
+    batch_size: usize,
     device: Device,
 }
 
@@ -64,6 +65,7 @@ impl LanguageModel {
             test: windows(&text.test)?,
             fixed: fixed.into_iter().next().ok_or("no prefixes")?,
             measure: config.measure.clone(),
+            batch_size: config.batch_size,
             device: store.device().clone(),
             network,
         })
@@ -95,9 +97,8 @@ impl LanguageModel {
             scalar(&linear_cross_entropy(&hidden, model.head(), targets)?)
         };
         let mut sums = vec![(0.0, 0.0); self.measure.prefix_lengths.len()];
-        let rows_at_once = 4 * self.train.batch(0, 0, &self.device)?.inputs.dim(0)?;
-        for first in (0..count).step_by(rows_at_once) {
-            let rows = rows_at_once.min(count - first);
+        for first in (0..count).step_by(self.batch_size) {
+            let rows = self.batch_size.min(count - first);
             let ids = windows.narrow(0, first, rows)?;
             let whole = model.hidden(&ids, Mode::Eval)?;
             for (sums, &length) in sums.iter_mut().zip(&self.measure.prefix_lengths) {

@@ -221,3 +221,48 @@ pub(crate) fn finished(out: &Path) -> Result<Vec<(RunConfig, Summary)>> {
     }
     Ok(cells)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The smoke grid: one rate, tables as published and at ten times the rate.
+    fn points(published: &[Option<f64>], faster: &[Option<f64>]) -> Vec<Point> {
+        let losses = [published, faster];
+        let settings = grid(Preset::Smoke, Arm::Pooled).into_iter().zip(losses);
+        let point = |(setting, loss): (Setting, &[Option<f64>])| {
+            let seeds = (0..loss.len() as u64).collect();
+            Point { setting, seeds, loss: loss.to_vec() }
+        };
+        settings.map(point).collect()
+    }
+
+    fn choose(points: Vec<Point>) -> Result<Search> {
+        Search::choose(Preset::Smoke, Arm::Pooled, points, &[0, 1])
+    }
+
+    #[test]
+    fn the_lower_mean_loss_wins_and_a_run_that_diverged_is_the_worst() {
+        let search = choose(points(&[Some(2.0), Some(3.0)], &[Some(2.8), Some(2.1)])).unwrap();
+        assert_eq!((search.published.table_rate, search.tuned.table_rate), (1.0, 10.0));
+        let search = choose(points(&[Some(9.0), Some(9.0)], &[Some(0.1), None])).unwrap();
+        assert_eq!(search.tuned, search.published);
+    }
+
+    #[test]
+    fn an_arm_must_not_be_searched_less_than_another() {
+        let error = choose(points(&[Some(2.0), Some(3.0)], &[Some(2.8)])).unwrap_err();
+        assert!(error.to_string().contains("rate0.003-x10-std0.02"), "{error}");
+    }
+
+    #[test]
+    fn every_arm_of_the_default_table_has_recorded_settings() {
+        for preset in Preset::ALL {
+            let Some(tuned) = Tuned::recorded(preset).unwrap() else { continue };
+            for arm in Arm::DEFAULT {
+                let points = &tuned.best(arm).unwrap().points;
+                assert_eq!(points.len(), grid(preset, arm).len(), "{preset} {arm}");
+            }
+        }
+    }
+}
