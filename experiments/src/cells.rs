@@ -14,13 +14,20 @@ use crate::workers::{self, Job};
 /// The whole configuration of one cell.
 pub trait Cell: Serialize + DeserializeOwned + PartialEq {
     /// Its result.
-    type Summary: DeserializeOwned;
+    type Summary: Serialize + DeserializeOwned;
 
     /// What it is called.
     fn name(&self) -> String;
 
     /// Its folder below `out`.
     fn folder(&self, out: &Path) -> PathBuf;
+
+    /// Whether it is a point of a search: one that diverges is a result, the worst, and of the run
+    /// only the scores are kept.
+    fn is_search(&self) -> bool;
+
+    /// The result of a run whose loss became infinite.
+    fn diverged(&self) -> Self::Summary;
 }
 
 /// Trains those of `cells` that are not complete, each by `train FOLDER` of this binary.

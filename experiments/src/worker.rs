@@ -1,12 +1,17 @@
 //! The inside of a worker process: progress to the parent, and the parent's wish to stop.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use conditioned_train::{Control, Metrics, Outcome, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
+
+use crate::cells::Cell;
+use crate::folder::Folder;
 
 /// Exit code of a worker that was stopped and can be resumed.
 pub const INTERRUPTED: u8 = 75;
@@ -44,6 +49,62 @@ impl Reporter {
             let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         }
     }
+}
+
+/// Trains the cell of `folder` to its end, by `run_cell`, and writes what `summarise` makes of it;
+/// `false` when it was stopped and can be resumed.
+///
+/// # Errors
+/// When anything fails; the last checkpoint stands.
+pub fn train<C: Cell, T>(
+    folder: &Folder,
+    run_cell: impl FnOnce(&C, &Run, &mut Control<'_>) -> Result<(Outcome, T)>,
+    summarise: impl FnOnce(&C, &Run, Outcome, T) -> Result<C::Summary>,
+) -> Result<bool> {
+    let _lock = folder.lock()?;
+    let config: C = folder.config()?;
+    folder.enter()?;
+    let run =
+        Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
+    let mut reporter = Reporter::default();
+    let mut progress = |p: conditioned_train::Progress| {
+        reporter.report(Progress { step: p.step, total: p.total, loss: p.loss });
+    };
+    let stop = stop_flag()?;
+    let mut control = Control { stop: &stop, progress: &mut progress };
+    let (outcome, rest) = match run_cell(&config, &run, &mut control) {
+        Err(error) if config.is_search() && is_divergence(&error) => {
+            folder.finish(&config.diverged())?;
+            return Ok(true);
+        }
+        done => done?,
+    };
+    for checkpoint in &outcome.set_aside {
+        eprintln!("a damaged checkpoint was passed over: {}", checkpoint.display());
+    }
+    if outcome.status == Status::Interrupted {
+        return Ok(false);
+    }
+    folder.finish(&summarise(&config, &run, outcome, rest)?)?;
+    if config.is_search() {
+        // Hundreds of checkpoints would stay behind.
+        std::fs::remove_dir_all(run.checkpoints())?;
+    }
+    Ok(true)
+}
+
+fn is_divergence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TrainError::NonFinite { .. }))
+}
+
+/// Metrics as JSON can hold them: a number that is not finite is null.
+pub fn finite(metrics: Metrics) -> BTreeMap<String, Option<f64>> {
+    metrics.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect()
+}
+
+/// A task's error as anyhow's, which does not take boxes.
+pub fn boxed(error: TaskError) -> anyhow::Error {
+    anyhow!("{error}")
 }
 
 /// A flag that is set on Ctrl-C, on termination, and when the parent closes our standard input:

@@ -112,6 +112,14 @@ impl cells::Cell for RunConfig {
         let Cell { row, arm, start, seed } = self.cell;
         out.join(row.name()).join(format!("{arm}-{start}")).join(format!("seed{seed}"))
     }
+
+    fn is_search(&self) -> bool {
+        !self.test
+    }
+
+    fn diverged(&self) -> Summary {
+        Summary::diverged(self.network.table_std)
+    }
 }
 
 impl RunConfig {

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use conditioned_data::Splits;
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::Store;
-use conditioned_train::{
-    Control, Event, Metrics, Outcome, Run, Status, TaskError, TrainError, fit, record,
-};
+use conditioned_train::{Control, Event, Outcome, Run, TaskError, fit, record};
 use experiments::device;
 use experiments::folder::Folder;
-use experiments::worker::{Progress, Reporter, stop_flag};
+use experiments::worker::{self, boxed, finite};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{RunConfig, Scale};
@@ -36,7 +34,7 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// Of a run whose loss became infinite: no metrics.
-    fn diverged(table_std: f64) -> Self {
+    pub(crate) fn diverged(table_std: f64) -> Self {
         Self { metrics: BTreeMap::new(), steps: 0, steps_to_target: None, table_std, parameters: 0 }
     }
 }
@@ -46,47 +44,22 @@ impl Summary {
 /// # Errors
 /// When anything fails; the last checkpoint stands.
 pub(crate) fn train(folder: &Folder) -> Result<bool> {
-    let _lock = folder.lock()?;
-    let config: RunConfig = folder.config()?;
-    folder.enter()?;
-    let run =
-        Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
-    let mut reporter = Reporter::default();
-    let mut progress = |p: conditioned_train::Progress| {
-        reporter.report(Progress { step: p.step, total: p.total, loss: p.loss });
-    };
-    let stop = stop_flag()?;
-    let mut control = Control { stop: &stop, progress: &mut progress };
-    let (outcome, store, network) = match run_cell(&config, &run, &mut control) {
-        // A point of a search that diverges is a result: the worst.
-        Err(error) if !config.test && is_divergence(&error) => {
-            folder.finish(&Summary::diverged(config.network.table_std))?;
-            return Ok(true);
-        }
-        done => done?,
-    };
-    for checkpoint in &outcome.set_aside {
-        eprintln!("a damaged checkpoint was passed over: {}", checkpoint.display());
-    }
-    if outcome.status == Status::Interrupted {
-        return Ok(false);
-    }
-    folder.finish(&Summary {
+    worker::train(folder, run_cell, summarise)
+}
+
+fn summarise(
+    config: &RunConfig,
+    run: &Run,
+    outcome: Outcome,
+    (store, network): (Store, VitConfig),
+) -> Result<Summary> {
+    Ok(Summary {
         steps: outcome.step,
-        steps_to_target: steps_to_target(&run, config.target)?,
+        steps_to_target: steps_to_target(run, config.target)?,
         table_std: network.table_std,
         parameters: store.parameter_count(),
         metrics: finite(outcome.metrics),
-    })?;
-    if !config.test {
-        // Of a search only the scores matter; hundreds of checkpoints would stay behind.
-        std::fs::remove_dir_all(run.checkpoints())?;
-    }
-    Ok(true)
-}
-
-fn is_divergence(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(TrainError::NonFinite { .. }))
+    })
 }
 
 /// Builds the task of a configuration and trains it in `run`.
@@ -97,7 +70,7 @@ pub(crate) fn run_cell(
     config: &RunConfig,
     run: &Run,
     control: &mut Control<'_>,
-) -> Result<(Outcome, Store, VitConfig)> {
+) -> Result<(Outcome, (Store, VitConfig))> {
     let device = device::open(&config.device)?;
     let splits = config.data.load()?;
     let network = match config.scale {
@@ -107,7 +80,7 @@ pub(crate) fn run_cell(
     let store = Store::new(config.cell.seed, DType::F32, &device);
     let task = Classification::new(config, network.clone(), &splits, &store).map_err(boxed)?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;
-    Ok((outcome, store, network))
+    Ok((outcome, (store, network)))
 }
 
 /// The network with the table deviation that makes kappa of the first batch smallest, among 14
@@ -143,13 +116,4 @@ fn steps_to_target(run: &Run, target: f64) -> Result<Option<usize>> {
         }
         _ => None,
     }))
-}
-
-fn finite(metrics: Metrics) -> BTreeMap<String, Option<f64>> {
-    metrics.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect()
-}
-
-/// A task's error as anyhow's, which does not take boxes.
-fn boxed(error: TaskError) -> anyhow::Error {
-    anyhow!("{error}")
 }

@@ -2,54 +2,26 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The binary under test, without a keyboard.
+use support::{Binary, results, text, untrained};
+
+const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
+
 fn table1(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_table1-imagenet"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    table1(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    TABLE1.command(arguments)
 }
 
 fn success(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-    stdout(&output)
+    TABLE1.success(arguments)
 }
 
-/// Runs the command and returns its error, which must be one line without a panic.
 fn failure(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let text = stderr(&output);
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
-    assert!(!text.contains("panicked"), "{arguments:?}: {text}");
-    errors[0].to_string()
-}
-
-fn text(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// The file without its last column, the commit: two builds may differ in it.
-fn results(out: &Path) -> String {
-    let lines = text(&out.join("results.csv"));
-    lines.lines().map(|line| line.rsplit_once(',').unwrap().0).collect::<Vec<_>>().join("\n")
+    TABLE1.failure(arguments)
 }
 
 const SMALL: [&str; 8] =
@@ -101,16 +73,8 @@ fn one_and_two_threads_train_to_the_same_bits() {
     let wide = [&wide[..], &["--set", "width=64", "--set", "batch_size=110"]].concat();
     success(&[&["--preset", "smoke", "--out", one.to_str().unwrap()], &wide[..]].concat());
     for cell in ["vit/conditioned-published/seed100", "vit/pooled-published/seed100"] {
-        let folder = two.join(cell);
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::copy(one.join(cell).join("config.json"), folder.join("config.json")).unwrap();
-        // A worker as `run` starts it, but with two threads; it stops when its input closes.
-        let mut worker = table1(&["train", folder.to_str().unwrap()]);
-        worker.env("RAYON_NUM_THREADS", "2").env("CANDLE_NUM_THREADS", "2");
-        let mut child = worker.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let input = child.stdin.take();
-        assert!(child.wait().unwrap().success());
-        drop(input);
+        let folder = untrained(&one.join(cell), two.join(cell));
+        TABLE1.work(&folder, "2");
         let metrics = |out: &Path| text(&out.join(cell).join("metrics.jsonl"));
         assert_eq!(metrics(&one), metrics(&two));
     }
@@ -167,19 +131,11 @@ fn a_worker_killed_in_a_step_resumes_from_its_checkpoint() {
     let long = ["--set", "epochs=40", "--out", whole.to_str().unwrap()];
     success(&[&one[..], &long[..]].concat());
     let cell = "deit/pooled-published/seed100";
-    let folder = killed.join(cell);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::copy(whole.join(cell).join("config.json"), folder.join("config.json")).unwrap();
-
-    let worker = || {
-        let mut worker = table1(&["train", folder.to_str().unwrap()]);
-        worker.env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
-        worker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
-    };
+    let folder = untrained(&whole.join(cell), killed.join(cell));
     let is_checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
     };
-    let mut child = worker();
+    let mut child = TABLE1.worker(&folder, "1").spawn().unwrap();
     let limit = Instant::now() + Duration::from_secs(120);
     while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(is_checkpoint)) {
         assert!(Instant::now() < limit, "no checkpoint after two minutes");
@@ -189,13 +145,7 @@ fn a_worker_killed_in_a_step_resumes_from_its_checkpoint() {
     child.wait().unwrap();
     assert!(!folder.join("summary.json").exists(), "it was killed in the middle");
 
-    let mut child = worker();
-    let input = child.stdin.take();
-    let output = child.wait_with_output().unwrap();
-    drop(input);
-    assert!(output.status.success());
-    let first: serde_json::Value =
-        serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+    let first: serde_json::Value = serde_json::from_str(&TABLE1.work(&folder, "1")).unwrap();
     assert!(first["step"].as_u64().unwrap() > 1, "it resumed: {first}");
     for file in ["metrics.jsonl", "summary.json"] {
         assert_eq!(text(&whole.join(cell).join(file)), text(&folder.join(file)), "{file}");

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::shard::text_hash;
 use crate::{Error, Result, Tokens};
 
 /// What a document is for.
@@ -42,6 +43,15 @@ impl Parts {
             return Err(Error::config("tune + test", sum, "expected at most 1"));
         }
         Ok(())
+    }
+
+    /// The part of a document.
+    ///
+    /// # Errors
+    /// When a share is not between 0 and 1, or their sum exceeds 1.
+    pub fn part(&self, text: &str) -> Result<Part> {
+        self.check()?;
+        Ok(self.of(text_hash(text)))
     }
 
     fn of(&self, text_hash: u64) -> Part {

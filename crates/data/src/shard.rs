@@ -44,6 +44,13 @@ pub(crate) fn source_hash(documents: &[String]) -> blake3::Hash {
     hasher.finalize()
 }
 
+/// First 64 bits of the hash of a document's text, by which it is assigned to a part.
+pub(crate) fn text_hash(text: &str) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
 /// The bytes of a shard: each document's tokens, then the end of text.
 pub(crate) fn encode(documents: &[String], tokenizer: &Tokenizer) -> Result<Vec<u8>> {
     let vocab_size = tokenizer.vocab_size();
@@ -54,7 +61,7 @@ pub(crate) fn encode(documents: &[String], tokenizer: &Tokenizer) -> Result<Vec<
         ids.push(tokenizer.end_of_text());
         count += ids.len() as u64;
         table.extend(count.to_le_bytes());
-        table.extend(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+        table.extend(text_hash(text).to_le_bytes());
         tokens.extend(ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
     }
     let mut body = blake3::Hasher::new();

@@ -1,7 +1,6 @@
 //! Rows of a table by index.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::kernel::{self, Real};
 use crate::reference;
@@ -32,40 +31,31 @@ struct EmbeddingOp {
 
 impl EmbeddingOp {
     fn gather<T: Real>(&self, table: &[T], width: usize) -> Vec<T> {
-        let mut y = Vec::with_capacity(self.indices.len() * width);
-        for &id in &self.indices {
-            y.extend_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
-        }
-        y
+        let rows = kernel::rows_per_piece(width);
+        kernel::build(self.indices.len() * width, rows * width, |piece, out: &mut [T]| {
+            let ids = &self.indices[piece * rows..];
+            for (row, &id) in out.chunks_exact_mut(width.max(1)).zip(ids) {
+                row.copy_from_slice(&table[id as usize * width..][..width]);
+            }
+        })
     }
 
-    /// The sum of the rows of `g` with the same id. Each id belongs to one task, which adds its rows
-    /// in order.
+    /// The sum of the rows of `g` with the same id. Each row of the table belongs to one task, which
+    /// adds to it in order.
     fn scatter<T: Real>(&self, g: &[T], rows: usize, width: usize) -> Vec<T> {
-        let mut table = vec![T::ZERO; rows * width];
         let mut places: Vec<(u32, u32)> = self.indices.iter().copied().zip(0..).collect();
         places.sort_unstable();
-        let groups = places.chunk_by(|a, b| a.0 == b.0);
-        // Disjoint rows of the table, in ascending order of ids.
-        let mut rest = table.as_mut_slice();
-        let mut start = 0;
-        let mut tasks = Vec::new();
-        for group in groups {
-            let id = group[0].0 as usize;
-            let (_, tail) = rest.split_at_mut((id - start) * width);
-            let (row, tail) = tail.split_at_mut(width);
-            tasks.push((row, group));
-            (rest, start) = (tail, id + 1);
-        }
-        tasks.into_par_iter().with_min_len(kernel::rows_per_piece(width)).for_each(
-            |(row, group)| {
-                for &(_, place) in group {
-                    let place = place as usize * width;
-                    kernel::add(row, &g[place..place + width]);
-                }
-            },
-        );
-        table
+        let piece_rows = kernel::rows_per_piece(width);
+        kernel::build(rows * width, piece_rows * width, |piece, out: &mut [T]| {
+            let first = piece * piece_rows;
+            let from = places.partition_point(|(id, _)| (*id as usize) < first);
+            let within =
+                places[from..].iter().take_while(|(id, _)| (*id as usize) < first + piece_rows);
+            for &(id, place) in within {
+                let row = &mut out[(id as usize - first) * width..][..width];
+                kernel::add(row, &g[place as usize * width..][..width]);
+            }
+        })
     }
 }
 

@@ -13,7 +13,8 @@ use crate::error::{Result, TrainError};
 ///
 /// With equal micro-batches and mean losses this is the gradient of the one big batch. Only
 /// gradients of `parameters` are kept: candle also returns those of constants, such as images and
-/// masks, which would pile up.
+/// masks, which would pile up. A loss that is not finite ends the sum: it is returned, and what has
+/// no meaning is not differentiated.
 ///
 /// # Errors
 /// When a loss fails, is not a scalar, or cannot be differentiated.
@@ -27,6 +28,9 @@ pub fn accumulate(
     for index in 0..count {
         let loss = loss(index)?;
         mean += scalar(&loss)? / count as f64;
+        if !mean.is_finite() {
+            break;
+        }
         let share = if count == 1 { loss } else { (loss * (1.0 / count as f64))? };
         let mut all = share.backward()?;
         let mut grads = GradStore::default();

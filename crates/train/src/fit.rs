@@ -51,11 +51,11 @@ pub fn fit<T: Task>(
                 task.loss(&batch, mode).map_err(TrainError::task(step, "compute the loss"))
             })?;
 
+            require_finite(step, "loss", loss, None)?;
             coverage::check(&state.parameters, &grads)?;
             let norms = GradientNorms::new(&state.parameters, &grads)?;
             let grad_norm = norms.total();
-            require_finite(step, "loss", loss, &norms)?;
-            require_finite(step, "gradient norm", grad_norm, &norms)?;
+            require_finite(step, "gradient norm", grad_norm, norms.first_non_finite())?;
 
             let scale = config.clip.map_or(1.0, |max| norms.clip(max));
             state.optimizer.step(&grads, rate, scale)?;
@@ -113,16 +113,15 @@ fn next<T: Task>(
     }
 }
 
-/// Stops the run on a value that is not finite, and says where the gradient first is not.
+/// Stops the run on a value that is not finite; `parameter` is the first whose gradient is not.
 fn require_finite(
     step: usize,
     what: &'static str,
     value: f64,
-    norms: &GradientNorms<'_>,
+    parameter: Option<&str>,
 ) -> Result<()> {
     if value.is_finite() {
         return Ok(());
     }
-    let parameter = norms.first_non_finite().map(str::to_string);
-    Err(TrainError::NonFinite { step, what, value, parameter })
+    Err(TrainError::NonFinite { step, what, value, parameter: parameter.map(str::to_string) })
 }

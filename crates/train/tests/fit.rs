@@ -103,15 +103,13 @@ fn the_average_is_evaluated_when_there_is_one() {
 }
 
 #[test]
-fn a_nan_loss_stops_the_run_by_step_value_and_parameter() {
+fn a_nan_loss_stops_the_run_by_step_and_value() {
     let (folder, first) = (tempdir().unwrap(), store());
     let mut toy = Toy::new(&first);
     // Five forward passes make the first epoch; number 8 is in the second step of the second.
     toy.poison = Some(8);
     let error = train(&toy, &first, &config(), folder.path(), None).unwrap_err().to_string();
-    let wanted =
-        "step 5: the loss is NaN (first parameter whose gradient is not finite: `fc.bias`)";
-    assert!(error.starts_with(wanted), "{error}");
+    assert!(error.starts_with("step 5: the loss is NaN. The last checkpoint stands"), "{error}");
 
     let names: Vec<_> = fs::read_dir(run(folder.path()).checkpoints()).unwrap().collect();
     assert_eq!(names.len(), 1, "the checkpoint after the first epoch stands");

@@ -1,0 +1,67 @@
+//! Arms: what is compared.
+
+use anyhow::Result;
+use conditioned_models::conditioning::Method;
+use experiments::named;
+use serde::{Deserialize, Serialize};
+
+/// What is done to the tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Arm {
+    /// Nothing.
+    Baseline,
+    /// Nothing; the position table starts at the scale that makes kappa of the first batch
+    /// smallest.
+    Init,
+    /// Ours: one matrix from the Gram of earlier batches.
+    Pooled,
+    /// The tables conditioned as a whole.
+    Table,
+    /// Control: the scale of `pooled` without its directions.
+    NormMatched,
+    /// The paper: per sequence. It sees the future.
+    Literal,
+}
+
+impl Arm {
+    /// All arms.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Baseline, Self::Init, Self::Pooled, Self::Table, Self::NormMatched, Self::Literal];
+
+    /// The arms that run unless others are asked for.
+    pub(crate) const DEFAULT: [Self; 5] =
+        [Self::Baseline, Self::Init, Self::Pooled, Self::Table, Self::NormMatched];
+
+    /// The name on the command line and in paths.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Init => "init",
+            Self::Pooled => "pooled",
+            Self::Table => "table",
+            Self::NormMatched => "norm-matched",
+            Self::Literal => "literal",
+        }
+    }
+
+    /// The method at strength `t`; the literal one at the strength of the theorem, 1.
+    ///
+    /// # Errors
+    /// When `t` is negative or not finite.
+    pub(crate) fn method(self, t: f64, momentum: f64) -> Result<Method> {
+        let mut method = match self {
+            Self::Baseline | Self::Init => Method::None,
+            Self::Pooled => Method::pooled_earlier(t)?,
+            Self::Table => Method::table(t)?,
+            Self::NormMatched => Method::pooled_norm_matched(t)?,
+            Self::Literal => Method::per_sequence(1.0)?,
+        };
+        if let Method::Pooled(config) | Method::PooledNormMatched(config) = &mut method {
+            config.momentum = momentum;
+        }
+        Ok(method)
+    }
+}
+
+named!(Arm, "arm");

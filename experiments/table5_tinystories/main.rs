@@ -1,0 +1,137 @@
+//! Table 5: a GPT-2 on stories, with conditioned tokens that do not see the future.
+//!
+//! `run` trains every cell (arm x tables x seed) and prints the table, `plan` only lists them; `tune` searches rates and
+//! table scale for every arm on documents held out from training; `report` rebuilds the table from
+//! the records.
+
+mod arm;
+mod cell;
+mod data;
+mod options;
+mod plan;
+mod recipe;
+mod report;
+mod results;
+mod sweep;
+mod task;
+mod train;
+mod tune;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use experiments::allocator::keep_memory;
+use experiments::cells::{self, Cell};
+use experiments::folder::{self, Folder};
+use experiments::timing;
+use experiments::worker::{INTERRUPTED, interrupted_flag};
+
+use crate::cell::RunConfig;
+use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
+use crate::plan::Plan;
+use crate::tune::Tuned;
+
+/// GPT-2 on stories with and without conditioned tokens.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train every cell that is not there yet, then print the table (the default).
+    Run(Options),
+    /// Search rates and table scale for every arm on held-out documents; write DIR/tuned.json.
+    Tune(Options),
+    /// Change strength, momentum and placement one at a time, on held-out documents.
+    Sweep(Options),
+    /// Print every cell with parameters, arithmetic and memory, and train nothing.
+    Plan(Options),
+    /// Rebuild table, curves and stories from the records of --out.
+    Report {
+        /// Where the runs are.
+        #[arg(long, default_value = OUT)]
+        out: PathBuf,
+    },
+    /// Train one cell (started by `run`).
+    #[command(hide = true)]
+    Train { folder: PathBuf },
+    /// Time the steps of one cell (started by `run`).
+    #[command(hide = true)]
+    Time { folder: PathBuf },
+}
+
+fn main() -> ExitCode {
+    keep_memory();
+    let cli = Cli::parse();
+    let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
+        Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
+        Command::Tune(options) => Plan::new(&options, SEARCH_OUT).and_then(|plan| tune(&plan)),
+        Command::Sweep(options) => {
+            Plan::new(&options, SWEEP_OUT).and_then(|plan| sweep::run(&plan, &*interrupted_flag()?))
+        }
+        Command::Plan(options) => Plan::new(&options, OUT).and_then(|plan| print(&plan)),
+        Command::Report { out } => report::write(&out),
+        Command::Train { folder } => match train::train(&Folder::new(folder)) {
+            Ok(false) => return ExitCode::from(INTERRUPTED),
+            done => done.map(|_| ()),
+        },
+        Command::Time { folder } => time(&Folder::new(folder)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Trains the cells of the table, times a step of each arm, writes and prints the table.
+fn run(plan: &Plan) -> Result<()> {
+    let cells = plan.table()?;
+    let stop = interrupted_flag()?;
+    cells::train(&cells, plan.out(), plan.threads(), &stop)?;
+    if plan.shard().is_part() {
+        eprintln!("this shard is complete; when all are, `report` makes the table");
+        return Ok(());
+    }
+    let named = |config: &RunConfig| {
+        (report::ROW.to_string(), config.cell.arm.to_string(), config.folder(plan.out()))
+    };
+    timing::measure(plan.out(), cells.iter().map(named), &stop)?;
+    report::write(plan.out())
+}
+
+/// Times the steps of a cell.
+fn time(folder: &Folder) -> Result<()> {
+    let config: RunConfig = folder.config()?;
+    timing::time(|run, control| train::run_cell(&config, run, control).map(|_| ()))
+}
+
+/// Prints what `run` would train.
+#[allow(clippy::print_stdout)]
+fn print(plan: &Plan) -> Result<()> {
+    println!("{}", plan::describe(&plan.table()?).terminal());
+    Ok(())
+}
+
+/// Trains the cells of the search and records the best settings of every arm.
+fn tune(plan: &Plan) -> Result<()> {
+    cells::train(&plan.search()?, plan.out(), plan.threads(), &*interrupted_flag()?)?;
+    if plan.shard().is_part() {
+        eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
+        return Ok(());
+    }
+    let tuned = Tuned::choose(&tune::finished(plan.out())?)?;
+    let path = plan.out().join("tuned.json");
+    folder::write(&path, &tuned)?;
+    eprintln!("{}", path.display());
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! What is typed: checked and completed by [`crate::plan`].
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Where runs go unless another folder is named.
+pub(crate) const OUT: &str = "runs/table5-tinystories";
+
+/// Where searches go unless another folder is named.
+pub(crate) const SEARCH_OUT: &str = "runs/table5-tinystories-search";
+
+/// Where sweeps go unless another folder is named.
+pub(crate) const SWEEP_OUT: &str = "runs/table5-tinystories-sweep";
+
+/// What is run, on what, and where it goes.
+#[derive(Args, Clone)]
+pub(crate) struct Options {
+    /// smoke (seconds), short (minutes, generated stories), shakespeare (--data tiny Shakespeare),
+    /// tinystories-cpu (--data some MiB of TinyStories, an hour), paper and paper-gpt2 (all of
+    /// TinyStories, a GPU). Default: short; with --data: tinystories-cpu.
+    #[arg(long)]
+    pub(crate) preset: Option<String>,
+    /// Default: baseline, init, pooled, table, norm-matched; on request literal.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) arms: Option<Vec<String>>,
+    /// Runs the literal method although it sees the tokens that it has to predict; its rows are
+    /// marked.
+    #[arg(long)]
+    pub(crate) allow_future_leak: bool,
+    /// Seeds per cell. Default: those of the preset; of a search 1.
+    #[arg(long)]
+    pub(crate) seeds: Option<u64>,
+    /// cpu, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Cells side by side, one thread each. Default: the number of cores.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// A text file, a .jsonl file with documents under `text`, or a folder of text files.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Where runs and tables go. Default: runs/table5-tinystories; of a search
+    /// runs/table5-tinystories-search.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; `report` makes the table when all
+    /// are there.
+    #[arg(long)]
+    pub(crate) shard: Option<String>,
+    /// Override a field of the recipe.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Settings found by `tune`. Default: those recorded with this table.
+    #[arg(long)]
+    pub(crate) tuned: Option<PathBuf>,
+}

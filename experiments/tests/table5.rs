@@ -1,0 +1,186 @@
+//! The real binary of table 5, smoke preset: results, determinism, resume, search, errors.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::{Binary, results, text, untrained};
+
+const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
+
+/// The gap of a causal model: rounding in f32.
+const NO_LEAK: f64 = 1e-5;
+
+const ARMS: &str = "baseline,init,pooled,table,norm-matched,literal";
+
+fn run(out: &Path, threads: &str) -> String {
+    let out = out.to_str().unwrap();
+    let arms = ["--arms", ARMS, "--allow-future-leak", "--set", "strength=1"];
+    TABLE5
+        .success(&[&["--preset", "smoke", "--threads", threads, "--out", out], &arms[..]].concat())
+}
+
+#[test]
+fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    let table = run(&first, "1");
+    for word in ["generated stories", "published", "literal (sees the future)", "2.41", "2.36"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    for arm in ARMS.split(',') {
+        assert!(results(&first).contains(&format!(",{arm},published,")), "no run of {arm}");
+    }
+    for file in ["timings.csv", "table.md", "table.tex", "table.csv", "curves.svg", "stories.md"] {
+        assert!(first.join(file).exists(), "{file}");
+    }
+
+    // The column that says it: only the literal method finds its targets inside the window.
+    let mut reader = csv::Reader::from_path(first.join("results.csv")).unwrap();
+    for line in reader.deserialize::<std::collections::HashMap<String, String>>() {
+        let line = line.unwrap();
+        let gap: f64 = line["leak_gap"].parse().unwrap();
+        assert_eq!(gap.abs() > NO_LEAK, line["arm"] == "literal", "{}: {gap}", line["arm"]);
+    }
+
+    run(&second, "2");
+    assert_eq!(results(&first), results(&second), "one and two cells side by side");
+    let cell = "pooled-published/seed100";
+    for file in ["metrics.jsonl", "summary.json"] {
+        assert_eq!(text(&first.join(cell).join(file)), text(&second.join(cell).join(file)));
+    }
+    // A second run keeps every cell, a report needs no training: the same table.
+    assert_eq!(run(&first, "1"), table);
+    assert_eq!(TABLE5.success(&["report", "--out", first.to_str().unwrap()]), table);
+
+    // Pooled Gram and conditioned tables live in the checkpoint or follow from it.
+    for cell in ["pooled-published/seed100", "table-published/seed100"] {
+        let folder = untrained(&first.join(cell), root.path().join(cell));
+        let mut child = TABLE5.worker(&folder, "1").spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(120);
+        let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
+        };
+        while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
+            assert!(Instant::now() < limit, "no checkpoint after two minutes");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !folder.join("summary.json").exists() {
+            TABLE5.work(&folder, "2");
+        }
+        for file in ["metrics.jsonl", "summary.json"] {
+            assert_eq!(text(&first.join(cell).join(file)), text(&folder.join(file)), "{cell}");
+        }
+    }
+}
+
+#[test]
+fn a_search_records_settings_that_a_run_uses() {
+    let root = tempfile::tempdir().unwrap();
+    let (search, out) = (root.path().join("search"), root.path().join("out"));
+    let (search, out) = (search.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = ["--preset", "smoke", "--arms", "baseline", "--seeds", "1"];
+    TABLE5.success(&[&["tune"], &arguments[..], &["--out", search]].concat());
+    let tuned = format!("{search}/tuned.json");
+    let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
+    assert_eq!(json["arms"]["baseline"]["published"]["table_std"], 0.02);
+    TABLE5.success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
+    assert!(text(&Path::new(out).join("results.csv")).lines().count() >= 2);
+    // No cell of a search has seen the test documents.
+    let summary = format!("{search}/baseline-rate0.003-x1-std0.02/seed0/summary.json");
+    assert!(!text(Path::new(&summary)).contains("test_"));
+}
+
+#[test]
+fn text_files_are_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("verses.txt");
+    let verses = (0..200).map(|i| format!("Roses are {}.\nViolets too.\n\n", i * i));
+    std::fs::write(&file, verses.collect::<String>()).unwrap();
+    let out = root.path().join("out");
+    let small = ["width=16", "depth=1", "heads=2", "context=16", "steps=4", "evaluations=2"];
+    let small: Vec<&str> = small.iter().flat_map(|pair| ["--set", pair]).collect();
+    let few = ["prefix_windows=4", "prefix_lengths=[4,16]", "test_windows=4", "batch_size=2"];
+    let few: Vec<&str> = few.iter().flat_map(|pair| ["--set", pair]).collect();
+    let data = ["--preset", "shakespeare", "--data", file.to_str().unwrap(), "--seeds", "1"];
+    let rest = ["--arms", "baseline", "--set", "rate=1e-3", "--out", out.to_str().unwrap()];
+    let table = TABLE5.success(&[&data[..], &small[..], &few[..], &rest[..]].concat());
+    assert!(table.contains("verses"), "{table}");
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    std::fs::create_dir(at("folder")).unwrap();
+    std::fs::write(at("empty.txt"), "").unwrap();
+    std::fs::write(at("latin.txt"), [b'a', 0xff, b'b', b'\n']).unwrap();
+    std::fs::write(at("tiny.txt"), "One.\n\nTwo.\n\nThree.\n").unwrap();
+    std::fs::write(at("broken.jsonl"), "{\"text\": 3}\n").unwrap();
+    std::fs::write(at("tokenizer.json"), "{}").unwrap();
+    let play = |name: &str| format!("--preset shakespeare --data {}", at(name));
+    let set = |pair: &str| format!("--preset smoke --set {pair}");
+    let cases: &[(String, &[&str])] = &[
+        (play("absent"), &["absent"]),
+        (play("folder"), &["folder", "no text here"]),
+        (play("empty.txt"), &["empty.txt"]),
+        (play("latin.txt"), &["latin.txt", "UTF-8"]),
+        (play("broken.jsonl"), &["broken.jsonl", "text"]),
+        (play("tiny.txt"), &["documents"]),
+        ("--preset shakespeare".to_string(), &["--data"]),
+        (format!("--preset short --data {}", at("tiny.txt")), &["leave out --data"]),
+        ("--preset huge".to_string(), &["unknown preset `huge`", "shakespeare"]),
+        ("--arms magic".to_string(), &["unknown arm `magic`", "norm-matched"]),
+        (
+            "--preset smoke --arms literal".to_string(),
+            &["literal (--allow-future-leak)", "not causal", "whole sequence", "`earlier`"],
+        ),
+        (set("epoch=3"), &["unknown key `epoch`", "steps"]),
+        (set("steps=10"), &["steps=10", "multiple of evaluations"]),
+        (set("width=15"), &["2 heads do not divide width 15"]),
+        (set("strength=-1"), &["-1"]),
+        (set("tokenizer=gpt2"), &["no tokenizer at gpt2", "bpe-V"]),
+        (set("tokenizer=bpe-9"), &["9", "257"]),
+        (set(&format!("tokenizer={}", at("tokenizer.json"))), &["tokenizer.json"]),
+        (set("prefix_lengths=[33]"), &["33", "context, 32"]),
+        (set("context=100000"), &["do not fill a window of 100000"]),
+        (set("rate=-1"), &["schedule.peak"]),
+        ("--seeds 0".to_string(), &["--seeds 0"]),
+        ("--threads 0".to_string(), &["--threads 0"]),
+        ("--device cuda:0".to_string(), &["built without CUDA"]),
+    ];
+    let out = at("out");
+    for (arguments, expected) in cases {
+        let arguments: Vec<&str> = arguments.split(' ').chain(["--out", &out]).collect();
+        let error = TABLE5.failure(&arguments);
+        for part in *expected {
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+    let error = TABLE5.failure(&["report", "--out", &at("absent")]);
+    assert!(error.contains("no such folder"), "{error}");
+}
+
+#[test]
+fn tokens_that_were_changed_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let arguments =
+        ["--preset", "smoke", "--arms", "baseline", "--seeds", "1", "--out", out.to_str().unwrap()];
+    TABLE5.success(&arguments);
+    let cell = "baseline-published/seed100";
+    let shard = out.join("data/tokens/000000.tokens");
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    let folder = untrained(&out.join(cell), root.path().join("copy"));
+    let error = TABLE5.failure(&["train", folder.to_str().unwrap()]);
+    assert!(error.contains("000000.tokens"), "{error}");
+    // The command that made it makes it again.
+    TABLE5.success(&arguments);
+    assert_eq!(std::fs::read(&shard).unwrap(), bytes);
+}
