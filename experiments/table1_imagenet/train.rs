@@ -57,7 +57,9 @@ pub(crate) fn train(folder: &Folder) -> Result<bool> {
     };
     let stop = stop_flag()?;
     let mut control = Control { stop: &stop, progress: &mut progress };
-    let (outcome, store, network) = match run_cell(&config, &run, &mut control) {
+    let trained = run_cell(&config, &run, &mut control);
+    folder.leave()?;
+    let (outcome, store, network) = match trained {
         // A point of a search that diverges is a result: the worst.
         Err(error) if !config.test && is_divergence(&error) => {
             folder.finish(&Summary::diverged(config.network.table_std))?;
