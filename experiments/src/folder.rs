@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.json        the whole configuration, written before anything else
-//! environment.json   commit, compiler, processor of every process that trained it
+//! environment.json   commit, compiler, processor and peak memory of what trained it
 //! metrics.jsonl      one line an event
 //! checkpoints/       to resume
 //! summary.json       the result; its presence says that the run is complete
@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail};
 use conditioned_nn::store::write_atomic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::worker::peak_memory;
 
 /// Where the numbers of a run come from.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
@@ -30,10 +32,13 @@ pub struct Environment {
     pub platform: String,
     /// The vector instructions that the kernels found: golden bits differ between them.
     pub simd: String,
+    /// The largest peak memory in MiB of the processes that came to an end in it: no two are the
+    /// same, so it stands here and in no result.
+    pub peak_mib: Option<f64>,
 }
 
 impl Environment {
-    /// That of this process.
+    /// That of this process, which has not come to its end.
     pub fn here() -> Self {
         Self {
             commit: env!("BUILD_COMMIT").to_string(),
@@ -41,7 +46,13 @@ impl Environment {
             version: env!("CARGO_PKG_VERSION").to_string(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             simd: simd().to_string(),
+            peak_mib: None,
         }
+    }
+
+    /// Whether the two differ in memory at most.
+    fn is_like(&self, other: &Self) -> bool {
+        Self { peak_mib: None, ..self.clone() } == Self { peak_mib: None, ..other.clone() }
     }
 }
 
@@ -114,14 +125,30 @@ impl Folder {
     /// # Errors
     /// When the record cannot be read or written.
     pub fn enter(&self) -> Result<()> {
-        let file = self.path.join("environment.json");
+        let file = self.environment_file();
         let mut trained: Vec<Environment> = if file.exists() { read(&file)? } else { Vec::new() };
         let here = Environment::here();
-        if trained.last() != Some(&here) {
+        if !trained.last().is_some_and(|last| last.is_like(&here)) {
             trained.push(here);
             write(&file, &trained)?;
         }
         Ok(())
+    }
+
+    /// Records the peak memory of this process, at its end, after [`Folder::enter`].
+    ///
+    /// # Errors
+    /// When the record cannot be read or written.
+    pub fn leave(&self) -> Result<()> {
+        let mut trained = self.environments()?;
+        if let (Some(last), Some(peak)) = (trained.last_mut(), peak_memory()) {
+            last.peak_mib = Some(last.peak_mib.unwrap_or(0.0).max(peak));
+        }
+        write(&self.environment_file(), &trained)
+    }
+
+    fn environment_file(&self) -> PathBuf {
+        self.path.join("environment.json")
     }
 
     /// The configuration.
@@ -137,7 +164,7 @@ impl Folder {
     /// # Errors
     /// When the file is missing or of another form.
     pub fn environments(&self) -> Result<Vec<Environment>> {
-        read(&self.path.join("environment.json"))
+        read(&self.environment_file())
     }
 
     /// The result, if the run is complete.
@@ -249,5 +276,26 @@ mod tests {
         folder.enter().unwrap();
         folder.enter().unwrap();
         assert_eq!(folder.environments().unwrap(), [Environment::here()]);
+    }
+
+    #[test]
+    fn the_peak_memory_is_the_largest_of_all_that_trained() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        let large = Environment { peak_mib: Some(1e9), ..Environment::here() };
+        let other = Environment { commit: "another".to_string(), ..large.clone() };
+        write(&folder.environment_file(), &[&other]).unwrap();
+        folder.enter().unwrap();
+        folder.leave().unwrap();
+        let [first, second] = &folder.environments().unwrap()[..] else { panic!() };
+        assert_eq!(*first, other);
+        assert!(second.is_like(&large) && second.peak_mib.is_none_or(|mib| mib > 1.0 && mib < 1e9));
+        assert_eq!(second.peak_mib.is_some(), peak_memory().is_some());
+
+        // A process that goes on with the run in the same environment.
+        write(&folder.environment_file(), &[&large]).unwrap();
+        folder.enter().unwrap();
+        folder.leave().unwrap();
+        assert_eq!(folder.environments().unwrap(), [large]);
     }
 }

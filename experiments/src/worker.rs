@@ -72,7 +72,9 @@ pub fn train<C: Cell, T>(
     };
     let stop = stop_flag()?;
     let mut control = Control { stop: &stop, progress: &mut progress };
-    let (outcome, rest) = match run_cell(&config, &run, &mut control) {
+    let trained = run_cell(&config, &run, &mut control);
+    folder.leave()?;
+    let (outcome, rest) = match trained {
         Err(error) if config.is_search() && is_divergence(&error) => {
             folder.finish(&config.diverged())?;
             return Ok(true);

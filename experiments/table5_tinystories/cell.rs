@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
 use crate::data::DataConfig;
+use crate::init::Checkpoint;
 use crate::recipe::{Preset, Recipe};
 use crate::train::Summary;
 use crate::tune::{PUBLISHED_STD, Setting};
@@ -86,6 +87,17 @@ pub(crate) struct Measure {
     pub(crate) prompt: String,
 }
 
+/// What all cells of a plan share beside recipe and text.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// Where it is computed.
+    pub(crate) device: String,
+    /// Whether the literal method may run.
+    pub(crate) allow_future_leak: bool,
+    /// The checkpoint that they start from, and its network.
+    pub(crate) init: Option<(Checkpoint, Gpt2Config)>,
+}
+
 /// Everything that fixes the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +118,10 @@ pub(crate) struct RunConfig {
     pub(crate) scale: Scale,
     /// The training run.
     pub(crate) fit: FitConfig,
+    /// The checkpoint that it starts from; null draws the parameters.
+    pub(crate) init: Option<Checkpoint>,
+    /// Tokens T of a window.
+    pub(crate) window: usize,
     /// Windows per step.
     pub(crate) batch_size: usize,
     /// Optimiser steps.
@@ -157,11 +173,21 @@ impl RunConfig {
         (setting, best): (Setting, bool),
         recipe: &Recipe,
         data: &DataConfig,
-        (device, allow_future_leak): (&str, bool),
+        place: &Place,
     ) -> Result<Self> {
         recipe.validate()?;
         let std = setting.table_std.unwrap_or(PUBLISHED_STD);
-        let network = recipe.network(cell.arm, data.vocabulary, std, allow_future_leak)?;
+        let mut network =
+            recipe.network(cell.arm, data.vocabulary, std, place.allow_future_leak)?;
+        if let Some((checkpoint, given)) = &place.init {
+            checkpoint.fits(given, cell.arm, recipe, data)?;
+            network = Gpt2Config {
+                dropout: network.dropout,
+                conditioning: network.conditioning,
+                allow_future_leak: network.allow_future_leak,
+                ..given.clone()
+            };
+        }
         network.validate().with_context(|| format!("arm {}", cell.arm))?;
         let fit = recipe.fit(setting, cell.seed);
         fit.validate()?;
@@ -178,6 +204,8 @@ impl RunConfig {
                 _ => Scale::Given,
             },
             fit,
+            init: place.init.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
+            window: recipe.context,
             batch_size: recipe.batch_size,
             steps: recipe.steps,
             data: data.clone(),
@@ -188,7 +216,7 @@ impl RunConfig {
                 prefix_lengths: recipe.prefix_lengths.clone(),
                 prompt: recipe.prompt.clone(),
             },
-            device: device.to_string(),
+            device: place.device.clone(),
         })
     }
 

@@ -210,7 +210,11 @@ impl Source {
     }
 }
 
-fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+/// The tokenizer in a file, or in a folder in one of its two forms.
+///
+/// # Errors
+/// When it is missing or damaged.
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     let (vocab, merges) = (path.join("vocab.json"), path.join("merges.txt"));
     if path.is_dir() && !path.join("tokenizer.json").exists() && vocab.exists() {
         return Ok(Tokenizer::read_gpt2(vocab, merges)?);

@@ -7,6 +7,8 @@
 mod arm;
 mod cell;
 mod data;
+mod init;
+mod model;
 mod options;
 mod plan;
 mod recipe;
@@ -29,6 +31,7 @@ use experiments::timing;
 use experiments::worker::{INTERRUPTED, interrupted_flag};
 
 use crate::cell::RunConfig;
+use crate::model::{Eval, Export, Generate};
 use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
 use crate::plan::Plan;
 use crate::tune::Tuned;
@@ -53,6 +56,12 @@ enum Command {
     Sweep(Options),
     /// Print every cell with parameters, arithmetic and memory, and train nothing.
     Plan(Options),
+    /// Write the model of a finished cell as a plain GPT-2 of Hugging Face.
+    Export(Export),
+    /// Print what a text costs a GPT-2 of Hugging Face.
+    Eval(Eval),
+    /// Let a GPT-2 of Hugging Face continue a prompt.
+    Generate(Generate),
     /// Rebuild table, curves and stories from the records of --out.
     Report {
         /// Where the runs are.
@@ -77,6 +86,9 @@ fn main() -> ExitCode {
             Plan::new(&options, SWEEP_OUT).and_then(|plan| sweep::run(&plan, &*interrupted_flag()?))
         }
         Command::Plan(options) => Plan::new(&options, OUT).and_then(|plan| print(&plan)),
+        Command::Export(options) => model::export(&options),
+        Command::Eval(options) => model::eval(&options),
+        Command::Generate(options) => model::write(&options),
         Command::Report { out } => report::write(&out),
         Command::Train { folder } => match train::train(&Folder::new(folder)) {
             Ok(false) => return ExitCode::from(INTERRUPTED),

@@ -40,6 +40,10 @@ pub(crate) struct Options {
     /// A text file, a .jsonl file with documents under `text`, or a folder of text files.
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
+    /// A GPT-2 folder of Hugging Face that every cell starts from, its tokenizer included; the rate
+    /// comes by --set rate=.
+    #[arg(long)]
+    pub(crate) init: Option<PathBuf>,
     /// Where runs and tables go. Default: runs/table5-tinystories; of a search
     /// runs/table5-tinystories-search.
     #[arg(long)]

@@ -9,8 +9,9 @@ use experiments::table::Table;
 use experiments::{device, overrides};
 
 use crate::arm::Arm;
-use crate::cell::{Cell, RunConfig, Start};
+use crate::cell::{Cell, Place, RunConfig, Start};
 use crate::data::DataConfig;
+use crate::init::Checkpoint;
 use crate::options::Options;
 use crate::recipe::{Preset, Recipe};
 use crate::tune::{self, PUBLISHED_STD, Setting, Tuned};
@@ -32,8 +33,7 @@ pub(crate) struct Plan {
     recipe: Recipe,
     arms: Vec<Arm>,
     seeds: Option<u64>,
-    device: String,
-    allow_future_leak: bool,
+    place: Place,
     threads: usize,
     data: Option<PathBuf>,
     out: PathBuf,
@@ -65,8 +65,20 @@ impl Plan {
             _ => {}
         }
         ensure!(options.seeds != Some(0), "--seeds 0: a cell needs at least one seed");
-        let recipe: Recipe = overrides::apply(preset.recipe(), &options.set)?;
+        let init = options.init.as_deref().map(Checkpoint::read).transpose()?;
+        let mut recipe = preset.recipe();
+        if let Some((checkpoint, _)) = &init {
+            recipe.tokenizer = checkpoint.folder.display().to_string();
+        }
+        let recipe: Recipe = overrides::apply(recipe, &options.set)?;
         recipe.validate()?;
+        if let Some((checkpoint, _)) = &init {
+            ensure!(
+                recipe.rate.is_some(),
+                "--init {}: the recorded rates are for training from scratch; give one by --set rate=",
+                checkpoint.folder.display()
+            );
+        }
         let arms = parse(options.arms.as_deref(), &Arm::DEFAULT)?;
         // Before the data are prepared; the vocabulary does not matter here.
         for &arm in &arms {
@@ -87,8 +99,11 @@ impl Plan {
             recipe,
             arms,
             seeds: options.seeds,
-            device: options.device.clone(),
-            allow_future_leak: options.allow_future_leak,
+            place: Place {
+                device: options.device.clone(),
+                allow_future_leak: options.allow_future_leak,
+                init,
+            },
             threads: cells::side_by_side(options.threads)?,
             data,
             out: options.out.clone().unwrap_or_else(|| out.into()),
@@ -203,7 +218,7 @@ impl Plan {
                     (setting, best),
                     &self.recipe,
                     &data,
-                    (&self.device, self.allow_future_leak && arm == Arm::Literal),
+                    &self.place,
                 )?);
             }
         }
@@ -215,7 +230,7 @@ impl Plan {
 pub(crate) fn describe(cells: &[RunConfig]) -> Table {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for cell in cells {
-        let RunConfig { network, steps, batch_size, fit, .. } = cell;
+        let RunConfig { network, steps, batch_size, window, fit, .. } = cell;
         let name = format!("{} {}", cell.cell.arm, cell.cell.start);
         if let Some(row) = rows.iter_mut().find(|row| row[0] == name) {
             row[1] = format!("{} {}", row[1], cell.cell.seed);
@@ -229,7 +244,7 @@ pub(crate) fn describe(cells: &[RunConfig]) -> Table {
             cell.cell.seed.to_string(),
             format!("{}, x{}", fit.schedule.peak, fit.groups.table_rate),
             parameters.to_string(),
-            (steps * batch_size * network.context).to_string(),
+            (steps * batch_size * window).to_string(),
             format!("{:.3}", operations * 1e-15),
             // Weights, gradient and AdamW's two moments in f32.
             format!("{:.0}", 16.0 * parameters as f64 / (1 << 20) as f64),

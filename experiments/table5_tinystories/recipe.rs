@@ -310,7 +310,7 @@ impl Recipe {
             position_std: std,
             tie_word_embeddings: self.tied,
             conditioning: ConditioningConfig { method, placement: self.placement },
-            allow_future_leak,
+            allow_future_leak: allow_future_leak && arm == Arm::Literal,
         })
     }
 

@@ -187,7 +187,7 @@ fn finished(
         position_std: summary.position_std,
         strength: config.strength,
         steps: summary.steps,
-        step_tokens: config.batch_size * config.network.context,
+        step_tokens: config.batch_size * config.window,
         train_tokens: config.data.train_tokens,
         parameters: summary.parameters,
         ngram_loss: config.data.ngram_loss,

@@ -1,7 +1,7 @@
 //! A language model as a task: windows, loss, evaluation.
 
 use candle_conditioning::condition_number;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{Prefixes, WindowBatch, Windows, prefixes};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
@@ -43,7 +43,7 @@ impl LanguageModel {
         store: &Store,
     ) -> Result<Self, TaskError> {
         let windows = |sequence: &conditioned_data::Sequence| {
-            Windows::new(sequence.clone(), network.context, config.batch_size, config.cell.seed)
+            Windows::new(sequence.clone(), config.window, config.batch_size, config.cell.seed)
         };
         let train = windows(&text.train)?;
         if train.batches() == 0 {
@@ -51,11 +51,11 @@ impl LanguageModel {
                 "{} training tokens do not fill a batch of {} windows of {}",
                 text.train.len(),
                 config.batch_size,
-                network.context
+                config.window
             );
             return Err(problem.into());
         }
-        let lengths = [network.context];
+        let lengths = [config.window];
         let fixed = prefixes(&text.test, config.measure.prefix_windows, &lengths, PREFIX_SEED)?;
         Ok(Self {
             model: Gpt2::new(&network, store.builder())?,
@@ -91,7 +91,7 @@ impl LanguageModel {
     /// same place inside the whole window.
     fn next_token_losses(&self, model: &Gpt2) -> Result<Vec<(f64, f64)>, TaskError> {
         let (windows, after) = self.fixed.tensors(&self.device)?; // (W, T), (W)
-        let (count, context) = windows.dims2()?;
+        let (count, window) = windows.dims2()?;
         let loss = |hidden: &Tensor, place: usize, targets: &Tensor| {
             let hidden = hidden.narrow(1, place, 1)?.contiguous()?;
             scalar(&linear_cross_entropy(&hidden, model.head(), targets)?)
@@ -102,7 +102,7 @@ impl LanguageModel {
             let ids = windows.narrow(0, first, rows)?;
             let whole = model.hidden(&ids, Mode::Eval)?;
             for (sums, &length) in sums.iter_mut().zip(&self.measure.prefix_lengths) {
-                let targets = if length == context {
+                let targets = if length == window {
                     after.narrow(0, first, rows)?.unsqueeze(1)?
                 } else {
                     ids.narrow(1, length, 1)?.contiguous()?
@@ -169,7 +169,8 @@ impl Task for LanguageModel {
 
 /// A loss as a number.
 fn scalar(loss: &Tensor) -> candle_core::Result<f64> {
-    loss.to_dtype(candle_core::DType::F64)?.to_scalar()
+    // Not every device has f64.
+    Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
 }
 
 /// The median over sequences of kappa, (B, T, C) -> one number.

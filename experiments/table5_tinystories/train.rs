@@ -1,13 +1,17 @@
 //! One cell: from its folder to its summary.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
 use conditioned_data::Windows;
+use conditioned_models::generate::Sampling;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
+use conditioned_models::hugging_face;
 use conditioned_nn::Store;
 use conditioned_train::{Control, Outcome, Run, TaskError, fit};
+use experiments::cells::Cell;
 use experiments::device;
 use experiments::folder::Folder;
 use experiments::worker::{self, boxed, finite};
@@ -15,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::{RunConfig, Scale};
 use crate::data::Text;
+use crate::model::continued;
 use crate::task::{LanguageModel, median_kappa};
 
 /// The result of a run: numbers that a repetition gives bit for bit.
@@ -37,10 +42,16 @@ pub(crate) struct Summary {
 
 /// What a finished run leaves beside its outcome.
 pub(crate) struct Trained {
-    store: Store,
-    network: Gpt2Config,
-    text: Text,
+    /// Its tensors.
+    pub(crate) store: Store,
+    /// The network that was trained.
+    pub(crate) network: Gpt2Config,
+    /// Its text.
+    pub(crate) text: Text,
 }
+
+/// The temperature of the story in the report.
+const STORY_TEMPERATURE: f64 = 0.8;
 
 /// Trains the cell of `folder` to its end; `false` when it was stopped and can be resumed.
 ///
@@ -56,14 +67,24 @@ fn summarise(
     outcome: Outcome,
     Trained { store, network, text }: Trained,
 ) -> Result<Summary> {
-    let _ = (config, &text);
+    let model = Gpt2::new(&network, store.frozen()?)?;
+    let sampling = Sampling {
+        temperature: STORY_TEMPERATURE,
+        seed: config.cell.seed,
+        stop: Some(text.tokenizer.end_of_text()),
+        ..Sampling::default()
+    };
+    let story = match config.is_search() {
+        true => None,
+        false => Some(continued(&model, &text.tokenizer, &config.measure.prompt, &sampling)?),
+    };
     Ok(Summary {
         steps: outcome.step,
         token_std: network.token_std,
         position_std: network.position_std,
         parameters: store.parameter_count(),
         metrics: finite(outcome.metrics),
-        story: None,
+        story,
     })
 }
 
@@ -83,9 +104,33 @@ pub(crate) fn run_cell(
         Scale::SmallestKappa => smallest_kappa(config, &text, &device).map_err(boxed)?,
     };
     let store = Store::new(config.cell.seed, DType::F32, &device);
+    if let Some(init) = &config.init {
+        init.check()?;
+        hugging_face::read_weights(&init.folder, &network, &store)?;
+    }
     let task = LanguageModel::new(config, network.clone(), &text, &store).map_err(boxed)?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;
     Ok((outcome, Trained { store, network, text }))
+}
+
+/// What a finished cell has trained.
+///
+/// # Errors
+/// When the cell is not finished, or its last checkpoint cannot be read.
+pub(crate) fn finished(folder: &Folder) -> Result<(RunConfig, Trained)> {
+    let config: RunConfig = folder.config()?;
+    ensure!(
+        folder.summary::<Summary>()?.is_some() && !config.is_search(),
+        "{}: not a finished cell of a table; `run` makes them",
+        folder.path().display()
+    );
+    let _lock = folder.lock()?;
+    let run =
+        Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
+    // A run that is complete goes on with its last checkpoint and takes no step.
+    let mut control = Control { stop: &AtomicBool::new(true), progress: &mut |_| {} };
+    let (_, trained) = run_cell(&config, &run, &mut control)?;
+    Ok((config, trained))
 }
 
 /// The network with the deviation of the position table that makes kappa of the first batch
@@ -97,7 +142,7 @@ fn smallest_kappa(
     device: &Device,
 ) -> Result<Gpt2Config, TaskError> {
     let (batch, seed) = (config.batch_size, config.cell.seed);
-    let windows = Windows::new(text.train.clone(), config.network.context, batch, seed)?;
+    let windows = Windows::new(text.train.clone(), config.window, batch, seed)?;
     let ids = windows.batch(0, 0, device)?.inputs;
     let mut best = (f64::INFINITY, None);
     for i in 0..14 {

@@ -57,54 +57,100 @@ impl Layout {
         xs: &[T],
         first: usize,
     ) -> Result<Option<Block>> {
-        let d = self.channels.max(1);
-        let mut values = Vec::with_capacity(xs.len());
-        let mut peak = 0.0;
-        for (n, row) in xs.chunks_exact(d).enumerate().filter(|(n, _)| self.is_real(first + n)) {
-            let start = values.len();
-            values.extend(row.iter().map(|v| v.to_f64()));
-            let Some(row_peak) = finite_peak(&values[start..]) else {
-                return Err(self.non_finite(tensor, &values[start..], first + n));
-            };
-            peak = f64::max(peak, row_peak);
-        }
+        let mut values = self.real_rows(xs, first, WithDType::to_f64);
+        let Some(peak) = vectorised(
+            #[inline(always)]
+            || finite_peak(&values),
+        ) else {
+            return Err(self.non_finite(tensor, &values, first));
+        };
         let scale = power_of_two_below_inverse(peak);
-        values.iter_mut().for_each(|v| *v *= scale);
-        let rows = values.len() / d;
-        Ok((rows > 0).then_some(Block { values, rows, channels: d, scale }))
+        vectorised(
+            #[inline(always)]
+            || {
+                for v in &mut values {
+                    *v *= scale;
+                }
+            },
+        );
+        let rows = values.len() / self.channels.max(1);
+        Ok((rows > 0).then_some(Block { values, rows, channels: self.channels, scale }))
     }
 
-    fn non_finite(&self, tensor: &'static str, row: &[f64], at: usize) -> Error {
-        let channel = row.iter().position(|v| !v.is_finite()).unwrap_or(0);
-        let (batch, token) = self.position(at);
-        Error::NonFinite { tensor, value: row[channel], batch, token, channel }
-    }
-
-    /// Rounds values times `unscale` to the real rows of `out`.
-    pub(crate) fn write<T: WithDType>(
+    /// The real rows of `xs`, whose first row is row `first` of the tensor, in another type.
+    pub(crate) fn real_rows<T: WithDType, V: Copy + Default>(
         &self,
-        values: &[f64],
-        unscale: f64,
+        xs: &[T],
+        first: usize,
+        convert: impl Fn(T) -> V,
+    ) -> Vec<V> {
+        let d = self.channels.max(1);
+        let real = (0..xs.len() / d).filter(|n| self.is_real(first + n));
+        let mut values = vec![V::default(); real.clone().count() * d];
+        vectorised(
+            #[inline(always)]
+            || {
+                for (n, row) in real.zip(values.chunks_exact_mut(d)) {
+                    for (value, x) in row.iter_mut().zip(&xs[n * d..]) {
+                        *value = convert(*x);
+                    }
+                }
+            },
+        );
+        values
+    }
+
+    /// The first of the real rows from row `first` on that is not finite, as an error.
+    fn non_finite(&self, tensor: &'static str, values: &[f64], first: usize) -> Error {
+        let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let d = self.channels.max(1);
+        let row = (first..).filter(|&row| self.is_real(row)).nth(at / d).unwrap_or(first);
+        let (batch, token) = self.position(row);
+        Error::NonFinite { tensor, value: values[at], batch, token, channel: at % d }
+    }
+
+    /// Rounds values, made f64 by `widen`, to the real rows of `out`.
+    pub(crate) fn write<V: Copy, T: WithDType>(
+        &self,
+        values: &[V],
+        widen: impl Fn(V) -> f64,
         first: usize,
         out: &mut [T],
     ) -> Result<()> {
-        let d = self.channels;
+        let d = self.channels.max(1);
         let real = out.chunks_exact_mut(d).enumerate().filter(|(n, _)| self.is_real(first + n));
-        for ((n, out), values) in real.zip(values.chunks_exact(d)) {
-            let mut finite = true;
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = T::from_f64(value * unscale);
-                finite &= out.to_f64().abs() < f64::INFINITY;
-            }
-            if !finite {
-                let channel = out.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
-                let (batch, token) = self.position(first + n);
-                let value = values[channel] * unscale;
-                return Err(Error::Overflow { dtype: T::DTYPE, value, batch, token, channel });
-            }
-        }
-        Ok(())
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((n, out), values) in real.zip(values.chunks_exact(d)) {
+                    let mut finite = true;
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = T::from_f64(widen(*value));
+                        finite &= out.to_f64().abs() < f64::INFINITY;
+                    }
+                    if !finite {
+                        let channel = out.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
+                        let (batch, token) = self.position(first + n);
+                        let value = widen(values[channel]);
+                        return Err(Error::Overflow {
+                            dtype: T::DTYPE,
+                            value,
+                            batch,
+                            token,
+                            channel,
+                        });
+                    }
+                }
+                Ok(())
+            },
+        )
     }
+}
+
+/// Runs `work`, whose plain `for` loops are compiled for each set of vector instructions, with the
+/// widest that the processor has.
+fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
 }
 
 /// One block of real tokens in f64.
@@ -130,19 +176,24 @@ impl Block {
 }
 
 /// The largest magnitude, or `None` where a value is not finite.
+#[inline(always)]
 fn finite_peak(values: &[f64]) -> Option<f64> {
-    // Four lanes: the compiler may not reorder one maximum or sum, and so would not vectorise it.
-    let (mut peaks, mut zeros) = ([0.0; 4], [0.0; 4]);
-    let mut take = |lane: usize, value: f64| {
-        let magnitude = value.abs();
-        peaks[lane] = if magnitude > peaks[lane] { magnitude } else { peaks[lane] };
-        zeros[lane] += magnitude * 0.0; // NaN for NaN and infinity, for good
-    };
-    let chunks = values.chunks_exact(4);
-    let rest = chunks.remainder();
-    chunks.for_each(|four| (0..4).for_each(|lane| take(lane, four[lane])));
-    rest.iter().for_each(|&value| take(0, value));
-    (zeros == [0.0; 4]).then(|| peaks.into_iter().fold(0.0, f64::max))
+    // Lanes: the compiler may not reorder one maximum or sum, and so would not vectorise it.
+    const LANES: usize = 16;
+    let (mut peaks, mut zeros) = ([0.0; LANES], [0.0; LANES]);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let magnitude = chunk[lane].abs();
+            peaks[lane] = if magnitude > peaks[lane] { magnitude } else { peaks[lane] };
+            zeros[lane] += magnitude * 0.0; // NaN for NaN and infinity, for good
+        }
+    }
+    for value in rest {
+        peaks[0] = value.abs().max(peaks[0]);
+        zeros[0] += value * 0.0;
+    }
+    (zeros == [0.0; LANES]).then(|| peaks.into_iter().fold(0.0, f64::max))
 }
 
 /// The power of two that brings `peak` into [1, 2), as far as f64 has one.

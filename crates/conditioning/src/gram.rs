@@ -5,7 +5,7 @@
 //! ```
 
 use candle_core::Tensor;
-use faer::Mat;
+use rayon::prelude::*;
 
 use crate::blocks::{Layout, check_channels};
 use crate::exact::gram;
@@ -15,20 +15,22 @@ use crate::{Error, Result};
 /// The fewest tokens worth a block of their own.
 const BLOCK: usize = 256;
 
-/// Blocks at most: bounds the partial sums held at once, and with them the memory.
-const BLOCKS: usize = 16;
+/// Blocks at most: bounds the partial sums held at once, and with them the memory and the time to
+/// add them.
+const BLOCKS: usize = 8;
 
 /// A sum of outer products of tokens.
 pub(crate) struct GramSum {
-    /// Lower triangle of X^T X: (d, d).
-    sum: Mat<f64>,
+    /// Upper triangle of X^T X: (d, d), row by row.
+    sum: Vec<f64>,
+    channels: usize,
     tokens: usize,
 }
 
 impl GramSum {
     /// Of no tokens.
     pub(crate) fn zero(channels: usize) -> Self {
-        Self { sum: Mat::zeros(channels, channels), tokens: 0 }
+        Self { sum: vec![0.0; channels * channels], channels, tokens: 0 }
     }
 
     /// Of the real tokens of x: (..., N, d), mask (..., N).
@@ -41,29 +43,43 @@ impl GramSum {
         let layout = Layout::rows(x, mask, BLOCK.max(rows.div_ceil(BLOCKS)))?;
         let parts = each_block("x", x, &layout, |block| {
             let X = block.matrix();
-            let sum = gram(X.transpose(), block.scale.recip() * block.scale.recip());
-            Ok(Self { sum, tokens: X.nrows() })
+            Ok((gram(X.transpose(), block.scale.recip() * block.scale.recip()), X.nrows()))
         })?;
         let mut total = Self::zero(channels);
-        for part in parts.into_iter().flatten() {
-            total.add(&part);
-        }
+        total.sum.par_chunks_mut(channels.max(1)).enumerate().for_each(|(i, row)| {
+            for (part, _) in parts.iter().flatten() {
+                // Row i of the upper triangle is column i of the lower one.
+                add(&mut row[i..], &part.col_as_slice(i)[i..]);
+            }
+        });
+        total.tokens = parts.iter().flatten().map(|(_, tokens)| tokens).sum();
         Ok(total)
     }
 
     /// Adds another sum.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.sum += &other.sum;
+        add(&mut self.sum, &other.sum);
         self.tokens += other.tokens;
     }
 
     /// G, row by row: the mean over the tokens, with both triangles.
-    pub(crate) fn mean(&self) -> Result<Vec<f64>> {
+    pub(crate) fn mean(mut self) -> Result<Vec<f64>> {
         if self.tokens == 0 {
             return Err(Error::NoTokens);
         }
-        let (d, count) = (self.sum.nrows(), self.tokens as f64);
-        let entry = |i: usize, j: usize| self.sum[(i.max(j), i.min(j))] / count;
-        Ok((0..d * d).map(|at| entry(at / d, at % d)).collect())
+        let (d, count) = (self.channels, self.tokens as f64);
+        for i in 0..d {
+            for j in i..d {
+                self.sum[i * d + j] /= count;
+                self.sum[j * d + i] = self.sum[i * d + j];
+            }
+        }
+        Ok(self.sum)
+    }
+}
+
+fn add(sum: &mut [f64], part: &[f64]) {
+    for (sum, part) in sum.iter_mut().zip(part) {
+        *sum += part;
     }
 }

@@ -58,6 +58,23 @@ pub(crate) fn map_blocks<const K: usize>(
     layout: &Layout,
     f: impl Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
 ) -> Result<CpuStorage> {
+    map_single_blocks(names, tensors, layout, NOT_SINGLE, f)
+}
+
+/// No function of [`map_single_blocks`].
+const NOT_SINGLE: Option<fn(&[f32]) -> Vec<f32>> = None;
+
+/// [`map_blocks`] that, but for tensors in f64, takes `single` of the real rows of the last tensor
+/// in f32 where that is finite.
+///
+/// Where it is not, `f` finds the number that is to blame or, with the range of f64, a result.
+pub(crate) fn map_single_blocks<const K: usize>(
+    names: [&'static str; K],
+    tensors: [&Tensor; K],
+    layout: &Layout,
+    single: Option<impl Fn(&[f32]) -> Vec<f32> + Sync>,
+    f: impl Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
+) -> Result<CpuStorage> {
     let mut hosted = Vec::with_capacity(K);
     for tensor in tensors {
         hosted.push(on_host(tensor)?);
@@ -67,7 +84,7 @@ pub(crate) fn map_blocks<const K: usize>(
     for (storage, l) in &guards {
         parts.push(cpu_range(storage, l)?);
     }
-    let job = Job { names, parts, layout, f };
+    let job = Job { names, parts, layout, single, f };
     match job.parts[K - 1].0 {
         CpuStorage::F32(_) => Ok(CpuStorage::F32(job.run()?)),
         CpuStorage::F64(_) => Ok(CpuStorage::F64(job.run()?)),
@@ -77,14 +94,19 @@ pub(crate) fn map_blocks<const K: usize>(
     }
 }
 
-struct Job<'a, const K: usize, F> {
+struct Job<'a, const K: usize, S, F> {
     names: [&'static str; K],
     parts: Vec<(&'a CpuStorage, Range<usize>)>,
     layout: &'a Layout,
+    single: Option<S>,
     f: F,
 }
 
-impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F> {
+impl<const K: usize, S, F> Job<'_, K, S, F>
+where
+    S: Fn(&[f32]) -> Vec<f32> + Sync,
+    F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
+{
     fn run<T: WithDType>(&self) -> Result<Vec<T>> {
         let mut slices = Vec::with_capacity(K);
         for (storage, range) in &self.parts {
@@ -108,6 +130,12 @@ impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F
 
     fn block<T: WithDType>(&self, inputs: &[&[T]], row: usize, out: &mut [T]) -> Result<()> {
         out.copy_from_slice(inputs[K - 1]);
+        if let Some(single) = self.single.as_ref().filter(|_| T::DTYPE != DType::F64) {
+            let values = single(&self.layout.real_rows(inputs[K - 1], row, |v| v.to_f64() as f32));
+            if self.layout.write(&values, f64::from, row, out).is_ok() {
+                return Ok(());
+            }
+        }
         let mut blocks = Vec::with_capacity(K);
         for (name, xs) in self.names.iter().zip(inputs) {
             match self.layout.read(name, xs, row)? {
@@ -116,7 +144,8 @@ impl<const K: usize, F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync> Job<'_, K, F
             }
         }
         let values = (self.f)(std::array::from_fn(|k| &blocks[k]))?;
-        self.layout.write(&values, 1.0 / blocks[K - 1].scale, row, out)
+        let unscale = 1.0 / blocks[K - 1].scale;
+        self.layout.write(&values, |v| v * unscale, row, out)
     }
 }
 

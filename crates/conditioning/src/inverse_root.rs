@@ -23,7 +23,8 @@ use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::reborrow::ReborrowMut;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 /// Below this size the eigenproblem is as fast.
 const SMALLEST: usize = 16;
@@ -194,16 +195,40 @@ fn rotate(F: &mut Mat<f64>, vectors: MatRef<'_, f64>, factors: MatRef<'_, f64>) 
         });
         let T = factors.submatrix(0, first, width, width);
         let mut P = Mat::zeros(k, width);
-        matmul(&mut P, Accum::Replace, F.subcols(start, rows), &V, 1.0, Par::Seq);
+        let right = F.subcols(start, rows);
+        // The rows of F V, as columns.
+        by_columns(P.transpose_mut(), 0, &|at, P| {
+            let F = right.subrows(at, P.ncols());
+            matmul(P, Accum::Replace, V.transpose(), F.transpose(), 1.0, Par::Seq);
+        });
         solve_upper_triangular_in_place(T, P.transpose_mut(), Par::Seq);
         let mut K: Mat<f64> = V.transpose() * P.subrows(start, rows);
         solve_upper_triangular_in_place(T, K.as_mut(), Par::Seq);
         matmul(P.subrows_mut(start, rows), Accum::Add, &V, &K, -0.5, Par::Seq);
-        let lower = F.subrows_mut(start, rows);
-        matmul(lower, Accum::Add, &V, P.transpose(), -1.0, Par::Seq);
-        let right = F.subcols_mut(start, rows);
-        matmul(right, Accum::Add, &P, V.transpose(), -1.0, Par::Seq);
+        by_columns(F.as_mut(), 0, &|at, mut F| {
+            let columns = F.ncols();
+            let lower = F.rb_mut().subrows_mut(start, rows);
+            matmul(lower, Accum::Add, &V, P.subrows(at, columns).transpose(), -1.0, Par::Seq);
+            // V has no rows for the columns left of `start`.
+            let left = start.saturating_sub(at).min(columns);
+            let V = V.subrows((at + left).saturating_sub(start), columns - left);
+            let right = F.subcols_mut(left, columns - left);
+            matmul(right, Accum::Add, &P, V.transpose(), -1.0, Par::Seq);
+        });
     }
+}
+
+/// Columns worth a thread of their own.
+const COLUMNS: usize = 96;
+
+/// `work` on pieces of the columns of F, each with the index of its first: cut by the shape alone.
+fn by_columns(F: MatMut<'_, f64>, first: usize, work: &(impl Fn(usize, MatMut<'_, f64>) + Sync)) {
+    let half = F.ncols() / 2;
+    if half < COLUMNS {
+        return work(first, F);
+    }
+    let (left, right) = F.split_at_col_mut(half);
+    rayon::join(|| by_columns(left, first, work), || by_columns(right, first + half, work));
 }
 
 /// Copies the upper triangle to the lower one.

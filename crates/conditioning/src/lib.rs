@@ -96,7 +96,7 @@
 //!
 //! # Dependencies
 //!
-//! candle-core for tensors; faer for eigenproblems, singular values and serial products in f64; pulp
+//! candle-core for tensors; faer for eigenproblems, singular values and serial products; pulp
 //! for the vector instructions of the processor; rayon for one sequence a thread; serde for configurations; thiserror for errors.
 #![deny(missing_docs, unsafe_code)]
 // Matrices are single capitals, as in the paper.

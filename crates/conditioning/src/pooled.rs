@@ -35,8 +35,9 @@ const GRAM: &str = "running_gram";
 /// step. Directions in which G is weak are stretched by up to 1 + t / floor whatever the new tokens
 /// hold there, see [`PooledConfig::floor`].
 ///
-/// Nothing flows back through G: dL/dX = dL/dY M. The product is computed in f64 on the CPU,
-/// where NaN and overflow are errors, and in f32 on other devices, where they pass through.
+/// Nothing flows back through G: dL/dX = dL/dY M. G and M are computed in f64; the products with M
+/// in f32, for f64 tokens in f64. On the CPU, NaN and overflow are errors; on other devices they
+/// pass through.
 ///
 /// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64 on the
 /// CPU. Before the first observation M = I. Give a training store's variables to
@@ -156,7 +157,7 @@ impl Pooled {
     ///
     /// Frozen state; no tokens; NaN or infinity in x, by position; another number of channels.
     pub fn observe(&self, x: &Tensor) -> Result<()> {
-        self.running.observe(&[self.gram(x, None)?], self.config.momentum)
+        self.running.observe([self.gram(x, None)?], self.config.momentum)
     }
 
     /// [`Pooled::observe`] of the real tokens; mask: (..., N) u8, 1 = real.
@@ -165,7 +166,7 @@ impl Pooled {
     ///
     /// Those of [`Pooled::observe`], and a mask of another shape or dtype.
     pub fn observe_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
-        self.running.observe(&[self.gram(x, Some(mask))?], self.config.momentum)
+        self.running.observe([self.gram(x, Some(mask))?], self.config.momentum)
     }
 
     /// Replaces the running average by G over all tokens of `batches`, each token with equal weight;
@@ -185,7 +186,7 @@ impl Pooled {
         for batch in batches {
             total.add(&GramSum::of(&batch.map_err(Into::into)?, None, self.channels)?);
         }
-        self.running.replace(&[total.mean()?])
+        self.running.replace([total.mean()?])
     }
 
     /// Sets the running average to G of tokens that are sums of one row of each of `tables` (V_k, d),
@@ -211,7 +212,7 @@ impl Pooled {
         if tables.is_empty() {
             return Err(Error::NoTokens);
         }
-        self.running.replace(&[sum])
+        self.running.replace([sum])
     }
 
     /// M of the running average: (d, d) f64 on the CPU, for folding it into the maps before it.
@@ -279,7 +280,7 @@ impl Pooled {
             _ => self.running_matrix()?,
         };
         let y = self.apply(x, None, M)?;
-        self.running.observe(&[gram], self.config.momentum)?;
+        self.running.observe([gram], self.config.momentum)?;
         Ok(y)
     }
 

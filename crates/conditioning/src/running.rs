@@ -67,26 +67,26 @@ impl<const K: usize> Running<K> {
     }
 
     /// average <- (1 - momentum) average + momentum batch; the first batch becomes the average.
-    pub(crate) fn observe(&self, batch: &[Vec<f64>; K], momentum: f64) -> Result<()> {
+    pub(crate) fn observe(&self, batch: [Vec<f64>; K], momentum: f64) -> Result<()> {
         let Some(mut averages) = self.averages()? else {
             return self.replace(batch);
         };
-        for (averages, batch) in averages.iter_mut().zip(batch) {
+        for (averages, batch) in averages.iter_mut().zip(&batch) {
             for (average, value) in averages.iter_mut().zip(batch) {
                 *average += momentum * (value - *average);
             }
         }
-        self.replace(&averages)
+        self.replace(averages)
     }
 
     /// Sets the averages and counts one observation more.
-    pub(crate) fn replace(&self, averages: &[Vec<f64>; K]) -> Result<()> {
-        for (name, values) in self.names.into_iter().zip(averages) {
+    pub(crate) fn replace(&self, averages: [Vec<f64>; K]) -> Result<()> {
+        for (name, values) in self.names.into_iter().zip(&averages) {
             checked_finite(name, values)?;
         }
         let mut tensors = Vec::with_capacity(K + 1);
-        for (values, target) in averages.iter().zip(&self.averages) {
-            tensors.push(Tensor::from_slice(values, target.shape(), &Device::Cpu)?);
+        for (values, target) in averages.into_iter().zip(&self.averages) {
+            tensors.push(Tensor::from_vec(values, target.shape(), &Device::Cpu)?);
         }
         tensors.push(Tensor::new(self.observations()? + 1.0, &Device::Cpu)?);
         self.write(&tensors)
@@ -116,20 +116,20 @@ impl<const K: usize> Running<K> {
         }
         let mut tensors = Vec::with_capacity(own.len());
         for (tensor, (name, _)) in found.into_iter().zip(&own) {
-            tensors.push(tensor.ok_or(Error::MissingTensor(name))?);
+            // A copy, because a variable refuses values that live in its own storage.
+            tensors.push(tensor.ok_or(Error::MissingTensor(name))?.copy()?);
         }
         self.write(&tensors)
     }
 
-    /// Writes all or, where one is frozen, none.
+    /// Writes all or, where one is frozen, none; the tensors are no views of our own.
     fn write(&self, tensors: &[Tensor]) -> Result<()> {
         let own = self.named_tensors();
         if let Some((tensor, _)) = own.iter().find(|(_, own)| !own.is_variable()) {
             return Err(Error::ReadOnly { tensor });
         }
         for ((_, own), tensor) in own.iter().zip(tensors) {
-            // A copy, because a variable refuses values that live in its own storage.
-            Var::from_tensor(own)?.set(&tensor.copy()?)?;
+            Var::from_tensor(own)?.set(tensor)?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ impl Standardise {
             }
         }
         let unbiased = (tokens - 1.0).max(1.0);
-        self.running.replace(&[mean, squares.into_iter().map(|s| s / unbiased).collect()])
+        self.running.replace([mean, squares.into_iter().map(|s| s / unbiased).collect()])
     }
 
     /// The state by name: `running_mean`, `running_var`, `running_weight`. The tensors are the live
@@ -204,7 +204,7 @@ impl Standardise {
         let batch = Batch::new(&x.detach(), mask, self.channels)?;
         let unbiased = batch.tokens / (batch.tokens - 1.0).max(1.0);
         let statistics = [host(&batch.mean)?, host(&(batch.variance * unbiased)?)?];
-        self.running.observe(&statistics, MOMENTUM)
+        self.running.observe(statistics, MOMENTUM)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text from a GPT-2, one token after the other, and what a text costs it.
 
 use candle_core::{DType, Device, Result, Tensor};
+use conditioned_nn::Mode;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -138,8 +139,15 @@ pub fn generate(model: &Gpt2, prompt: &[u32], sampling: &Sampling) -> Result<Vec
     let mut new = Vec::new();
     let mut next = prompt.to_vec();
     while new.len() < room.min(sampling.max_new_tokens) {
-        let ids = Tensor::new(next, device)?.unsqueeze(0)?;
-        let logits = model.next_logits(&ids, &mut cache)?.squeeze(0)?;
+        let logits = if model.is_causal() {
+            let ids = Tensor::new(next, device)?.unsqueeze(0)?;
+            model.next_logits(&ids, &mut cache)?.squeeze(0)?
+        } else {
+            // Each new token changes those before: the literal method starts anew with every one.
+            let ids = Tensor::new([prompt, &new[..]].concat(), device)?.unsqueeze(0)?;
+            let logits = model.logits(&ids, Mode::Eval)?.squeeze(0)?;
+            logits.get(logits.dim(0)? - 1)?
+        };
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
         let token = draw(&sampling.probabilities(&logits)?, rng.random());
         new.push(token);

@@ -235,7 +235,7 @@ impl Gpt2 {
     /// When the tokens so far and these are more than the context, an id is not in the vocabulary,
     /// N is 0, or the method is not causal: it would change the tokens in the cache.
     pub fn next_logits(&self, ids: &Tensor, cache: &mut Gpt2Cache) -> Result<Tensor> {
-        if !self.conditioning.method.is_causal() {
+        if !self.is_causal() {
             candle_core::bail!(
                 "gpt2: this method is not causal: each new token would change those before, so \
                  nothing can be remembered of them. Take `logits` of the whole sequence"
@@ -251,6 +251,11 @@ impl Gpt2 {
         }
         let x = self.norm.forward(&x.narrow(1, last, 1)?.squeeze(1)?)?;
         Linear::new(self.head().clone(), None).forward(&x)
+    }
+
+    /// Whether no token depends on a later one.
+    pub fn is_causal(&self) -> bool {
+        self.conditioning.method.is_causal()
     }
 
     /// The longest sequence T.
@@ -336,7 +341,7 @@ impl Gpt2 {
     /// # Errors
     /// When the method is not causal: what it does to a token depends on others.
     pub fn folded_tables(&self) -> Result<(Tensor, Tensor)> {
-        if !self.conditioning.method.is_causal() {
+        if !self.is_causal() {
             candle_core::bail!(
                 "gpt2: what this method does to a token depends on other tokens; it cannot be \
                  folded into the tables"

@@ -1,6 +1,6 @@
 //! What a text costs a language model.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use conditioned_nn::Mode;
 use conditioned_nn::loss::IGNORED;
 
@@ -91,6 +91,7 @@ fn nll(model: &Gpt2, ids: &[u32], windows: &[Window]) -> Result<f64> {
     let inputs = Tensor::from_vec(inputs, shape, device)?;
     let targets = Tensor::from_vec(targets, shape, &Device::Cpu)?;
     let mean = model.loss(&inputs, &targets, Mode::Eval)?;
-    let mean = mean.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    // Not every device has f64.
+    let mean = f64::from(mean.to_dtype(DType::F32)?.to_scalar::<f32>()?);
     Ok(mean * count as f64)
 }

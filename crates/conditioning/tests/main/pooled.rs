@@ -63,6 +63,80 @@ fn fold_is_what_forward_applies() {
 }
 
 #[test]
+fn tokens_in_f32_are_multiplied_in_f32() {
+    for (seed, d) in [(30, 5), (31, 48), (32, 200)] {
+        let X = with_kappa(seed, 3 * d, d, 1e3);
+        let x = tensor(X.as_ref()).to_dtype(DType::F32).unwrap();
+        let layer = pooled(Source::Earlier, 0.3, d);
+        layer.observe(&x).unwrap();
+        let M = matrix(&layer.fold().unwrap());
+        let X = matrix(&x);
+        let absolute = |A: &Mat<f64>| Mat::from_fn(A.nrows(), A.ncols(), |i, j| A[(i, j)].abs());
+        let (wanted, size) = (&X * &M, absolute(&X) * absolute(&M));
+        let y = matrix(&layer.forward(&x).unwrap());
+        for i in 0..3 * d {
+            for j in 0..d {
+                let error = (y[(i, j)] - wanted[(i, j)]).abs();
+                let bound = single_product(d) * size[(i, j)];
+                assert!(error <= bound, "d = {d}, ({i}, {j}): {error:e} > {bound:e}");
+            }
+        }
+    }
+}
+
+/// (value, batch, token, channel) of a number that is not finite.
+fn non_finite(result: Result<Tensor, Error>) -> (f64, usize, usize, usize) {
+    match result {
+        Err(Error::NonFinite { value, batch, token, channel, .. }) => {
+            (value, batch, token, channel)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_f32_cannot_hold_is_named_or_computed_in_f64() {
+    for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
+        let layer = pooled(Source::Earlier, 1.0, 4);
+        layer.observe(&normal(33, &[9, 4])).unwrap();
+        let mut entries = normal_values(34, 2 * 300 * 4);
+        entries[4 * 511 + 2] = f64::NEG_INFINITY;
+        entries[4 * 513 + 1] = f64::NAN;
+        let x = Tensor::from_vec(entries, (2, 300, 4), &Device::Cpu).unwrap();
+        let x = x.to_dtype(dtype).unwrap();
+        assert_eq!(non_finite(layer.forward(&x)), (f64::NEG_INFINITY, 1, 211, 2));
+        // Padding may hold anything, and does not count as a token.
+        let mut mask = vec![1u8; 600];
+        (mask[3], mask[511]) = (0, 0);
+        let mask = Tensor::from_vec(mask, (2, 300), &Device::Cpu).unwrap();
+        let found = non_finite(layer.forward_masked(&x, &mask));
+        assert!(found.0.is_nan() && (found.1, found.2, found.3) == (1, 213, 1), "{found:?}");
+
+        let largest = match dtype {
+            DType::F16 => 6e4,
+            DType::F64 => 1.7e308,
+            _ => 3.3e38,
+        };
+        let x = Tensor::full(largest, (3, 4), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let stretch = pooled(Source::Earlier, 1.0, 4);
+        stretch.observe(&tensor(Mat::<f64>::identity(4, 4).as_ref())).unwrap();
+        match stretch.forward(&x) {
+            Err(Error::Overflow { dtype: found, batch: 0, token: 0, channel: 0, .. }) => {
+                assert_eq!(found, dtype);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // (1, -1) M = (3.5 - 1.5, 1.5 - 3.5): 3.5 times the largest number is beyond f32, twice is not.
+    let layer = pooled(Source::Earlier, 1.0, 2);
+    layer.observe(&Tensor::new(&[[1f64, -1.0], [0.25, 0.25]], &Device::Cpu).unwrap()).unwrap();
+    let large = 1.2 * 2f64.powi(126);
+    let x = Tensor::new(&[[large, -large]], &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    let y = values(&layer.forward(&x).unwrap());
+    assert_close(&y, &[2.0 * large, -2.0 * large], epsilon(DType::F32), 2.0 * large);
+}
+
+#[test]
 fn earlier_starts_as_the_identity_and_never_looks_at_its_batch() {
     let layer = pooled(Source::Earlier, 1.0, 4);
     let (first, second) = (normal(3, &[2, 5, 4]), normal(4, &[2, 5, 4]));

@@ -19,6 +19,12 @@ pub(crate) const BOUND: f64 = 1e-6;
 /// f64 identities without an inverse: sizes up to 24, a few roundings each.
 pub(crate) const EXACT: f64 = 1e-12;
 
+/// A sum of d products in f32 of factors rounded to it: (d + 2) halves of an epsilon of the sum of
+/// the magnitudes.
+pub(crate) fn single_product(d: usize) -> f64 {
+    (d + 2) as f64 * epsilon(DType::F32) / 2.0
+}
+
 /// Central differences in f64 at step 1e-5: the third derivative leaves 1e-10, the rounding of the
 /// loss 1e-16 / 1e-5 = 1e-11; both times a condition number up to 30 of the test matrix, cubed.
 pub(crate) const DIFFERENCES: f64 = 1e-5;

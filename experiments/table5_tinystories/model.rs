@@ -1,0 +1,172 @@
+//! What is done with a model outside a table: exported from a run, judged on a text, asked to write.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use candle_core::DType;
+use clap::Args;
+use conditioned_data::Tokenizer;
+use conditioned_models::generate::{Sampling, generate};
+use conditioned_models::gpt2::Gpt2;
+use conditioned_models::hugging_face;
+use conditioned_models::perplexity::mean_nll;
+use conditioned_nn::Store;
+use experiments::device;
+use experiments::folder::Folder;
+
+use crate::data::read_tokenizer;
+use crate::train::finished;
+
+/// A trained cell, and where it goes.
+#[derive(Args)]
+pub(crate) struct Export {
+    /// The folder of a finished cell, such as runs/table5-tinystories/pooled-tuned/seed100.
+    #[arg(long)]
+    run: PathBuf,
+    /// The folder to write: config.json, model.safetensors, tokenizer.json.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// A model and a text.
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt.
+    #[arg(long)]
+    model: PathBuf,
+    /// A text file in UTF-8.
+    #[arg(long)]
+    text: PathBuf,
+    /// Tokens that the model sees at once. Default: its context.
+    #[arg(long)]
+    window: Option<usize>,
+    /// Tokens from one window to the next. Default: half a window.
+    #[arg(long)]
+    stride: Option<usize>,
+    /// cpu, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// A model and how it writes.
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt.
+    #[arg(long)]
+    model: PathBuf,
+    /// What the text begins with.
+    #[arg(long, default_value = "Once upon a time")]
+    prompt: String,
+    /// Tokens to write at most; the context ends it too.
+    #[arg(long, default_value_t = 200)]
+    tokens: usize,
+    /// 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f64,
+    /// Only the k most likely tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Only the most likely tokens that make up p.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Another seed writes another text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// cpu, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// Writes the model of a finished cell as a plain GPT-2 that computes the same, with its tokenizer.
+///
+/// # Errors
+/// When the cell is not finished, its method cannot be folded, or a file cannot be written.
+pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
+    let (config, trained) = finished(&Folder::new(run))?;
+    let tokenizer = &trained.text.tokenizer;
+    let end = Some(tokenizer.end_of_text());
+    hugging_face::export(out, &trained.network, &trained.store, end)
+        .with_context(|| format!("{}", config.cell))?;
+    tokenizer.save(out.join("tokenizer.json"))?;
+    eprintln!("{}", out.display());
+    Ok(())
+}
+
+/// Prints the mean loss of a text under a model.
+///
+/// # Errors
+/// When model, tokenizer or text cannot be read, or do not fit each other.
+#[allow(clippy::print_stdout)]
+pub(crate) fn eval(options: &Eval) -> Result<()> {
+    let (model, tokenizer) = read(&options.model, &options.device)?;
+    let path = options.text.display();
+    let bytes = std::fs::read(&options.text).with_context(|| path.to_string())?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| anyhow!("{path}: not UTF-8 after byte {}", e.utf8_error().valid_up_to()))?;
+    let ids = tokenizer.encode(&text)?;
+    let window = options.window.unwrap_or(model.context());
+    let stride = options.stride.unwrap_or((window / 2).max(1));
+    let nll = mean_nll(&model, &ids, window, stride).with_context(|| path.to_string())?;
+    // The first token has nothing before it and is not predicted.
+    let predicted = ids.len() - 1;
+    println!(
+        "{nll:.6} nats per token, perplexity {:.4}, {:.4} bits per byte; {predicted} tokens, {} bytes, \
+         window {window}, stride {stride}",
+        nll.exp(),
+        nll * predicted as f64 / text.len() as f64 / std::f64::consts::LN_2,
+        text.len()
+    );
+    Ok(())
+}
+
+/// Prints a prompt and what a model makes of it.
+///
+/// # Errors
+/// When model or tokenizer cannot be read, or the prompt is longer than the context.
+#[allow(clippy::print_stdout)]
+pub(crate) fn write(options: &Generate) -> Result<()> {
+    let (model, tokenizer) = read(&options.model, &options.device)?;
+    let sampling = Sampling {
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        seed: options.seed,
+        max_new_tokens: options.tokens,
+        stop: Some(tokenizer.end_of_text()),
+    };
+    println!("{}", continued(&model, &tokenizer, &options.prompt, &sampling)?);
+    Ok(())
+}
+
+/// A prompt with what the model makes of it, up to an end of text.
+///
+/// # Errors
+/// As [`generate`].
+pub(crate) fn continued(
+    model: &Gpt2,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    sampling: &Sampling,
+) -> Result<String> {
+    let mut ids = tokenizer.encode(prompt)?;
+    ids.extend(generate(model, &ids, sampling)?);
+    ids.retain(|id| Some(*id) != sampling.stop);
+    Ok(tokenizer.decode(&ids)?)
+}
+
+/// The model of a folder and its tokenizer.
+fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
+    let config = hugging_face::read_config(folder)?;
+    let tokenizer = read_tokenizer(folder)?;
+    if tokenizer.vocab_size() > config.vocabulary {
+        return Err(anyhow!(
+            "{}: the tokenizer knows {} tokens, the model {}: it belongs to another model",
+            folder.display(),
+            tokenizer.vocab_size(),
+            config.vocabulary
+        ));
+    }
+    let store = Store::new(0, DType::F32, &device::open(device)?);
+    hugging_face::read_weights(folder, &config, &store)?;
+    Ok((Gpt2::new(&config, store.frozen()?)?, tokenizer))
+}
