@@ -62,7 +62,10 @@ pub(crate) fn map_blocks<const K: usize>(
 }
 
 /// No function of [`map_single_blocks`].
-const NOT_SINGLE: Option<fn(&[f32]) -> Vec<f32>> = None;
+const NOT_SINGLE: Option<Single> = None;
+
+/// Values of real rows, in f32.
+type Single = fn(&[f32]) -> Vec<f32>;
 
 /// [`map_blocks`] that, but for tensors in f64, takes `single` of the real rows of the last tensor
 /// in f32 where that is finite.

@@ -126,6 +126,11 @@ fn normalise(weights: &mut [f64]) {
 /// range, or as [`Gpt2::next_logits`].
 pub fn generate(model: &Gpt2, prompt: &[u32], sampling: &Sampling) -> Result<Vec<u32>> {
     sampling.validate()?;
+    if prompt.is_empty() {
+        candle_core::bail!(
+            "generate: the prompt is empty; give a token, such as the end of a text"
+        );
+    }
     let context = model.context();
     let Some(room) = context.checked_sub(prompt.len()) else {
         candle_core::bail!(

@@ -92,6 +92,6 @@ fn nll(model: &Gpt2, ids: &[u32], windows: &[Window]) -> Result<f64> {
     let targets = Tensor::from_vec(targets, shape, &Device::Cpu)?;
     let mean = model.loss(&inputs, &targets, Mode::Eval)?;
     // Not every device has f64.
-    let mean = f64::from(mean.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+    let mean = mean.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     Ok(mean * count as f64)
 }

@@ -92,8 +92,8 @@ fn equal(a: &Tensor, b: &Tensor) -> bool {
 /// Writes the model of `store` as it is: to be read here, with the state of its conditioning.
 ///
 /// Without conditioning transformers reads it too. With one, transformers would compute something
-/// else in silence; so the model type then is one that it refuses, and [`export`] writes a model for
-/// it. `end_of_text` is the token after which generation stops there. The deviations of the
+/// else; so the model type then is one that its `Auto` classes refuse (`GPT2LMHeadModel` warns), and
+/// [`export`] writes a model for it. `end_of_text` is the token after which generation stops there. The deviations of the
 /// initialisation are not kept.
 ///
 /// `config.json` is taken away first and written last: a folder that has one is complete.
