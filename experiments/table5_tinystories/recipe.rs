@@ -132,15 +132,11 @@ impl Preset {
             Self::Short => short,
             Self::Shakespeare => shakespeare,
             Self::TinystoriesCpu => Recipe {
-                width: 192,
-                depth: 6,
-                heads: 6,
+                width: 128,
                 context: 256,
-                dropout: 0.1,
                 tokenizer: "bpe-2048".to_string(),
                 stories: 0,
-                steps: 1200,
-                batch_size: 8,
+                steps: 2500,
                 prefix_lengths: vec![32, 96, 224],
                 ..short
             },
