@@ -29,10 +29,6 @@ impl Arm {
     pub(crate) const ALL: [Self; 6] =
         [Self::Baseline, Self::Init, Self::Pooled, Self::Table, Self::NormMatched, Self::Literal];
 
-    /// The arms that run unless others are asked for.
-    pub(crate) const DEFAULT: [Self; 5] =
-        [Self::Baseline, Self::Init, Self::Pooled, Self::Table, Self::NormMatched];
-
     /// The name on the command line and in paths.
     pub(crate) fn name(self) -> &'static str {
         match self {

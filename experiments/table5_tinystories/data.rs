@@ -151,6 +151,21 @@ impl DataConfig {
         })
     }
 
+    /// Checks that a story can begin with `prompt`: it is written at the end of a run.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot write it, or it fills the context.
+    pub(crate) fn check_prompt(&self, prompt: &str, context: usize) -> Result<()> {
+        let tokenizer = Tokenizer::read(self.folder.join("tokenizer.json"))?;
+        let ids = tokenizer.encode(prompt).with_context(|| format!("--set prompt={prompt}"))?;
+        ensure!(
+            !ids.is_empty() && ids.len() < context,
+            "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {context}",
+            ids.len()
+        );
+        Ok(())
+    }
+
     /// Bits per byte of test text at a loss in nats per token.
     pub(crate) fn bits_per_byte(&self, loss: f64) -> f64 {
         loss * self.test_tokens_per_byte / std::f64::consts::LN_2

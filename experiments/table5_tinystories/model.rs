@@ -103,7 +103,7 @@ pub(crate) fn eval(options: &Eval) -> Result<()> {
     let bytes = std::fs::read(&options.text).with_context(|| path.to_string())?;
     let text = String::from_utf8(bytes)
         .map_err(|e| anyhow!("{path}: not UTF-8 after byte {}", e.utf8_error().valid_up_to()))?;
-    let ids = tokenizer.encode(&text)?;
+    let ids = tokenizer.encode_marked(&text)?;
     let window = options.window.unwrap_or(model.context());
     let stride = options.stride.unwrap_or((window / 2).max(1));
     let nll = mean_nll(&model, &ids, window, stride).with_context(|| path.to_string())?;

@@ -21,7 +21,8 @@ pub(crate) struct Options {
     /// TinyStories, a GPU). Default: short; with --data: tinystories-cpu.
     #[arg(long)]
     pub(crate) preset: Option<String>,
-    /// Default: baseline, init, pooled, table, norm-matched; on request literal.
+    /// Default: baseline, init, pooled, table, norm-matched; of shakespeare baseline, pooled; on
+    /// request literal.
     #[arg(long, value_delimiter = ',')]
     pub(crate) arms: Option<Vec<String>>,
     /// Runs the literal method although it sees the tokens that it has to predict; its rows are

@@ -79,7 +79,7 @@ impl Plan {
                 checkpoint.folder.display()
             );
         }
-        let arms = parse(options.arms.as_deref(), &Arm::DEFAULT)?;
+        let arms = parse(options.arms.as_deref(), preset.arms())?;
         // Before the data are prepared; the vocabulary does not matter here.
         for &arm in &arms {
             let network = recipe.network(arm, 1, PUBLISHED_STD, options.allow_future_leak)?;
@@ -209,6 +209,7 @@ impl Plan {
             settings.extend(starts(arm)?.into_iter().map(|start| (arm, start)));
         }
         let data = DataConfig::prepare(self.data.as_deref(), &self.recipe, &self.out.join("data"))?;
+        data.check_prompt(&self.recipe.prompt, self.recipe.context)?;
         let mut cells = Vec::new();
         for seed in first_seed..first_seed + self.seeds.unwrap_or(seeds) {
             for &(arm, (start, setting, best)) in &settings {

@@ -55,6 +55,14 @@ impl Preset {
         matches!(self, Self::Smoke | Self::Short)
     }
 
+    /// The arms that run unless others are asked for.
+    pub(crate) fn arms(self) -> &'static [Arm] {
+        match self {
+            Self::Shakespeare => &[Arm::Baseline, Arm::Pooled],
+            _ => &[Arm::Baseline, Arm::Init, Arm::Pooled, Arm::Table, Arm::NormMatched],
+        }
+    }
+
     /// Seeds per cell unless another number is asked for.
     pub(crate) fn seeds(self) -> u64 {
         match self {

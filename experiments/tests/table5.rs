@@ -109,8 +109,66 @@ fn text_files_are_trained_on() {
     let few: Vec<&str> = few.iter().flat_map(|pair| ["--set", pair]).collect();
     let data = ["--preset", "shakespeare", "--data", file.to_str().unwrap(), "--seeds", "1"];
     let rest = ["--arms", "baseline", "--set", "rate=1e-3", "--out", out.to_str().unwrap()];
+    let error = TABLE5.failure(&[&data[..], &small[..], &few[..], &rest[..]].concat());
+    assert!(error.contains("--set prompt=ROMEO:"), "{error}");
+    let rest = [&rest[..], &["--set", "prompt=Roses"]].concat();
     let table = TABLE5.success(&[&data[..], &small[..], &few[..], &rest[..]].concat());
     assert!(table.contains("verses"), "{table}");
+}
+
+#[test]
+fn a_model_is_exported_judged_continued_and_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    let run =
+        ["--preset", "smoke", "--arms", "pooled,literal", "--allow-future-leak", "--seeds", "1"];
+    let fast = ["--set", "rate=3e-3", "--set", "steps=3"];
+    TABLE5.success(&[&run[..], &fast, &["--out", &at("out")]].concat());
+    let cell = |arm: &str| format!("{}/{arm}-set/seed100", at("out"));
+    let model = at("model");
+    TABLE5.success(&["export", "--run", &cell("pooled"), "--out", &model]);
+    let error = TABLE5.failure(&["export", "--run", &cell("literal"), "--out", &at("leaky")]);
+    assert!(error.contains("cannot be folded"), "{error}");
+    let error = TABLE5.failure(&["export", "--run", &at("out"), "--out", &at("leaky")]);
+    assert!(error.contains("config.json"), "{error}");
+
+    let text_file = at("text.txt");
+    std::fs::write(&text_file, "Once upon a time.\n<|endoftext|>\nOne day a dog ran home.")
+        .unwrap();
+    let eval = ["eval", "--model", &model, "--text", &text_file];
+    let line = TABLE5.success(&eval);
+    assert!(line.contains("nats per token") && line.contains("window 32, stride 16"), "{line}");
+    let write = ["generate", "--model", &model, "--tokens", "5", "--prompt"];
+    let story = TABLE5.success(&[&write[..], &["One day"]].concat());
+    assert!(story.starts_with("One day"), "{story}");
+    assert_eq!(story, TABLE5.success(&[&write[..], &["One day"]].concat()));
+    let long = "a dog and a cat ".repeat(20);
+    let error = TABLE5.failure(&[&write[..], &[&long]].concat());
+    assert!(error.contains("longer than the context of 32"), "{error}");
+    std::fs::write(at("latin.txt"), [b'a', 0xff]).unwrap();
+    let error = TABLE5.failure(&["eval", "--model", &model, "--text", &at("latin.txt")]);
+    assert!(error.contains("not UTF-8 after byte 1"), "{error}");
+
+    // Training on, with and without conditioning, from the checkpoint and its tokenizer.
+    let init = ["--preset", "smoke", "--init", &model, "--arms", "baseline,pooled", "--seeds", "1"];
+    let error = TABLE5.failure(&[&init[..], &["--out", &at("on")]].concat());
+    assert!(error.contains("--set rate="), "{error}");
+    let table = TABLE5.success(&[&init[..], &fast, &["--out", &at("on")]].concat());
+    assert!(table.contains("as set") && table.contains("pooled"), "{table}");
+    let again = format!("{}/baseline-set/seed100", at("on"));
+    TABLE5.success(&["export", "--run", &again, "--out", &at("model2")]);
+    TABLE5.success(&["eval", "--model", &at("model2"), "--text", &text_file]);
+
+    // A tokenizer of another model, and none at all.
+    let wide = ["--set", "tokenizer=bpe-400"];
+    let error = TABLE5.failure(&[&init[..], &fast, &wide, &["--out", &at("wide")]].concat());
+    assert!(error.contains("400 tokens, the model 300"), "{error}");
+    let longer = ["--set", "context=64"];
+    let error = TABLE5.failure(&[&init[..], &fast, &longer, &["--out", &at("longer")]].concat());
+    assert!(error.contains("longer than the position table"), "{error}");
+    std::fs::remove_file(root.path().join("model/tokenizer.json")).unwrap();
+    let error = TABLE5.failure(&eval);
+    assert!(error.contains("no tokenizer"), "{error}");
 }
 
 #[test]

@@ -218,6 +218,23 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of a text in which [`END_OF_TEXT`], where the tokenizer has it, stands for that token, as
+    /// other libraries read it: a text of several documents.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
+        let Some(end) = self.id(END_OF_TEXT) else { return self.encode(text) };
+        let mut ids = Vec::new();
+        for (i, document) in text.split(END_OF_TEXT).enumerate() {
+            if i > 0 {
+                ids.push(end);
+            }
+            ids.extend(self.encode(document)?);
+        }
+        Ok(ids)
+    }
+
     /// Text of ids, special tokens by their name.
     ///
     /// Ids that end inside a character of a byte-level tokenizer give U+FFFD for its bytes.

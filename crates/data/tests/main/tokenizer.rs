@@ -108,6 +108,21 @@ fn characters_are_sorted_and_end_before_end_of_text() {
 }
 
 #[test]
+fn a_marked_text_is_encoded_as_the_library_does() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer = stories_bpe(400);
+    tokenizer.save(&path).unwrap();
+    let library = tokenizers::Tokenizer::from_file(&path).unwrap();
+    for text in
+        ["One day,\n<|endoftext|>\nTwo.", "<|endoftext|>", "none", "<|endoftext|><|endoftext|>x"]
+    {
+        let wanted = library.encode_fast(text, false).unwrap();
+        assert_eq!(tokenizer.encode_marked(text).unwrap(), wanted.get_ids(), "{text}");
+    }
+}
+
+#[test]
 fn a_text_cannot_forge_an_end() {
     let tokenizer = stories_bpe(400);
     let ids = tokenizer.encode("a<|endoftext|>b").unwrap();
