@@ -9,6 +9,8 @@ mod images;
 mod loader;
 mod mix;
 mod ngram;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod split;
 mod stories;
 mod tokenizer;
