@@ -21,7 +21,8 @@
 //! | make batches | [`Windows`]; [`prefixes`] for the loss of single next tokens |
 //! | know what an n-gram reaches | [`Ngram`] |
 //!
-//! The feature `parquet`, off by default, is for corpora of parquet files.
+//! Two features are off by default: `parquet` for corpora of parquet files, and `hub`, which brings it
+//! too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
 //!
 //! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, V ids.
 //! Images are (N, C, H, W) everywhere. All randomness comes from seeds: the same seed gives the same
@@ -77,6 +78,8 @@ mod bpe;
 mod corpus;
 mod digits;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod idx;
 mod images;
 mod loader;

@@ -4,6 +4,8 @@
 mod augment;
 mod corpus;
 mod digits;
+#[cfg(feature = "hub")]
+mod hub;
 mod idx;
 mod images;
 mod loader;
