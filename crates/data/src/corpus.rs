@@ -7,6 +7,8 @@ use std::str;
 
 use serde_json::Value;
 
+#[cfg(feature = "parquet")]
+use crate::rows::Rows;
 use crate::{Error, Result};
 
 /// How documents lie in a file.
@@ -19,6 +21,11 @@ pub enum Layout {
     Separated(String),
     /// Each line is a JSON object with the document under this name.
     Jsonl(String),
+    /// Each row of a parquet file has the document in the column of this name; nulls are left out.
+    ///
+    /// Strings inside a structure have a dotted name, as in `answer.text`.
+    #[cfg(feature = "parquet")]
+    Parquet(String),
 }
 
 impl Layout {
@@ -27,6 +34,8 @@ impl Layout {
         match self {
             Self::Whole | Self::Separated(_) => &["txt", "text", "md"],
             Self::Jsonl(_) => &["jsonl", "ndjson", "json"],
+            #[cfg(feature = "parquet")]
+            Self::Parquet(_) => &["parquet"],
         }
     }
 }
@@ -53,7 +62,7 @@ impl Corpus {
     /// A file, or the files of a folder and of those inside it, sorted by path.
     ///
     /// From a folder come `.txt`, `.text` and `.md`, or with [`Layout::Jsonl`] `.jsonl`, `.ndjson` and
-    /// `.json`; names that start with a dot are left out.
+    /// `.json`, or with `Layout::Parquet` `.parquet`; names that start with a dot are left out.
     ///
     /// # Errors
     /// When the path cannot be read, or a folder holds no such file.
@@ -85,7 +94,7 @@ impl Corpus {
     ///
     /// # Errors
     /// Of an item, after which there are no others: when a file cannot be read, is not UTF-8, or a
-    /// line is not what [`Layout::Jsonl`] says.
+    /// line or column is not what the [`Layout`] says.
     pub fn documents(&self) -> Documents<'_> {
         Documents { files: self.files.iter(), layout: &self.layout, current: None }
     }
@@ -112,7 +121,7 @@ fn collect(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> Resu
 pub struct Documents<'a> {
     files: std::slice::Iter<'a, PathBuf>,
     layout: &'a Layout,
-    current: Option<Lines<'a>>,
+    current: Option<Current<'a>>,
 }
 
 impl Iterator for Documents<'_> {
@@ -121,12 +130,12 @@ impl Iterator for Documents<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.current.is_none() {
-                match Lines::open(self.files.next()?) {
-                    Ok(lines) => self.current = Some(lines),
+                match Current::open(self.files.next()?, self.layout) {
+                    Ok(file) => self.current = Some(file),
                     Err(error) => return self.end(error),
                 }
             }
-            let document = match self.current.as_mut()?.document(self.layout) {
+            let document = match self.current.as_mut()?.document() {
                 Ok(document) => document,
                 Err(error) => return self.end(error),
             };
@@ -146,6 +155,39 @@ impl Documents<'_> {
     }
 }
 
+/// The file that is being read, and how.
+#[derive(Debug)]
+enum Current<'a> {
+    Whole(Lines<'a>),
+    Separated(Lines<'a>, &'a str),
+    Jsonl(Lines<'a>, &'a str),
+    #[cfg(feature = "parquet")]
+    Parquet(Box<Rows<'a>>),
+}
+
+impl<'a> Current<'a> {
+    fn open(path: &'a Path, layout: &'a Layout) -> Result<Self> {
+        Ok(match layout {
+            Layout::Whole => Self::Whole(Lines::open(path)?),
+            Layout::Separated(separator) => Self::Separated(Lines::open(path)?, separator.trim()),
+            Layout::Jsonl(field) => Self::Jsonl(Lines::open(path)?, field),
+            #[cfg(feature = "parquet")]
+            Layout::Parquet(column) => Self::Parquet(Box::new(Rows::open(path, column)?)),
+        })
+    }
+
+    /// The next document, or `None` at the end of the file.
+    fn document(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Whole(lines) => lines.whole(),
+            Self::Separated(lines, separator) => lines.separated(separator),
+            Self::Jsonl(lines, field) => lines.json(field),
+            #[cfg(feature = "parquet")]
+            Self::Parquet(rows) => rows.document(),
+        }
+    }
+}
+
 /// A file, line by line.
 #[derive(Debug)]
 struct Lines<'a> {
@@ -159,15 +201,6 @@ impl<'a> Lines<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(Self { path, reader: BufReader::with_capacity(1 << 16, file), offset: 0, line: 0 })
-    }
-
-    /// The next document, or `None` at the end of the file.
-    fn document(&mut self, layout: &Layout) -> Result<Option<String>> {
-        match layout {
-            Layout::Whole => self.whole(),
-            Layout::Separated(separator) => self.separated(separator.trim()),
-            Layout::Jsonl(field) => self.json(field),
-        }
     }
 
     fn whole(&mut self) -> Result<Option<String>> {

@@ -180,6 +180,27 @@ pub enum Error {
         /// What was found and expected, and what to do.
         problem: String,
     },
+    /// The hub does not give what is asked for.
+    #[cfg(feature = "hub")]
+    #[error("{repository}: {problem}")]
+    Hub {
+        /// Kind and id, as in "data set owner/name".
+        repository: String,
+        /// What happened with which file, and what to do.
+        problem: String,
+    },
+    /// The cache of the hub cannot be written.
+    #[cfg(feature = "hub")]
+    #[error(
+        "cannot write {}: {source}; free some space or make it writable, or set HF_HOME to another \
+         folder", .path.display()
+    )]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A setting is out of its range.
     #[error("{field} = {value}: {expected}")]
     Config {
@@ -207,6 +228,12 @@ impl Error {
     /// Makes an error of the system name its file.
     pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// Makes an error of the system name its file in the cache of the hub.
+    #[cfg(feature = "hub")]
+    pub(crate) fn cache(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
+        move |source| Self::Cache { path: path.into(), source }
     }
 
     pub(crate) fn config(

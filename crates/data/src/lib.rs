@@ -14,12 +14,15 @@
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read documents | [`stories()`] (embedded), [`Corpus::open`] (text, JSONL, folders of them) |
+//! | read documents | [`stories()`] (embedded), [`Corpus::open`] (text, JSONL, parquet, folders of them) |
 //! | make tokens of them | [`Tokenizer`]: read, trained as a byte-level BPE, or of characters |
 //! | keep tokens | [`write_shards`] and [`Tokens::open`] on disk, [`Tokens::encode`] in memory |
 //! | choose training, tuning and test documents | [`Parts`], [`Sequence`] |
 //! | make batches | [`Windows`]; [`prefixes`] for the loss of single next tokens |
 //! | know what an n-gram reaches | [`Ngram`] |
+//!
+//! Two features are off by default: `parquet` for corpora of parquet files, and `hub`, which brings it
+//! too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
 //!
 //! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, V ids.
 //! Images are (N, C, H, W) everywhere. All randomness comes from seeds: the same seed gives the same
@@ -75,6 +78,8 @@ mod bpe;
 mod corpus;
 mod digits;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod idx;
 mod images;
 mod loader;
@@ -85,6 +90,8 @@ mod parts;
 mod permutation;
 mod prefetch;
 mod recipe;
+#[cfg(feature = "parquet")]
+mod rows;
 mod shard;
 mod split;
 mod stories;

@@ -4,11 +4,15 @@
 mod augment;
 mod corpus;
 mod digits;
+#[cfg(feature = "hub")]
+mod hub;
 mod idx;
 mod images;
 mod loader;
 mod mix;
 mod ngram;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod split;
 mod stories;
 mod tokenizer;

@@ -1,0 +1,125 @@
+//! [`Rows`]: the strings of one column of a parquet file, some rows at a time.
+
+use std::fmt;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use parquet::basic::{ConvertedType, LogicalType};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
+
+use crate::{Error, Result};
+
+/// Rows that are read together: few enough for long documents, enough for short ones.
+const BATCH: usize = 256;
+
+/// A file, row group by row group; in memory are a page of the column and a batch of its rows.
+pub(crate) struct Rows<'a> {
+    path: &'a Path,
+    column: &'a str,
+    file: SerializedFileReader<File>,
+    index: usize,
+    /// Row groups that were begun.
+    groups: usize,
+    group: Option<ColumnReaderImpl<ByteArrayType>>,
+    batch: std::vec::IntoIter<ByteArray>,
+}
+
+impl fmt::Debug for Rows<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("path", &self.path).field("groups", &self.groups).finish()
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// # Errors
+    /// When the file cannot be read, is no parquet, or has no such column of strings.
+    pub(crate) fn open(path: &'a Path, column: &'a str) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let file =
+            caught(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, column, &e))?;
+        let columns = file.metadata().file_metadata().schema_descr().columns();
+        let Some(index) = columns.iter().position(|c| c.path().string() == column) else {
+            let names = columns.iter().map(|c| c.path().string()).collect::<Vec<_>>().join(", ");
+            let problem = format!("no column {column:?}; name the column of the text: {names}");
+            return Err(Error::Corpus { path: path.into(), problem });
+        };
+        if !is_text(&columns[index]) {
+            let problem = format!(
+                "column {column:?} is not of strings but of {}; name the column of the text",
+                columns[index].physical_type()
+            );
+            return Err(Error::Corpus { path: path.into(), problem });
+        }
+        Ok(Self {
+            path,
+            column,
+            file,
+            index,
+            groups: 0,
+            group: None,
+            batch: Vec::new().into_iter(),
+        })
+    }
+
+    /// The next document, or `None` at the end of the file.
+    pub(crate) fn document(&mut self) -> Result<Option<String>> {
+        loop {
+            if let Some(value) = self.batch.next() {
+                let text = value.as_utf8().map_err(|e| damaged(self.path, self.column, &e))?;
+                return Ok(Some(text.into()));
+            }
+            let more = caught(|| self.next_batch());
+            if !more.map_err(|e| damaged(self.path, self.column, &e))? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads rows, of which all may be null; whether there were any.
+    fn next_batch(&mut self) -> parquet::errors::Result<bool> {
+        loop {
+            if let Some(group) = &mut self.group {
+                // Levels say which rows are null; the values that follow leave those out.
+                let (mut levels, mut values) = (Vec::new(), Vec::new());
+                let (rows, ..) = group.read_records(BATCH, Some(&mut levels), None, &mut values)?;
+                self.batch = values.into_iter();
+                if rows > 0 {
+                    return Ok(true);
+                }
+                self.group = None;
+            }
+            if self.groups == self.file.num_row_groups() {
+                return Ok(false);
+            }
+            let group = self.file.get_row_group(self.groups)?;
+            self.groups += 1;
+            match group.get_column_reader(self.index)? {
+                ColumnReader::ByteArrayColumnReader(reader) => self.group = Some(reader),
+                _ => return Err(ParquetError::General("a row group is of another type".into())),
+            }
+        }
+    }
+}
+
+/// Strings, at most one a row.
+fn is_text(column: &ColumnDescriptor) -> bool {
+    let string = matches!(column.logical_type_ref(), Some(LogicalType::String))
+        || column.converted_type() == ConvertedType::UTF8;
+    string && column.max_rep_level() == 0
+}
+
+/// The reader asserts where damaged metadata contradict themselves; it is not used after that.
+fn caught<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
+    let contradiction = |_| Err(ParquetError::General("metadata contradict themselves".into()));
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(contradiction)
+}
+
+fn damaged(path: &Path, column: &str, error: &ParquetError) -> Error {
+    let problem = format!("column {column:?} cannot be read ({error}); fetch the file again");
+    Error::Corpus { path: path.into(), problem }
+}
