@@ -1,16 +1,51 @@
-//! The Hugging Face hub, by the environment, with a bar for each file that is fetched.
+//! `hub:ID` in place of a path: data sets and models of the Hugging Face hub, with a bar for each
+//! file that is fetched. Needs the feature `hub`.
 
-use conditioned_data::hub::Hub;
-use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
 
-/// A hub whose downloads show on the terminal, if there is one.
+use anyhow::Result;
+use conditioned_data::Corpus;
+
+/// The id in `hub:ID`, if the path is one.
+pub fn id(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix("hub:")
+}
+
+/// The training split of a data set: the column `text` of its parquet files.
 ///
 /// # Errors
-/// When the environment names no folder for the cache.
-pub fn hub() -> anyhow::Result<Hub> {
+/// When it has none, or the hub cannot give them; without the feature always.
+#[cfg(feature = "hub")]
+pub fn corpus(id: &str) -> Result<Corpus> {
+    let is_training = |file: &str| file.ends_with(".parquet") && file.contains("train");
+    let files = hub()?.dataset(id, "main", is_training)?;
+    anyhow::ensure!(
+        !files.is_empty(),
+        "hub:{id}: no parquet file with `train` in its name; download the files and give their folder"
+    );
+    Ok(Corpus::of(files, conditioned_data::Layout::Parquet("text".to_string())))
+}
+
+/// The folder of a model: as given, or fetched where it is `hub:ID`.
+///
+/// # Errors
+/// When the hub cannot give it; without the feature always.
+#[cfg(feature = "hub")]
+pub fn model(folder: &Path) -> Result<PathBuf> {
+    const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+    match id(folder) {
+        Some(id) => Ok(hub()?.model(id, "main", &FILES)?),
+        None => Ok(folder.to_path_buf()),
+    }
+}
+
+/// A hub by the environment whose downloads show on the terminal, if there is one.
+#[cfg(feature = "hub")]
+fn hub() -> Result<conditioned_data::hub::Hub> {
+    use indicatif::{ProgressBar, ProgressStyle};
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let bar = ProgressBar::hidden().with_style(ProgressStyle::with_template(template)?);
-    let hub = Hub::from_env()?.on_progress(move |progress| {
+    let hub = conditioned_data::hub::Hub::from_env()?.on_progress(move |progress| {
         if bar.message() != progress.file {
             bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             bar.set_message(progress.file.to_string());
@@ -23,4 +58,25 @@ pub fn hub() -> anyhow::Result<Hub> {
         }
     });
     Ok(hub)
+}
+
+/// The training split of a data set.
+///
+/// # Errors
+/// Always: this build is without the hub.
+#[cfg(not(feature = "hub"))]
+pub fn corpus(id: &str) -> Result<Corpus> {
+    anyhow::bail!("hub:{id}: this build is without the hub; build it with `--features hub`")
+}
+
+/// The folder of a model.
+///
+/// # Errors
+/// When it is on the hub: this build is without.
+#[cfg(not(feature = "hub"))]
+pub fn model(folder: &Path) -> Result<PathBuf> {
+    match id(folder) {
+        Some(id) => corpus(id).map(|_| PathBuf::new()),
+        None => Ok(folder.to_path_buf()),
+    }
 }

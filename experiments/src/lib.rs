@@ -10,7 +10,7 @@
 //! | [`overrides`] | `--set key=value` on a closed configuration |
 //! | [`folder`] | the folder of a run: configuration, lock, summary |
 //! | [`cells`] | a plan's cells: claimed, those not complete trained |
-//! | `hub` | with feature `hub`: the Hugging Face hub with progress bars |
+//! | [`hub`] | `hub:ID` in place of a path |
 //! | [`names`] | closed choices by name |
 //! | [`timing`] | what a step costs, measured alone |
 //! | [`workers`] | cells side by side in processes of one thread each, with progress |
@@ -25,7 +25,6 @@ pub mod cells;
 pub mod curves;
 pub mod device;
 pub mod folder;
-#[cfg(feature = "hub")]
 pub mod hub;
 pub mod names;
 pub mod overrides;

@@ -8,6 +8,7 @@ use conditioned_data::{
     Corpus, Layout, Ngram, Part, Parts, SHARD_BYTES, Score, Sequence, Tokenizer, Tokens, stories,
     write_shards,
 };
+use experiments::hub;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::Recipe;
@@ -70,13 +71,17 @@ impl DataConfig {
     pub(crate) fn prepare(data: Option<&Path>, recipe: &Recipe, folder: &Path) -> Result<Self> {
         let parts = Parts { seed: DATA_SEED, tune: recipe.tune, test: recipe.test };
         let source = Source::new(data, recipe)?;
-        let (mut hasher, mut test_bytes) = (blake3::Hasher::new(), 0);
+        let (mut hasher, mut count, mut test_bytes) = (blake3::Hasher::new(), 0, 0);
         for document in source.documents() {
             let document = document?;
+            count += 1;
             hasher.update(&(document.len() as u64).to_le_bytes()).update(document.as_bytes());
             if parts.part(&document)? == Part::Test {
                 test_bytes += document.len();
             }
+        }
+        if let (0, Some(data)) = (count, data) {
+            bail!("--data {}: the corpus is empty; give at least one document", data.display());
         }
         let training = || {
             source.documents().filter(|document| {
@@ -201,6 +206,9 @@ impl Source {
             ensure!(recipe.stories > 0, "--set stories=0: at least one is needed without --data");
             return Ok(Self::Stories(recipe.stories as u64));
         };
+        if let Some(id) = hub::id(path) {
+            return Ok(Self::Files(hub::corpus(id)?, id.to_string()));
+        }
         let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
         let layout = match jsonl {
             true => Layout::Jsonl("text".to_string()),

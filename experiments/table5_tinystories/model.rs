@@ -13,6 +13,7 @@ use conditioned_models::perplexity::mean_nll;
 use conditioned_nn::Store;
 use experiments::device;
 use experiments::folder::Folder;
+use experiments::hub;
 
 use crate::data::read_tokenizer;
 use crate::train::finished;
@@ -31,7 +32,8 @@ pub(crate) struct Export {
 /// A model and a text.
 #[derive(Args)]
 pub(crate) struct Eval {
-    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt.
+    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt; or
+    /// hub:ID.
     #[arg(long)]
     model: PathBuf,
     /// A text file in UTF-8.
@@ -51,7 +53,8 @@ pub(crate) struct Eval {
 /// A model and how it writes.
 #[derive(Args)]
 pub(crate) struct Generate {
-    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt.
+    /// A GPT-2 folder: config.json, weights, and a tokenizer.json or vocab.json and merges.txt; or
+    /// hub:ID.
     #[arg(long)]
     model: PathBuf,
     /// What the text begins with.
@@ -156,6 +159,7 @@ pub(crate) fn continued(
 
 /// The model of a folder and its tokenizer.
 fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
+    let folder = &hub::model(folder)?;
     let config = hugging_face::read_config(folder)?;
     let tokenizer = read_tokenizer(folder)?;
     if tokenizer.vocab_size() > config.vocabulary {

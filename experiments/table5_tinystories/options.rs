@@ -38,10 +38,11 @@ pub(crate) struct Options {
     /// Cells side by side, one thread each. Default: the number of cores.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// A text file, a .jsonl file with documents under `text`, or a folder of text files.
+    /// A text file, a .jsonl file with documents under `text`, a folder of text files, or hub:ID, a
+    /// data set of the hub (roneneldan/TinyStories).
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
-    /// A GPT-2 folder of Hugging Face that every cell starts from, its tokenizer included; the rate
+    /// A GPT-2 folder of Hugging Face, or hub:ID, that every cell starts from, its tokenizer included; the rate
     /// comes by --set rate=.
     #[arg(long)]
     pub(crate) init: Option<PathBuf>,

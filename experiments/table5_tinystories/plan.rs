@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use experiments::cells::{self, Shard};
 use experiments::names::parse;
 use experiments::table::Table;
-use experiments::{device, overrides};
+use experiments::{device, hub, overrides};
 
 use crate::arm::Arm;
 use crate::cell::{Cell, Place, RunConfig, Start};
@@ -65,7 +65,8 @@ impl Plan {
             _ => {}
         }
         ensure!(options.seeds != Some(0), "--seeds 0: a cell needs at least one seed");
-        let init = options.init.as_deref().map(Checkpoint::read).transpose()?;
+        let init = options.init.as_deref().map(|init| Checkpoint::read(&hub::model(init)?));
+        let init = init.transpose()?;
         let mut recipe = preset.recipe();
         if let Some((checkpoint, _)) = &init {
             recipe.tokenizer = checkpoint.folder.display().to_string();

@@ -190,6 +190,8 @@ fn bad_input_gets_one_clear_error() {
         (play("latin.txt"), &["latin.txt", "UTF-8"]),
         (play("broken.jsonl"), &["broken.jsonl", "text"]),
         (play("tiny.txt"), &["documents"]),
+        #[cfg(not(feature = "hub"))]
+        ("--preset paper --data hub:a/b".to_string(), &["hub:a/b", "--features hub"]),
         ("--preset shakespeare".to_string(), &["--data"]),
         (format!("--preset short --data {}", at("tiny.txt")), &["leave out --data"]),
         ("--preset huge".to_string(), &["unknown preset `huge`", "shakespeare"]),

@@ -83,6 +83,11 @@ impl Corpus {
         Ok(Self { files, layout })
     }
 
+    /// These files, in this order.
+    pub fn of(files: Vec<PathBuf>, layout: Layout) -> Self {
+        Self { files, layout }
+    }
+
     /// The files, in the order of their documents.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
