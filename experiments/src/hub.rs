@@ -17,11 +17,16 @@ pub fn id(path: &Path) -> Option<&str> {
 /// When it has none, or the hub cannot give them; without the feature always.
 #[cfg(feature = "hub")]
 pub fn corpus(id: &str) -> Result<Corpus> {
-    let is_training = |file: &str| file.ends_with(".parquet") && file.contains("train");
+    let is_training = |file: &str| {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        name.starts_with("train") && name.ends_with(".parquet")
+    };
     let files = hub()?.dataset(id, "main", is_training)?;
+    let folders: std::collections::BTreeSet<_> = files.iter().map(|file| file.parent()).collect();
     anyhow::ensure!(
-        !files.is_empty(),
-        "hub:{id}: no parquet file with `train` in its name; download the files and give their folder"
+        folders.len() == 1,
+        "hub:{id}: training files of {} configurations; download those of one and give their text",
+        folders.len()
     );
     Ok(Corpus::of(files, conditioned_data::Layout::Parquet("text".to_string())))
 }

@@ -63,8 +63,8 @@ pub(crate) struct Text {
 }
 
 impl DataConfig {
-    /// Prepares the text that a recipe asks for: writes tokenizer and shards to `folder`, where what
-    /// is there already is kept.
+    /// Prepares the text that a recipe asks for: writes tokenizer and shards to a folder of their own
+    /// inside `folder`, where what is there already is kept.
     ///
     /// # Errors
     /// When the text cannot be read, is empty or too short, or the tokenizer is missing.
@@ -93,21 +93,24 @@ impl DataConfig {
         };
         let tokenizer = match recipe.tokenizer.as_str() {
             // Every character must have a token, also one that only a test document has.
-            "characters" => {
-                Tokenizer::characters(source.documents().collect::<Result<Vec<_>, _>>()?)?
-            }
+            // (A document that cannot be read was an error above.)
+            "characters" => Tokenizer::characters(source.documents().filter_map(Result::ok))?,
             name => match name.strip_prefix("bpe-").map(str::parse) {
                 Some(Ok(size)) => Tokenizer::train(training(), size)?,
                 _ => read_tokenizer(Path::new(name))?,
             },
         };
+        // Another text or tokenizer has another folder: what a run is based on is not overwritten.
+        let hash = hasher.finalize().to_hex().to_string();
+        let key = blake3::hash(format!("{hash} {}", tokenizer.hash()).as_bytes()).to_hex();
+        let folder = &folder.join(&key[..12]);
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         tokenizer.save(folder.join("tokenizer.json"))?;
         write_shards(folder.join("tokens"), source.documents(), &tokenizer, SHARD_BYTES)?;
 
         let mut config = Self {
             name: source.name(),
-            hash: hasher.finalize().to_hex().to_string(),
+            hash,
             folder: folder.to_path_buf(),
             tokenizer: tokenizer.hash(),
             vocabulary: tokenizer.vocab_size(),
@@ -180,18 +183,19 @@ impl DataConfig {
 impl Text {
     /// What the n-gram model of the training documents pays for the test documents.
     fn ngram(&self) -> Result<Score> {
-        let documents = |part: &Sequence| {
-            let tokens = part.tokens();
-            part.documents().iter().map(|&i| tokens.document(i)).collect::<Vec<_>>()
-        };
         let mut counted = 0;
-        let training = documents(&self.train).into_iter().take_while(|document| {
+        let training = documents(&self.train).take_while(|document| {
             counted += document.as_ref().map_or(0, Vec::len);
             counted <= NGRAM_TOKENS
         });
         let model = Ngram::train(NGRAM_ORDER, self.tokenizer.vocab_size(), training)?;
-        Ok(model.score(documents(&self.test).into_iter().collect::<Result<Vec<_>, _>>()?)?)
+        Ok(model.score(documents(&self.test).collect::<Result<Vec<_>, _>>()?)?)
     }
+}
+
+/// The tokens of a part's documents, one after the other.
+fn documents(part: &Sequence) -> impl Iterator<Item = conditioned_data::Result<Vec<u32>>> + '_ {
+    part.documents().iter().map(|&i| part.tokens().document(i))
 }
 
 /// Where documents come from.
@@ -209,8 +213,7 @@ impl Source {
         if let Some(id) = hub::id(path) {
             return Ok(Self::Files(hub::corpus(id)?, id.to_string()));
         }
-        let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
-        let layout = match jsonl {
+        let layout = match is_jsonl(path) {
             true => Layout::Jsonl("text".to_string()),
             false => Layout::Separated(recipe.separator.clone()),
         };
@@ -231,6 +234,14 @@ impl Source {
             Self::Files(corpus, _) => Box::new(corpus.documents()),
         }
     }
+}
+
+/// Whether a path is a JSONL file, or a folder of which one lies at the top.
+fn is_jsonl(path: &Path) -> bool {
+    let named = |path: &Path| path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
+    let inside =
+        || path.read_dir().is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| named(&e.path()))));
+    named(path) || inside()
 }
 
 /// The tokenizer in a file, or in a folder in one of its two forms.

@@ -89,7 +89,7 @@ impl Plan {
         device::open(&options.device)?;
         let mut tuned = Tuned::recorded(preset)?;
         if let Some(path) = &options.tuned {
-            let other = Tuned::read(path)?;
+            let other = Tuned::read(path, preset)?;
             match &mut tuned {
                 Some(tuned) => tuned.merge(other),
                 None => tuned = Some(other),
@@ -144,7 +144,8 @@ impl Plan {
             let setting = Setting {
                 rate: rate.unwrap_or(setting.rate),
                 table_rate: table_rate.unwrap_or(setting.table_rate),
-                table_std: table_std.or(setting.table_std),
+                // `init` finds its own.
+                table_std: setting.table_std.and(table_std.or(setting.table_std)),
             };
             Ok(vec![(Start::Set, setting, false)])
         };

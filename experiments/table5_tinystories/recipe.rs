@@ -280,7 +280,11 @@ impl Recipe {
             self.steps,
             self.evaluations
         );
-        ensure!(!self.prefix_lengths.is_empty(), "--set prefix_lengths=[]: at least one is needed");
+        ensure!(
+            self.prefix_lengths.iter().any(|length| *length < self.context),
+            "--set prefix_lengths: at least one below the context, {}, is needed",
+            self.context
+        );
         for length in &self.prefix_lengths {
             ensure!(
                 (1..=self.context).contains(length),

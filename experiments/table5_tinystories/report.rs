@@ -109,8 +109,9 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
 fn notes(results: &[Finished], first: &Finished) -> Vec<String> {
     let mut notes = vec![
         format!(
-            "A 5-gram model of the training text pays {:.3} nats per token, {:.3} bits per byte, for \
-             the test text. The best cell pays {:.3} bits per byte.",
+            "A 5-gram model of the training text (5 million tokens at most) pays {:.3} nats per token, \
+             {:.3} bits per byte, for all test documents. The best cell pays {:.3} bits per byte for \
+             their first windows.",
             first.ngram_loss,
             first.ngram_bits_per_byte,
             best_bits_per_byte(results)
@@ -122,17 +123,25 @@ fn notes(results: &[Finished], first: &Finished) -> Vec<String> {
              it. t = {}, literal: t = 1. {} parameters, {} steps of {} tokens.",
             first.strength, first.parameters, first.steps, first.step_tokens
         ),
-        "Peak rate of every arm by the same search on documents held out from training. published: \
-         both tables start at std 0.02 and learn at the peak rate; tuned: their std and rate are \
-         searched too. init: the std of the position table that makes κ of the first batch smallest."
-            .to_string(),
         "Δ compares with the baseline of the same block, seed by seed (Student's t), not corrected \
          for the number of comparisons; an interval around 0 does not show an effect. tokens/s: one \
          thread, alone."
             .to_string(),
     ];
-    if first.preset == Preset::TinystoriesCpu {
-        notes.push("Settings are those found on generated stories (preset short).".to_string());
+    let searched = results.iter().any(|run| run.start != Block::Set);
+    notes.push(match searched {
+        true => "Peak rate of every arm by the same search on documents held out from training. \
+                 published: both tables start at std 0.02 and learn at the peak rate; tuned: their std \
+                 and rate are searched too. init: the std of the position table that makes κ of the \
+                 first batch smallest."
+            .to_string(),
+        false => "Rates and tables as set: nothing was searched, all arms share them.".to_string(),
+    });
+    if searched && first.preset == Preset::TinystoriesCpu {
+        notes.push(
+            "Settings are those found on generated stories (preset short) unless others were given."
+                .to_string(),
+        );
     }
     let commits: std::collections::BTreeSet<&str> =
         results.iter().map(|result| result.commit.as_str()).collect();

@@ -3,7 +3,7 @@
 use candle_conditioning::condition_number;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_data::{Prefixes, WindowBatch, Windows, prefixes};
+use conditioned_data::{WindowBatch, Windows, prefixes};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::{Mode, Store, linear_cross_entropy};
 use conditioned_train::{Batches, Metrics, Task, TaskError};
@@ -15,7 +15,7 @@ use crate::data::Text;
 /// Seed of the prefixes, the same for all cells.
 const PREFIX_SEED: u64 = 0;
 
-/// Windows whose condition numbers are measured.
+/// Windows whose condition numbers are measured, those of one batch at most.
 const KAPPA_WINDOWS: usize = 16;
 
 /// A model in training, its text, and how it is judged.
@@ -27,9 +27,8 @@ pub(crate) struct LanguageModel {
     train: Windows,
     tune: Windows,
     test: Windows,
-    /// Whole windows of test documents and the token after each.
-    fixed: Prefixes,
     measure: Measure,
+    window: usize,
     batch_size: usize,
     device: Device,
 }
@@ -55,16 +54,14 @@ impl LanguageModel {
             );
             return Err(problem.into());
         }
-        let lengths = [config.window];
-        let fixed = prefixes(&text.test, config.measure.prefix_windows, &lengths, PREFIX_SEED)?;
         Ok(Self {
             model: Gpt2::new(&network, store.builder())?,
             batches: config.steps / config.fit.epochs,
             train,
             tune: windows(&text.tune)?,
             test: windows(&text.test)?,
-            fixed: fixed.into_iter().next().ok_or("no prefixes")?,
             measure: config.measure.clone(),
+            window: config.window,
             batch_size: config.batch_size,
             device: store.device().clone(),
             network,
@@ -90,8 +87,10 @@ impl LanguageModel {
     /// For each prefix length the mean loss of the next token: after the prefix alone, and at the
     /// same place inside the whole window.
     fn next_token_losses(&self, model: &Gpt2) -> Result<Vec<(f64, f64)>, TaskError> {
-        let (windows, after) = self.fixed.tensors(&self.device)?; // (W, T), (W)
-        let (count, window) = windows.dims2()?;
+        // Whole windows and the token after each: their prefixes have theirs inside.
+        let (count, lengths) = (self.measure.prefix_windows, [self.window]);
+        let fixed = prefixes(self.test.sequence(), count, &lengths, PREFIX_SEED)?;
+        let (windows, after) = fixed.first().ok_or("no prefixes")?.tensors(&self.device)?; // (W, T), (W)
         let loss = |hidden: &Tensor, place: usize, targets: &Tensor| {
             let hidden = hidden.narrow(1, place, 1)?.contiguous()?;
             scalar(&linear_cross_entropy(&hidden, model.head(), targets)?)
@@ -102,7 +101,7 @@ impl LanguageModel {
             let ids = windows.narrow(0, first, rows)?;
             let whole = model.hidden(&ids, Mode::Eval)?;
             for (sums, &length) in sums.iter_mut().zip(&self.measure.prefix_lengths) {
-                let targets = if length == window {
+                let targets = if length == self.window {
                     after.narrow(0, first, rows)?.unsqueeze(1)?
                 } else {
                     ids.narrow(1, length, 1)?.contiguous()?
@@ -149,14 +148,16 @@ impl Task for LanguageModel {
         };
         add("test_loss", self.mean_loss(&model, &self.test, test_windows)?);
         let losses = self.next_token_losses(&model)?;
-        let mean = |values: &dyn Fn(&(f64, f64)) -> f64| {
-            losses.iter().map(values).sum::<f64>() / losses.len() as f64
-        };
-        add("next_loss", mean(&|(alone, _)| *alone));
-        add("leak_gap", mean(&|(alone, inside)| alone - inside));
-        for (length, (alone, _)) in self.measure.prefix_lengths.iter().zip(&losses) {
+        let lengths = &self.measure.prefix_lengths;
+        for (length, (alone, _)) in lengths.iter().zip(&losses) {
             add(&format!("next_loss_{length}"), *alone);
         }
+        let alone: Vec<f64> = losses.iter().map(|(alone, _)| *alone).collect();
+        add("next_loss", mean(&alone));
+        // The token after a whole window is not in it: there no model could find it.
+        let inside = lengths.iter().zip(&losses).filter(|(length, _)| **length < self.window);
+        let gaps: Vec<f64> = inside.map(|(_, (alone, inside))| alone - inside).collect();
+        add("leak_gap", mean(&gaps));
         let windows = self.tune.evaluation(0, &self.device)?.inputs;
         let tokens = model.tokens(&windows.narrow(0, 0, KAPPA_WINDOWS.min(windows.dim(0)?))?)?;
         add("kappa_plain", median_kappa(&tokens.plain)?);
@@ -165,6 +166,10 @@ impl Task for LanguageModel {
         add("pooled_kappa_conditioned", pooled_kappa(&tokens.conditioned)?);
         Ok(metrics)
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// A loss as a number.

@@ -1,9 +1,10 @@
 //! One cell: from its folder to its summary.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use conditioned_data::Windows;
 use conditioned_models::generate::Sampling;
@@ -124,18 +125,42 @@ pub(crate) fn finished(folder: &Folder) -> Result<(RunConfig, Trained)> {
         "{}: not a finished cell of a table; `run` makes them",
         folder.path().display()
     );
-    let _lock = folder.lock()?;
-    let run =
-        Run { folder: folder.path().to_path_buf(), identity: serde_json::to_string(&config)? };
-    // A run that is complete goes on with its last checkpoint and takes no step.
+    // Trained on in a copy, from its last checkpoint: a run that is complete takes no step there, and
+    // one whose checkpoint is gone cannot change the record.
+    let copy = tempfile::tempdir()?;
+    let run = Run { folder: copy.path().to_path_buf(), identity: serde_json::to_string(&config)? };
+    let own = Run { folder: folder.path().to_path_buf(), identity: String::new() };
+    std::fs::create_dir_all(run.checkpoints())?;
+    for (from, to) in files(&own.checkpoints(), &run.checkpoints())?
+        .into_iter()
+        .chain([(own.metrics(), run.metrics())])
+    {
+        std::fs::copy(&from, to).with_context(|| from.display().to_string())?;
+    }
     let mut control = Control { stop: &AtomicBool::new(true), progress: &mut |_| {} };
-    let (_, trained) = run_cell(&config, &run, &mut control)?;
+    let (outcome, trained) = run_cell(&config, &run, &mut control)?;
+    ensure!(
+        outcome.steps_here == 0 && outcome.step == config.steps,
+        "{}: its last checkpoint is missing or damaged; remove the folder and `run` it again",
+        folder.path().display()
+    );
     Ok((config, trained))
+}
+
+/// The files of a folder, each with the path of its copy in another.
+fn files(from: &Path, to: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let entries = std::fs::read_dir(from).with_context(|| from.display().to_string())?;
+    let copies = entries.map(|entry| {
+        let entry = entry?;
+        Ok((entry.path(), to.join(entry.file_name())))
+    });
+    copies.collect()
 }
 
 /// The network with the deviation of the position table that makes kappa of the first batch
 /// smallest, among 14 from 0.01 to 0.9 by factors of sqrt(2); the token table keeps its own. (The
-/// scale of both together would not change kappa.)
+/// scale of both together would not change kappa.) kappa tends to that of the position table, so a large
+/// one is often chosen: then the positions drown the words.
 fn smallest_kappa(
     config: &RunConfig,
     text: &Text,

@@ -126,12 +126,19 @@ impl Tuned {
         Ok(Some(tuned.with_context(|| format!("recorded settings of {preset}"))?))
     }
 
-    /// The outcome in a file.
+    /// The outcome in a file, which must be that of a search with `preset`.
     ///
     /// # Errors
-    /// When it is missing or of another form.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        folder::read(path)
+    /// When it is missing, of another form or another preset.
+    pub(crate) fn read(path: &Path, preset: Preset) -> Result<Self> {
+        let tuned: Self = folder::read(path)?;
+        ensure!(
+            tuned.preset == preset,
+            "{}: settings of preset {}, this run has {preset}",
+            path.display(),
+            tuned.preset
+        );
+        Ok(tuned)
     }
 
     /// The search of an arm.
@@ -180,16 +187,20 @@ impl Tuned {
 
 /// That an arm has no settings, and what to do.
 pub(crate) fn unsearched(arm: Arm) -> anyhow::Error {
+    let flag = if arm == Arm::Literal { " --allow-future-leak" } else { "" };
     anyhow!(
-        "{arm}: no settings are recorded for this preset. Search them with `tune --arms {arm} --out \
-         DIR` and pass `--tuned DIR/tuned.json`, or give the rate with `--set rate=R`"
+        "{arm}: no settings are recorded for this preset. Search them with `tune --arms {arm}{flag} \
+         --out DIR` and pass `--tuned DIR/tuned.json`, or give the rate with `--set rate=R`"
     )
 }
 
 impl Search {
     /// The best of a complete grid.
-    fn choose(preset: Preset, arm: Arm, points: Vec<Point>, seeds: &[u64]) -> Result<Self> {
-        for setting in grid(preset, arm) {
+    fn choose(preset: Preset, arm: Arm, mut points: Vec<Point>, seeds: &[u64]) -> Result<Self> {
+        let grid = grid(preset, arm);
+        // What an older grid left behind takes no part.
+        points.retain(|point| grid.contains(&point.setting));
+        for setting in grid {
             let point = points.iter().find(|point| point.setting == setting);
             ensure!(
                 point.is_some_and(|point| point.seeds == seeds),

@@ -207,7 +207,8 @@ fn bad_input_gets_one_clear_error() {
         (set("tokenizer=gpt2"), &["no tokenizer at gpt2", "bpe-V"]),
         (set("tokenizer=bpe-9"), &["9", "257"]),
         (set(&format!("tokenizer={}", at("tokenizer.json"))), &["tokenizer.json"]),
-        (set("prefix_lengths=[33]"), &["33", "context, 32"]),
+        (set("prefix_lengths=[16,33]"), &["33", "context, 32"]),
+        (set("prefix_lengths=[32]"), &["at least one below the context"]),
         (set("context=100000"), &["do not fill a window of 100000"]),
         (set("rate=-1"), &["schedule.peak"]),
         ("--seeds 0".to_string(), &["--seeds 0"]),
@@ -234,7 +235,8 @@ fn tokens_that_were_changed_are_refused() {
         ["--preset", "smoke", "--arms", "baseline", "--seeds", "1", "--out", out.to_str().unwrap()];
     TABLE5.success(&arguments);
     let cell = "baseline-published/seed100";
-    let shard = out.join("data/tokens/000000.tokens");
+    let data = out.join("data").read_dir().unwrap().next().unwrap().unwrap().path();
+    let shard = data.join("tokens/000000.tokens");
     let bytes = std::fs::read(&shard).unwrap();
     std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
     let folder = untrained(&out.join(cell), root.path().join("copy"));

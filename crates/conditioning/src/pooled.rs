@@ -304,14 +304,16 @@ impl Pooled {
         let Some([gram]) = self.running.averages()? else {
             return Ok(None);
         };
-        let mut folded = self.folded.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.folded.lock().unwrap_or_else(PoisonError::into_inner);
         // The whole Gram matrix is the key: its storage is shared, so no counter of ours could
         // know of every write.
-        if let Some(folded) = folded.as_ref().filter(|folded| folded.gram == gram) {
+        if let Some(folded) = lock().as_ref().filter(|folded| folded.gram == gram) {
             return Ok(Some(folded.M.clone()));
         }
+        // Not under the lock: the root runs on the thread pool, where a waiting thread may take up
+        // another task of the caller's that wants the same lock.
         let M = self.matrix(&gram)?;
-        *folded = Some(Folded { gram, M: M.clone() });
+        *lock() = Some(Folded { gram, M: M.clone() });
         Ok(Some(M))
     }
 

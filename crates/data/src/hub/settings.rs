@@ -47,7 +47,7 @@ impl Settings {
         }
     }
 
-    /// Settings by the environment, as all programs of the hub read it.
+    /// Settings by these variables of the environment.
     ///
     /// | variable | what it says | without it |
     /// | --- | --- | --- |
