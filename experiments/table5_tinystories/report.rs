@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     /// The presets whose results are committed.
-    const COMMITTED: [&str; 2] = ["short", "shakespeare"];
+    const COMMITTED: [&str; 3] = ["short", "shakespeare", "tinystories-cpu"];
 
     fn here(path: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
