@@ -167,6 +167,15 @@ impl Folder {
         read(&self.environment_file())
     }
 
+    /// The commits that trained it, in order.
+    ///
+    /// # Errors
+    /// When the record is missing or of another form.
+    pub fn commits(&self) -> Result<String> {
+        let commits = self.environments()?.into_iter().map(|e| e.commit);
+        Ok(commits.collect::<Vec<_>>().join(" then "))
+    }
+
     /// The result, if the run is complete.
     ///
     /// # Errors

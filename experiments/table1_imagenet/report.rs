@@ -226,8 +226,8 @@ fn figure(results: &[Finished], accuracies: &[Accuracies]) -> Figure {
                 .filter_map(|arm| {
                     let cell = runs(results, row, block, arm);
                     let index = |run: &Finished| results.iter().position(|other| other == run);
-                    let runs = cell.into_iter().filter_map(index).map(|i| &accuracies[i]);
-                    curve(arm, &runs.collect::<Vec<_>>())
+                    let runs = cell.into_iter().filter_map(index).map(|i| &accuracies[i][..]);
+                    Curve::over(arm.to_string(), &runs.collect::<Vec<_>>())
                 })
                 .collect();
             if !curves.is_empty() {
@@ -241,19 +241,6 @@ fn figure(results: &[Finished], accuracies: &[Accuracies]) -> Figure {
         y: "accuracy on the tuning slice, %".to_string(),
         panels,
     }
-}
-
-/// Mean and range over runs at the steps that all have.
-fn curve(arm: Arm, runs: &[&Accuracies]) -> Option<Curve> {
-    let steps = runs.iter().map(|run| run.len()).min()?;
-    let points = (0..steps).map(|i| {
-        let values: Vec<f64> = runs.iter().map(|run| run[i].1).collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (runs[0][i].0 as f64, mean, low, high)
-    });
-    Some(Curve { name: arm.to_string(), points: points.collect() })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use conditioned_train::{Event, record};
-use experiments::folder::{self, Environment};
+use experiments::folder;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Row};
@@ -127,7 +127,7 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Accuracies>)> {
             rate: config.fit.schedule.peak,
             table_std: summary.table_std,
             parameters: summary.parameters,
-            commit: commits(&folder.environments()?),
+            commit: folder.commits()?,
         };
         let events = record::read(&folder.path().join("metrics.jsonl"))?;
         let accuracies = events.into_iter().filter_map(|event| match event {
@@ -168,12 +168,6 @@ impl Seen {
         self.cells.push((config.cell, path));
         Ok(())
     }
-}
-
-/// The commits that trained a run.
-fn commits(environments: &[Environment]) -> String {
-    let commits: Vec<&str> = environments.iter().map(|e| e.commit.as_str()).collect();
-    commits.join(" then ")
 }
 
 fn block(start: Start) -> Option<Block> {

@@ -252,7 +252,7 @@ fn figure(results: &[Finished], beside: &[Beside]) -> Figure {
                 let index = |run: &Finished| results.iter().position(|other| other == run);
                 let cell = runs(results, block, arm).into_iter().filter_map(index);
                 let cell: Vec<&[(usize, f64)]> = cell.map(|i| &beside[i].losses[..]).collect();
-                Some(Curve { name: arm.to_string(), points: points(&cell)? })
+                Curve::over(arm.to_string(), &cell)
             })
             .collect();
         if !curves.is_empty() {
@@ -264,19 +264,6 @@ fn figure(results: &[Finished], beside: &[Beside]) -> Figure {
         y: "loss on the tuning slice, nats per token".to_string(),
         panels,
     }
-}
-
-/// Mean and range over runs at the steps that all have.
-fn points(runs: &[&[(usize, f64)]]) -> Option<Vec<(f64, f64, f64, f64)>> {
-    let steps = runs.iter().map(|run| run.len()).min()?;
-    let points = (0..steps).map(|i| {
-        let values: Vec<f64> = runs.iter().map(|run| run[i].1).collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (runs[0][i].0 as f64, mean, low, high)
-    });
-    Some(points.collect())
 }
 
 /// What the first seed of every cell wrote.

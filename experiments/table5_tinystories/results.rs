@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use conditioned_train::{Event, record};
-use experiments::folder::{self, Environment};
+use experiments::folder;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -192,7 +192,7 @@ fn finished(
         parameters: summary.parameters,
         ngram_loss: config.data.ngram_loss,
         ngram_bits_per_byte: config.data.bits_per_byte(config.data.ngram_loss),
-        commit: commits(&folder.environments()?),
+        commit: folder.commits()?,
     })
 }
 
@@ -203,12 +203,6 @@ fn losses(folder: &folder::Folder) -> Result<Vec<(usize, f64)>> {
         _ => None,
     });
     Ok(losses.collect())
-}
-
-/// The commits that trained a run.
-fn commits(environments: &[Environment]) -> String {
-    let commits: Vec<&str> = environments.iter().map(|e| e.commit.as_str()).collect();
-    commits.join(" then ")
 }
 
 fn block(start: Start) -> Option<Block> {
