@@ -1,9 +1,11 @@
 //! Arms: what is compared.
 
 use anyhow::Result;
-use conditioned_models::conditioning::Method;
+use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use experiments::named;
 use serde::{Deserialize, Serialize};
+
+use crate::recipe::Recipe;
 
 /// What is done to the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,7 +18,7 @@ pub(crate) enum Arm {
     Init,
     /// Ours: one matrix from the Gram of earlier batches.
     Pooled,
-    /// The tables conditioned as a whole.
+    /// The token table conditioned as a whole.
     Table,
     /// Control: the scale of `pooled` without its directions.
     NormMatched,
@@ -41,22 +43,28 @@ impl Arm {
         }
     }
 
-    /// The method at strength `t`; the literal one at the strength of the theorem, 1.
+    /// What the arm does to the tokens under a recipe.
     ///
     /// # Errors
-    /// When `t` is negative or not finite.
-    pub(crate) fn method(self, t: f64, momentum: f64) -> Result<Method> {
+    /// When a strength is negative or not finite.
+    pub(crate) fn conditioning(self, recipe: &Recipe) -> Result<ConditioningConfig> {
+        let (t, mut placement) = (recipe.strength, recipe.placement);
         let mut method = match self {
             Self::Baseline | Self::Init => Method::None,
             Self::Pooled => Method::pooled_earlier(t)?,
-            Self::Table => Method::table(t)?,
+            Self::Table => Method::table(recipe.table_strength)?,
             Self::NormMatched => Method::pooled_norm_matched(t)?,
+            // The strength of the theorem.
             Self::Literal => Method::per_sequence(1.0)?,
         };
         if let Method::Pooled(config) | Method::PooledNormMatched(config) = &mut method {
-            config.momentum = momentum;
+            config.momentum = recipe.momentum;
         }
-        Ok(method)
+        if self == Self::Table {
+            // A conditioned position table does harm: docs/LOG.md.
+            placement = Placement::BeforePosition;
+        }
+        Ok(ConditioningConfig { method, placement })
     }
 }
 

@@ -112,8 +112,6 @@ pub(crate) struct RunConfig {
     pub(crate) best: bool,
     /// The network.
     pub(crate) network: Gpt2Config,
-    /// Strength t of pooled, table and norm-matched; the network has its arm's own.
-    pub(crate) strength: f64,
     /// How the scale of its position table is found.
     pub(crate) scale: Scale,
     /// The training run.
@@ -198,7 +196,6 @@ impl RunConfig {
             cell,
             best,
             network,
-            strength: recipe.strength,
             scale: match (cell.arm, setting.table_std) {
                 (Arm::Init, None) => Scale::SmallestKappa,
                 _ => Scale::Given,

@@ -66,6 +66,7 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
                     Arm::Literal => format!("{arm} (sees the future)"),
                     _ => arm.to_string(),
                 },
+                run.strength.map_or(DASH.to_string(), |t| t.to_string()),
                 setting(&cell),
                 spread(&cell, |run| run.loss),
                 difference(&cell, &baseline, |run| run.loss),
@@ -86,6 +87,7 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
     let columns = [
         "tables",
         "arm",
+        "t",
         "rate, rate of tables, std of tokens, of positions",
         "loss (mean ± sd, n)",
         "Δ to baseline, same seeds [95 % interval, n]",
@@ -120,8 +122,8 @@ fn notes(results: &[Finished], first: &Finished) -> Vec<String> {
             "Loss: nats per token of test documents, all positions. Next-token loss: of one token \
              after fixed prefixes, which is what generation uses; leak gap: how much smaller the loss \
              of the same tokens is inside whole windows, where a model that sees the future finds \
-             it. t = {}, literal: t = 1. {} parameters, {} steps of {} tokens.",
-            first.strength, first.parameters, first.steps, first.step_tokens
+             it. {} parameters, {} steps of {} tokens.",
+            first.parameters, first.steps, first.step_tokens
         ),
         "Δ compares with the baseline of the same block, seed by seed (Student's t), not corrected \
          for the number of comparisons; an interval around 0 does not show an effect. tokens/s: one \
@@ -347,7 +349,7 @@ mod tests {
             table_rate: 1.0,
             token_std: 0.02,
             position_std: 0.02,
-            strength: 0.3,
+            strength: None,
             steps: 10,
             step_tokens: 64,
             train_tokens: 1,
@@ -377,10 +379,10 @@ mod tests {
         ];
         let cells = cells(&results);
         let pooled = &cells[&("published".to_string(), "pooled".to_string())];
-        assert_eq!(pooled[4], "-0.500 [-0.500, -0.500], 2");
-        assert_eq!((pooled[8].as_str(), pooled[9].as_str()), ("∞ → 2.0", "20 → 4.0"));
+        assert_eq!(pooled[5], "-0.500 [-0.500, -0.500], 2");
+        assert_eq!((pooled[9].as_str(), pooled[10].as_str()), ("∞ → 2.0", "20 → 4.0"));
         let baseline = &cells[&("tuned".to_string(), "baseline".to_string())];
-        assert_eq!((baseline[3].as_str(), baseline[4].as_str()), ("1.000, single seed", DASH));
+        assert_eq!((baseline[4].as_str(), baseline[5].as_str()), ("1.000, single seed", DASH));
         assert!(!cells.contains_key(&("tuned".to_string(), "pooled".to_string())), "not run");
     }
 
@@ -393,7 +395,7 @@ mod tests {
         ];
         results[2].best = true;
         let cells = cells(&results);
-        let difference = |tables: &str| &cells[&(tables.to_string(), "pooled".to_string())][4];
+        let difference = |tables: &str| &cells[&(tables.to_string(), "pooled".to_string())][5];
         assert_eq!(difference("published"), "-1.000, single seed");
         assert_eq!(difference("tuned"), "-0.500, single seed");
     }
@@ -406,6 +408,6 @@ mod tests {
         ];
         assert_eq!(best_bits_per_byte(&results), 1.5);
         let key = ("published".to_string(), "literal (sees the future)".to_string());
-        assert_eq!(cells(&results)[&key][11], "2.36");
+        assert_eq!(cells(&results)[&key][12], "2.36");
     }
 }

@@ -1,5 +1,6 @@
 //! Finished runs: from run folders to the lines of `results.csv`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
@@ -54,8 +55,8 @@ pub(crate) struct Finished {
     pub(crate) token_std: f64,
     /// Deviation of the position table at initialisation.
     pub(crate) position_std: f64,
-    /// Strength t of pooled, table and norm-matched.
-    pub(crate) strength: f64,
+    /// Strength t of the method; empty where there is none.
+    pub(crate) strength: Option<f64>,
     /// Optimiser steps.
     pub(crate) steps: usize,
     /// Tokens of a step.
@@ -116,6 +117,7 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Beside>)> {
     }
     let mut runs = Vec::new();
     let mut first: Option<(RunConfig, PathBuf)> = None;
+    let mut methods = BTreeMap::new();
     for folder in folder::find(out)? {
         let config: RunConfig = folder.config()?;
         let (Some(summary), Some(start)) = (folder.summary::<Summary>()?, block(config.cell.start))
@@ -129,6 +131,14 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Beside>)> {
             "{} and {}: runs of different recipes do not belong in one table; separate them",
             at.display(),
             folder.path().display()
+        );
+        let conditioning = config.network.conditioning;
+        ensure!(
+            *methods.entry(config.cell.arm).or_insert(conditioning) == conditioning,
+            "{}: another strength or placement than in other runs of {}; they do not belong in one \
+             table; separate them",
+            folder.path().display(),
+            config.cell.arm
         );
         runs.push((
             finished(&config, &summary, start, &folder)?,
@@ -185,7 +195,7 @@ fn finished(
         table_rate: config.fit.groups.table_rate,
         token_std: summary.token_std,
         position_std: summary.position_std,
-        strength: config.strength,
+        strength: config.network.conditioning.method.strength(),
         steps: summary.steps,
         step_tokens: config.batch_size * config.window,
         train_tokens: config.data.train_tokens,

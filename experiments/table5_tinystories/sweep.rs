@@ -15,16 +15,19 @@ use crate::arm::Arm;
 use crate::plan::Plan;
 use crate::train::Summary;
 
-/// What is changed, as `--set` would, and the arms that it concerns. The presets have strength 0.3,
-/// momentum 0.1 and the placement after the position table: the second line is all of them as they are.
-const CHANGES: [(&str, &[Arm]); 7] = [
-    ("strength=0.1", &[Arm::Pooled, Arm::Table]),
-    ("strength=0.3", &[Arm::Pooled, Arm::Table]),
-    ("strength=1", &[Arm::Pooled, Arm::Table]),
-    ("strength=3", &[Arm::Pooled, Arm::Table]),
+/// What is changed, as `--set` would, and the arms that it concerns. The presets have strength 1 and
+/// momentum 0.1 after the position table, and conditioned tables of strength 0.3: the lines
+/// `strength=1` and `table_strength=0.3` are all as it is.
+const CHANGES: [(&str, &[Arm]); 9] = [
+    ("strength=0.3", &[Arm::Pooled]),
+    ("strength=1", &[Arm::Pooled]),
+    ("strength=3", &[Arm::Pooled]),
     ("momentum=0.03", &[Arm::Pooled]),
     ("momentum=0.5", &[Arm::Pooled]),
-    ("placement=before-position", &[Arm::Pooled, Arm::Table]),
+    ("placement=before-position", &[Arm::Pooled]),
+    ("table_strength=0.1", &[Arm::Table]),
+    ("table_strength=0.3", &[Arm::Table]),
+    ("table_strength=1", &[Arm::Table]),
 ];
 
 /// Trains what is not there yet, then prints the answers and writes them to `sweep.md`.

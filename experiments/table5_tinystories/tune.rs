@@ -50,8 +50,8 @@ pub(crate) fn grid(preset: Preset, arm: Arm) -> Vec<Setting> {
     let (rates, tables): (&[f64], &[(f64, f64)]) = match preset {
         Preset::Smoke => (&[3e-3], &[(1.0, PUBLISHED_STD), (10.0, PUBLISHED_STD)]),
         Preset::Short | Preset::TinystoriesCpu => (
-            &[4e-3, 8e-3, 1.6e-2],
-            &[(1.0, PUBLISHED_STD), (1.0, 0.1), (4.0, PUBLISHED_STD), (4.0, 0.1)],
+            &[4e-3, 8e-3, 1.6e-2, 3.2e-2],
+            &[(1.0, PUBLISHED_STD), (1.0, 0.1), (1.0, 0.3), (4.0, PUBLISHED_STD), (4.0, 0.1)],
         ),
         Preset::Shakespeare | Preset::Paper | Preset::PaperGpt2 => {
             (&[3e-3, 6e-3, 1.2e-2], &[(1.0, PUBLISHED_STD), (1.0, 0.1), (10.0, PUBLISHED_STD)])

@@ -30,6 +30,11 @@ impl NormMatched {
         Self { conditioner }
     }
 
+    /// Strength t of the conditioner whose norm it matches.
+    pub fn strength(&self) -> f64 {
+        self.conditioner.strength()
+    }
+
     /// Y = f X, x: (B, N, d) or (N, d) -> the same shape; zero sequences stay zero.
     ///
     /// # Errors

@@ -274,12 +274,25 @@ impl Pooled {
     ///
     /// Those of the two.
     pub fn forward_train_observed(&self, x: &Tensor) -> Result<Tensor> {
-        let gram = self.gram(x, None)?;
+        self.train_observed(x, None)
+    }
+
+    /// [`Pooled::forward_train_observed`] over the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::forward_train_masked`] and [`Pooled::observe_masked`].
+    pub fn forward_train_observed_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.train_observed(x, Some(mask))
+    }
+
+    fn train_observed(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let gram = self.gram(x, mask)?;
         let M = match self.config.source {
             Source::Current if self.config.strength > 0.0 => Some(self.matrix(&gram)?),
             _ => self.running_matrix()?,
         };
-        let y = self.apply(x, None, M)?;
+        let y = self.apply(x, mask, M)?;
         self.running.observe([gram], self.config.momentum)?;
         Ok(y)
     }

@@ -5,7 +5,7 @@ use candle_conditioning::{
 };
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use conditioned_nn::{Mode, embedding};
+use conditioned_nn::{Mode, Padding, embedding};
 use serde::{Deserialize, Serialize};
 
 /// What is done to the tokens.
@@ -86,6 +86,17 @@ impl Method {
         Ok(Self::Table { strength: t })
     }
 
+    /// Strength t; `None` where the method has none.
+    pub fn strength(&self) -> Option<f64> {
+        match self {
+            Self::None | Self::Standardised => None,
+            Self::PerSequence(conditioner) => Some(conditioner.strength()),
+            Self::NormMatched(control) => Some(control.strength()),
+            Self::Pooled(config) | Self::PooledNormMatched(config) => Some(config.strength),
+            Self::Table { strength } => Some(*strength),
+        }
+    }
+
     /// Whether every token that comes out depends on no later token: what a causal model asks for.
     pub fn is_causal(&self) -> bool {
         match self {
@@ -93,6 +104,14 @@ impl Method {
             Self::Pooled(config) | Self::PooledNormMatched(config) => {
                 config.source == Source::Earlier
             }
+            Self::PerSequence(_) | Self::NormMatched(_) | Self::Standardised => false,
+        }
+    }
+
+    /// Whether an evaluation applies one linear map to every token.
+    pub(crate) fn is_frozen_map(&self) -> bool {
+        match self {
+            Self::None | Self::Table { .. } | Self::Pooled(_) | Self::PooledNormMatched(_) => true,
             Self::PerSequence(_) | Self::NormMatched(_) | Self::Standardised => false,
         }
     }
@@ -134,6 +153,24 @@ pub enum Placement {
     AfterPosition,
     /// On the embedded patches or words alone.
     BeforePosition,
+    /// On what enters the first block, after the layer norm of the embedding: for models that have
+    /// one.
+    AfterNorm,
+}
+
+impl Placement {
+    /// Refuses the place that a model without layer norm in its embedding does not have.
+    ///
+    /// # Errors
+    /// When it is [`Placement::AfterNorm`].
+    pub(crate) fn check_no_norm(self, model: &str) -> Result<()> {
+        if self == Self::AfterNorm {
+            candle_core::bail!(
+                "{model}: its embedding has no layer norm; take placement after-position"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The configuration field: method and placement.
@@ -216,8 +253,20 @@ impl TokenConditioner {
     }
 
     /// X -> Y, (B, N, C). A training pass also moves the running averages, after its own use of
-    /// them.
-    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// them. Padding takes no part and is left alone.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        padding: Option<&Padding>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        match padding {
+            None => self.forward_full(x, mode),
+            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, mode),
+        }
+    }
+
+    fn forward_full(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let train = mode.is_train();
         Ok(match self {
             Self::None => x.clone(),
@@ -238,6 +287,31 @@ impl TokenConditioner {
                 y
             }
             Self::Standardised(standardise) => standardise.forward(x)?,
+        })
+    }
+
+    fn forward_masked(&self, x: &Tensor, mask: &Tensor, mode: Mode) -> Result<Tensor> {
+        let train = mode.is_train();
+        Ok(match self {
+            Self::None => x.clone(),
+            Self::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
+            Self::NormMatched(control) => control.forward_masked(x, mask)?,
+            Self::Pooled(pooled) if train => pooled.forward_train_observed_masked(x, mask)?,
+            Self::Pooled(pooled) => pooled.forward_masked(x, mask)?,
+            Self::PooledNormMatched(pooled) => {
+                let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
+                let y = real.where_cond(&(x * pooled.norm_matched_scale()?)?, x)?;
+                if train {
+                    pooled.observe_masked(x, mask)?;
+                }
+                y
+            }
+            Self::Standardised(standardise) if train => {
+                let y = standardise.forward_train_masked(x, mask)?;
+                standardise.observe_masked(x, mask)?;
+                y
+            }
+            Self::Standardised(standardise) => standardise.forward_masked(x, mask)?,
         })
     }
 

@@ -143,6 +143,7 @@ impl Gpt2Config {
                 candle_core::bail!("gpt2: {name} {std} must be finite and >= 0");
             }
         }
+        self.conditioning.placement.check_no_norm("gpt2")?;
         self.conditioning.method.check_causal("gpt2", self.allow_future_leak)
     }
 }
@@ -196,8 +197,8 @@ impl Gpt2 {
         Ok(Self {
             wte: Table::new(table("wte", vocabulary, config.token_std)?, method)?,
             wpe: match placement {
-                Placement::AfterPosition => Table::new(positions, method)?,
                 Placement::BeforePosition => Table::Plain(positions),
+                _ => Table::new(positions, method)?,
             },
             lm_head: match config.tie_word_embeddings {
                 true => None,
@@ -271,22 +272,18 @@ impl Gpt2 {
         self.start()?;
         let words = self.wte.rows(ids)?;
         match self.conditioning.placement {
-            Placement::AfterPosition => {
-                self.conditioner.forward(&self.position(&words, first)?, mode)
-            }
             Placement::BeforePosition => {
-                self.position(&self.conditioner.forward(&words, mode)?, first)
+                self.position(&self.conditioner.forward(&words, None, mode)?, first)
             }
+            _ => self.conditioner.forward(&self.position(&words, first)?, None, mode),
         }
     }
 
     /// Gives the conditioner its first statistics, from the tables that make its X.
     fn start(&self) -> Result<()> {
         match self.conditioning.placement {
-            Placement::AfterPosition => {
-                self.conditioner.start(&[self.wte.weight(), self.wpe.weight()])
-            }
             Placement::BeforePosition => self.conditioner.start(&[self.wte.weight()]),
+            _ => self.conditioner.start(&[self.wte.weight(), self.wpe.weight()]),
         }
     }
 
@@ -348,10 +345,10 @@ impl Gpt2 {
             );
         }
         self.start()?;
-        let fold = |table: &Table| self.conditioner.forward(&table.embeddings()?, Mode::Eval);
+        let fold = |table: &Table| self.conditioner.forward(&table.embeddings()?, None, Mode::Eval);
         Ok(match self.conditioning.placement {
-            Placement::AfterPosition => (fold(&self.wte)?, fold(&self.wpe)?),
             Placement::BeforePosition => (fold(&self.wte)?, self.wpe.embeddings()?),
+            _ => (fold(&self.wte)?, fold(&self.wpe)?),
         })
     }
 }

@@ -25,11 +25,14 @@
 //! | family | file | presets | reference |
 //! | --- | --- | --- | --- |
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
+//! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 //!
 //! For GPT-2 also: folders of Hugging Face, read and written ([`hugging_face`]), generation
 //! ([`mod@generate`]) and perplexity ([`perplexity`]).
 
+pub mod bert;
+pub mod bert_heads;
 pub mod conditioning;
 pub mod generate;
 pub mod gpt2;

@@ -150,6 +150,7 @@ impl VitConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             candle_core::bail!("vit: {name} must be at least 1");
         }
+        self.conditioning.placement.check_no_norm("vit")?;
         if matches!(self.conditioning.method, Method::Table { .. }) {
             candle_core::bail!(
                 "vit: patches are not rows of a table; conditioned tables are for models of text"
@@ -245,8 +246,10 @@ impl Vit {
     fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
         match self.placement {
-            Placement::BeforePosition => self.position(&self.conditioner.forward(&patches, mode)?),
-            Placement::AfterPosition => self.conditioner.forward(&self.position(&patches)?, mode),
+            Placement::BeforePosition => {
+                self.position(&self.conditioner.forward(&patches, None, mode)?)
+            }
+            _ => self.conditioner.forward(&self.position(&patches)?, None, mode),
         }
     }
 
@@ -304,7 +307,7 @@ impl Vit {
         let patches = self.patch_embed.forward(images)?;
         match self.placement {
             Placement::BeforePosition => Ok(patches),
-            Placement::AfterPosition => self.position(&patches),
+            _ => self.position(&patches),
         }
     }
 }

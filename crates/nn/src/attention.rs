@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
 use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{device, sequence};
+use crate::{Padding, device, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.
 ///
@@ -28,7 +28,7 @@ pub struct Attention {
 /// # Errors
 /// When 3 `heads` does not divide the last dimension.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    sequence::single(qkv, Stage::Attention(Attention { heads, causal: false }))
+    sequence::single(qkv, Stage::Attention(Attention { heads, causal: false }.padded(None)))
 }
 
 /// Causal self-attention of packed queries, keys and values; see [`Attention`].
@@ -36,7 +36,24 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 /// # Errors
 /// When 3 `heads` does not divide the last dimension.
 pub fn causal_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    sequence::single(qkv, Stage::Attention(Attention { heads, causal: true }))
+    sequence::single(qkv, Stage::Attention(Attention { heads, causal: true }.padded(None)))
+}
+
+/// Self-attention among the real tokens of padded sequences: padding is not seen and gets zeros.
+///
+/// # Errors
+/// When 3 `heads` does not divide the last dimension of `qkv` (B, N, 3C), or the padding is of another
+/// batch.
+pub fn padded_attention(qkv: &Tensor, heads: usize, padding: &Padding) -> Result<Tensor> {
+    let attention = Attention { heads, causal: false };
+    sequence::single(qkv, Stage::Attention(attention.padded(Some(padding))))
+}
+
+/// Attention in one pass: with the padding of its batch.
+#[derive(Debug, Clone)]
+pub(crate) struct PaddedAttention {
+    attention: Attention,
+    padding: Option<Padding>,
 }
 
 /// Queries per block: their scores (80 x N) stay in the cache of a core. The blocks of a sequence
@@ -46,7 +63,10 @@ const BLOCK: usize = 80;
 /// One head of one sequence, in a slice that holds the whole sequence.
 #[derive(Clone, Copy)]
 struct Head {
+    /// Tokens.
     n: usize,
+    /// One past the last row of the slice: padding lies between.
+    end: usize,
     /// The first query; outputs begin with it.
     first: usize,
     c: usize,
@@ -134,6 +154,8 @@ impl Head {
             // SAFETY: the columns of this head are ours, as the caller promises.
             unsafe { kernel::matmul_shared((y, self.output(from, to)), p, v, T::ONE, false) }
         }
+        // SAFETY: as above.
+        unsafe { y.zero(self.output(self.n, self.end)) }
     }
 
     /// The gradient of the head into its columns of `dqkv`: with P the probabilities, recomputed,
@@ -174,23 +196,36 @@ impl Head {
                 kernel::matmul_shared((dqkv, k.1), (ds.0, block.t()), q, self.scale(), added);
             }
         }
+        for which in 0..3 {
+            // SAFETY: as above.
+            unsafe { dqkv.zero(self.packed(which, self.n, self.end)) }
+        }
     }
 }
 
 impl Attention {
+    /// With the padding of a batch.
+    pub(crate) fn padded(self, padding: Option<&Padding>) -> PaddedAttention {
+        PaddedAttention { attention: self, padding: padding.cloned() }
+    }
+}
+
+impl PaddedAttention {
     /// Runs `work(sequence, head)` for every head of every sequence, on all threads.
-    fn for_heads(self, first: usize, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
-        let c = rows.width / 3;
-        (0..rows.batch * self.heads).into_par_iter().for_each(|i| {
-            let (n, d) = (rows.tokens, c / self.heads);
-            let head = Head { n, first, c, d, head: i % self.heads, causal: self.causal };
-            work(i / self.heads, head);
+    fn for_heads(&self, first: usize, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
+        let Attention { heads, causal } = self.attention;
+        let (c, end) = (rows.width / 3, rows.tokens);
+        let lengths = self.padding.as_ref().map(Padding::lengths);
+        (0..rows.batch * heads).into_par_iter().for_each(|i| {
+            let (sequence, head) = (i / heads, i % heads);
+            let n = lengths.map_or(end, |lengths| lengths[sequence]);
+            work(sequence, Head { n, end, first, c, d: c / heads, head, causal });
         });
     }
 
     /// The outputs of the tokens from `first` on; `sequence(i)` are the packed rows of sequence i.
     pub(crate) fn forward_from<'a, T: Real>(
-        self,
+        &self,
         first: usize,
         rows: Rows,
         sequence: impl Fn(usize) -> &'a [T] + Sync + Send,
@@ -205,7 +240,7 @@ impl Attention {
                 }
             });
         };
-        // SAFETY: the heads write all columns of all sequences.
+        // SAFETY: the heads write all columns of all sequences, zeros for padding.
         #[allow(unsafe_code)]
         unsafe {
             kernel::filled_by_products(rows.batch * len, work)
@@ -213,7 +248,7 @@ impl Attention {
     }
 }
 
-impl Kernel for Attention {
+impl Kernel for PaddedAttention {
     const NAME: &'static str = "attention";
     const CHEAP: bool = false;
 
@@ -222,19 +257,24 @@ impl Kernel for Attention {
     }
 
     fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+        let heads = self.attention.heads;
+        if let Some(padding) = &self.padding {
+            padding.check(dims)?;
+        }
         match dims {
-            [b, n, width] if self.heads > 0 && width % (3 * self.heads) == 0 => {
-                Ok(vec![*b, *n, width / 3])
-            }
+            [b, n, width] if heads > 0 && width % (3 * heads) == 0 => Ok(vec![*b, *n, width / 3]),
             _ => candle_core::bail!(
-                "attention: {dims:?} is not (batch, tokens, three times {} equal heads)",
-                self.heads
+                "attention: {dims:?} is not (batch, tokens, three times {heads} equal heads)"
             ),
         }
     }
 
     fn on_device(&self, x: &Tensor) -> Result<Tensor> {
-        device::attention(x, self.heads, self.causal)
+        let Attention { heads, causal } = self.attention;
+        match &self.padding {
+            None => device::attention(x, heads, causal),
+            Some(padding) => device::padded_attention(x, heads, causal, padding),
+        }
     }
 
     fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
@@ -262,7 +302,7 @@ impl Kernel for Attention {
             });
         };
         // SAFETY: the heads write all columns of all sequences: queries block by block, keys and
-        // values with the last block, which sees every one of them and comes first.
+        // values with the last block, which sees every one of them and comes first; zeros for padding.
         #[allow(unsafe_code)]
         let dqkv = unsafe { kernel::filled_by_products(qkv.len(), work) };
         Gradients { input: Some(dqkv), parameters: Vec::new() }

@@ -14,7 +14,7 @@ use candle_core::{
 };
 use candle_nn::ops;
 
-use crate::reference;
+use crate::{Padding, reference};
 
 /// The result of a fused kernel, until the op that gives it a backward has taken it.
 struct Finished(Mutex<Option<Tensor>>);
@@ -278,6 +278,23 @@ impl CustomOp2 for RmsNormOp {
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     attention_from(qkv, heads, causal, 0)
+}
+
+/// The same among the real tokens of padded sequences: padding is not seen and gets zeros.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn padded_attention(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    padding: &Padding,
+) -> Result<Tensor> {
+    let mask = padding.mask(qkv.device())?;
+    let keys = mask.unsqueeze(1)?.unsqueeze(1)?; // (B, 1, 1, N)
+    let seen = |scores: &Tensor| reference::softmax(scores, 1.0, Some(&keys));
+    let y = reference::attention_with(qkv, heads, causal, 0, seen)?;
+    y.broadcast_mul(&mask.unsqueeze(2)?.to_dtype(y.dtype())?)
 }
 
 /// The same for the tokens from `first` on: (B, N, 3C) to (B, N - first, C).

@@ -37,6 +37,7 @@
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
 //! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`attention`](mod@attention), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
+//! | [`padding`] | where the sequences of a batch end |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
 //! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
@@ -58,6 +59,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod mode;
+pub mod padding;
 pub mod patch_embed;
 pub mod reference;
 pub mod rms_norm;
@@ -67,7 +69,7 @@ mod stage;
 pub mod store;
 pub mod table;
 
-pub use attention::{Attention, attention, causal_attention};
+pub use attention::{Attention, attention, causal_attention, padded_attention};
 pub use cache::Cache;
 pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
@@ -77,6 +79,7 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
 pub use mode::Mode;
+pub use padding::Padding;
 pub use patch_embed::PatchEmbed;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::{Layer, Sequence};

@@ -48,6 +48,25 @@ impl Linear {
         let bias = vb.get_with_hints(outputs, "bias", candle_nn::init::ZERO)?;
         Ok(Self { weight, bias: Some(bias), transposed: true })
     }
+
+    /// One layer whose outputs are those of all `layers`, side by side.
+    ///
+    /// The parameters are copied, and the gradients find their way back: for layers that are stored
+    /// one by one and multiplied as one, such as queries, keys and values.
+    ///
+    /// # Errors
+    /// When the layers differ in input width, layout, or in having a bias.
+    pub fn stacked(layers: &[Self]) -> Result<Self> {
+        let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
+        let biases: Vec<&Tensor> = layers.iter().filter_map(|layer| layer.bias.as_ref()).collect();
+        let transposed = layers.first().is_some_and(|layer| layer.transposed);
+        let layouts = layers.iter().all(|layer| layer.transposed == transposed);
+        if !layouts || !(biases.is_empty() || biases.len() == layers.len()) {
+            candle_core::bail!("linear: layers of different layout cannot be stacked");
+        }
+        let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0)).transpose()?;
+        Ok(Self { weight: Tensor::cat(&weights, usize::from(transposed))?, bias, transposed })
+    }
 }
 
 /// A [`Linear`] with bias and PyTorch's default initialisation, uniform in +-1/sqrt(in).

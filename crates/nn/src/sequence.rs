@@ -26,7 +26,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Reads, Real, Rows, dispatch};
 use crate::stage::{Kernel, Stage, Wanted, each};
-use crate::{Attention, Cache, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, RmsNorm};
+use crate::{Attention, Cache, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, RmsNorm};
 
 /// A layer of a [`Sequence`].
 #[derive(Debug, Clone)]
@@ -82,7 +82,21 @@ impl Sequence {
     /// # Errors
     /// When shapes or dtypes do not fit; names the layer.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let stages = self.layers.iter().filter_map(|layer| layer.stage(mode)).collect();
+        self.forward_padded(x, None, mode)
+    }
+
+    /// The result for sequences of different lengths, `x` (B, N, C): attention sees real tokens only,
+    /// and padding gets none from it. Other layers act on each token alone.
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`], or when the padding is of another batch.
+    pub fn forward_padded(
+        &self,
+        x: &Tensor,
+        padding: Option<&Padding>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let stages = self.layers.iter().filter_map(|layer| layer.stage(padding, mode)).collect();
         run(x, stages, self.residual)
     }
 
@@ -98,7 +112,7 @@ impl Sequence {
         for layer in &self.layers {
             y = match layer {
                 Layer::Attention(attention) => cache.attend(*attention, &y)?,
-                layer => match layer.stage(Mode::Eval) {
+                layer => match layer.stage(None, Mode::Eval) {
                     Some(stage) => single(&y, stage)?,
                     None => y,
                 },
@@ -126,13 +140,13 @@ layers!(LayerNorm, RmsNorm, Linear, Gelu, Attention, Dropout, DropPath);
 
 impl Layer {
     /// What the layer does in a pass of this mode; nothing for dropout in evaluation.
-    fn stage(&self, mode: Mode) -> Option<Stage> {
+    fn stage(&self, padding: Option<&Padding>, mode: Mode) -> Option<Stage> {
         match self.clone() {
             Self::LayerNorm(layer) => Some(Stage::LayerNorm(layer)),
             Self::RmsNorm(layer) => Some(Stage::RmsNorm(layer)),
             Self::Linear(layer) => Some(Stage::Linear(layer)),
             Self::Gelu(layer) => Some(Stage::Gelu(layer)),
-            Self::Attention(layer) => Some(Stage::Attention(layer)),
+            Self::Attention(layer) => Some(Stage::Attention(layer.padded(padding))),
             Self::Dropout(layer) => layer.mask(mode).map(Stage::Mask),
             Self::DropPath(layer) => layer.mask(mode).map(Stage::Mask),
         }

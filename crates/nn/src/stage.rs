@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 
+use crate::attention::PaddedAttention;
 use crate::dropout::Mask;
 use crate::kernel::{Real, Rows};
-use crate::{Attention, Gelu, LayerNorm, Linear, RmsNorm};
+use crate::{Gelu, LayerNorm, Linear, RmsNorm};
 
 /// A layer in one pass.
 #[derive(Debug, Clone)]
@@ -15,7 +16,7 @@ pub(crate) enum Stage {
     RmsNorm(RmsNorm),
     Linear(Linear),
     Gelu(Gelu),
-    Attention(Attention),
+    Attention(PaddedAttention),
     Mask(Mask),
 }
 
@@ -90,7 +91,7 @@ macro_rules! each {
                 $call
             }
             Stage::Attention($layer) => {
-                type $L = $crate::Attention;
+                type $L = $crate::attention::PaddedAttention;
                 $call
             }
             Stage::Mask($layer) => {

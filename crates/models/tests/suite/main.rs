@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bert;
+mod bert_parity;
 mod causality;
 mod generate;
 mod gpt2;

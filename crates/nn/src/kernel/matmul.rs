@@ -118,6 +118,28 @@ impl<T> Shared<T> {
         // SAFETY: inside the allocation, by the assertion.
         Self { start: unsafe { self.start.add(start) }, len }
     }
+
+    /// Writes zeros to the elements of a view with adjacent columns.
+    ///
+    /// # Safety
+    /// As [`matmul_shared`].
+    ///
+    /// # Panics
+    /// When the view leaves the slice: an error of the calling kernel.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn zero(self, view: View)
+    where
+        T: Real,
+    {
+        assert!(view.end() <= self.len && view.col_stride == 1, "zeros beyond their slice");
+        for row in 0..view.rows {
+            // SAFETY: inside the allocation, by the assertion; a float of zero bytes is zero.
+            unsafe {
+                let row = self.start.add(view.start + row * view.row_stride);
+                std::ptr::write_bytes(row, 0, view.cols);
+            }
+        }
+    }
 }
 
 // SAFETY: a pointer that is only written through by `matmul_shared`, whose callers promise that no

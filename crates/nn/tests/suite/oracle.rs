@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, Gelu, Layer, LayerNorm, Linear, Mode, RmsNorm, Sequence, Store, attention,
-    causal_attention, cross_entropy, device, gelu, gelu_tanh, layer_norm, linear, reference,
-    rms_norm,
+    Attention, Gelu, Layer, LayerNorm, Linear, Mode, Padding, RmsNorm, Sequence, Store, attention,
+    causal_attention, cross_entropy, device, gelu, gelu_tanh, layer_norm, linear, padded_attention,
+    reference, rms_norm,
 };
 use proptest::prelude::*;
 
@@ -76,6 +76,22 @@ proptest! {
             &[qkv],
             |v| causal_attention(&v[0], h),
             |v| reference::attention(&v[0], h, true),
+        ).unwrap();
+    }
+
+    // Up to three blocks of queries; the device's form is the definition with a mask.
+    #[test]
+    fn padded_attention_equals_its_definition(
+        lengths in prop::collection::vec(1usize..200, 1..4), h in 1usize..4, d in 1usize..10,
+    ) {
+        let n = *lengths.iter().max().unwrap();
+        let mask = lengths.iter().map(|&m| (0..n).map(|i| u8::from(i < m)).collect()).collect();
+        let padding = Padding::of(&Tensor::new::<Vec<Vec<u8>>>(mask, &Device::Cpu).unwrap()).unwrap();
+        let qkv = variable(&[lengths.len(), n, 3 * h * d], 1).unwrap();
+        agree(
+            &[qkv],
+            |v| padded_attention(&v[0], h, &padding),
+            |v| device::padded_attention(&v[0], h, false, &padding),
         ).unwrap();
     }
 

@@ -1,0 +1,476 @@
+//! BERT, the bidirectional encoder, and its heads.
+//!
+//! ```text
+//! E   = W[ids] + P + T[types]                          (B, N, C)
+//! X   = LN(E), conditioned at one of three places: W[ids], E, or X
+//! X'  = LN(X + MSA(X)),   X'' = LN(X' + MLP(X'))       depth times, post-norm
+//! ```
+//!
+//! Attention sees real tokens only, and padding takes no part in the statistics of a conditioning:
+//! what is done to a sequence depends neither on its padding nor, with frozen statistics, on its batch.
+//!
+//! Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", NAACL 2019. Names,
+//! layout and initialisation follow the Hugging Face `BertModel`: normal of deviation 0.02, biases
+//! zero; the tables have a deviation of their own. One difference: attention probabilities are not
+//! dropped, hidden states are.
+
+use candle_core::{Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use conditioned_nn::{
+    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Sequence, add_table, embedding,
+    init,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::UnknownPreset;
+use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
+
+/// Epsilon of every layer norm.
+pub(crate) const EPS: f64 = 1e-12;
+
+/// Deviation of every linear weight at initialisation.
+const LINEAR_STD: f64 = 0.02;
+
+/// What a BERT is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BertConfig {
+    /// Tokens V that the model knows.
+    pub vocabulary: usize,
+    /// The longest sequence N.
+    pub context: usize,
+    /// Kinds of tokens: first and second text.
+    pub types: usize,
+    /// Token width C.
+    pub width: usize,
+    /// Layers.
+    pub depth: usize,
+    /// Heads per layer.
+    pub heads: usize,
+    /// Hidden width of the MLP.
+    pub hidden: usize,
+    /// Probability of dropout on the embedding, at the end of every residual branch and before a
+    /// classifier.
+    pub dropout: f64,
+    /// Deviation of the three tables at initialisation; published: 0.02.
+    pub table_std: f64,
+    /// What is done to the tokens, and where.
+    pub conditioning: ConditioningConfig,
+}
+
+impl BertConfig {
+    /// Presets by name: (name, [vocabulary, context, width, depth, heads, hidden]).
+    ///
+    /// The two published sizes, the sentence encoder MiniLM-L6, and `bert-4x128`, which trains on a
+    /// laptop.
+    const PRESETS: [(&'static str, [usize; 6]); 4] = [
+        ("bert-base-uncased", [30522, 512, 768, 12, 12, 3072]),
+        ("bert-large-uncased", [30522, 512, 1024, 24, 16, 4096]),
+        ("minilm-l6", [30522, 512, 384, 6, 12, 1536]),
+        ("bert-4x128", [4096, 128, 128, 4, 4, 512]),
+    ];
+
+    /// The names of all presets.
+    pub fn presets() -> impl Iterator<Item = &'static str> {
+        Self::PRESETS.iter().map(|(name, _)| *name)
+    }
+
+    /// The preset called `name`, with the published dropout of 0.1 and without conditioning.
+    ///
+    /// # Errors
+    /// When there is no such preset.
+    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
+        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
+        let Some((_, [vocabulary, context, width, depth, heads, hidden])) = preset else {
+            let known = Self::presets().collect();
+            return Err(UnknownPreset { name: name.to_string(), known });
+        };
+        Ok(Self {
+            vocabulary: *vocabulary,
+            context: *context,
+            types: 2,
+            width: *width,
+            depth: *depth,
+            heads: *heads,
+            hidden: *hidden,
+            dropout: 0.1,
+            table_std: 0.02,
+            conditioning: ConditioningConfig::default(),
+        })
+    }
+
+    /// Trainable scalars of the encoder, without pooler and heads.
+    pub fn parameter_count(&self) -> usize {
+        let (c, hidden) = (self.width, self.hidden);
+        let layer = 4 * (c + 1) * c + (c + 1) * hidden + (hidden + 1) * c + 4 * c;
+        (self.vocabulary + self.context + self.types + 2) * c + self.depth * layer
+    }
+
+    /// Multiply-accumulates of one forward pass of the encoder over `tokens` tokens of one sequence,
+    /// matrix products only.
+    pub fn macs(&self, tokens: usize) -> usize {
+        let c = self.width;
+        self.depth * tokens * (4 * c * c + 2 * c * self.hidden + 2 * tokens * c)
+    }
+
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("vocabulary", self.vocabulary),
+            ("context", self.context),
+            ("types", self.types),
+            ("width", self.width),
+            ("heads", self.heads),
+            ("hidden", self.hidden),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            candle_core::bail!("bert: {name} must be at least 1");
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            candle_core::bail!("bert: {} heads do not divide width {}", self.heads, self.width);
+        }
+        if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
+            candle_core::bail!("bert: table_std {} must be finite and >= 0", self.table_std);
+        }
+        Ok(())
+    }
+}
+
+/// A batch of texts as a [`Bert`] reads them.
+#[derive(Debug, Clone)]
+pub struct BertInput {
+    /// Token ids (B, N), u32.
+    pub ids: Tensor,
+    /// 0 for tokens of the first text and 1 for those of the second, (B, N), u32.
+    pub types: Tensor,
+    /// Where the texts end; `None` where all have N tokens.
+    pub padding: Option<Padding>,
+}
+
+impl BertInput {
+    /// Single texts of one length, ids (B, N).
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn new(ids: Tensor) -> Result<Self> {
+        Ok(Self { types: ids.zeros_like()?, ids, padding: None })
+    }
+
+    /// Texts or pairs padded to one length: `mask` (B, N) u8, 1 = real.
+    ///
+    /// # Errors
+    /// When shapes differ, or real tokens do not come first in every sequence.
+    pub fn padded(ids: Tensor, types: Tensor, mask: &Tensor) -> Result<Self> {
+        if ids.dims() != types.dims() || ids.dims() != mask.dims() {
+            candle_core::bail!(
+                "bert: ids {:?}, types {:?} and mask {:?} must have one shape",
+                ids.dims(),
+                types.dims(),
+                mask.dims()
+            );
+        }
+        let padding = Padding::of(mask)?;
+        let full = padding.lengths().iter().all(|length| Some(length) == ids.dims().get(1));
+        Ok(Self { ids, types, padding: (!full).then_some(padding) })
+    }
+}
+
+/// A BERT without head.
+#[derive(Debug)]
+pub struct Bert {
+    words: Table,
+    positions: Table,
+    types: Tensor,
+    norm: LayerNorm,
+    dropout: Dropout,
+    conditioning: ConditioningConfig,
+    conditioner: TokenConditioner,
+    layers: Vec<Layer>,
+}
+
+impl Bert {
+    /// A model over `vb`, at the names of the Hugging Face `BertModel`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or a tensor has another shape.
+    pub fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let ConditioningConfig { method, placement } = config.conditioning;
+        let (c, embeddings) = (config.width, vb.pp("embeddings"));
+        let table = |name, rows| {
+            let init = init::normal(config.table_std);
+            embeddings.pp(name).get_with_hints((rows, c), "weight", init)
+        };
+        let positions = table("position_embeddings", config.context)?;
+        let layers = (0..config.depth)
+            .map(|i| Layer::new(config, vb.pp("encoder.layer").pp(i)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            words: Table::new(table("word_embeddings", config.vocabulary)?, method)?,
+            positions: match placement {
+                Placement::BeforePosition => Table::Plain(positions),
+                _ => Table::new(positions, method)?,
+            },
+            types: table("token_type_embeddings", config.types)?,
+            norm: LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
+            dropout: Dropout::new(&embeddings.pp("dropout"), config.dropout)?,
+            conditioning: config.conditioning,
+            conditioner: TokenConditioner::new(method, c, vb.pp("conditioner"))?,
+            layers,
+        })
+    }
+
+    /// The last hidden state (B, N, C). At padding it means nothing.
+    ///
+    /// # Errors
+    /// When the sequences are longer than the position table, or an id or a type is not in its table.
+    pub fn hidden(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
+        self.encode(input, None, mode)
+    }
+
+    /// The last hidden state at `positions` (B, M) of u32 alone: (B, M, C).
+    ///
+    /// What the last layer does to each token alone is done to these tokens only.
+    ///
+    /// # Errors
+    /// As [`Bert::hidden`], or when a position is not in its sequence.
+    pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.encode(input, Some(positions), mode)
+    }
+
+    fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
+        let padding = input.padding.as_ref();
+        let mut x = self.dropout.forward(&self.embed(input, mode)?, mode)?;
+        let Some((last, layers)) = self.layers.split_last() else {
+            return read.map_or(Ok(x.clone()), |positions| rows_at(&x, positions));
+        };
+        for layer in layers {
+            x = layer.feed(&layer.attend(&x, padding, mode)?, mode)?;
+        }
+        x = last.attend(&x, padding, mode)?;
+        if let Some(positions) = read {
+            x = rows_at(&x, positions)?;
+        }
+        last.feed(&x, mode)
+    }
+
+    /// The tokens that enter the first layer, (B, N, C), before dropout.
+    fn embed(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
+        self.words.refresh(mode)?;
+        self.positions.refresh(mode)?;
+        self.start()?;
+        let condition = |x: Tensor| self.conditioner.forward(&x, input.padding.as_ref(), mode);
+        let mut x = self.words.rows(&input.ids)?;
+        if self.conditioning.placement == Placement::BeforePosition {
+            x = condition(x)?;
+        }
+        x = self.place(&x, input)?;
+        if self.conditioning.placement == Placement::AfterPosition {
+            x = condition(x)?;
+        }
+        x = self.norm.forward(&x)?;
+        if self.conditioning.placement == Placement::AfterNorm {
+            x = condition(x)?;
+        }
+        Ok(x)
+    }
+
+    /// Adds positions and types: (B, N, C) -> (B, N, C).
+    fn place(&self, words: &Tensor, input: &BertInput) -> Result<Tensor> {
+        let (length, context) = (words.dim(1)?, self.context());
+        if length > context {
+            candle_core::bail!(
+                "bert: a sequence of {length} tokens is longer than the position table, which ends \
+                 at {context}"
+            );
+        }
+        let typed = (words + embedding(&input.types, &self.types)?)?;
+        add_table(&typed, &self.positions.range(0, length)?.unsqueeze(0)?)
+    }
+
+    /// Gives the conditioner its first statistics where they are known before the first batch.
+    fn start(&self) -> Result<()> {
+        let (words, positions) = (self.words.weight(), self.positions.weight());
+        match self.conditioning.placement {
+            Placement::BeforePosition => self.conditioner.start(&[words]),
+            Placement::AfterPosition => self.conditioner.start(&[words, positions, &self.types]),
+            // A layer norm of independent rows has no such formula.
+            Placement::AfterNorm => Ok(()),
+        }
+    }
+
+    /// The longest sequence N.
+    pub fn context(&self) -> usize {
+        self.positions.weight().dims()[0]
+    }
+
+    /// The word table (V, C), which a masked-language head multiplies with.
+    pub fn word_table(&self) -> &Tensor {
+        self.words.weight()
+    }
+
+    /// Sentence embeddings (B, C): the mean of the last hidden states of the real tokens, of length
+    /// one, as sentence-transformers compute them.
+    ///
+    /// # Errors
+    /// As [`Bert::hidden`].
+    pub fn sentence_embeddings(&self, input: &BertInput) -> Result<Tensor> {
+        let hidden = self.hidden(input, Mode::Eval)?;
+        let mean = match &input.padding {
+            None => hidden.mean(1)?,
+            Some(padding) => {
+                let mask = padding.mask(hidden.device())?.to_dtype(hidden.dtype())?.unsqueeze(2)?;
+                hidden.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)?
+            }
+        };
+        mean.broadcast_div(&mean.sqr()?.sum_keepdim(1)?.sqrt()?)
+    }
+
+    /// The tokens entering the first layer in evaluation mode, without and with conditioning, (R, C):
+    /// real ones, of all sequences.
+    ///
+    /// # Errors
+    /// As [`Bert::hidden`].
+    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
+        let words = embedding(&input.ids, self.words.weight())?;
+        let plain = self.norm.forward(&self.place(&words, input)?)?;
+        Ok(Tokens {
+            plain: real(&plain, input)?,
+            conditioned: real(&self.embed(input, Mode::Eval)?, input)?,
+        })
+    }
+
+    /// Replaces the running averages of the conditioning, if it has any, by those over `inputs`.
+    ///
+    /// # Errors
+    /// As [`Bert::hidden`], or when the state is read-only.
+    pub fn recalibrate(&self, inputs: &[BertInput]) -> Result<()> {
+        if !self.conditioner.has_state() {
+            return Ok(());
+        }
+        self.conditioner.recalibrate(inputs.iter().map(|input| {
+            let mut x = embedding(&input.ids, self.words.weight())?;
+            if self.conditioning.placement != Placement::BeforePosition {
+                x = self.place(&x, input)?;
+            }
+            if self.conditioning.placement == Placement::AfterNorm {
+                x = self.norm.forward(&x)?;
+            }
+            real(&x, input)
+        }))
+    }
+
+    /// Word, position and type table with which a model without conditioning computes what this one
+    /// does.
+    ///
+    /// # Errors
+    /// When the method depends on the sequence, or acts behind the layer norm.
+    pub fn folded_tables(&self) -> Result<[Tensor; 3]> {
+        let placement = self.conditioning.placement;
+        if !self.conditioning.method.is_frozen_map() || placement == Placement::AfterNorm {
+            candle_core::bail!(
+                "bert: only pooled conditioning, its norm-matched control and conditioned tables in \
+                 front of the layer norm of the embedding fold into the tables; save the model with \
+                 its conditioning instead"
+            );
+        }
+        self.start()?;
+        let fold = |table: Tensor| self.conditioner.forward(&table, None, Mode::Eval);
+        Ok(match placement {
+            Placement::BeforePosition => {
+                [fold(self.words.embeddings()?)?, self.positions.embeddings()?, self.types.clone()]
+            }
+            _ => [
+                fold(self.words.embeddings()?)?,
+                fold(self.positions.embeddings()?)?,
+                fold(self.types.clone())?,
+            ],
+        })
+    }
+}
+
+/// The rows (R, C) of x (B, N, C) that are no padding.
+fn real(x: &Tensor, input: &BertInput) -> Result<Tensor> {
+    let (_, n, c) = x.dims3()?;
+    let flat = x.reshape(((), c))?;
+    let Some(padding) = &input.padding else { return Ok(flat) };
+    let lengths = padding.lengths().iter().enumerate();
+    let rows: Vec<u32> =
+        lengths.flat_map(|(i, &length)| (i * n..i * n + length).map(|row| row as u32)).collect();
+    flat.index_select(&Tensor::new(rows, x.device())?, 0)
+}
+
+/// The rows of x (B, N, C) at `positions` (B, M): (B, M, C).
+fn rows_at(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    let (b, n, c) = x.dims3()?;
+    let positions: Vec<Vec<u32>> = positions.to_device(&Device::Cpu)?.to_vec2()?;
+    let per_sequence = positions.first().map_or(0, Vec::len);
+    if let Some(position) = positions.iter().flatten().find(|&&p| p as usize >= n) {
+        candle_core::bail!("bert: position {position} in sequences of {n} tokens");
+    }
+    let rows = positions.iter().enumerate();
+    let rows: Vec<u32> =
+        rows.flat_map(|(i, row)| row.iter().map(move |p| (i * n) as u32 + p)).collect();
+    let rows = Tensor::from_vec(rows, (b, per_sequence), x.device())?;
+    embedding(&rows, &x.reshape(((), c))?)
+}
+
+/// A post-norm layer.
+#[derive(Debug)]
+struct Layer {
+    /// Query, key and value.
+    projections: [Linear; 3],
+    output: Linear,
+    output_dropout: Dropout,
+    output_norm: LayerNorm,
+    heads: usize,
+    mlp: Sequence,
+    norm: LayerNorm,
+}
+
+impl Layer {
+    fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
+        let (c, hidden) = (config.width, config.hidden);
+        let linear =
+            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
+        let dropout = |path| Dropout::new(&vb.pp(path), config.dropout);
+        Ok(Self {
+            projections: [
+                linear("attention.self.query", c, c)?,
+                linear("attention.self.key", c, c)?,
+                linear("attention.self.value", c, c)?,
+            ],
+            output: linear("attention.output.dense", c, c)?,
+            output_dropout: dropout("attention.output.dropout")?,
+            output_norm: LayerNorm::new(vb.pp("attention.output.LayerNorm"), c, EPS)?,
+            heads: config.heads,
+            mlp: Sequence::residual([
+                linear("intermediate.dense", c, hidden)?.into(),
+                Gelu::Erf.into(),
+                linear("output.dense", hidden, c)?.into(),
+                dropout("output.dropout")?.into(),
+            ]),
+            norm: LayerNorm::new(vb.pp("output.LayerNorm"), c, EPS)?,
+        })
+    }
+
+    /// LN(x + MSA(x)).
+    fn attend(&self, x: &Tensor, padding: Option<&Padding>, mode: Mode) -> Result<Tensor> {
+        // Queries, keys and values are parameters of their own and one product.
+        let attention = Sequence::residual([
+            Linear::stacked(&self.projections)?.into(),
+            Attention { heads: self.heads, causal: false }.into(),
+            self.output.clone().into(),
+            self.output_dropout.clone().into(),
+        ]);
+        self.output_norm.forward(&attention.forward_padded(x, padding, mode)?)
+    }
+
+    /// LN(x + MLP(x)).
+    fn feed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.norm.forward(&self.mlp.forward(x, mode)?)
+    }
+}
