@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use conditioned_models::gpt2::Gpt2Config;
-use conditioned_models::hugging_face;
+use conditioned_models::hugging_face::gpt2;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -27,7 +27,7 @@ impl Checkpoint {
     /// # Errors
     /// When a file cannot be read or the model is not a GPT-2.
     pub(crate) fn read(folder: &Path) -> Result<(Self, Gpt2Config)> {
-        let network = hugging_face::read_config(folder)?;
+        let network = gpt2::read_config(folder)?;
         let hash = hash(folder)?;
         Ok((Self { folder: folder.to_path_buf(), hash }, network))
     }

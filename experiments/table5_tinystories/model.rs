@@ -8,7 +8,7 @@ use clap::Args;
 use conditioned_data::Tokenizer;
 use conditioned_models::generate::{Sampling, generate};
 use conditioned_models::gpt2::Gpt2;
-use conditioned_models::hugging_face;
+use conditioned_models::hugging_face::gpt2;
 use conditioned_models::perplexity::mean_nll;
 use conditioned_nn::Store;
 use experiments::device;
@@ -88,7 +88,7 @@ pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
     let (config, trained) = finished(&Folder::new(run))?;
     let tokenizer = &trained.text.tokenizer;
     let end = Some(tokenizer.end_of_text());
-    hugging_face::export(out, &trained.network, &trained.store, end)
+    gpt2::export(out, &trained.network, &trained.store, end)
         .with_context(|| format!("{}", config.cell))?;
     tokenizer.save(out.join("tokenizer.json"))?;
     eprintln!("{}", out.display());
@@ -160,7 +160,7 @@ pub(crate) fn continued(
 /// The model of a folder and its tokenizer.
 fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
     let folder = &hub::model(folder)?;
-    let config = hugging_face::read_config(folder)?;
+    let config = gpt2::read_config(folder)?;
     let tokenizer = read_tokenizer(folder)?;
     if tokenizer.vocab_size() > config.vocabulary {
         return Err(anyhow!(
@@ -171,6 +171,6 @@ fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
         ));
     }
     let store = Store::new(0, DType::F32, &device::open(device)?);
-    hugging_face::read_weights(folder, &config, &store)?;
+    gpt2::read_weights(folder, &config, &store)?;
     Ok((Gpt2::new(&config, store.frozen()?)?, tokenizer))
 }

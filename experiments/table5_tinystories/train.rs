@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use conditioned_data::Windows;
 use conditioned_models::generate::Sampling;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_models::hugging_face;
+use conditioned_models::hugging_face::gpt2;
 use conditioned_nn::Store;
 use conditioned_train::{Control, Outcome, Run, TaskError, fit};
 use experiments::cells::Cell;
@@ -107,7 +107,7 @@ pub(crate) fn run_cell(
     let store = Store::new(config.cell.seed, DType::F32, &device);
     if let Some(init) = &config.init {
         init.check()?;
-        hugging_face::read_weights(&init.folder, &network, &store)?;
+        gpt2::read_weights(&init.folder, &network, &store)?;
     }
     let task = LanguageModel::new(config, network.clone(), &text, &store).map_err(boxed)?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;

@@ -28,7 +28,7 @@
 //! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 //!
-//! For GPT-2 also: folders of Hugging Face, read and written ([`hugging_face`]), generation
+//! Folders of Hugging Face are read and written by [`hugging_face`]; for GPT-2 also generation
 //! ([`mod@generate`]) and perplexity ([`perplexity`]).
 
 pub mod bert;

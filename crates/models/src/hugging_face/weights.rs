@@ -9,8 +9,6 @@ use candle_core::{Device, Tensor};
 use conditioned_nn::StoreError;
 use serde::Deserialize;
 
-use super::PREFIX;
-
 /// The file that is written.
 pub(super) const SAFETENSORS: &str = "model.safetensors";
 
@@ -24,11 +22,14 @@ const FILES: [&str; 4] = [
 
 /// Whether a tensor is state of a conditioning rather than a parameter.
 pub(super) fn is_state(name: &str) -> bool {
-    name.starts_with("conditioner.")
+    name.split('.').any(|part| part == "conditioner")
 }
 
-/// The file that stands for the weights of a folder, and all tensors by their names without prefix.
-pub(super) fn load(folder: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>), StoreError> {
+/// The file that stands for the weights of a folder, and all tensors by their names without `prefix`.
+pub(super) fn load(
+    folder: &Path,
+    prefix: &str,
+) -> Result<(PathBuf, BTreeMap<String, Tensor>), StoreError> {
     let Some(file) = FILES.iter().find(|file| folder.join(file).is_file()) else {
         let reason = format!("no weights in this folder; looked for {}", FILES.join(", "));
         return Err(StoreError::Format { path: folder.to_path_buf(), reason });
@@ -41,7 +42,7 @@ pub(super) fn load(folder: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>),
     let mut tensors = BTreeMap::new();
     for file in files {
         for (name, tensor) in read(&file)? {
-            let name = name.strip_prefix(PREFIX).unwrap_or(&name).to_string();
+            let name = name.strip_prefix(prefix).unwrap_or(&name).to_string();
             if tensors.contains_key(&name) {
                 let reason = format!("a second tensor `{name}`; fetch or save the folder again");
                 return Err(StoreError::Format { path: file, reason });

@@ -232,7 +232,10 @@ fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
             let model = BertClassifier::new(&plain, 3, store.builder())?;
             let names = ["word_embeddings", "position_embeddings", "token_type_embeddings"];
             for (name, table) in names.into_iter().zip(tables?) {
-                store.get(&format!("bert.embeddings.{name}.weight")).unwrap().set(&table.copy()?)?;
+                store
+                    .get(&format!("bert.embeddings.{name}.weight"))
+                    .unwrap()
+                    .set(&table.copy()?)?;
             }
             let d = distance(&model.logits(&input, Mode::Eval)?, &conditioned)?;
             assert!(d < F64_TOLERANCE, "{method:?} {placement:?}: {d:e}");

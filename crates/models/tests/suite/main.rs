@@ -12,6 +12,7 @@ mod gpt2_parity;
 mod gpu;
 mod gradients;
 mod hugging_face;
+mod hugging_face_bert;
 mod vit;
 mod vit_parity;
 

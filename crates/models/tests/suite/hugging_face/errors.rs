@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use conditioned_models::hugging_face::read_config;
+use conditioned_models::hugging_face::gpt2::read_config;
 use conditioned_nn::StoreError;
 use conditioned_nn::store::{load_tensors, save_tensors};
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use conditioned_models::conditioning::Method;
 use conditioned_models::generate::{Sampling, generate};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_models::hugging_face::{export, read_config, read_weights, write};
+use conditioned_models::hugging_face::gpt2::{export, read_config, read_weights, write};
 use conditioned_models::perplexity::mean_nll;
 use conditioned_nn::store::load_tensors;
 use conditioned_nn::{Mode, Store, StoreError};

@@ -1,0 +1,86 @@
+//! The fields of a `config.json`.
+
+use std::path::PathBuf;
+
+use conditioned_nn::StoreError;
+use serde_json::{Map, Value};
+
+use crate::conditioning::ConditioningConfig;
+
+/// The fields of a `config.json`.
+pub(super) struct Fields {
+    path: PathBuf,
+    /// The model that wants them, for errors.
+    model: &'static str,
+    fields: Map<String, Value>,
+}
+
+impl Fields {
+    pub(super) fn read(path: PathBuf, model: &'static str) -> Result<Self, StoreError> {
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(StoreError::Io { path, source }),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(fields) => Ok(Self { path, model, fields }),
+            Err(e) => {
+                let reason = format!("not an object of settings ({e}); fetch it again");
+                Err(StoreError::Format { path, reason })
+            }
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key)
+    }
+
+    pub(super) fn fail(&self, reason: String) -> StoreError {
+        StoreError::Format { path: self.path.clone(), reason }
+    }
+
+    /// The error for a key whose value cannot be used.
+    pub(super) fn wrong(&self, key: &str, wanted: &str) -> StoreError {
+        match self.get(key) {
+            Some(found) => {
+                self.fail(format!("`{key}` is {found}; this {} wants {wanted}", self.model))
+            }
+            None => self.fail(format!("`{key}` is missing; this {} wants {wanted}", self.model)),
+        }
+    }
+
+    pub(super) fn one_of(&self, key: &str, wanted: &[Value]) -> Result<(), StoreError> {
+        // 1 and 1.0 are the same setting.
+        let equal = |a: &Value, b: &Value| match (a.as_f64(), b.as_f64()) {
+            (Some(a), Some(b)) => a == b,
+            _ => a == b,
+        };
+        let fits = |found: &Value| wanted.iter().any(|wanted| equal(found, wanted));
+        if self.get(key).is_some_and(fits) {
+            return Ok(());
+        }
+        let wanted: Vec<String> = wanted.iter().map(Value::to_string).collect();
+        Err(self.wrong(key, &wanted.join(" or ")))
+    }
+
+    pub(super) fn absent_or(&self, key: &str, wanted: &[Value]) -> Result<(), StoreError> {
+        if self.get(key).is_some() { self.one_of(key, wanted) } else { Ok(()) }
+    }
+
+    pub(super) fn size(&self, key: &str) -> Result<usize, StoreError> {
+        let size = self.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        size.ok_or_else(|| self.wrong(key, "a number of 0 or more"))
+    }
+
+    pub(super) fn real(&self, key: &str, absent: f64) -> Result<f64, StoreError> {
+        match self.get(key) {
+            None => Ok(absent),
+            Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, "a number")),
+        }
+    }
+
+    pub(super) fn conditioning(&self) -> Result<ConditioningConfig, StoreError> {
+        let found = self.get("conditioning").ok_or_else(|| self.wrong("conditioning", "one"))?;
+        serde_json::from_value(found.clone())
+            .map_err(|e| self.fail(format!("`conditioning` is {found}: {e}")))
+    }
+}
