@@ -64,7 +64,7 @@ impl Arm {
             // A conditioned position table does harm: docs/LOG.md.
             placement = Placement::BeforePosition;
         }
-        Ok(ConditioningConfig { method, placement })
+        Ok(ConditioningConfig { method, placement, ..Default::default() })
     }
 }
 

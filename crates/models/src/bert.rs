@@ -198,7 +198,7 @@ impl Bert {
     /// When the configuration contradicts itself or a tensor has another shape.
     pub fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let ConditioningConfig { method, placement } = config.conditioning;
+        let ConditioningConfig { method, placement, .. } = config.conditioning;
         let (c, embeddings) = (config.width, vb.pp("embeddings"));
         let table = |name, rows| {
             let init = init::normal(config.table_std);
@@ -218,7 +218,7 @@ impl Bert {
             norm: LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
             dropout: Dropout::new(&embeddings.pp("dropout"), config.dropout)?,
             conditioning: config.conditioning,
-            conditioner: TokenConditioner::new(method, c, vb.pp("conditioner"))?,
+            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
             layers,
         })
     }

@@ -181,12 +181,21 @@ pub struct ConditioningConfig {
     pub method: Method,
     /// Where it is done.
     pub placement: Placement,
+    /// Training steps over which the tokens go from X to Y in equal parts, so that a network that was
+    /// trained without conditioning can follow; 0 for none, as for conditioned tables.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ramp_steps: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(steps: &u64) -> bool {
+    *steps == 0
 }
 
 impl From<Method> for ConditioningConfig {
     /// The method at the default placement.
     fn from(method: Method) -> Self {
-        Self { method, placement: Placement::default() }
+        Self { method, ..Self::default() }
     }
 }
 
@@ -204,7 +213,14 @@ pub struct Tokens {
 /// State lives in the model's store as buffers `running_*` (f64, on the CPU), so it is saved and
 /// resumed with the parameters.
 #[derive(Debug)]
-pub(crate) enum TokenConditioner {
+pub(crate) struct TokenConditioner {
+    transform: Transform,
+    ramp_steps: u64,
+}
+
+/// What is done to the tokens at full strength.
+#[derive(Debug)]
+enum Transform {
     None,
     PerSequence(Conditioner),
     Pooled(Pooled),
@@ -215,7 +231,11 @@ pub(crate) enum TokenConditioner {
 
 impl TokenConditioner {
     /// The method for tokens of width `channels`.
-    pub(crate) fn new(method: Method, channels: usize, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: ConditioningConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
+        let ConditioningConfig { method, ramp_steps, .. } = config;
+        if ramp_steps > 0 && matches!(method, Method::Table { .. }) {
+            candle_core::bail!("conditioned tables have no ramp; set ramp_steps to 0");
+        }
         let vb = vb.set_device(Device::Cpu);
         let buffer = |name: &str, dims: &[usize], value: f64| {
             vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)
@@ -224,26 +244,29 @@ impl TokenConditioner {
             let gram = buffer("running_gram", &[channels, channels], 0.0)?;
             Ok(Pooled::with_state(config, gram, buffer("running_weight", &[], 0.0)?)?)
         };
-        Ok(match method {
+        let transform = match method {
             // Conditioned tables act on the tables themselves: see `Table`.
-            Method::None | Method::Table { .. } => Self::None,
-            Method::PerSequence(conditioner) => Self::PerSequence(conditioner),
-            Method::Pooled(config) => Self::Pooled(pooled(config)?),
-            Method::PooledNormMatched(config) => Self::PooledNormMatched(pooled(config)?),
-            Method::NormMatched(conditioner) => Self::NormMatched(NormMatched::new(conditioner)),
-            Method::Standardised => Self::Standardised(Standardise::with_state(
+            Method::None | Method::Table { .. } => Transform::None,
+            Method::PerSequence(conditioner) => Transform::PerSequence(conditioner),
+            Method::Pooled(config) => Transform::Pooled(pooled(config)?),
+            Method::PooledNormMatched(config) => Transform::PooledNormMatched(pooled(config)?),
+            Method::NormMatched(conditioner) => {
+                Transform::NormMatched(NormMatched::new(conditioner))
+            }
+            Method::Standardised => Transform::Standardised(Standardise::with_state(
                 buffer("running_mean", &[channels], 0.0)?,
                 buffer("running_var", &[channels], 1.0)?,
                 buffer("running_weight", &[], 0.0)?,
             )?),
-        })
+        };
+        Ok(Self { transform, ramp_steps })
     }
 
     /// Lets G start from the tables whose rows add up to X, unless it has been observed: before the
     /// first batch M must know the tokens, and in a causal model not from the batch itself.
     pub(crate) fn start(&self, tables: &[&Tensor]) -> Result<()> {
-        match self {
-            Self::Pooled(pooled) | Self::PooledNormMatched(pooled)
+        match &self.transform {
+            Transform::Pooled(pooled) | Transform::PooledNormMatched(pooled)
                 if pooled.observations()? == 0.0 =>
             {
                 Ok(pooled.start_from_tables(tables)?)
@@ -260,45 +283,52 @@ impl TokenConditioner {
         padding: Option<&Padding>,
         mode: Mode,
     ) -> Result<Tensor> {
-        match padding {
-            None => self.forward_full(x, mode),
-            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, mode),
+        let y = match padding {
+            None => self.forward_full(x, mode)?,
+            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, mode)?,
+        };
+        match mode {
+            Mode::Train { step, .. } if step + 1 < self.ramp_steps => {
+                let part = (step + 1) as f64 / self.ramp_steps as f64;
+                x + ((y - x)? * part)?
+            }
+            _ => Ok(y),
         }
     }
 
     fn forward_full(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let train = mode.is_train();
-        Ok(match self {
-            Self::None => x.clone(),
-            Self::PerSequence(conditioner) => conditioner.forward(x)?,
-            Self::NormMatched(control) => control.forward(x)?,
-            Self::Pooled(pooled) if train => pooled.forward_train_observed(x)?,
-            Self::Pooled(pooled) => pooled.forward(x)?,
-            Self::PooledNormMatched(pooled) => {
+        Ok(match &self.transform {
+            Transform::None => x.clone(),
+            Transform::PerSequence(conditioner) => conditioner.forward(x)?,
+            Transform::NormMatched(control) => control.forward(x)?,
+            Transform::Pooled(pooled) if train => pooled.forward_train_observed(x)?,
+            Transform::Pooled(pooled) => pooled.forward(x)?,
+            Transform::PooledNormMatched(pooled) => {
                 let y = (x * pooled.norm_matched_scale()?)?;
                 if train {
                     pooled.observe(x)?;
                 }
                 y
             }
-            Self::Standardised(standardise) if train => {
+            Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train(x)?;
                 standardise.observe(x)?;
                 y
             }
-            Self::Standardised(standardise) => standardise.forward(x)?,
+            Transform::Standardised(standardise) => standardise.forward(x)?,
         })
     }
 
     fn forward_masked(&self, x: &Tensor, mask: &Tensor, mode: Mode) -> Result<Tensor> {
         let train = mode.is_train();
-        Ok(match self {
-            Self::None => x.clone(),
-            Self::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
-            Self::NormMatched(control) => control.forward_masked(x, mask)?,
-            Self::Pooled(pooled) if train => pooled.forward_train_observed_masked(x, mask)?,
-            Self::Pooled(pooled) => pooled.forward_masked(x, mask)?,
-            Self::PooledNormMatched(pooled) => {
+        Ok(match &self.transform {
+            Transform::None => x.clone(),
+            Transform::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
+            Transform::NormMatched(control) => control.forward_masked(x, mask)?,
+            Transform::Pooled(pooled) if train => pooled.forward_train_observed_masked(x, mask)?,
+            Transform::Pooled(pooled) => pooled.forward_masked(x, mask)?,
+            Transform::PooledNormMatched(pooled) => {
                 let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
                 let y = real.where_cond(&(x * pooled.norm_matched_scale()?)?, x)?;
                 if train {
@@ -306,12 +336,12 @@ impl TokenConditioner {
                 }
                 y
             }
-            Self::Standardised(standardise) if train => {
+            Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train_masked(x, mask)?;
                 standardise.observe_masked(x, mask)?;
                 y
             }
-            Self::Standardised(standardise) => standardise.forward_masked(x, mask)?,
+            Transform::Standardised(standardise) => standardise.forward_masked(x, mask)?,
         })
     }
 
@@ -320,18 +350,21 @@ impl TokenConditioner {
         &self,
         batches: impl IntoIterator<Item = Result<Tensor>>,
     ) -> Result<()> {
-        match self {
-            Self::Pooled(pooled) | Self::PooledNormMatched(pooled) => {
+        match &self.transform {
+            Transform::Pooled(pooled) | Transform::PooledNormMatched(pooled) => {
                 Ok(pooled.recalibrate(batches)?)
             }
-            Self::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
-            Self::None | Self::PerSequence(_) | Self::NormMatched(_) => Ok(()),
+            Transform::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
+            Transform::None | Transform::PerSequence(_) | Transform::NormMatched(_) => Ok(()),
         }
     }
 
     /// Whether evaluation uses running averages.
     pub(crate) fn has_state(&self) -> bool {
-        matches!(self, Self::Pooled(_) | Self::PooledNormMatched(_) | Self::Standardised(_))
+        matches!(
+            self.transform,
+            Transform::Pooled(_) | Transform::PooledNormMatched(_) | Transform::Standardised(_)
+        )
     }
 }
 

@@ -186,7 +186,7 @@ impl Gpt2 {
     /// another shape.
     pub fn new(config: &Gpt2Config, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let ConditioningConfig { method, placement } = config.conditioning;
+        let ConditioningConfig { method, placement, .. } = config.conditioning;
         let (c, vocabulary) = (config.width, config.vocabulary);
         let table =
             |name, rows, std| vb.pp(name).get_with_hints((rows, c), "weight", init::normal(std));
@@ -205,7 +205,7 @@ impl Gpt2 {
                 false => Some(table("lm_head", vocabulary, LINEAR_STD)?),
             },
             conditioning: config.conditioning,
-            conditioner: TokenConditioner::new(method, c, vb.pp("conditioner"))?,
+            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
             dropout: Dropout::new(&vb.pp("drop"), config.dropout)?,
             blocks,
             norm: LayerNorm::new(vb.pp("ln_f"), c, EPS)?,

@@ -213,11 +213,7 @@ impl Vit {
             )?,
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", table)?,
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
-            conditioner: TokenConditioner::new(
-                config.conditioning.method,
-                c,
-                vb.pp("conditioner"),
-            )?,
+            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
             placement: config.conditioning.placement,
             blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,

@@ -46,36 +46,45 @@ pub struct GroupRule {
     pub table_rate: f64,
     /// Patterns of table names; `*` stands for any characters, dots included.
     pub tables: Vec<String>,
+    /// Rates of the parameters whose names match a pattern, as multiples of what they would have; the
+    /// first pattern that fits decides. Layers near the input may learn slower, and with 0 not at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<(String, f64)>,
 }
 
 impl Default for GroupRule {
     /// Decay 0.05, rate 1 for tables, and the table names of the models in this workspace.
     fn default() -> Self {
         let tables = TABLES.map(str::to_string).to_vec();
-        Self { weight_decay: 0.05, table_rate: 1.0, tables }
+        Self { weight_decay: 0.05, table_rate: 1.0, tables, rates: Vec::new() }
     }
 }
 
 impl GroupRule {
-    /// The groups of `parameters`: matrices, vectors, tables; an empty one is left out.
+    /// The groups of `parameters`: matrices, vectors, tables, each once for every rate that it has.
     pub fn groups(&self, parameters: &[(String, Var)]) -> Vec<Group> {
-        let [mut matrices, mut vectors, mut tables] = [const { Vec::new() }; 3];
+        let mut groups: Vec<(usize, Group)> = Vec::new();
         for (name, var) in parameters {
-            let kind = if self.tables.iter().any(|pattern| matches(pattern, name)) {
-                &mut tables
+            let (kind, weight_decay, rate) = if self.tables.iter().any(|table| matches(table, name))
+            {
+                (2, 0.0, self.table_rate)
             } else if var.rank() <= 1 || name.ends_with(".bias") {
-                &mut vectors
+                (1, 0.0, 1.0)
             } else {
-                &mut matrices
+                (0, self.weight_decay, 1.0)
             };
-            kind.push(name.clone());
+            let multiple = self.rates.iter().find(|(pattern, _)| matches(pattern, name));
+            let rate = rate * multiple.map_or(1.0, |(_, multiple)| *multiple);
+            match groups.iter_mut().find(|(of, group)| (*of, group.rate) == (kind, rate)) {
+                Some((_, group)) => group.names.push(name.clone()),
+                None => {
+                    let group = Group { names: vec![name.clone()], weight_decay, rate };
+                    groups.push((kind, group));
+                }
+            }
         }
-        let groups = [
-            Group { names: matrices, weight_decay: self.weight_decay, rate: 1.0 },
-            Group { names: vectors, weight_decay: 0.0, rate: 1.0 },
-            Group { names: tables, weight_decay: 0.0, rate: self.table_rate },
-        ];
-        groups.into_iter().filter(|group| !group.names.is_empty()).collect()
+        groups.sort_by_key(|(kind, _)| *kind);
+        groups.into_iter().map(|(_, group)| group).collect()
     }
 
     /// Whether the numbers make sense.
@@ -89,6 +98,12 @@ impl GroupRule {
             if !(value >= 0.0 && value.is_finite()) {
                 let reason = format!("must be finite and not negative, is {value}");
                 return Err(TrainError::Config { field, reason });
+            }
+        }
+        for (pattern, rate) in &self.rates {
+            if !(*rate >= 0.0 && rate.is_finite()) {
+                let reason = format!("`{pattern}` must be finite and not negative, is {rate}");
+                return Err(TrainError::Config { field: "groups.rates", reason });
             }
         }
         Ok(())

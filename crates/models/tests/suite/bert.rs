@@ -45,7 +45,7 @@ fn tiny(method: Method, placement: Placement) -> BertConfig {
         heads: 3,
         hidden: 20,
         dropout: 0.1,
-        conditioning: ConditioningConfig { method, placement },
+        conditioning: ConditioningConfig { method, placement, ..Default::default() },
         ..BertConfig::preset("bert-base-uncased").unwrap()
     }
 }

@@ -67,9 +67,9 @@ fn causal() -> Result<Vec<ConditioningConfig>> {
         Method::pooled_norm_matched(0.5)?,
         Method::table(0.5)?,
     ];
-    let both = methods
-        .iter()
-        .flat_map(|&method| PLACEMENTS.map(|placement| ConditioningConfig { method, placement }));
+    let both = methods.iter().flat_map(|&method| {
+        PLACEMENTS.map(|placement| ConditioningConfig { method, placement, ..Default::default() })
+    });
     Ok(both.collect())
 }
 
@@ -81,9 +81,9 @@ fn leaking() -> Result<Vec<ConditioningConfig>> {
         Method::pooled(0.3)?,
         Method::Standardised,
     ];
-    let both = methods
-        .iter()
-        .flat_map(|&method| PLACEMENTS.map(|placement| ConditioningConfig { method, placement }));
+    let both = methods.iter().flat_map(|&method| {
+        PLACEMENTS.map(|placement| ConditioningConfig { method, placement, ..Default::default() })
+    });
     Ok(both.collect())
 }
 

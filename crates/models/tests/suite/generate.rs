@@ -46,7 +46,7 @@ fn cached_logits_equal_those_of_whole_sequences() -> Result<()> {
     for (dtype, tolerance) in CACHE_TOLERANCE {
         for method in methods {
             for placement in [Placement::AfterPosition, Placement::BeforePosition] {
-                let conditioning = ConditioningConfig { method, placement };
+                let conditioning = ConditioningConfig { method, placement, ..Default::default() };
                 let model = model(&Gpt2Config { conditioning, ..tiny(method) }, dtype)?;
                 let ids: Vec<u32> = (0..22).map(|i| (i * i + 5 * i + 2) % 13).collect();
                 let ids = Tensor::from_vec(ids, (2, 11), &Device::Cpu)?;

@@ -82,7 +82,7 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
     for (name, preset) in registry() {
         for method in methods {
             for placement in [Placement::AfterPosition, Placement::BeforePosition] {
-                let conditioning = ConditioningConfig { method, placement };
+                let conditioning = ConditioningConfig { method, placement, ..Default::default() };
                 let config = VitConfig { conditioning, ..preset.clone() };
                 let (vit, store, images, targets) = setup(&config)?;
                 let grads = cross_entropy(&vit.forward(&images, MODE)?, &targets)?.backward()?;

@@ -62,6 +62,7 @@ fn the_configuration_survives_json_and_refuses_unknown_keys() {
         conditioning: ConditioningConfig {
             method: Method::pooled(0.3).unwrap(),
             placement: Placement::BeforePosition,
+            ..Default::default()
         },
         ..VitConfig::preset("vit-8").unwrap()
     };
@@ -73,7 +74,7 @@ fn the_configuration_survives_json_and_refuses_unknown_keys() {
 
 fn model(method: Method, placement: Placement) -> Result<(Vit, Store)> {
     let config = VitConfig {
-        conditioning: ConditioningConfig { method, placement },
+        conditioning: ConditioningConfig { method, placement, ..Default::default() },
         ..VitConfig::preset("vit-8").unwrap()
     };
     let store = Store::new(1, DType::F32, &Device::Cpu);

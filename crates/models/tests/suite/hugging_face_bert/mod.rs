@@ -108,7 +108,7 @@ fn bert_folders_for_transformers() {
         let kind = if masked { "masked" } else { "classifier" };
         let head = if masked { Head::MaskedLm } else { labels() };
         let mut config = read_config(&fixture(kind)).unwrap();
-        config.conditioning = ConditioningConfig { method, placement };
+        config.conditioning = ConditioningConfig { method, placement, ..Default::default() };
         let run = |store: &Store, config: &_, folder: &Path| {
             if masked {
                 let model = BertMaskedLm::new(config, store.builder()).unwrap();
@@ -161,6 +161,7 @@ fn a_conditioned_bert_goes_on_where_it_was_written() {
     config.conditioning = ConditioningConfig {
         method: Method::pooled(1.0).unwrap(),
         placement: Placement::AfterNorm,
+        ramp_steps: 5,
     };
     let first = store();
     let model = BertClassifier::new(&config, 3, first.builder()).unwrap();

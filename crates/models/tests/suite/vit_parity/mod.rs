@@ -43,7 +43,10 @@ fn compare(arm: &str, method: Method, placement: Placement) {
     let fixture = fixture();
     for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
         let store = Store::new(0, dtype, &Device::Cpu);
-        let vit = Vit::new(&config(ConditioningConfig { method, placement }), store.builder());
+        let vit = Vit::new(
+            &config(ConditioningConfig { method, placement, ..Default::default() }),
+            store.builder(),
+        );
         let vit = vit.unwrap();
         for (name, var) in store.parameters() {
             let value =

@@ -1,0 +1,57 @@
+//! `--init`: the folder of a checkpoint that cells start from, known by the hash of its weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// A folder with weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// BLAKE3 of its weights: a run does not go on from others.
+    hash: String,
+}
+
+impl Checkpoint {
+    /// The checkpoint in a folder.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(folder: &Path) -> Result<Self> {
+        Ok(Self { folder: folder.to_path_buf(), hash: hash(folder)? })
+    }
+
+    /// Checks that the weights are those that the run was planned with.
+    ///
+    /// # Errors
+    /// When they are others, or cannot be read.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            hash(&self.folder)? == self.hash,
+            "{}: the weights are not those that this run was planned with; choose another --out",
+            self.folder.display()
+        );
+        Ok(())
+    }
+}
+
+/// BLAKE3 of all files of weights, in the order of their names.
+fn hash(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "safetensors" || e == "bin") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let mut open = std::fs::File::open(&file).with_context(|| file.display().to_string())?;
+        std::io::copy(&mut open, &mut hasher).with_context(|| file.display().to_string())?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
