@@ -37,8 +37,14 @@ const DEEDS: [[&str; 2]; 12] = [
     ["rescued", "saved"],
 ];
 const PLACES: [&str; 8] = [
-    "", " in the park", " in the garden", " at the lake", " at the market", " on the hill",
-    " near the bridge", " behind the barn",
+    "",
+    " in the park",
+    " in the garden",
+    " at the lake",
+    " at the market",
+    " on the hill",
+    " near the bridge",
+    " behind the barn",
 ];
 
 /// Different premises of a seed: rows of [`entailments`].

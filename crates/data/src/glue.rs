@@ -222,7 +222,8 @@ impl Task {
                     continue;
                 }
                 let (found, expected) = (fields.len(), header.len());
-                let problem = format!("{found} fields where {expected} are expected; fetch it again");
+                let problem =
+                    format!("{found} fields where {expected} are expected; fetch it again");
                 return Err(at(path, line, problem));
             }
             let text = |i: usize| fields[i].trim().to_string();
@@ -319,7 +320,8 @@ impl Source {
             "train" => "put it there, or train on a split of the dev set (`Task::split_dev`)",
             _ => "put it there",
         };
-        let problem = format!("the {set} file of {} is missing; {remedy}", self.task.names().folder);
+        let problem =
+            format!("the {set} file of {} is missing; {remedy}", self.task.names().folder);
         Error::Corpus { path: path.into(), problem }
     }
 

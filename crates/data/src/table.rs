@@ -27,16 +27,19 @@ pub(crate) struct Row {
 /// The rows of a file, in the layout that its name tells.
 pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-    match extension.to_ascii_lowercase().as_str() {
-        "csv" => csv(path, &read_text(path)?),
-        "tsv" => tsv(path, &read_text(path)?),
-        "jsonl" | "ndjson" => jsonl(path, &read_text(path)?),
+    let layout: fn(&Path, &str) -> Result<Vec<Row>> = match extension.to_ascii_lowercase().as_str()
+    {
+        "csv" => csv,
+        "tsv" => tsv,
+        "jsonl" | "ndjson" => jsonl,
         _ => {
             let problem =
                 "the name tells no layout; expected .csv, .tsv or .jsonl: name the file so";
-            Err(Error::Corpus { path: path.into(), problem: problem.into() })
+            return Err(Error::Corpus { path: path.into(), problem: problem.into() });
         }
-    }
+    };
+    let text = read_text(path)?;
+    if text.trim().is_empty() { Ok(Vec::new()) } else { layout(path, &text) }
 }
 
 /// An error that names the line.
@@ -149,7 +152,8 @@ fn jsonl(path: &Path, text: &str) -> Result<Vec<Row>> {
     });
     let objects = objects.collect::<Result<Vec<_>>>()?;
     let Some((line, first)) = objects.first() else { return Ok(Vec::new()) };
-    let find = |names: &[&'static str]| names.iter().copied().find(|name| first.contains_key(*name));
+    let find =
+        |names: &[&'static str]| names.iter().copied().find(|name| first.contains_key(*name));
     let text = find(&FIRST)
         .ok_or_else(|| at(path, *line, format!("no field {}; name one so", either(&FIRST))))?;
     let columns = Columns { text, second: find(&SECOND), label: LABEL };

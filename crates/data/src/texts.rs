@@ -37,9 +37,11 @@ impl Labels {
                     Err(format!("label {text:?} is not one of {known}; correct it or leave it out"))
                 }
             },
-            Self::Score => text.parse().ok().filter(|score: &f32| score.is_finite()).ok_or_else(
-                || format!("score {text:?} is not a number; correct it or leave it out"),
-            ),
+            Self::Score => {
+                text.parse().ok().filter(|score: &f32| score.is_finite()).ok_or_else(|| {
+                    format!("score {text:?} is not a number; correct it or leave it out")
+                })
+            }
         }
     }
 }
@@ -190,7 +192,8 @@ impl Texts {
     /// When an index is past the last row, or there is none.
     pub fn subset(&self, name: impl Into<String>, indices: &[usize]) -> Result<Self> {
         let row = |&i: &usize| {
-            let missing = || Error::config("index", i, format!("{} has {} rows", self.name, self.len()));
+            let missing =
+                || Error::config("index", i, format!("{} has {} rows", self.name, self.len()));
             self.rows.get(i).cloned().ok_or_else(missing)
         };
         let rows = indices.iter().map(row).collect::<Result<_>>()?;

@@ -127,7 +127,11 @@ impl Tokenizer {
     }
 
     /// The content of the `tokenizer.json` that BERT's tokenizer in `transformers` has.
-    fn word_piece(name: String, vocab: &BTreeMap<String, u32>, cleaning: &Cleaning) -> Result<Self> {
+    fn word_piece(
+        name: String,
+        vocab: &BTreeMap<String, u32>,
+        cleaning: &Cleaning,
+    ) -> Result<Self> {
         let special = SPECIAL.iter().filter_map(|&token| Some((token, *vocab.get(token)?)));
         let mut special: Vec<(&str, u32)> = special.collect();
         special.sort_unstable_by_key(|(_, id)| *id);
@@ -175,9 +179,10 @@ fn template(vocab: &BTreeMap<String, u32>) -> Value {
     let entry = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
     let single = [token(CLS, 0), text("A", 0), token(SEP, 0)];
     let second = [text("B", 1), token(SEP, 1)];
+    let pair = [&single[..], &second[..]].concat();
     json!({
-        "type": "TemplateProcessing", "single": single, "pair": [&single[..], &second[..]].concat(),
-        "special_tokens": {CLS: entry(CLS, *cls), SEP: entry(SEP, *sep)},
+        "type": "TemplateProcessing", "single": single, "pair": pair,
+        "special_tokens": {"[CLS]": entry(CLS, *cls), "[SEP]": entry(SEP, *sep)},
     })
 }
 
