@@ -14,7 +14,7 @@ static TOKENIZER: LazyLock<Tokenizer> =
 fn numbered(n: usize) -> Texts {
     let row = |i: usize| Text {
         text: "the dog ".repeat(1 + i * 7 % 20),
-        second: (i % 2 == 0).then(String::new).or(Some("a cat".into())),
+        second: Some(if i.is_multiple_of(2) { "" } else { "a cat" }.into()),
         label: (i % 3) as f32,
     };
     let classes = Labels::Classes(["a", "b", "c"].map(String::from).into());
@@ -33,12 +33,12 @@ fn batches(loader: &TextLoader, epoch: usize, first: usize) -> Vec<TextBatch> {
     loader.epoch_from(epoch, first).map(Result::unwrap).collect()
 }
 
-/// All that a batch holds.
-fn values(
-    batch: &TextBatch,
-) -> (Vec<Vec<u32>>, Vec<Vec<u32>>, Vec<Vec<u32>>, Vec<u32>, Vec<usize>) {
-    let labels = batch.labels.to_vec1().unwrap();
-    (rows(&batch.ids), rows(&batch.types), rows(&batch.mask), labels, batch.indices.clone())
+/// Ids, types and mask, labels, indices.
+type Contents = ([Vec<Vec<u32>>; 3], Vec<u32>, Vec<usize>);
+
+fn values(batch: &TextBatch) -> Contents {
+    let tensors = [&batch.ids, &batch.types, &batch.mask].map(rows);
+    (tensors, batch.labels.to_vec1().unwrap(), batch.indices.clone())
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_batch_holds_its_texts_and_is_as_long_as_the_longest() {
     assert_eq!(batches[0].mask.dtype(), DType::U8);
     let mut truncated = 0;
     for (i, batch) in batches.iter().enumerate() {
-        let (ids, types, mask, labels, indices) = values(batch);
+        let ([ids, types, mask], labels, indices) = values(batch);
         assert_eq!(indices, (i * 4..i * 4 + sizes[i]).collect::<Vec<_>>());
         let mut longest = 0;
         for (row, &index) in indices.iter().enumerate() {
