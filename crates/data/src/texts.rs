@@ -156,6 +156,10 @@ impl Texts {
         Self::new(name, labels, rows)
     }
 
+    pub(crate) fn into_rows(self) -> Vec<Text> {
+        self.rows
+    }
+
     /// The name, as in "rte train" or a path.
     pub fn name(&self) -> &str {
         &self.name
