@@ -46,12 +46,13 @@ impl Tokenizer {
     /// text.
     ///
     /// ```
-    /// use conditioned_data::{Tokenizer, stories};
+    /// use conditioned_data::{Tokenizer, premises};
     ///
-    /// let tokenizer = Tokenizer::train_wordpiece(stories(0, 200), 800)?;
-    /// let pair = tokenizer.encode_pair("The dog ran home.", Some("It ran."), 9)?;
-    /// assert_eq!(tokenizer.decode(&pair.ids)?, "[CLS] the dog ran [SEP] it ran. [SEP]");
-    /// assert_eq!(pair.types, [0, 0, 0, 0, 0, 1, 1, 1, 1]);
+    /// let tokenizer = Tokenizer::train_wordpiece(premises(0, 0..3000), 251)?;
+    /// let pair = tokenizer.encode_pair("The fox helped the owl.", Some("The owl was helped."), 12)?;
+    /// let text = "[CLS] the fox helped the owl [SEP] the owl was helped [SEP]";
+    /// assert_eq!(tokenizer.decode(&pair.ids)?, text);
+    /// assert_eq!(pair.types, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
     /// assert!(pair.truncated);
     /// # Ok::<(), conditioned_data::Error>(())
     /// ```

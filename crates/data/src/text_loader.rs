@@ -38,7 +38,7 @@ impl TextLoaderConfig {
 
     /// For evaluation: every text once, sorted by length.
     pub fn evaluation(batch_size: usize, longest: usize) -> Self {
-        Self { seed: 0, shuffle: false, ..Self::training(batch_size, longest, 0) }
+        Self { shuffle: false, ..Self::training(batch_size, longest, 0) }
     }
 }
 
