@@ -1,4 +1,4 @@
-//! Training of a byte-level BPE, deterministic to the bit.
+//! Training of a byte-level BPE, deterministic to the bit, and the merges that a WordPiece grows by.
 //!
 //! R. Sennrich, B. Haddow, A. Birch, *Neural Machine Translation of Rare Words with Subword Units*,
 //! ACL 2016; on bytes, as in GPT-2. The vocabulary is that of the trainer in `tokenizers`. That one
@@ -16,11 +16,13 @@ use crate::{Error, Result};
 
 type Pair = (u32, u32);
 type Model = (BTreeMap<String, u32>, Vec<(String, String)>);
+/// A distinct word as ids, and how often it occurs.
+pub(crate) type Word = (Vec<u32>, i64);
 
 /// Bytes of text that are split into words at a time.
 const CHUNK: usize = 1 << 22;
 /// A pair that occurs less often is not merged.
-const MIN_COUNT: i64 = 2;
+pub(crate) const MIN_COUNT: i64 = 2;
 
 /// Ids by token and merges in order.
 pub(crate) fn train<S: AsRef<str> + Sync>(
@@ -35,16 +37,35 @@ pub(crate) fn train<S: AsRef<str> + Sync>(
             "expected at least 257: bytes and end",
         ));
     }
-    let counts = count_words(documents)?;
-    if counts.is_empty() {
-        return Err(failure(vocab_size, "the corpus is empty; give at least one document".into()));
-    }
+    let counts = count_words(documents, "BPE", |document, words| {
+        let mut text = PreTokenizedString::from(document);
+        ByteLevel::new(false, true, true).pre_tokenize(&mut text)?;
+        let splits = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().for_each(|(word, ..)| words(word));
+        Ok(())
+    })?;
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let mut tokens = vec![end.to_string()];
     tokens.extend(alphabet.into_iter().map(String::from));
+    let ids: BTreeMap<&str, u32> = tokens.iter().map(String::as_str).zip(0..).collect();
+    let id = |c: char| ids.get(&*c.encode_utf8(&mut [0; 4])).copied();
+    let words = counts.iter().map(|(word, &count)| (word.chars().filter_map(id).collect(), count));
+    let words: Vec<Word> = words.collect();
+    grow("BPE", tokens, words, vocab_size, |a, b| format!("{a}{b}"))
+}
+
+/// Grows `tokens` to `vocab_size` by merges of the most frequent pair, of equals the one with the
+/// smallest ids; `join` spells the token of a pair. Ids by token, and merges in order.
+pub(crate) fn grow(
+    kind: &str,
+    mut tokens: Vec<String>,
+    words: Vec<Word>,
+    vocab_size: usize,
+    join: impl Fn(&str, &str) -> String,
+) -> Result<Model> {
     let mut ids: BTreeMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
-    let mut words = Words::new(&counts, &ids);
+    let mut words = Words::new(words);
     let (mut merges, mut done) = (Vec::new(), HashSet::new());
     while tokens.len() < vocab_size {
         let Some((left, right)) = words.pop() else {
@@ -52,10 +73,10 @@ pub(crate) fn train<S: AsRef<str> + Sync>(
             let problem = format!(
                 "no pair occurs {MIN_COUNT} times after {n} tokens; give more text, or ask for {n} or fewer"
             );
-            return Err(failure(vocab_size, problem));
+            return Err(Error::Tokenizer { name: format!("{kind} of {vocab_size}"), problem });
         };
         let (a, b) = (&tokens[left as usize], &tokens[right as usize]);
-        let token = format!("{a}{b}");
+        let token = join(a, b);
         // A pair can come back, of a token that another merge spells too.
         if done.insert((left, right)) {
             merges.push((a.clone(), b.clone()));
@@ -70,14 +91,13 @@ pub(crate) fn train<S: AsRef<str> + Sync>(
     Ok((ids, merges))
 }
 
-fn failure(vocab_size: usize, problem: String) -> Error {
-    Error::Tokenizer { name: format!("BPE of {vocab_size}"), problem }
-}
-
-/// How often each word occurs, in the byte-level alphabet; only a chunk of the corpus is in memory.
-fn count_words<S: AsRef<str> + Sync>(
+/// How often each word occurs; only a chunk of the corpus is in memory.
+pub(crate) fn count_words<S: AsRef<str> + Sync>(
     documents: impl IntoIterator<Item = Result<S>>,
+    kind: &str,
+    split: impl Fn(&str, &mut dyn FnMut(&str)) -> tokenizers::Result<()> + Sync,
 ) -> Result<BTreeMap<String, i64>> {
+    let fail = |problem| Error::Tokenizer { name: kind.into(), problem };
     let mut counts = HashMap::new();
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     for document in documents {
@@ -85,34 +105,35 @@ fn count_words<S: AsRef<str> + Sync>(
         bytes += document.as_ref().len();
         chunk.push(document);
         if bytes >= CHUNK {
-            count_chunk(&chunk, &mut counts)?;
+            count_chunk(&chunk, &mut counts, &split).map_err(|e| fail(e.to_string()))?;
             chunk.clear();
             bytes = 0;
         }
     }
-    count_chunk(&chunk, &mut counts)?;
+    count_chunk(&chunk, &mut counts, &split).map_err(|e| fail(e.to_string()))?;
+    if counts.is_empty() {
+        return Err(fail("the corpus is empty; give at least one document".into()));
+    }
     Ok(counts.into_iter().collect())
 }
 
-fn count_chunk<S: AsRef<str> + Sync>(chunk: &[S], counts: &mut HashMap<String, i64>) -> Result<()> {
+fn count_chunk<S: AsRef<str> + Sync>(
+    chunk: &[S],
+    counts: &mut HashMap<String, i64>,
+    split: &(impl Fn(&str, &mut dyn FnMut(&str)) -> tokenizers::Result<()> + Sync),
+) -> tokenizers::Result<()> {
     let size = chunk.len().div_ceil(4 * rayon::current_num_threads()).max(1);
     let parts = chunk.par_chunks(size).map(|documents| {
         let mut counts: HashMap<String, i64> = HashMap::new();
         for document in documents {
-            let mut text = PreTokenizedString::from(document.as_ref());
-            ByteLevel::new(false, true, true)
-                .pre_tokenize(&mut text)
-                .map_err(|e| failure(0, e.to_string()))?;
-            for (word, ..) in text.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-                match counts.get_mut(word) {
-                    Some(count) => *count += 1,
-                    None => drop(counts.insert(word.into(), 1)),
-                }
-            }
+            split(document.as_ref(), &mut |word| match counts.get_mut(word) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(word.into(), 1)),
+            })?;
         }
         Ok(counts)
     });
-    for part in parts.collect::<Result<Vec<_>>>()? {
+    for part in parts.collect::<tokenizers::Result<Vec<_>>>()? {
         for (word, count) in part {
             *counts.entry(word).or_default() += count;
         }
@@ -122,7 +143,7 @@ fn count_chunk<S: AsRef<str> + Sync>(chunk: &[S], counts: &mut HashMap<String, i
 
 /// The distinct words as ids, and where each pair of ids occurs.
 struct Words {
-    words: Vec<(Vec<u32>, i64)>,
+    words: Vec<Word>,
     counts: HashMap<Pair, i64>,
     /// Words that hold or held a pair; may repeat.
     places: HashMap<Pair, Vec<usize>>,
@@ -131,12 +152,9 @@ struct Words {
 }
 
 impl Words {
-    fn new(counts: &BTreeMap<String, i64>, ids: &BTreeMap<String, u32>) -> Self {
-        let id = |c: char| ids.get(c.encode_utf8(&mut [0; 4])).copied();
-        let words =
-            counts.iter().map(|(word, &count)| (word.chars().filter_map(id).collect(), count));
+    fn new(words: Vec<Word>) -> Self {
         let mut this = Self {
-            words: words.collect(),
+            words,
             counts: HashMap::new(),
             places: HashMap::new(),
             queue: BinaryHeap::new(),

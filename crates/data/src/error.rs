@@ -148,6 +148,14 @@ pub enum Error {
         /// What was found and expected.
         problem: String,
     },
+    /// Labelled texts, their labels or a selection of them do not fit together.
+    #[error("texts {name:?}: {problem}")]
+    Texts {
+        /// Name of the set.
+        name: String,
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
     /// Text is not UTF-8.
     #[error("{}: not UTF-8 at byte {offset}; convert the file to UTF-8, or leave it out", .path.display())]
     Utf8 {

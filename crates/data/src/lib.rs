@@ -15,16 +15,27 @@
 //! | to | use |
 //! | --- | --- |
 //! | read documents | [`stories()`] (embedded), [`Corpus::open`] (text, JSONL, parquet, folders of them) |
-//! | make tokens of them | [`Tokenizer`]: read, trained as a byte-level BPE, or of characters |
+//! | make tokens of them | [`Tokenizer`]: read, trained as a byte-level BPE or a WordPiece, or of characters |
 //! | keep tokens | [`write_shards`] and [`Tokens::open`] on disk, [`Tokens::encode`] in memory |
 //! | choose training, tuning and test documents | [`Parts`], [`Sequence`] |
 //! | make batches | [`Windows`]; [`prefixes`] for the loss of single next tokens |
+//! | hide tokens of windows | [`MaskedWindows`] |
 //! | know what an n-gram reaches | [`Ngram`] |
 //!
-//! Two features are off by default: `parquet` for corpora of parquet files, and `hub`, which brings it
-//! too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
+//! Labelled texts:
 //!
-//! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, V ids.
+//! | to | use |
+//! | --- | --- |
+//! | read them | [`Texts::read`] (CSV, TSV, JSONL), [`Task::read`] (GLUE), [`entailments`] (generated pairs) |
+//! | make tokens of a text or a pair | [`Tokenizer::encode_pair`] |
+//! | make batches | [`TextLoader`] |
+//! | score predictions | [`Metric`], [`Task::score`] |
+//!
+//! Two features are off by default: `parquet` for corpora and tasks in parquet files, and `hub`, which
+//! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
+//!
+//! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, M of them
+//! hidden, V ids; in batches of texts N tokens of the longest.
 //! Images are (N, C, H, W) everywhere. All randomness comes from seeds: the same seed gives the same
 //! batches, bit for bit, for any number of threads.
 //!
@@ -77,12 +88,17 @@ mod augment;
 mod bpe;
 mod corpus;
 mod digits;
+mod encoding;
+mod entailments;
 mod error;
+mod glue;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod idx;
 mod images;
 mod loader;
+mod masking;
+mod metrics;
 mod mix;
 mod ngram;
 mod normalisation;
@@ -96,22 +112,33 @@ mod shard;
 mod split;
 mod stories;
 mod stream;
+mod table;
+mod text_loader;
+mod texts;
 mod tokenizer;
 mod tokens;
 mod windows;
+mod wordpiece;
 
 pub use augment::Augment;
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
+pub use encoding::Encoded;
+pub use entailments::{PREMISES, entailments, premises};
 pub use error::{Error, Result};
+pub use glue::{GlueSplits, Task};
 pub use idx::IdxFolder;
 pub use images::Images;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig};
+pub use masking::{MaskedBatch, MaskedWindows, Masking};
+pub use metrics::Metric;
 pub use ngram::{Ngram, Score};
 pub use normalisation::Normalisation;
 pub use parts::{Part, Parts, Sequence};
 pub use split::{Splits, hold_out, split};
 pub use stories::{stories, story};
+pub use text_loader::{TextBatch, TextEpoch, TextLoader, TextLoaderConfig};
+pub use texts::{Labels, Text, Texts};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
 pub use tokens::{SHARD_BYTES, Tokens, Written, write_shards};
 pub use windows::{Prefixes, WindowBatch, Windows, prefixes};

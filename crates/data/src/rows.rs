@@ -1,4 +1,4 @@
-//! [`Rows`]: the strings of one column of a parquet file, some rows at a time.
+//! [`Rows`]: the strings of one column of a parquet file, some rows at a time; [`table`]: some columns.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,8 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use parquet::record::Field;
+use parquet::schema::types::{ColumnDescriptor, Type};
 
 use crate::{Error, Result};
 
@@ -104,6 +105,45 @@ impl<'a> Rows<'a> {
             }
         }
     }
+}
+
+/// The values of some columns, row by row, as strings: texts as they are, numbers as they print.
+///
+/// # Errors
+/// When the file cannot be read, is no parquet, or has no such column, or when a value is neither text
+/// nor number, by row.
+pub(crate) fn table(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>> {
+    let names = columns.join(", ");
+    let fail = |problem: String| Error::Corpus { path: path.into(), problem };
+    let file = File::open(path).map_err(Error::io(path))?;
+    let file = caught(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, &names, &e))?;
+    let schema = file.metadata().file_metadata().schema_descr().root_schema();
+    let field = |name: &&str| {
+        let found = schema.get_fields().iter().find(|field| field.name() == *name);
+        found.cloned().ok_or_else(|| {
+            let found = schema.get_fields().iter().map(|field| field.name());
+            let found = found.collect::<Vec<_>>().join(", ");
+            fail(format!("no column {name:?}, found {found}; is it of another task?"))
+        })
+    };
+    let fields = columns.iter().map(field).collect::<Result<Vec<_>>>()?;
+    let rows = caught(|| {
+        let projection = Type::group_type_builder(schema.name()).with_fields(fields).build()?;
+        file.get_row_iter(Some(projection))?.collect::<parquet::errors::Result<Vec<_>>>()
+    });
+    let rows = rows.map_err(|e| damaged(path, &names, &e))?;
+    let value = |(row, (name, field)): (usize, (String, Field))| match field {
+        Field::Str(text) => Ok(text),
+        Field::Null | Field::Bytes(_) | Field::Group(_) | Field::ListInternal(_) => {
+            Err(fail(format!("row {row}: {name:?} is no text or number; leave such rows out")))
+        }
+        number => Ok(number.to_string()),
+    };
+    let rows = (1..).zip(rows).map(|(i, row)| {
+        let columns = row.into_columns().into_iter();
+        columns.map(|column| value((i, column))).collect::<Result<Vec<_>>>()
+    });
+    rows.collect()
 }
 
 /// Strings, at most one a row.

@@ -20,6 +20,16 @@ pub(crate) enum Purpose {
     Prefixes,
     /// One story, by its index.
     Story,
+    /// Masks of one window of an epoch, by its place in it.
+    Mask,
+    /// Masks of one window of an evaluation, by its place in it.
+    EvaluationMask,
+    /// The order of the premises.
+    Premise,
+    /// How a pair of sentences is told, by its index.
+    Telling,
+    /// Which of two neighbours is the true one, by the index of the two.
+    Truth,
 }
 
 /// The stream of (`seed`, `epoch`, `position`): the four numbers are the generator's 256-bit key, so

@@ -1,6 +1,6 @@
 //! [`Tokenizer`]: text to token ids and back, of any kind that `tokenizer.json` can express.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, str};
 
@@ -17,9 +17,9 @@ const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eo
 
 /// Text to token ids and back.
 ///
-/// There is one type for GPT-2's byte-level BPE, for one trained here, for characters, and for any
-/// `tokenizer.json`. The name of a special token inside a text is text: no document can forge the end
-/// of another.
+/// There is one type for GPT-2's byte-level BPE and BERT's WordPiece, for those trained here, for
+/// characters, and for any `tokenizer.json`. The name of a special token inside a text is text: no
+/// document can forge the end of another.
 ///
 /// ```
 /// use conditioned_data::Tokenizer;
@@ -40,25 +40,35 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, or a folder with one or with `vocab.json` and `merges.txt`.
+    /// Reads a `tokenizer.json` or BERT's `vocab.txt`, or a folder with one of them or with `vocab.json`
+    /// and `merges.txt`.
+    ///
+    /// With `vocab.txt` text is lower-cased and loses its accents, unless `tokenizer_config.json` beside
+    /// it says otherwise.
     ///
     /// # Errors
     /// When a file is missing, unreadable or no tokenizer, or when no token ends a document.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.is_dir() {
+            if path.extension().is_some_and(|extension| extension == "txt") {
+                return Self::read_vocab(path);
+            }
             let bytes = fs::read(path).map_err(Error::io(path))?;
             return Self::parse(path.display().to_string(), &bytes);
         }
         let file = path.join("tokenizer.json");
         let (vocab, merges) = (path.join("vocab.json"), path.join("merges.txt"));
+        let words = path.join("vocab.txt");
         if file.is_file() {
             Self::read(file)
         } else if vocab.is_file() && merges.is_file() {
             Self::read_gpt2(vocab, merges)
+        } else if words.is_file() {
+            Self::read_vocab(&words)
         } else {
-            let problem =
-                "no tokenizer here; put tokenizer.json, or vocab.json and merges.txt, there";
+            let problem = "no tokenizer here; put tokenizer.json, or vocab.json and merges.txt, or \
+                           vocab.txt there";
             Err(Error::Tokenizer { name: path.display().to_string(), problem: problem.into() })
         }
     }
@@ -175,7 +185,7 @@ impl Tokenizer {
     }
 
     /// Reads the content of a `tokenizer.json`.
-    fn parse(name: String, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(name: String, bytes: &[u8]) -> Result<Self> {
         let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| fail(format!("not a tokenizer.json: {e}; fetch the file again")))?;
@@ -257,6 +267,14 @@ impl Tokenizer {
     /// Id of the token that ends a document.
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
+    }
+
+    /// Ids of all tokens that stand for no text, in their order, the one that ends a document among them.
+    pub fn special(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id);
+        let special: BTreeSet<u32> = special.chain([self.end_of_text]).collect();
+        special.into_iter().collect()
     }
 
     /// Id of a token by its name in the vocabulary.

@@ -67,6 +67,16 @@ impl Windows {
         &self.sequence
     }
 
+    /// Tokens of a window, T.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Windows of a full batch, B.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// Windows of a training epoch, n / T.
     pub fn windows(&self) -> usize {
         self.sequence.len() / self.length

@@ -4,21 +4,31 @@
 mod augment;
 mod corpus;
 mod digits;
+mod entailments;
+mod glue;
+#[cfg(feature = "parquet")]
+mod glue_parquet;
 #[cfg(feature = "hub")]
 mod hub;
 mod idx;
 mod images;
 mod loader;
+mod masking;
+mod metrics_parity;
 mod mix;
 mod ngram;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod split;
 mod stories;
+mod text_loader;
+mod texts;
 mod tokenizer;
 mod tokenizer_parity;
 mod tokens;
 mod windows;
+mod wordpiece;
+mod wordpiece_parity;
 
 use std::sync::Arc;
 

@@ -1,0 +1,219 @@
+//! [`TextLoader`]: seeded batches of labelled texts, as long as their longest text.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+
+use crate::encoding::{Encoded, PAD};
+use crate::stream::{Purpose, stream};
+use crate::{Error, Labels, Result, Texts, Tokenizer};
+
+/// Batches of an epoch whose texts are sorted by length together: enough for little filling, few
+/// enough that a batch is still a draw from all lengths of the order.
+const BUCKET: usize = 50;
+
+/// How a [`TextLoader`] makes batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextLoaderConfig {
+    /// Texts in a batch, B.
+    pub batch_size: usize,
+    /// Tokens of the longest text, special ones included; longer texts are cut.
+    pub longest: usize,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Whether each epoch has its own random order; otherwise that of the set.
+    pub shuffle: bool,
+    /// Whether texts of about one length are put together, so that little is filled up.
+    pub buckets: bool,
+}
+
+impl TextLoaderConfig {
+    /// For training: shuffled, every text once an epoch, with buckets.
+    pub fn training(batch_size: usize, longest: usize, seed: u64) -> Self {
+        Self { batch_size, longest, seed, shuffle: true, buckets: true }
+    }
+
+    /// For evaluation: every text once, sorted by length.
+    pub fn evaluation(batch_size: usize, longest: usize) -> Self {
+        Self { shuffle: false, ..Self::training(batch_size, longest, 0) }
+    }
+}
+
+/// One batch of labelled texts.
+#[derive(Debug, Clone)]
+pub struct TextBatch {
+    /// Token ids, (B, N) in u32, N those of the longest text; `[PAD]` after the shorter ones.
+    pub ids: Tensor,
+    /// 0 for the first text and 1 for the second, (B, N) in u32.
+    pub types: Tensor,
+    /// 1 for tokens of the text and 0 for what was filled up, (B, N) in u8.
+    pub mask: Tensor,
+    /// Classes, (B) in u32, or scores, (B) in f32.
+    pub labels: Tensor,
+    /// Places of the texts in the set, B of them.
+    pub indices: Vec<usize>,
+}
+
+/// Makes the batches of any epoch, the same for the same seed.
+///
+/// The order of an epoch comes from (seed, epoch). With buckets, the texts of 50 batches of that order
+/// are sorted by length and cut into batches, and the batches of the epoch are shuffled. Without
+/// shuffling all texts are sorted.
+///
+/// ```
+/// use std::sync::Arc;
+/// use candle_core::Device;
+/// use conditioned_data::{TextLoader, TextLoaderConfig, Tokenizer, entailments, premises};
+///
+/// let tokenizer = Tokenizer::train_wordpiece(premises(0, 0..500), 200)?;
+/// let train = Arc::new(entailments(0, 0..100)?);
+/// let config = TextLoaderConfig::training(32, 48, 1);
+/// let loader = TextLoader::new(train, &tokenizer, config, &Device::Cpu)?;
+/// assert_eq!((loader.batches(), loader.truncated()), (4, 0));
+/// for batch in loader.epoch(0) {
+///     let batch = batch?;
+///     assert_eq!(batch.ids.dims(), batch.mask.dims());
+///     assert_eq!(batch.labels.dims(), [batch.indices.len()]);
+/// }
+/// # Ok::<(), conditioned_data::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct TextLoader {
+    texts: Arc<Texts>,
+    encoded: Arc<Vec<Encoded>>,
+    config: TextLoaderConfig,
+    pad: u32,
+    device: Device,
+}
+
+impl TextLoader {
+    /// Encodes the texts, on all threads; batches will reach `device`.
+    ///
+    /// # Errors
+    /// When B is 0, when the tokenizer has no `[PAD]`, or as [`Tokenizer::encode_pair`].
+    pub fn new(
+        texts: Arc<Texts>,
+        tokenizer: &Tokenizer,
+        config: TextLoaderConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        if config.batch_size == 0 {
+            return Err(Error::config("batch_size", 0, "expected at least 1"));
+        }
+        let pad = tokenizer.need(PAD)?;
+        let rows = texts.rows().par_iter();
+        let encoded = rows
+            .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.longest))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { texts, encoded: Arc::new(encoded), config, pad, device: device.clone() })
+    }
+
+    /// The texts that batches are made of.
+    pub fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    /// Number of texts that were cut to the longest length.
+    pub fn truncated(&self) -> usize {
+        self.encoded.iter().filter(|encoded| encoded.truncated).count()
+    }
+
+    /// Batches in an epoch; one of them may have fewer than B texts.
+    pub fn batches(&self) -> usize {
+        self.texts.len().div_ceil(self.config.batch_size)
+    }
+
+    /// The batches of epoch `epoch`.
+    pub fn epoch(&self, epoch: usize) -> TextEpoch {
+        self.epoch_from(epoch, 0)
+    }
+
+    /// The batches of epoch `epoch` from batch `first` on, as an interrupted run needs them.
+    ///
+    /// They are those that [`epoch`](Self::epoch) gives after `first` others; none past the end.
+    pub fn epoch_from(&self, epoch: usize, first: usize) -> TextEpoch {
+        let (order, batches) = self.order(epoch);
+        let first = first.min(batches.len());
+        TextEpoch { loader: self.clone(), order, batches, next: first }
+    }
+
+    /// The texts of an epoch in the order of their use, and where its batches are in it.
+    fn order(&self, epoch: usize) -> (Vec<usize>, Vec<Range<usize>>) {
+        let (n, size) = (self.texts.len(), self.config.batch_size);
+        let mut order: Vec<usize> = (0..n).collect();
+        let mut batches: Vec<Range<usize>> =
+            (0..n).step_by(size).map(|start| start..n.min(start + size)).collect();
+        let mut rng = stream(self.config.seed, epoch, 0, Purpose::Order);
+        if self.config.shuffle {
+            order.shuffle(&mut rng);
+        }
+        if self.config.buckets {
+            let together = if self.config.shuffle { BUCKET.saturating_mul(size) } else { n };
+            for texts in order.chunks_mut(together.max(1)) {
+                // Stable: equal lengths keep the order that was drawn.
+                texts.sort_by_key(|&i| self.encoded[i].ids.len());
+            }
+            if self.config.shuffle {
+                batches.shuffle(&mut rng);
+            }
+        }
+        (order, batches)
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<TextBatch> {
+        let encoded: Vec<&Encoded> = indices.iter().map(|&i| &self.encoded[i]).collect();
+        let width = encoded.iter().map(|encoded| encoded.ids.len()).max().unwrap_or(0);
+        let shape = (indices.len(), width);
+        let fill = |part: fn(&Encoded) -> &[u32], value: u32| {
+            let mut flat = Vec::with_capacity(shape.0 * shape.1);
+            for (i, encoded) in (1..).zip(&encoded) {
+                flat.extend_from_slice(part(encoded));
+                flat.resize(i * width, value);
+            }
+            flat
+        };
+        let ids = Tensor::from_vec(fill(|e| &e.ids, self.pad), shape, &self.device)?;
+        let types = Tensor::from_vec(fill(|e| &e.types, 0), shape, &self.device)?;
+        let mut mask = vec![0u8; shape.0 * shape.1];
+        for (row, encoded) in mask.chunks_exact_mut(width).zip(&encoded) {
+            row[..encoded.ids.len()].fill(1);
+        }
+        let mask = Tensor::from_vec(mask, shape, &self.device)?;
+        let labels = indices.iter().map(|&i| self.texts.rows()[i].label);
+        let labels = match self.texts.labels() {
+            Labels::Classes(_) => {
+                let classes = labels.map(|label| label as u32).collect();
+                Tensor::from_vec(classes, indices.len(), &self.device)?
+            }
+            Labels::Score => Tensor::from_vec(labels.collect(), indices.len(), &self.device)?,
+        };
+        Ok(TextBatch { ids, types, mask, labels, indices: indices.to_vec() })
+    }
+}
+
+/// The batches of one epoch of a [`TextLoader`].
+#[derive(Debug)]
+pub struct TextEpoch {
+    loader: TextLoader,
+    order: Vec<usize>,
+    batches: Vec<Range<usize>>,
+    next: usize,
+}
+
+impl Iterator for TextEpoch {
+    type Item = Result<TextBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.get(self.next)?.clone();
+        self.next += 1;
+        Some(self.loader.batch(&self.order[batch]))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.batches.len() - self.next;
+        (left, Some(left))
+    }
+}

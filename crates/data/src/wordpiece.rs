@@ -1,0 +1,213 @@
+//! WordPiece, the tokenizer of BERT: read from `vocab.txt`, or trained, deterministic to the bit.
+//!
+//! Y. Wu et al., *Google's Neural Machine Translation System*, arXiv 1609.08144, as BERT uses it: text
+//! is cleaned and split at white space and punctuation, and a word becomes the longest token at its
+//! start, then the longest at the start of the rest, which has `##` before it. Training, of which
+//! BERT's authors published nothing, is that of `tokenizers`: merges of the most frequent pair.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::{fs, str};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::{Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+use crate::bpe::{MIN_COUNT, Word, count_words, grow};
+use crate::encoding::{CLS, MASK, PAD, SEP};
+use crate::{Error, Result, Tokenizer};
+
+const UNKNOWN: &str = "[UNK]";
+/// Tokens without text, in the order of their ids in a vocabulary that is trained here.
+const SPECIAL: [&str; 5] = [PAD, UNKNOWN, CLS, SEP, MASK];
+/// What a token that goes on in a word begins with.
+const GOES_ON: &str = "##";
+/// A longer word is unknown, as in BERT.
+const LONGEST: usize = 100;
+
+/// How text is cleaned; the names are those of `tokenizer_config.json`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Cleaning {
+    do_lower_case: bool,
+    tokenize_chinese_chars: bool,
+    /// As `do_lower_case` where nothing is said.
+    strip_accents: Option<bool>,
+}
+
+impl Default for Cleaning {
+    fn default() -> Self {
+        Self { do_lower_case: true, tokenize_chinese_chars: true, strip_accents: None }
+    }
+}
+
+impl Tokenizer {
+    /// Trains an uncased WordPiece of exactly `vocab_size` tokens: `[PAD]` (id 0), `[UNK]`, `[CLS]`,
+    /// `[SEP]`, `[MASK]`, the characters that occur at least twice, then merges of the most frequent
+    /// pair, of equals the one with the smallest ids. `[SEP]` ends a document.
+    ///
+    /// The documents are read once and only their distinct words are kept. The same documents, in
+    /// any order and on any number of threads, give the same bytes in [`save`](Self::save).
+    ///
+    /// ```
+    /// use conditioned_data::{Tokenizer, stories};
+    ///
+    /// let tokenizer = Tokenizer::train_wordpiece(stories(0, 200), 800)?;
+    /// assert_eq!((tokenizer.vocab_size(), tokenizer.pad()), (800, Some(0)));
+    /// let ids = tokenizer.encode("The Dog was HAPPY.")?;
+    /// assert_eq!(tokenizer.decode(&ids)?, "the dog was happy.");
+    /// # Ok::<(), conditioned_data::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When a document is an error, when there is no word, when `vocab_size` does not hold the
+    /// characters, or when the pairs that occur at least twice are used up before.
+    pub fn train_wordpiece<S: AsRef<str> + Sync>(
+        documents: impl IntoIterator<Item = Result<S>>,
+        vocab_size: usize,
+    ) -> Result<Self> {
+        let cleaning = Cleaning::default();
+        let normalizer = cleaning.normalizer();
+        let counts = count_words(documents, "WordPiece", |document, words| {
+            let mut text = PreTokenizedString::from(document);
+            text.normalize(|text| normalizer.normalize(text))?;
+            BertPreTokenizer.pre_tokenize(&mut text)?;
+            let splits = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            splits.into_iter().for_each(|(word, ..)| words(word));
+            Ok(())
+        })?;
+        let (tokens, words) = spell(&counts);
+        if vocab_size < tokens.len() {
+            let n = tokens.len();
+            let expected = format!("expected at least {n}: special tokens and characters");
+            return Err(Error::config("vocab_size", vocab_size, expected));
+        }
+        let join = |a: &str, b: &str| format!("{a}{}", b.strip_prefix(GOES_ON).unwrap_or(b));
+        let (vocab, _) = grow("WordPiece", tokens, words, vocab_size, join)?;
+        Self::word_piece(format!("WordPiece of {vocab_size}"), &vocab, &cleaning)
+    }
+
+    /// Reads BERT's `vocab.txt`, a token a line, the line its id, and `tokenizer_config.json` if it is
+    /// beside it; without it text is lower-cased and loses its accents.
+    pub(crate) fn read_vocab(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let text = str::from_utf8(&bytes)
+            .map_err(|e| Error::Utf8 { path: path.into(), offset: e.valid_up_to() as u64 })?;
+        let name = path.display().to_string();
+        let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
+        let mut vocab = BTreeMap::new();
+        for (token, id) in text.lines().zip(0..) {
+            if let Some(first) = vocab.insert(token.to_string(), id) {
+                let problem = format!(
+                    "line {}: token {token:?} is that of line {} too; fetch the file again",
+                    id + 1,
+                    first + 1
+                );
+                return Err(fail(problem));
+            }
+        }
+        for token in [UNKNOWN, SEP] {
+            if !vocab.contains_key(token) {
+                return Err(fail(format!("no token {token}; is it the vocab.txt of a BERT?")));
+            }
+        }
+        let config = path.with_file_name("tokenizer_config.json");
+        let cleaning = if config.is_file() {
+            let bytes = fs::read(&config).map_err(Error::io(&config))?;
+            serde_json::from_slice(&bytes).map_err(|e| Error::Tokenizer {
+                name: config.display().to_string(),
+                problem: format!("{e}; fetch the file again"),
+            })?
+        } else {
+            Cleaning::default()
+        };
+        Self::word_piece(name, &vocab, &cleaning)
+    }
+
+    /// The content of the `tokenizer.json` that BERT's tokenizer in `transformers` has.
+    fn word_piece(
+        name: String,
+        vocab: &BTreeMap<String, u32>,
+        cleaning: &Cleaning,
+    ) -> Result<Self> {
+        let special = SPECIAL.iter().filter_map(|&token| Some((token, *vocab.get(token)?)));
+        let mut special: Vec<(&str, u32)> = special.collect();
+        special.sort_unstable_by_key(|(_, id)| *id);
+        let added = special.iter().map(|(content, id)| {
+            json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true,
+            })
+        });
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": added.collect::<Vec<_>>(),
+            "normalizer": {
+                "type": "BertNormalizer", "clean_text": true,
+                "handle_chinese_chars": cleaning.tokenize_chinese_chars,
+                "strip_accents": cleaning.strip_accents, "lowercase": cleaning.do_lower_case,
+            },
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": template(vocab),
+            "decoder": {"type": "WordPiece", "prefix": GOES_ON, "cleanup": true},
+            "model": {
+                "type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": GOES_ON,
+                "max_input_chars_per_word": LONGEST, "vocab": vocab,
+            },
+        });
+        Self::parse(name, file.to_string().as_bytes())
+    }
+}
+
+impl Cleaning {
+    fn normalizer(&self) -> BertNormalizer {
+        let Self { do_lower_case, tokenize_chinese_chars, strip_accents } = *self;
+        BertNormalizer::new(true, tokenize_chinese_chars, strip_accents, do_lower_case)
+    }
+}
+
+/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, of types 0 and 1, for other libraries; nothing where
+/// the vocabulary lacks one of the two.
+fn template(vocab: &BTreeMap<String, u32>) -> Value {
+    let (Some(cls), Some(sep)) = (vocab.get(CLS), vocab.get(SEP)) else {
+        return Value::Null;
+    };
+    let token = |id: &str, kind: u32| json!({"SpecialToken": {"id": id, "type_id": kind}});
+    let text = |id: &str, kind: u32| json!({"Sequence": {"id": id, "type_id": kind}});
+    let entry = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
+    let single = [token(CLS, 0), text("A", 0), token(SEP, 0)];
+    let second = [text("B", 1), token(SEP, 1)];
+    let pair = [&single[..], &second[..]].concat();
+    json!({
+        "type": "TemplateProcessing", "single": single, "pair": pair,
+        "special_tokens": {"[CLS]": entry(CLS, *cls), "[SEP]": entry(SEP, *sep)},
+    })
+}
+
+/// The first tokens, and the words in them; words with a rare character, which are unknown to the
+/// model, and those that are too long for it teach nothing.
+fn spell(counts: &BTreeMap<String, i64>) -> (Vec<String>, Vec<Word>) {
+    let mut characters: BTreeMap<char, i64> = BTreeMap::new();
+    for (word, count) in counts {
+        word.chars().for_each(|c| *characters.entry(c).or_default() += count);
+    }
+    characters.retain(|_, count| *count >= MIN_COUNT);
+    let known = |word: &&String| {
+        word.chars().count() <= LONGEST && word.chars().all(|c| characters.contains_key(&c))
+    };
+    let words: Vec<&String> = counts.keys().filter(known).collect();
+    let going_on: BTreeSet<char> = words.iter().flat_map(|word| word.chars().skip(1)).collect();
+    let mut tokens: Vec<String> = SPECIAL.map(String::from).into();
+    tokens.extend(characters.keys().map(char::to_string));
+    tokens.extend(going_on.iter().map(|c| format!("{GOES_ON}{c}")));
+    let first = SPECIAL.len() as u32;
+    let starts: BTreeMap<char, u32> = characters.keys().copied().zip(first..).collect();
+    let first = first + starts.len() as u32;
+    let rest: BTreeMap<char, u32> = going_on.iter().copied().zip(first..).collect();
+    let id = |(i, c): (usize, char)| if i == 0 { starts.get(&c) } else { rest.get(&c) };
+    let ids = |word: &str| word.chars().enumerate().filter_map(id).copied().collect();
+    let words = words.into_iter().map(|word| (ids(word), counts[word])).collect();
+    (tokens, words)
+}
