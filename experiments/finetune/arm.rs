@@ -40,7 +40,11 @@ impl Arm {
     ///
     /// # Errors
     /// When the strength is negative or not finite.
-    pub(crate) fn conditioning(self, recipe: &Recipe, ramp_steps: u64) -> Result<ConditioningConfig> {
+    pub(crate) fn conditioning(
+        self,
+        recipe: &Recipe,
+        ramp_steps: u64,
+    ) -> Result<ConditioningConfig> {
         let (t, placement) = (recipe.strength, recipe.placement);
         // Earlier batches: an evaluation does what the last steps did.
         let method = match self {

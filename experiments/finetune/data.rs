@@ -74,16 +74,15 @@ impl DataConfig {
                  --dev FILE"
             );
         };
-        let full = |path: &Path| {
-            std::path::absolute(path).with_context(|| path.display().to_string())
-        };
+        let full =
+            |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
         let (source, name) = match (task.parse::<Task>(), &options.data, &options.dev) {
             (Ok(task), Some(folder), None) => {
                 let source = Source::Glue { task: task.name().to_string(), folder: full(folder)? };
                 (source, task.name().to_string())
             }
             (Ok(task), ..) => {
-                bail!("--task {task:?}: needs --data with the folder of its files, and no --dev")
+                bail!("--task {task}: needs --data with the folder of its files, and no --dev")
             }
             (Err(_), None, Some(dev)) if Path::new(task).is_file() => {
                 let (train, scores) = (full(Path::new(task))?, options.scores);

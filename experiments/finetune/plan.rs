@@ -43,7 +43,9 @@ impl Plan {
     /// When something is missing, unknown or not as it should be.
     pub(crate) fn new(options: &Options, out: &str) -> Result<Self> {
         let Some(folder) = &options.init else {
-            bail!("--init is missing: give a BERT folder of Hugging Face with its tokenizer, or hub:ID");
+            bail!(
+                "--init is missing: give a BERT folder of Hugging Face with its tokenizer, or hub:ID"
+            );
         };
         ensure!(options.seeds != Some(0), "--seeds 0: an arm needs at least one seed");
         let folder = std::path::absolute(hub::model(folder)?)?;
@@ -91,7 +93,12 @@ impl Plan {
     /// # Errors
     /// When an arm does not fit the network.
     pub(crate) fn table(&self) -> Result<Vec<RunConfig>> {
-        self.cells(&self.arms, &self.recipe, None, FIRST_SEED..FIRST_SEED + self.seeds.unwrap_or(SEEDS))
+        self.cells(
+            &self.arms,
+            &self.recipe,
+            None,
+            FIRST_SEED..FIRST_SEED + self.seeds.unwrap_or(SEEDS),
+        )
     }
 
     /// Cells of `arms` that read no dev set, with one `key=value` of the recipe changed.

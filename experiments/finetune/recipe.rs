@@ -133,10 +133,11 @@ impl Recipe {
             0 => "bert.embeddings.*".to_string(),
             layer => format!("bert.encoder.layer.{}.*", layer - 1),
         };
-        let rate = |layer: usize| match layer < self.frozen_layers + usize::from(self.frozen_layers > 0) {
-            true => 0.0,
-            false => self.layer_decay.powi((depth + 1 - layer) as i32),
-        };
+        let rate =
+            |layer: usize| match layer < self.frozen_layers + usize::from(self.frozen_layers > 0) {
+                true => 0.0,
+                false => self.layer_decay.powi((depth + 1 - layer) as i32),
+            };
         let rates = (0..=depth).map(|layer| (name(layer), rate(layer)));
         rates.filter(|(_, rate)| *rate != 1.0).collect()
     }
@@ -150,8 +151,11 @@ mod tests {
     fn layers_near_the_input_learn_slower_or_not_at_all() {
         assert!(Recipe::default().rates(2).is_empty());
         let recipe = Recipe { layer_decay: 0.5, frozen_layers: 1, ..Recipe::default() };
-        let wanted =
-            [("bert.embeddings.*", 0.0), ("bert.encoder.layer.0.*", 0.0), ("bert.encoder.layer.1.*", 0.5)];
+        let wanted = [
+            ("bert.embeddings.*", 0.0),
+            ("bert.encoder.layer.0.*", 0.0),
+            ("bert.encoder.layer.1.*", 0.5),
+        ];
         assert_eq!(recipe.rates(2), wanted.map(|(name, rate)| (name.to_string(), rate)));
     }
 }

@@ -10,6 +10,8 @@
 //! | [`overrides`] | `--set key=value` on a closed configuration |
 //! | [`folder`] | the folder of a run: configuration, lock, summary |
 //! | [`cells`] | a plan's cells: claimed, those not complete trained |
+//! | [`checkpoint`] | the weights that cells start from |
+//! | [`replay`] | what a finished cell has trained |
 //! | [`hub`] | `hub:ID` in place of a path |
 //! | [`names`] | closed choices by name |
 //! | [`timing`] | what a step costs, measured alone |
@@ -22,12 +24,14 @@
 
 pub mod allocator;
 pub mod cells;
+pub mod checkpoint;
 pub mod curves;
 pub mod device;
 pub mod folder;
 pub mod hub;
 pub mod names;
 pub mod overrides;
+pub mod replay;
 pub mod report;
 pub mod statistics;
 pub mod table;

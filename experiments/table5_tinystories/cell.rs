@@ -9,11 +9,12 @@ use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_train::FitConfig;
 use experiments::cells;
+use experiments::checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
 use crate::data::DataConfig;
-use crate::init::Checkpoint;
+use crate::init;
 use crate::recipe::{Preset, Recipe};
 use crate::train::Summary;
 use crate::tune::{PUBLISHED_STD, Setting};
@@ -178,7 +179,7 @@ impl RunConfig {
         let mut network =
             recipe.network(cell.arm, data.vocabulary, std, place.allow_future_leak)?;
         if let Some((checkpoint, given)) = &place.init {
-            checkpoint.fits(given, cell.arm, recipe, data)?;
+            init::fits(checkpoint, given, cell.arm, recipe, data)?;
             network = Gpt2Config {
                 dropout: network.dropout,
                 conditioning: network.conditioning,

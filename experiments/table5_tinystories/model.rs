@@ -13,10 +13,11 @@ use conditioned_models::perplexity::mean_nll;
 use conditioned_nn::Store;
 use experiments::device;
 use experiments::folder::Folder;
-use experiments::hub;
+use experiments::{hub, replay};
 
+use crate::cell::RunConfig;
 use crate::data::read_tokenizer;
-use crate::train::finished;
+use crate::train::{Trained, run_cell};
 
 /// A trained cell, and where it goes.
 #[derive(Args)]
@@ -85,7 +86,7 @@ pub(crate) struct Generate {
 /// # Errors
 /// When the cell is not finished, its method cannot be folded, or a file cannot be written.
 pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
-    let (config, trained) = finished(&Folder::new(run))?;
+    let (config, trained): (RunConfig, Trained) = replay::finished(&Folder::new(run), run_cell)?;
     let tokenizer = &trained.text.tokenizer;
     let end = Some(tokenizer.end_of_text());
     gpt2::export(out, &trained.network, &trained.store, end)

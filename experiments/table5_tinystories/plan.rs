@@ -11,7 +11,7 @@ use experiments::{device, hub, overrides};
 use crate::arm::Arm;
 use crate::cell::{Cell, Place, RunConfig, Start};
 use crate::data::DataConfig;
-use crate::init::Checkpoint;
+use crate::init;
 use crate::options::Options;
 use crate::recipe::{Preset, Recipe};
 use crate::tune::{self, PUBLISHED_STD, Setting, Tuned};
@@ -65,7 +65,7 @@ impl Plan {
             _ => {}
         }
         ensure!(options.seeds != Some(0), "--seeds 0: a cell needs at least one seed");
-        let init = options.init.as_deref().map(|init| Checkpoint::read(&hub::model(init)?));
+        let init = options.init.as_deref().map(|init| init::read(&hub::model(init)?));
         let init = init.transpose()?;
         let mut recipe = preset.recipe();
         if let Some((checkpoint, _)) = &init {

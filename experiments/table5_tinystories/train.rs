@@ -1,10 +1,8 @@
 //! One cell: from its folder to its summary.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use conditioned_data::Windows;
 use conditioned_models::generate::Sampling;
@@ -112,49 +110,6 @@ pub(crate) fn run_cell(
     let task = LanguageModel::new(config, network.clone(), &text, &store).map_err(boxed)?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;
     Ok((outcome, Trained { store, network, text }))
-}
-
-/// What a finished cell has trained.
-///
-/// # Errors
-/// When the cell is not finished, or its last checkpoint cannot be read.
-pub(crate) fn finished(folder: &Folder) -> Result<(RunConfig, Trained)> {
-    let config: RunConfig = folder.config()?;
-    ensure!(
-        folder.summary::<Summary>()?.is_some() && !config.is_search(),
-        "{}: not a finished cell of a table; `run` makes them",
-        folder.path().display()
-    );
-    // Trained on in a copy, from its last checkpoint: a run that is complete takes no step there, and
-    // one whose checkpoint is gone cannot change the record.
-    let copy = tempfile::tempdir()?;
-    let run = Run { folder: copy.path().to_path_buf(), identity: serde_json::to_string(&config)? };
-    let own = Run { folder: folder.path().to_path_buf(), identity: String::new() };
-    std::fs::create_dir_all(run.checkpoints())?;
-    for (from, to) in files(&own.checkpoints(), &run.checkpoints())?
-        .into_iter()
-        .chain([(own.metrics(), run.metrics())])
-    {
-        std::fs::copy(&from, to).with_context(|| from.display().to_string())?;
-    }
-    let mut control = Control { stop: &AtomicBool::new(true), progress: &mut |_| {} };
-    let (outcome, trained) = run_cell(&config, &run, &mut control)?;
-    ensure!(
-        outcome.steps_here == 0 && outcome.step == config.steps,
-        "{}: its last checkpoint is missing or damaged; remove the folder and `run` it again",
-        folder.path().display()
-    );
-    Ok((config, trained))
-}
-
-/// The files of a folder, each with the path of its copy in another.
-fn files(from: &Path, to: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-    let entries = std::fs::read_dir(from).with_context(|| from.display().to_string())?;
-    let copies = entries.map(|entry| {
-        let entry = entry?;
-        Ok((entry.path(), to.join(entry.file_name())))
-    });
-    copies.collect()
 }
 
 /// The network with the deviation of the position table that makes kappa of the first batch

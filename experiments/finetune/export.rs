@@ -1,0 +1,131 @@
+//! What leaves a run: a folder of Hugging Face with tokenizer and model card, and the first batches for
+//! another program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use clap::Args;
+use conditioned_models::bert::Bert;
+use conditioned_models::conditioning::Method;
+use conditioned_models::hugging_face::bert;
+use conditioned_nn::store::{save_tensors, write_atomic};
+use experiments::folder::Folder;
+use experiments::replay;
+
+use crate::cell::RunConfig;
+use crate::train::{Summary, first_batches, run_cell};
+
+/// A trained cell, and where it goes.
+#[derive(Args)]
+pub(crate) struct Export {
+    /// The folder of a finished cell, such as runs/finetune/pooled/seed100.
+    #[arg(long)]
+    run: PathBuf,
+    /// The folder to write: config.json, model.safetensors, tokenizer.json, README.md.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// A cell, and the file for its start.
+#[derive(Args)]
+pub(crate) struct Case {
+    /// The folder of a cell.
+    #[arg(long)]
+    run: PathBuf,
+    /// Batches to write.
+    #[arg(long, default_value_t = 20)]
+    batches: usize,
+    /// The safetensors file to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Writes the model of a finished cell: plain where its conditioning folds into the tables, else as it
+/// is, to be read by this project.
+///
+/// # Errors
+/// When the cell is not finished, or a file cannot be written.
+pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
+    let folder = Folder::new(run);
+    let (config, (store, tokenizer)): (RunConfig, _) = replay::finished(&folder, run_cell)?;
+    let head = config.data.head();
+    let encoder = Bert::new(&config.network, store.frozen()?.pp("bert"))?;
+    let folds =
+        config.network.conditioning.method == Method::None || encoder.folded_tables().is_ok();
+    match folds {
+        true => bert::export(out, &config.network, &head, &store)?,
+        false => bert::write(out, &config.network, &head, &store)?,
+    }
+    tokenizer.save(out.join("tokenizer.json"))?;
+    let card = out.join("README.md");
+    write_atomic(&card, model_card(&config, &folder, folds)?.as_bytes())
+        .with_context(|| card.display().to_string())?;
+    eprintln!("{}", out.display());
+    Ok(())
+}
+
+/// What a reader of the model must know.
+fn model_card(config: &RunConfig, folder: &Folder, folds: bool) -> Result<String> {
+    let summary: Option<Summary> = folder.summary()?;
+    let metrics = summary.map(|summary| summary.metrics).unwrap_or_default();
+    let metrics: Vec<String> = metrics
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_truncated"))
+        .filter_map(|(name, value)| Some(format!("| {name} | {:.4} |", (*value)?)))
+        .collect();
+    let conditioning = match (config.network.conditioning.method, folds) {
+        (Method::None, _) => "None.".to_string(),
+        (_, true) => format!(
+            "`{}`, folded into the three tables of the embedding: this is a plain BERT, which \
+             transformers loads as any other.",
+            config.cell.arm
+        ),
+        (_, false) => format!(
+            "`{}`: what it does to a token cannot be folded into tables. `config.json` has the model type \
+             `conditioned-bert` and the field `conditioning`; conditioned-models reads the folder \
+             (`hugging_face::bert`), transformers does not.",
+            config.cell.arm
+        ),
+    };
+    let labels = match config.data.classes.is_empty() {
+        true => "A score.".to_string(),
+        false => config.data.classes.join(", "),
+    };
+    Ok(format!(
+        "---\npipeline_tag: text-classification\n---\n\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
+         Conditioning of the tokens\n\n{conditioning}\n\n## Training\n\n{} texts, {} epochs, {} texts a \
+         step, peak rate {}, seed {}.\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
+         licences of the checkpoint and of the texts apply.\n",
+        config.init.folder.file_name().unwrap_or_default().display(),
+        config.data.name,
+        config.data.train_len,
+        config.fit.epochs,
+        config.batch_size,
+        config.fit.schedule.peak,
+        config.cell.seed,
+        metrics.join("\n")
+    ))
+}
+
+/// Writes parameters and batches with which a cell starts, for a comparison with another program.
+///
+/// # Errors
+/// When the cell cannot be read, or the file cannot be written.
+pub(crate) fn case(Case { run, batches, out }: &Case) -> Result<()> {
+    let config: RunConfig = Folder::new(run).config()?;
+    let (store, batches) = first_batches(&config, *batches)?;
+    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, var) in store.parameters() {
+        tensors.insert(format!("parameter/{name}"), var.as_detached_tensor());
+    }
+    for (i, batch) in batches.into_iter().enumerate() {
+        tensors.insert(format!("batch{i}/ids"), batch.ids);
+        tensors.insert(format!("batch{i}/types"), batch.types);
+        tensors.insert(format!("batch{i}/mask"), batch.mask);
+        tensors.insert(format!("batch{i}/labels"), batch.labels);
+    }
+    save_tensors(Path::new(out), tensors, &BTreeMap::new())?;
+    Ok(())
+}
