@@ -52,6 +52,7 @@ impl Plan {
         let network = bert::read_config(&folder)?;
         let recipe: Recipe = overrides::apply(Recipe::default(), &options.set)?;
         recipe.validate()?;
+        let data = DataConfig::new(options, &recipe)?;
         ensure!(
             recipe.longest <= network.context,
             "--set longest={}: longer than the position table of {}, {}",
@@ -69,7 +70,7 @@ impl Plan {
         Ok(Self {
             arms: parse(options.arms.as_deref(), &[Arm::Baseline, Arm::Pooled, Arm::NormMatched])?,
             seeds: options.seeds,
-            data: DataConfig::new(options, &recipe)?,
+            data,
             init: (Checkpoint::read(&folder)?, network),
             recipe,
             device: options.device.clone(),

@@ -61,6 +61,21 @@ fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
         ["cls_token", "pos_embed", "transformer.wte.weight", "embeddings.word_embeddings.weight"];
     let wanted = [group(&matrices, 0.1, 1.0), group(&vectors, 0.0, 1.0), group(&tables, 0.0, 5.0)];
     assert_eq!(rule.groups(&parameters), wanted);
+
+    // A multiple by name splits the groups: the first pattern that fits decides.
+    let rates = [("*attn.*", 0.0), ("blocks.*", 0.5), ("*.wte.weight", 0.5)];
+    let rates = rates.map(|(pattern, rate)| (pattern.to_string(), rate)).to_vec();
+    let rule = GroupRule { rates, ..rule };
+    let wanted = [
+        group(&["blocks.0.attn.qkv.weight"], 0.1, 0.0),
+        group(&["patch_embed.proj.weight"], 0.1, 1.0),
+        group(&["blocks.0.attn.rel.bias"], 0.0, 0.0),
+        group(&["blocks.0.norm1.weight"], 0.0, 0.5),
+        group(&["embeddings.LayerNorm.weight", "head.scale"], 0.0, 1.0),
+        group(&["cls_token", "pos_embed", "embeddings.word_embeddings.weight"], 0.0, 5.0),
+        group(&["transformer.wte.weight"], 0.0, 2.5),
+    ];
+    assert_eq!(rule.groups(&parameters), wanted);
 }
 
 #[test]

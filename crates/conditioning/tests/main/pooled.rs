@@ -174,6 +174,12 @@ fn observing_in_the_same_call_changes_nothing() {
             two.observe(&x).unwrap();
             assert_eq!(bits(&one.forward_train_observed(&x).unwrap()), bits(&y));
             assert_eq!(state(&one), state(&two));
+            let mask: Vec<u8> = (0..30).map(|i| u8::from(i < 20)).collect();
+            let mask = Tensor::from_vec(mask, (2, 15), &Device::Cpu).unwrap();
+            let y = two.forward_train_masked(&x, &mask).unwrap();
+            two.observe_masked(&x, &mask).unwrap();
+            assert_eq!(bits(&one.forward_train_observed_masked(&x, &mask).unwrap()), bits(&y));
+            assert_eq!(state(&one), state(&two));
         }
     }
 }

@@ -209,6 +209,37 @@ fn padding_takes_no_part_in_training() -> Result<()> {
 }
 
 #[test]
+fn a_ramp_goes_from_plain_to_conditioned_tokens_in_equal_parts() -> Result<()> {
+    let (input, labels) = (batch()?, Tensor::new(&[0u32, 2, 1], &Device::Cpu)?);
+    // Without dropout, layers and types of its own the loss depends on the tokens alone.
+    let loss = |ramp_steps, method: Method, mode| -> Result<f64> {
+        let mut config = tiny(method, Placement::AfterNorm);
+        (config.conditioning.ramp_steps, config.dropout) = (ramp_steps, 0.0);
+        let store = Store::new(3, DType::F64, &Device::Cpu);
+        let model = BertClassifier::new(&config, 3, store.builder())?;
+        shake(&store)?;
+        model.loss(&input, &labels, mode)?.to_scalar()
+    };
+    let train = |step| Mode::Train { seed: 1, step };
+    for (ramp_steps, step, t) in [(4, 0, 0.25), (4, 1, 0.5), (4, 3, 1.0), (4, 9, 1.0), (0, 0, 1.0)]
+    {
+        let ramped = loss(ramp_steps, Method::per_sequence(1.0)?, train(step))?;
+        let fixed = loss(0, Method::per_sequence(t)?, train(step))?;
+        assert!((ramped - fixed).abs() < F64_TOLERANCE, "step {step} of {ramp_steps}");
+    }
+    let evaluated = loss(4, Method::per_sequence(1.0)?, Mode::Eval)?;
+    let full = loss(0, Method::per_sequence(1.0)?, Mode::Eval)?;
+    assert!((evaluated - full).abs() < F64_TOLERANCE, "an evaluation is at full strength");
+
+    let mut config = tiny(Method::table(1.0)?, Placement::BeforePosition);
+    config.conditioning.ramp_steps = 2;
+    let store = Store::new(0, DType::F32, &Device::Cpu);
+    let error = Bert::new(&config, store.builder()).unwrap_err().to_string();
+    assert!(error.contains("no ramp"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
     let input = batch()?;
     for method in methods()? {

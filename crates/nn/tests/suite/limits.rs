@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
     Sequence, Store, add_table, attention, causal_attention, embedding, gelu, gelu_tanh, linear,
-    linear_cross_entropy, softmax,
+    linear_cross_entropy, padded_attention, softmax,
 };
 
 use crate::{HALF_TOLERANCE, distance, uniform};
@@ -72,6 +72,9 @@ fn an_empty_batch_has_an_empty_result() -> Result<()> {
     let ids = Tensor::zeros((0, 6), DType::U32, &Device::Cpu)?;
     let table = Tensor::ones((3, 4), DType::F32, &Device::Cpu)?;
     assert_eq!(embedding(&ids, &table)?.dims(), [0, 6, 4]);
+    let padding = conditioned_nn::Padding::of(&Tensor::ones((2, 3), DType::U8, &Device::Cpu)?)?;
+    let other = padded_attention(&uniform(&[2, 4, 12], 1)?, 2, &padding).unwrap_err().to_string();
+    assert!(other.contains("2 sequences of 3 tokens"), "{other}");
     let message = linear_cross_entropy(&x, &uniform(&[3, 12], 1)?, &ids).unwrap_err().to_string();
     assert!(message.contains("none of 0 rows has a label"), "{message}");
     Ok(())

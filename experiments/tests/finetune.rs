@@ -1,0 +1,249 @@
+//! The real binary `finetune` on a tiny checkpoint that is made here: results, determinism, resume,
+//! models for others, errors.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device};
+use conditioned_data::{Labels, Texts, Tokenizer, entailments, premises};
+use conditioned_models::bert::{Bert, BertConfig, BertInput};
+use conditioned_models::bert_heads::BertClassifier;
+use conditioned_models::conditioning::Method;
+use conditioned_models::hugging_face::bert::{self, Head};
+use conditioned_nn::{Mode, Store};
+use support::{Binary, results, text, untrained};
+
+const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
+
+/// A folder with a BERT, its tokenizer, and a task in files.
+struct Scene {
+    root: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scene = Self { root: tempfile::tempdir().unwrap() };
+        let tokenizer = Tokenizer::train_wordpiece(premises(0, 0..2000), 200).unwrap();
+        let config = BertConfig {
+            vocabulary: tokenizer.vocab_size(),
+            context: 48,
+            width: 16,
+            depth: 2,
+            heads: 2,
+            hidden: 32,
+            ..BertConfig::preset("bert-4x128").unwrap()
+        };
+        let store = Store::new(1, DType::F32, &Device::Cpu);
+        Bert::new(&config, store.builder()).unwrap();
+        bert::write(&scene.path("model"), &config, &Head::None, &store).unwrap();
+        tokenizer.save(scene.path("model/tokenizer.json")).unwrap();
+        scene.write("train.csv", &entailments(0, 0..96).unwrap());
+        scene.write("dev.csv", &entailments(0, 1000..1040).unwrap());
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn str(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_string()
+    }
+
+    fn write(&self, name: &str, texts: &Texts) {
+        let Labels::Classes(names) = texts.labels() else { panic!("classes") };
+        let mut file = csv::Writer::from_path(self.path(name)).unwrap();
+        file.write_record(["text", "text2", "label"]).unwrap();
+        for row in texts.rows() {
+            let second = row.second.as_deref().unwrap();
+            file.write_record([&row.text, second, &names[row.label as usize]]).unwrap();
+        }
+        file.flush().unwrap();
+    }
+
+    /// The arguments that train on the files, with others after them.
+    fn arguments(&self, others: &[&str]) -> Vec<String> {
+        let own = [
+            "--init".to_string(),
+            self.str("model"),
+            "--task".to_string(),
+            self.str("train.csv"),
+            "--dev".to_string(),
+            self.str("dev.csv"),
+        ];
+        own.into_iter().chain(others.iter().map(ToString::to_string)).collect()
+    }
+
+    fn run(&self, out: &str, others: &[&str]) -> String {
+        let out = self.str(out);
+        let others = [&["--set", "longest=48", "--set", "batch_size=16", "--out", &out], others];
+        let arguments = self.arguments(&others.concat());
+        FINETUNE.success(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn fails(&self, others: &[&str]) -> String {
+        let out = self.str("none");
+        let own = ["--set", "longest=48", "--out", &out];
+        let arguments = self.arguments(&[&own[..], others].concat());
+        FINETUNE.failure(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+const ARMS: [&str; 2] = ["--arms", "baseline,pooled,per-sequence,norm-matched"];
+
+#[test]
+fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
+    let scene = Scene::new();
+    let run = |out: &str, threads: &str| {
+        let others = [&ARMS[..], &["--seeds", "2", "--threads", threads]].concat();
+        scene.run(out, &others)
+    };
+    let table = run("first", "1");
+    for word in
+        ["train, 96 training texts", "accuracy", "f1", "matthews", "norm-matched", "per-sequence"]
+    {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    run("second", "2");
+    assert_eq!(results(&scene.path("first")), results(&scene.path("second")));
+    assert_eq!(run("first", "1"), table, "a second run keeps every cell");
+    assert_eq!(FINETUNE.success(&["report", "--out", &scene.str("first")]), table);
+
+    let cell = scene.path("first/pooled/seed100");
+    let folder = untrained(&cell, scene.path("killed"));
+    let mut child = FINETUNE.worker(&folder, "1").spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(120);
+    let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
+    };
+    while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
+        assert!(Instant::now() < limit, "no checkpoint after two minutes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !folder.join("summary.json").exists() {
+        FINETUNE.work(&folder, "2");
+    }
+    for file in ["metrics.jsonl", "summary.json"] {
+        assert_eq!(text(&cell.join(file)), text(&folder.join(file)), "{file}");
+    }
+
+    // A plain BERT comes out of what folds, and a marked one of what does not.
+    for (arm, folds) in [("baseline", true), ("pooled", true), ("per-sequence", false)] {
+        let (from, to) = (scene.str(&format!("first/{arm}/seed100")), scene.str(arm));
+        FINETUNE.success(&["export", "--run", &from, "--out", &to]);
+        let config = bert::read_config(Path::new(&to)).unwrap();
+        assert_eq!(config.conditioning.method == Method::None, folds, "{arm}");
+        let store = Store::new(0, DType::F32, &Device::Cpu);
+        let model = BertClassifier::new(&config, 2, store.builder()).unwrap();
+        let loaded = bert::read_weights(Path::new(&to), &store).unwrap();
+        assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{arm}: {loaded:?}");
+        assert_eq!(accuracy(&model, &to, &scene), recorded(&from), "{arm}");
+        let card = text(&Path::new(&to).join("README.md"));
+        assert_eq!(card.contains("conditioned-bert"), !folds, "{card}");
+        assert!(text(&Path::new(&to).join("config.json")).contains("label2id"));
+    }
+    let case = scene.str("case.safetensors");
+    FINETUNE.success(&["case", "--run", cell.to_str().unwrap(), "--batches", "8", "--out", &case]);
+    let case = conditioned_nn::store::load_tensors(Path::new(&case), &Device::Cpu).unwrap();
+    assert!(case.contains_key("batch7/labels") && case.contains_key("parameter/classifier.weight"));
+}
+
+/// The accuracy of a written model on the dev file, in %.
+fn accuracy(model: &BertClassifier, folder: &str, scene: &Scene) -> f64 {
+    let tokenizer = Tokenizer::read(folder).unwrap();
+    let dev = Texts::read(scene.path("dev.csv"), None).unwrap();
+    let right = dev.rows().iter().filter(|row| {
+        let encoded = tokenizer.encode_pair(&row.text, row.second.as_deref(), 48).unwrap();
+        let tensor = |ids: Vec<u32>| candle_core::Tensor::new(vec![ids], &Device::Cpu).unwrap();
+        let input =
+            BertInput { ids: tensor(encoded.ids), types: tensor(encoded.types), padding: None };
+        let logits = model.logits(&input, Mode::Eval).unwrap();
+        let class = logits.argmax(1).unwrap().to_vec1::<u32>().unwrap()[0];
+        class as f32 == row.label
+    });
+    100.0 * right.count() as f64 / dev.len() as f64
+}
+
+/// The accuracy that a run recorded.
+fn recorded(folder: &str) -> f64 {
+    let summary: serde_json::Value =
+        serde_json::from_str(&text(&Path::new(folder).join("summary.json"))).unwrap();
+    summary["metrics"]["dev_accuracy"].as_f64().unwrap()
+}
+
+#[test]
+fn a_sweep_reads_no_dev_text_and_cut_texts_are_counted() {
+    let scene = Scene::new();
+    let out = scene.str("sweep");
+    let arguments = scene.arguments(&[
+        "--arms",
+        "baseline,pooled",
+        "--set",
+        "longest=48",
+        "--set",
+        "epochs=1",
+        "--out",
+        &out,
+    ]);
+    let arguments: Vec<&str> =
+        std::iter::once("sweep").chain(arguments.iter().map(String::as_str)).collect();
+    let table = FINETUNE.success(&arguments);
+    assert!(table.contains("strength=0.01") && table.contains("placement=after-norm"), "{table}");
+    let summary = text(&scene.path("sweep/pooled-strength=0.01/seed0/summary.json"));
+    assert!(summary.contains("tune_accuracy") && !summary.contains("dev_"), "{summary}");
+
+    let cut = scene.run("cut", &["--arms", "baseline", "--seeds", "1", "--set", "longest=10"]);
+    assert!(cut.contains("texts cut to 10 tokens: 40 of dev, 96 of train"), "{cut}");
+}
+
+#[test]
+fn what_cannot_be_is_one_error_that_names_it() {
+    let scene = Scene::new();
+    let set = |pair: &str| scene.fails(&["--set", pair]);
+    let cases = [
+        (set("longest=64"), "longer than the position table"),
+        (set("longest=2"), "longest"),
+        (set("frozen_layers=3"), "frozen_layers=3"),
+        (set("strength=-1"), "-1"),
+        (set("tune=1"), "tune=1"),
+        (set("layer_decay=2"), "layer_decay=2"),
+        (set("rat=1"), "unknown key `rat`"),
+        (scene.fails(&["--arms", "table"]), "unknown arm `table`"),
+        (scene.fails(&["--seeds", "0"]), "--seeds 0"),
+        (scene.fails(&["--data", "x"]), "no file of that name"),
+        (FINETUNE.failure(&["--task", "rte"]), "--init is missing"),
+        (FINETUNE.failure(&["--init", &scene.str("model")]), "--task is missing"),
+        (FINETUNE.failure(&["--init", &scene.str("nowhere"), "--task", "rte"]), "nowhere"),
+        (
+            FINETUNE.failure(&["--init", &scene.str("model"), "--task", "rte"]),
+            "--task rte: needs --data",
+        ),
+        (FINETUNE.failure(&["report", "--out", &scene.str("empty")]), "no such folder"),
+    ];
+    for (error, wanted) in cases {
+        assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+    let write = |name: &str, text: &str| std::fs::write(scene.path(name), text).unwrap();
+    let dev = text(&scene.path("dev.csv"));
+    for (broken, wanted) in [
+        ("text,text2,label\na,b,perhaps\n", "perhaps"),
+        ("text,text2\na,b\n", "label"),
+        ("text,text2,label\na,entailment\n", "line 2"),
+    ] {
+        write("dev.csv", broken);
+        let error = scene.fails(&[]);
+        assert!(error.contains("dev.csv") && error.contains(wanted), "{error}");
+    }
+    write("dev.csv", &dev);
+    write("train.csv", "text,text2,label\na,b,same\nc,d,same\n");
+    assert!(scene.fails(&[]).contains("same"), "one class");
+    std::fs::remove_file(scene.path("model/tokenizer.json")).unwrap();
+    write("train.csv", &dev);
+    assert!(scene.fails(&["--seeds", "1"]).contains("no tokenizer here"));
+}
