@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,19 @@ pub const INTERRUPTED: u8 = 75;
 
 /// Least time between two progress lines.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How a process ends: with what is wrong on standard error, if anything is. `false` is a worker that was
+/// stopped and can be resumed.
+pub fn exit(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// One line of a worker's standard output.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

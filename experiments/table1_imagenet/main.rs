@@ -25,7 +25,7 @@ use experiments::allocator::keep_memory;
 use experiments::cells::{self, Cell};
 use experiments::folder::{self, Folder};
 use experiments::timing;
-use experiments::worker::{INTERRUPTED, interrupted_flag};
+use experiments::worker::{self, interrupted_flag};
 
 use crate::cell::RunConfig;
 use crate::options::{OUT, Options, SEARCH_OUT};
@@ -69,19 +69,10 @@ fn main() -> ExitCode {
         Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
         Command::Tune(options) => Plan::new(&options, SEARCH_OUT).and_then(|plan| tune(&plan)),
         Command::Report { out } => report::write(&out),
-        Command::Train { folder } => match train::train(&Folder::new(folder)) {
-            Ok(false) => return ExitCode::from(INTERRUPTED),
-            done => done.map(|_| ()),
-        },
+        Command::Train { folder } => return worker::exit(train::train(&Folder::new(folder))),
         Command::Time { folder } => time(&Folder::new(folder)),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    worker::exit(result.map(|()| true))
 }
 
 /// Trains the cells of the table, times a step of each arm, writes and prints the table.
