@@ -3,7 +3,8 @@
     cargo build --release --example train-step
     python scripts/conditioning_cost.py [--cases vit_small_patch16_224:8 vit-32:64] [--rounds 3]
 
-The arms take turns in processes of their own; printed are medians over the steps after the first two.
+The arms take turns in processes of their own; printed are medians over the steps after the first two,
+and what each arm costs against the one without in the same round.
 """
 
 import argparse
@@ -39,19 +40,24 @@ def times_of(command, threads):
 
 def main():
     options = arguments()
-    print("| model:batch | tokens | ms per step | cost |")
-    print("| --- | --- | --- | --- |")
+    print("| model:batch | tokens | ms per step | cost, median of rounds | least to greatest |")
+    print("| --- | --- | --- | --- | --- |")
     for case in options.cases:
         name, batch = case.split(":")
         command = [options.binary, "--model", name, "--batch", batch, "--steps", str(options.steps)]
-        times = {arm: [] for arm in ARMS}
+        medians = {arm: [] for arm in ARMS}
         for _ in range(options.rounds):
             for arm in ARMS:
-                times[arm] += times_of([*command, "--conditioning", arm], options.threads)
-        base = statistics.median(times["none"])
+                times = times_of([*command, "--conditioning", arm], options.threads)
+                medians[arm].append(statistics.median(times))
         for arm in ARMS:
-            median = statistics.median(times[arm])
-            print(f"| {case} | {arm} | {median:.0f} | {100 * (median / base - 1):+.1f} % |")
+            # Arms of one round ran next to each other: what slowed one slowed the other.
+            pairs = zip(medians[arm], medians["none"], strict=True)
+            costs = [100 * (ours / plain - 1) for ours, plain in pairs]
+            print(
+                f"| {case} | {arm} | {statistics.median(medians[arm]):.0f} "
+                f"| {statistics.median(costs):+.1f} % | {min(costs):+.1f} to {max(costs):+.1f} % |"
+            )
 
 
 if __name__ == "__main__":
