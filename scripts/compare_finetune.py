@@ -108,7 +108,13 @@ def main():
     config = json.loads((options.run / "config.json").read_text())
     with (options.run / "metrics.jsonl").open() as lines:
         events = [json.loads(line) for line in lines]
+    network = config["network"]
+    plain = network["conditioning"]["method"] == "none" and network["dropout"] == 0.0
+    if not plain or config["fit"]["groups"].get("rates") or not config["data"]["classes"]:
+        sys.exit("takes a run of arm baseline on classes, with --set dropout=0 and one rate for all layers")
     steps = [event for event in events if event.get("event") == "step"][: options.steps]
+    if len(steps) <= WARM:
+        sys.exit(f"{len(steps)} steps; more than {WARM} are needed")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "case.safetensors"
         command = [options.binary, "case", "--run", options.run, "--out", path]

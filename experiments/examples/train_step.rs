@@ -182,7 +182,7 @@ fn main() -> Result<()> {
         save_tensors(&folder.join("inputs.safetensors"), batch, &BTreeMap::new())?;
     }
     let parameters = store.parameters();
-    let groups = GroupRule::default().groups(&parameters);
+    let groups = GroupRule::default().groups(&parameters)?;
     let mut optimizer = AdamW::new(&parameters, &groups, AdamWConfig::default())?;
     let given = options.inputs.as_deref().map(inputs).transpose()?;
     for step in 0..options.steps {

@@ -36,6 +36,16 @@ impl fmt::Display for Cell {
     }
 }
 
+/// What every cell starts from.
+pub(crate) struct Init {
+    /// The folder.
+    pub(crate) checkpoint: Checkpoint,
+    /// The hash of its tokenizer.
+    pub(crate) tokenizer: String,
+    /// Its network, without conditioning.
+    pub(crate) network: BertConfig,
+}
+
 /// Everything that fixes the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +56,8 @@ pub(crate) struct RunConfig {
     pub(crate) cell: Cell,
     /// The checkpoint that it starts from.
     pub(crate) init: Checkpoint,
+    /// The hash of its tokenizer.
+    pub(crate) tokenizer: String,
     /// Its network.
     pub(crate) network: BertConfig,
     /// The training run.
@@ -90,12 +102,13 @@ impl RunConfig {
     pub(crate) fn new(
         cell: Cell,
         recipe: &Recipe,
-        (init, network): &(Checkpoint, BertConfig),
+        Init { checkpoint, tokenizer, network }: &Init,
         data: &DataConfig,
         device: &str,
     ) -> Result<Self> {
         recipe.validate()?;
-        let conditioning = cell.arm.conditioning(recipe, recipe.ramp_steps(data.train_len))?;
+        let ramp_steps = recipe.ramp_steps(data.train_rows(cell.change.is_some()));
+        let conditioning = cell.arm.conditioning(recipe, ramp_steps)?;
         let network = BertConfig {
             dropout: recipe.dropout.unwrap_or(network.dropout),
             conditioning,
@@ -107,7 +120,8 @@ impl RunConfig {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").to_string(),
             cell,
-            init: init.clone(),
+            init: checkpoint.clone(),
+            tokenizer: tokenizer.clone(),
             network,
             fit,
             batch_size: recipe.batch_size,

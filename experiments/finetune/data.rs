@@ -45,7 +45,7 @@ pub(crate) struct DataConfig {
     /// Class names; none where labels are scores.
     pub(crate) classes: Vec<String>,
     /// The first so many training texts; null is all.
-    train_rows: Option<usize>,
+    first: Option<usize>,
     /// Share of the training texts to tune on.
     tune: f64,
     /// Training texts of a table.
@@ -74,6 +74,10 @@ impl DataConfig {
                  --dev FILE"
             );
         };
+        ensure!(
+            !(options.scores && task.parse::<Task>().is_ok()),
+            "--scores: is for files; the labels of a task of GLUE are known"
+        );
         let full =
             |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
         let (source, name) = match (task.parse::<Task>(), &options.data, &options.dev) {
@@ -83,6 +87,9 @@ impl DataConfig {
             }
             (Ok(task), ..) => {
                 bail!("--task {task}: needs --data with the folder of its files, and no --dev")
+            }
+            (Err(_), Some(_), _) if Path::new(task).is_file() => {
+                bail!("--task {task}: --data is for the tasks of GLUE; a file needs --dev")
             }
             (Err(_), None, Some(dev)) if Path::new(task).is_file() => {
                 let (train, scores) = (full(Path::new(task))?, options.scores);
@@ -99,7 +106,7 @@ impl DataConfig {
             name,
             hash: String::new(),
             classes: Vec::new(),
-            train_rows: recipe.train_rows,
+            first: recipe.train_rows,
             tune: recipe.tune,
             train_len: 0,
         };
@@ -122,6 +129,15 @@ impl DataConfig {
             Source::Files { train, dev, scores } => {
                 let train = Texts::read(train, scores.then_some(&Labels::Score))?;
                 let dev = Texts::read(dev, Some(train.labels()))?;
+                let kind = |texts: &Texts| if texts.pairs() { "pairs" } else { "single texts" };
+                ensure!(
+                    train.pairs() == dev.pairs(),
+                    "{} holds {}, {} {}; they must be of one kind",
+                    train.name(),
+                    kind(&train),
+                    dev.name(),
+                    kind(&dev)
+                );
                 (train, vec![("dev".to_string(), dev)])
             }
         })
@@ -135,7 +151,7 @@ impl DataConfig {
             let text = format!("{}\0{}", row.text, row.second.as_deref().unwrap_or(""));
             *blake3::hash(text.as_bytes()).as_bytes()
         });
-        places.truncate(self.train_rows.unwrap_or(usize::MAX));
+        places.truncate(self.first.unwrap_or(usize::MAX));
         places
     }
 
@@ -160,7 +176,7 @@ impl DataConfig {
             let dev = dev.into_iter().map(|(name, texts)| (name, Arc::new(texts)));
             return Ok(Data { train: subset("train", &kept)?, dev: dev.collect(), metrics });
         }
-        let held_out = (self.tune * kept.len() as f64).round() as usize;
+        let held_out = kept.len() - self.train_rows(true);
         ensure!(
             (1..kept.len()).contains(&held_out),
             "--set tune={}: leaves no text to train or to tune on, of {}",
@@ -170,6 +186,13 @@ impl DataConfig {
         let (tune, rest) = kept.split_at(held_out);
         let dev = vec![("tune".to_string(), subset("tune", tune)?)];
         Ok(Data { train: subset("train", rest)?, dev, metrics })
+    }
+
+    /// Texts that a cell of a search, or of a table, trains on.
+    pub(crate) fn train_rows(&self, search: bool) -> usize {
+        let held_out =
+            if search { (self.tune * self.train_len as f64).round() as usize } else { 0 };
+        self.train_len - held_out
     }
 
     /// What the texts are judged by; the first is the number that arms are compared by.
@@ -199,9 +222,10 @@ impl DataConfig {
 fn hash(train: &Texts, dev: &[(String, Texts)]) -> String {
     let mut hasher = blake3::Hasher::new();
     for texts in std::iter::once(train).chain(dev.iter().map(|(_, texts)| texts)) {
+        hasher.update(&(texts.len() as u64).to_le_bytes());
         for row in texts.rows() {
             hasher.update(row.text.as_bytes()).update(b"\0");
-            hasher.update(row.second.as_deref().unwrap_or("").as_bytes()).update(b"\0");
+            hasher.update(row.second.as_deref().unwrap_or("\0").as_bytes()).update(b"\0");
             hasher.update(&row.label.to_le_bytes());
         }
     }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use clap::Args;
-use conditioned_models::bert::Bert;
 use conditioned_models::conditioning::Method;
 use conditioned_models::hugging_face::bert;
 use conditioned_nn::store::{save_tensors, write_atomic};
@@ -51,19 +50,35 @@ pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
     let folder = Folder::new(run);
     let (config, (store, tokenizer)): (RunConfig, _) = replay::finished(&folder, run_cell)?;
     let head = config.data.head();
-    let encoder = Bert::new(&config.network, store.frozen()?.pp("bert"))?;
-    let folds =
-        config.network.conditioning.method == Method::None || encoder.folded_tables().is_ok();
+    let folds = config.network.folds();
     match folds {
         true => bert::export(out, &config.network, &head, &store)?,
         false => bert::write(out, &config.network, &head, &store)?,
     }
     tokenizer.save(out.join("tokenizer.json"))?;
+    let settings = out.join("tokenizer_config.json");
+    write_atomic(&settings, tokenizer_config(&config).as_bytes())
+        .with_context(|| settings.display().to_string())?;
     let card = out.join("README.md");
     write_atomic(&card, model_card(&config, &folder, folds)?.as_bytes())
         .with_context(|| card.display().to_string())?;
     eprintln!("{}", out.display());
     Ok(())
+}
+
+/// The checkpoint's settings of its tokenizer, or those with which transformers takes `tokenizer.json` as
+/// it is: by itself it would lower-case the texts of any BERT.
+fn tokenizer_config(config: &RunConfig) -> String {
+    let own = std::fs::read_to_string(config.init.folder.join("tokenizer_config.json"));
+    own.unwrap_or_else(|_| {
+        let settings = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.network.context,
+            "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]",
+            "mask_token": "[MASK]", "unk_token": "[UNK]",
+        });
+        format!("{settings:#}\n")
+    })
 }
 
 /// What a reader of the model must know.

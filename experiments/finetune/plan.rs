@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use conditioned_models::bert::BertConfig;
+use conditioned_data::Tokenizer;
+use conditioned_models::conditioning::Method;
 use conditioned_models::hugging_face::bert;
 use experiments::checkpoint::Checkpoint;
 use experiments::names::parse;
 use experiments::{cells, device, hub, overrides};
 
 use crate::arm::Arm;
-use crate::cell::{Cell, RunConfig};
+use crate::cell::{Cell, Init, RunConfig};
 use crate::data::DataConfig;
 use crate::options::Options;
 use crate::recipe::Recipe;
@@ -29,7 +30,7 @@ pub(crate) struct Plan {
     recipe: Recipe,
     arms: Vec<Arm>,
     seeds: Option<u64>,
-    init: (Checkpoint, BertConfig),
+    init: Init,
     data: DataConfig,
     device: String,
     threads: usize,
@@ -50,6 +51,12 @@ impl Plan {
         ensure!(options.seeds != Some(0), "--seeds 0: an arm needs at least one seed");
         let folder = std::path::absolute(hub::model(folder)?)?;
         let network = bert::read_config(&folder)?;
+        ensure!(
+            network.conditioning.method == Method::None,
+            "--init {}: a conditioned checkpoint; the baseline would be another model. `export` a plain \
+             one, or take the one that it was trained from",
+            folder.display()
+        );
         let recipe: Recipe = overrides::apply(Recipe::default(), &options.set)?;
         recipe.validate()?;
         let data = DataConfig::new(options, &recipe)?;
@@ -71,7 +78,11 @@ impl Plan {
             arms: parse(options.arms.as_deref(), &[Arm::Baseline, Arm::Pooled, Arm::NormMatched])?,
             seeds: options.seeds,
             data,
-            init: (Checkpoint::read(&folder)?, network),
+            init: Init {
+                checkpoint: Checkpoint::read(&folder)?,
+                tokenizer: Tokenizer::read(&folder)?.hash(),
+                network,
+            },
             recipe,
             device: options.device.clone(),
             threads: cells::side_by_side(options.threads)?,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_train::{Event, record};
 use experiments::curves::{Curve, Figure, Panel};
 use experiments::statistics::Sample;
@@ -47,6 +48,8 @@ pub(crate) fn write(out: &Path) -> Result<()> {
     }
     let (mut results, mut curves) = (Vec::new(), Vec::new());
     let mut first: Option<RunConfig> = None;
+    // Arms share strength, place and ramp, or a comparison of two would compare these.
+    let mut shared: Option<(f64, ConditioningConfig)> = None;
     for folder in folder::find(out)? {
         let config: RunConfig = folder.config()?;
         let Some(summary) = folder.summary::<Summary>()?.filter(|_| config.cell.change.is_none())
@@ -59,6 +62,16 @@ pub(crate) fn write(out: &Path) -> Result<()> {
             "{}: runs of different recipes do not belong in one table; separate them",
             folder.path().display()
         );
+        let conditioning = config.network.conditioning;
+        if let Some(t) = conditioning.method.strength() {
+            let plain = ConditioningConfig { method: Method::None, ..conditioning };
+            ensure!(
+                *shared.get_or_insert((t, plain)) == (t, plain),
+                "{}: another strength, placement or ramp than in other runs; they do not belong in one \
+                 table; separate them",
+                folder.path().display()
+            );
+        }
         for (metric, value) in &summary.metrics {
             results.push(Finished {
                 data: config.data.name.clone(),
@@ -75,7 +88,8 @@ pub(crate) fn write(out: &Path) -> Result<()> {
     }
     let Some(first) = first else { bail!("{}: no finished run", out.display()) };
     results.sort_by(|a, b| (a.arm, a.seed, &a.metric).cmp(&(b.arm, b.seed, &b.metric)));
-    let table = table(&first, &results, &timing::read(out)?);
+    let place = shared.map(|(_, conditioning)| conditioning);
+    let table = table(&first, &results, &timing::read(out)?, place);
     let curves = Arm::ALL.into_iter().filter_map(|arm| {
         let of_arm = curves.iter().filter(|(of, _)| *of == arm);
         let of_arm: Vec<&[(usize, f64)]> = of_arm.map(|(_, losses)| &losses[..]).collect();
@@ -107,7 +121,12 @@ fn losses(folder: &folder::Folder) -> Result<Vec<(usize, f64)>> {
 }
 
 /// The table of all finished runs: a row an arm, two columns a metric.
-fn table(first: &RunConfig, results: &[Finished], timings: &[Timing]) -> Table {
+fn table(
+    first: &RunConfig,
+    results: &[Finished],
+    timings: &[Timing],
+    place: Option<ConditioningConfig>,
+) -> Table {
     // Names without a set are the means over the sets.
     let metrics: Vec<&str> = ["accuracy", "f1", "matthews", "pearson", "spearman"]
         .into_iter()
@@ -137,7 +156,7 @@ fn table(first: &RunConfig, results: &[Finished], timings: &[Timing]) -> Table {
         row.push(timing.map_or(DASH.to_string(), |timing| format!("{:.0}", timing.ms_per_step)));
         rows.push(row);
     }
-    Table { title: title(first), columns, rows, notes: notes(first, results) }
+    Table { title: title(first), columns, rows, notes: notes(first, results, place) }
 }
 
 fn title(first: &RunConfig) -> String {
@@ -151,7 +170,11 @@ fn title(first: &RunConfig) -> String {
     )
 }
 
-fn notes(first: &RunConfig, results: &[Finished]) -> Vec<String> {
+fn notes(
+    first: &RunConfig,
+    results: &[Finished],
+    place: Option<ConditioningConfig>,
+) -> Vec<String> {
     let cut: Vec<String> = results
         .iter()
         .filter(|run| run.metric.ends_with("_truncated"))
@@ -164,14 +187,22 @@ fn notes(first: &RunConfig, results: &[Finished]) -> Vec<String> {
         .into_iter()
         .collect();
     let cut = if cut.is_empty() { "none".to_string() } else { cut.join(", ") };
+    let place = place.map_or(String::new(), |c| {
+        let place = match c.placement {
+            Placement::BeforePosition => "words alone",
+            Placement::AfterPosition => "words, positions and types",
+            Placement::AfterNorm => "tokens behind the layer norm",
+        };
+        format!(" Conditioned: {place}, reached over {} steps.", c.ramp_steps)
+    });
     vec![
         format!(
-            "Metrics in %, of the model after the last step. Rate {}, {} texts a step; texts cut to {} \
-             tokens: {cut}.",
+            "Metrics in %, of the model after the last step; F1 is that of the second class. Rate {} for \
+             every arm, {} texts a step; texts cut to {} tokens: {cut}.{place}",
             first.fit.schedule.peak, first.batch_size, first.longest
         ),
         "Δ pairs runs of one seed (Student's t), not corrected for the number of comparisons; an \
-         interval around 0 does not show an effect. norm-matched has the scale of pooled tokens \
+         interval around 0 does not show an effect. It covers seeds, not the choice of the dev texts. norm-matched has the scale of pooled tokens \
          without their directions."
             .to_string(),
         "κ: of all tokens of the longest texts of the last set, as they enter the first layer, without \

@@ -62,7 +62,9 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
             let scores = [accuracy?, matthews?, pearson?];
             let known = scores.into_iter().filter(|score| !score.contains("NaN"));
             let score = known.collect::<Vec<_>>().join("; ");
-            rows.push(vec![change.to_string(), arm.to_string(), column("tune_loss")?, score]);
+            let loss = column("tune_loss")?;
+            let loss = if loss.contains("NaN") { "diverged".to_string() } else { loss };
+            rows.push(vec![change.to_string(), arm.to_string(), loss, score]);
         }
     }
     let columns =

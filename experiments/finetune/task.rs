@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{Labels, Metric, TextBatch, TextLoader, TextLoaderConfig, Tokenizer};
 use conditioned_models::bert::{BertConfig, BertInput};
-use conditioned_models::bert_heads::BertClassifier;
+use conditioned_models::bert_heads::{BertClassifier, classification_loss};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{Batches, Metrics, Task, TaskError};
 
@@ -68,7 +68,7 @@ fn input(batch: &TextBatch) -> Result<BertInput, TaskError> {
 }
 
 /// Predicted and true labels of a set, the mean loss, and the condition number of the tokens of the
-/// last batch, that of the longest texts, without and with conditioning.
+/// last full batch, those of the longest texts, without and with conditioning.
 struct Judged {
     predictions: Vec<f32>,
     labels: Vec<f32>,
@@ -84,10 +84,11 @@ fn judge(model: &BertClassifier, loader: &TextLoader) -> Result<Judged, TaskErro
         loss: 0.0,
         kappa: (f64::NAN, f64::NAN),
     };
-    for batch in loader.epoch(0) {
+    for (index, batch) in loader.epoch(0).enumerate() {
         let batch = batch?;
         let input = input(&batch)?;
-        if judged.labels.len() + batch.indices.len() == loader.texts().len() {
+        let last_full = loader.texts().len() / EVALUATION_BATCH;
+        if index + 1 == last_full.max(1) {
             let tokens = model.bert().tokens(&input)?;
             let kappa = |x: &Tensor| condition_number(x)?.to_scalar::<f64>();
             judged.kappa = (kappa(&tokens.plain)?, kappa(&tokens.conditioned)?);
@@ -98,7 +99,7 @@ fn judge(model: &BertClassifier, loader: &TextLoader) -> Result<Judged, TaskErro
             false => logits.squeeze(1)?,
         };
         let rows = batch.indices.len() as f64;
-        let loss = model.loss(&input, &batch.labels, Mode::Eval)?.to_scalar::<f32>()?;
+        let loss = classification_loss(&logits, &batch.labels)?.to_scalar::<f32>()?;
         judged.loss += rows * f64::from(loss);
         judged.predictions.extend(predicted.to_device(&Device::Cpu)?.to_vec1::<f32>()?);
         judged.labels.extend(batch.labels.to_dtype(DType::F32)?.to_vec1::<f32>()?);
@@ -131,8 +132,9 @@ impl Task for Classification {
             let judged = judge(&model, loader)?;
             all.insert(format!("{name}_loss"), judged.loss);
             for metric in &self.metrics {
-                // A metric without value, as a correlation with a constant, shows nothing.
-                let value = metric.compute(&judged.predictions, &judged.labels)?.unwrap_or(0.0);
+                // A correlation with a constant has no value.
+                let value =
+                    metric.compute(&judged.predictions, &judged.labels)?.unwrap_or(f64::NAN);
                 all.insert(format!("{name}_{}", metric.name()), 100.0 * value);
                 means.entry(metric.name()).or_default().push(100.0 * value);
             }

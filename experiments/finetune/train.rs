@@ -79,10 +79,15 @@ fn start(config: &RunConfig) -> Result<(Classification, Store, Tokenizer)> {
         tokenizer.vocab_size(),
         config.network.vocabulary
     );
+    ensure!(
+        tokenizer.hash() == config.tokenizer,
+        "{}: the tokenizer is not the one that this run was planned with; choose another --out",
+        folder.display()
+    );
     let data = config.data.load(config.is_search())?;
     let store = Store::new(config.cell.seed, DType::F32, &device);
     let model = BertClassifier::new(&config.network, config.data.outputs(), store.builder())?;
-    bert::read_weights(folder, &store)?;
+    bert::read_encoder(folder, &store)?;
     let task = Classification::new(config, model, &data, &tokenizer, &store).map_err(boxed)?;
     Ok((task, store, tokenizer))
 }

@@ -1,4 +1,4 @@
-//! What a finished cell has trained, once more in memory.
+//! What a finished cell has trained, read again from a copy of its last checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

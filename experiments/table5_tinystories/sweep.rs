@@ -15,8 +15,8 @@ use crate::arm::Arm;
 use crate::plan::Plan;
 use crate::train::Summary;
 
-/// What is changed, as `--set` would, and the arms that it concerns. The presets have strength 1 and
-/// momentum 0.1 after the position table, and conditioned tables of strength 0.3: the lines
+/// What is changed, as `--set` would, and the arms that it concerns. The presets on stories have
+/// strength 1 and momentum 0.1 after the position table, and conditioned tables of strength 0.3: the lines
 /// `strength=1` and `table_strength=0.3` are all as it is.
 const CHANGES: [(&str, &[Arm]); 9] = [
     ("strength=0.3", &[Arm::Pooled]),
@@ -42,8 +42,11 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
         let cells = plan.changed(change, arms)?;
         cells::train(&cells, &out, plan.threads(), stop)?;
         for arm in arms {
-            let of_arm = cells.iter().filter(|cell| cell.cell.arm == *arm);
-            let losses = of_arm.map(|cell| loss(&cell.folder(&out)));
+            let of_arm: Vec<_> = cells.iter().filter(|cell| cell.cell.arm == *arm).collect();
+            if of_arm.is_empty() {
+                continue;
+            }
+            let losses = of_arm.iter().map(|cell| loss(&cell.folder(&out)));
             let sample = Sample::of(&losses.collect::<Result<Vec<_>>>()?);
             let loss = sample.map_or(String::new(), |sample| sample.spread(3));
             rows.push(vec![change.to_string(), arm.to_string(), loss]);

@@ -203,6 +203,66 @@ fn a_sweep_reads_no_dev_text_and_cut_texts_are_counted() {
 }
 
 #[test]
+fn scores_two_dev_sets_and_frozen_layers() {
+    let scene = Scene::new();
+    // Scores: the label is the number of words.
+    let mut scores = String::from("text,label\n");
+    for row in entailments(0, 0..64).unwrap().rows() {
+        scores += &format!("{},{}\n", row.text, row.text.split(' ').count());
+    }
+    std::fs::write(scene.path("scores.csv"), scores).unwrap();
+    let (model, file, out) = (scene.str("model"), scene.str("scores.csv"), scene.str("scores"));
+    let common = ["--init", &model, "--arms", "baseline", "--seeds", "1", "--set", "longest=48"];
+    let own = ["--task", &file, "--dev", &file, "--scores", "--out", &out];
+    let table = FINETUNE.success(&[&common[..], &own[..]].concat());
+    assert!(table.contains("pearson") && table.contains("spearman"), "{table}");
+    let (run, exported) = (scene.str("scores/baseline/seed100"), scene.str("regression"));
+    FINETUNE.success(&["export", "--run", &run, "--out", &exported]);
+    assert!(text(&scene.path("regression/config.json")).contains("regression"));
+
+    // MNLI in its official layout: label last, twelve columns, two dev sets.
+    let folder = scene.path("MNLI");
+    std::fs::create_dir(&folder).unwrap();
+    let labels = ["entailment", "neutral", "contradiction"];
+    let names = "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse \
+                 sentence2_parse sentence1 sentence2 label1 gold_label";
+    let header = names.split_whitespace().collect::<Vec<_>>().join("\t");
+    for (name, rows) in [("train", 0..48), ("dev_matched", 48..60), ("dev_mismatched", 60..72)] {
+        let mut lines = header.clone() + "\n";
+        for (i, row) in entailments(0, rows).unwrap().rows().iter().enumerate() {
+            let (first, second) = (&row.text, row.second.as_deref().unwrap());
+            let label = labels[i % 3];
+            lines += &format!("{i}{}\t{first}\t{second}\t{label}\t{label}\n", "\tx".repeat(7));
+        }
+        std::fs::write(folder.join(format!("{name}.tsv")), lines).unwrap();
+    }
+    let (data, out) = (folder.to_str().unwrap(), scene.str("mnli"));
+    let own = ["--task", "mnli", "--data", data, "--out", &out, "--set", "train_rows=40"];
+    let rates = ["--set", "frozen_layers=1", "--set", "layer_decay=0.5"];
+    FINETUNE.success(&[&common[..], &own[..], &rates[..]].concat());
+    let summary: serde_json::Value =
+        serde_json::from_str(&text(&scene.path("mnli/baseline/seed100/summary.json"))).unwrap();
+    let metric = |name: &str| summary["metrics"][name].as_f64().unwrap();
+    let mean = (metric("matched_accuracy") + metric("mismatched_accuracy")) / 2.0;
+    assert!((metric("accuracy") - mean).abs() < 1e-9, "{summary}");
+
+    // What is frozen keeps its bits, the rest moves.
+    let (run, exported) = (scene.str("mnli/baseline/seed100"), scene.str("frozen"));
+    FINETUNE.success(&["export", "--run", &run, "--out", &exported]);
+    let tensors = |folder: &str| {
+        let path = Path::new(folder).join("model.safetensors");
+        conditioned_nn::store::load_tensors(&path, &Device::Cpu).unwrap()
+    };
+    let (before, after) = (tensors(&model), tensors(&exported));
+    for (name, old) in before {
+        let new = &after[&format!("bert.{name}")];
+        let values = |x: &candle_core::Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let frozen = name.starts_with("embeddings.") || name.starts_with("encoder.layer.0.");
+        assert_eq!(values(&old) == values(new), frozen, "{name}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_one_error_that_names_it() {
     let scene = Scene::new();
     let set = |pair: &str| scene.fails(&["--set", pair]);
@@ -216,7 +276,7 @@ fn what_cannot_be_is_one_error_that_names_it() {
         (set("rat=1"), "unknown key `rat`"),
         (scene.fails(&["--arms", "table"]), "unknown arm `table`"),
         (scene.fails(&["--seeds", "0"]), "--seeds 0"),
-        (scene.fails(&["--data", "x"]), "no file of that name"),
+        (scene.fails(&["--data", "x"]), "--data is for the tasks of GLUE"),
         (FINETUNE.failure(&["--task", "rte"]), "--init is missing"),
         (FINETUNE.failure(&["--init", &scene.str("model")]), "--task is missing"),
         (FINETUNE.failure(&["--init", &scene.str("nowhere"), "--task", "rte"]), "nowhere"),
@@ -240,7 +300,11 @@ fn what_cannot_be_is_one_error_that_names_it() {
         let error = scene.fails(&[]);
         assert!(error.contains("dev.csv") && error.contains(wanted), "{error}");
     }
+    write("dev.csv", "text,label\na,entailment\n");
+    assert!(scene.fails(&[]).contains("holds pairs"), "pairs and single texts");
     write("dev.csv", &dev);
+    let scores = ["--init", &scene.str("model"), "--task", "rte", "--data", "x", "--scores"];
+    assert!(FINETUNE.failure(&scores).contains("--scores: is for files"));
     write("train.csv", "text,text2,label\na,b,same\nc,d,same\n");
     assert!(scene.fails(&[]).contains("same"), "one class");
     std::fs::remove_file(scene.path("model/tokenizer.json")).unwrap();

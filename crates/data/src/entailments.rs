@@ -136,7 +136,8 @@ pub fn entailments(seed: u64, rows: Range<usize>) -> Result<Texts> {
 }
 
 /// The premises of rows `rows`, each with a sentence that follows from it, as documents: a corpus to
-/// learn the words and the two voices from. They tell nothing about the labels.
+/// learn the words and the two voices from. Of a row of a dev set they would tell the answer: take rows that
+/// are in no set.
 ///
 /// # Errors
 /// Of an item, the only one: when `rows` goes beyond [`PREMISES`].

@@ -72,7 +72,7 @@ impl MaskedWindows {
     /// Windows of tokens that `tokenizer` made.
     ///
     /// # Errors
-    /// When the tokenizer has no `[MASK]` or is not that of the tokens, or when no token or all of a
+    /// When the tokenizer has no `[MASK]` or another number of tokens than theirs, or when no token or all of a
     /// window would be hidden.
     pub fn new(windows: Windows, masking: Masking, tokenizer: &Tokenizer) -> Result<Self> {
         let mask = tokenizer.need(MASK)?;

@@ -23,7 +23,7 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
-use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
+use crate::conditioning::{ConditioningConfig, Method, Placement, Table, TokenConditioner, Tokens};
 
 /// Epsilon of every layer norm.
 pub(crate) const EPS: f64 = 1e-12;
@@ -113,6 +113,13 @@ impl BertConfig {
         self.depth * tokens * (4 * c * c + 2 * c * self.hidden + 2 * tokens * c)
     }
 
+    /// Whether the conditioning folds into the three tables: one linear map of every token in front of
+    /// the layer norm, or none.
+    pub fn folds(&self) -> bool {
+        let ConditioningConfig { method, placement, .. } = self.conditioning;
+        method == Method::None || (method.is_frozen_map() && placement != Placement::AfterNorm)
+    }
+
     /// Checks what the types of the fields cannot.
     ///
     /// # Errors
@@ -135,7 +142,7 @@ impl BertConfig {
         if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
             candle_core::bail!("bert: table_std {} must be finite and >= 0", self.table_std);
         }
-        Ok(())
+        self.conditioning.validate()
     }
 }
 
@@ -181,6 +188,7 @@ impl BertInput {
 /// A BERT without head.
 #[derive(Debug)]
 pub struct Bert {
+    folds: bool,
     words: Table,
     positions: Table,
     types: Tensor,
@@ -209,6 +217,7 @@ impl Bert {
             .map(|i| Layer::new(config, vb.pp("encoder.layer").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
+            folds: config.folds(),
             words: Table::new(table("word_embeddings", config.vocabulary)?, method)?,
             positions: match placement {
                 Placement::BeforePosition => Table::Plain(positions),
@@ -337,30 +346,8 @@ impl Bert {
     pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
         let words = embedding(&input.ids, self.words.weight())?;
         let plain = self.norm.forward(&self.place(&words, input)?)?;
-        Ok(Tokens {
-            plain: real(&plain, input)?,
-            conditioned: real(&self.embed(input, Mode::Eval)?, input)?,
-        })
-    }
-
-    /// Replaces the running averages of the conditioning, if it has any, by those over `inputs`.
-    ///
-    /// # Errors
-    /// As [`Bert::hidden`], or when the state is read-only.
-    pub fn recalibrate(&self, inputs: &[BertInput]) -> Result<()> {
-        if !self.conditioner.has_state() {
-            return Ok(());
-        }
-        self.conditioner.recalibrate(inputs.iter().map(|input| {
-            let mut x = embedding(&input.ids, self.words.weight())?;
-            if self.conditioning.placement != Placement::BeforePosition {
-                x = self.place(&x, input)?;
-            }
-            if self.conditioning.placement == Placement::AfterNorm {
-                x = self.norm.forward(&x)?;
-            }
-            real(&x, input)
-        }))
+        let conditioned = self.embed(input, Mode::Eval)?;
+        Ok(Tokens { plain: real(&plain, input)?, conditioned: real(&conditioned, input)? })
     }
 
     /// Word, position and type table with which a model without conditioning computes what this one
@@ -369,8 +356,7 @@ impl Bert {
     /// # Errors
     /// When the method depends on the sequence, or acts behind the layer norm.
     pub fn folded_tables(&self) -> Result<[Tensor; 3]> {
-        let placement = self.conditioning.placement;
-        if !self.conditioning.method.is_frozen_map() || placement == Placement::AfterNorm {
+        if !self.folds {
             candle_core::bail!(
                 "bert: only pooled conditioning, its norm-matched control and conditioned tables in \
                  front of the layer norm of the embedding fold into the tables; save the model with \
@@ -379,7 +365,7 @@ impl Bert {
         }
         self.start()?;
         let fold = |table: Tensor| self.conditioner.forward(&table, None, Mode::Eval);
-        Ok(match placement {
+        Ok(match self.conditioning.placement {
             Placement::BeforePosition => {
                 [fold(self.words.embeddings()?)?, self.positions.embeddings()?, self.types.clone()]
             }
@@ -408,6 +394,9 @@ fn rows_at(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
     let (b, n, c) = x.dims3()?;
     let positions: Vec<Vec<u32>> = positions.to_device(&Device::Cpu)?.to_vec2()?;
     let per_sequence = positions.first().map_or(0, Vec::len);
+    if positions.len() != b {
+        candle_core::bail!("bert: positions of {} sequences in a batch of {b}", positions.len());
+    }
     if let Some(position) = positions.iter().flatten().find(|&&p| p as usize >= n) {
         candle_core::bail!("bert: position {position} in sequences of {n} tokens");
     }

@@ -71,22 +71,30 @@ impl BertClassifier {
     /// # Errors
     /// As [`Bert::hidden`], or when the labels are not of either kind.
     pub fn loss(&self, input: &BertInput, labels: &Tensor, mode: Mode) -> Result<Tensor> {
-        let logits = self.logits(input, mode)?;
-        let classes = logits.dim(1)?;
-        match labels.dtype() {
-            DType::U32 => {
-                let targets = candle_nn::encoding::one_hot(labels.clone(), classes, 1f32, 0f32)?;
-                cross_entropy(&logits, &targets.to_dtype(logits.dtype())?)
-            }
-            DType::F32 | DType::F64 if classes == 1 => {
-                let scores = labels.to_dtype(logits.dtype())?;
-                (logits.squeeze(1)? - scores)?.sqr()?.mean_all()
-            }
-            found => candle_core::bail!(
-                "bert: labels of {found:?} with {classes} outputs; classes are u32, scores are f32 \
-                 and have one output"
-            ),
+        classification_loss(&self.logits(input, mode)?, labels)
+    }
+}
+
+/// The mean cross-entropy of `labels` (B) of u32 below K for logits (B, K), K at least 2; with K = 1 the
+/// mean squared error of scores in f32.
+///
+/// # Errors
+/// When the labels are of neither kind.
+pub fn classification_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let outputs = logits.dim(1)?;
+    match labels.dtype() {
+        DType::U32 if outputs > 1 => {
+            let targets = candle_nn::encoding::one_hot(labels.clone(), outputs, 1f32, 0f32)?;
+            cross_entropy(logits, &targets.to_dtype(logits.dtype())?)
         }
+        DType::F32 | DType::F64 if outputs == 1 => {
+            let scores = labels.to_dtype(logits.dtype())?;
+            (logits.squeeze(1)? - scores)?.sqr()?.mean_all()
+        }
+        found => candle_core::bail!(
+            "bert: labels of {found:?} with {outputs} outputs; classes are u32 and have two or more, \
+             scores are f32 and have one"
+        ),
     }
 }
 

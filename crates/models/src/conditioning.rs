@@ -181,8 +181,8 @@ pub struct ConditioningConfig {
     pub method: Method,
     /// Where it is done.
     pub placement: Placement,
-    /// Training steps over which the tokens go from X to Y in equal parts, so that a network that was
-    /// trained without conditioning can follow; 0 for none, as for conditioned tables.
+    /// Forward passes of training over which the tokens go from X to Y in equal parts, so that a network
+    /// that was trained without conditioning can follow; 0 for none. An evaluation is at full strength.
     #[serde(skip_serializing_if = "is_zero")]
     pub ramp_steps: u64,
 }
@@ -190,6 +190,19 @@ pub struct ConditioningConfig {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_zero(steps: &u64) -> bool {
     *steps == 0
+}
+
+impl ConditioningConfig {
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// When conditioned tables shall have a ramp.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.ramp_steps > 0 && matches!(self.method, Method::Table { .. }) {
+            candle_core::bail!("conditioned tables have no ramp; set ramp_steps to 0");
+        }
+        Ok(())
+    }
 }
 
 impl From<Method> for ConditioningConfig {
@@ -233,9 +246,6 @@ impl TokenConditioner {
     /// The method for tokens of width `channels`.
     pub(crate) fn new(config: ConditioningConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
         let ConditioningConfig { method, ramp_steps, .. } = config;
-        if ramp_steps > 0 && matches!(method, Method::Table { .. }) {
-            candle_core::bail!("conditioned tables have no ramp; set ramp_steps to 0");
-        }
         let vb = vb.set_device(Device::Cpu);
         let buffer = |name: &str, dims: &[usize], value: f64| {
             vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)

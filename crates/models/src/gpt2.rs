@@ -143,6 +143,7 @@ impl Gpt2Config {
                 candle_core::bail!("gpt2: {name} {std} must be finite and >= 0");
             }
         }
+        self.conditioning.validate()?;
         self.conditioning.placement.check_no_norm("gpt2")?;
         self.conditioning.method.check_causal("gpt2", self.allow_future_leak)
     }
@@ -198,7 +199,7 @@ impl Gpt2 {
             wte: Table::new(table("wte", vocabulary, config.token_std)?, method)?,
             wpe: match placement {
                 Placement::BeforePosition => Table::Plain(positions),
-                _ => Table::new(positions, method)?,
+                Placement::AfterPosition | Placement::AfterNorm => Table::new(positions, method)?,
             },
             lm_head: match config.tie_word_embeddings {
                 true => None,
@@ -275,7 +276,9 @@ impl Gpt2 {
             Placement::BeforePosition => {
                 self.position(&self.conditioner.forward(&words, None, mode)?, first)
             }
-            _ => self.conditioner.forward(&self.position(&words, first)?, None, mode),
+            Placement::AfterPosition | Placement::AfterNorm => {
+                self.conditioner.forward(&self.position(&words, first)?, None, mode)
+            }
         }
     }
 
@@ -283,7 +286,9 @@ impl Gpt2 {
     fn start(&self) -> Result<()> {
         match self.conditioning.placement {
             Placement::BeforePosition => self.conditioner.start(&[self.wte.weight()]),
-            _ => self.conditioner.start(&[self.wte.weight(), self.wpe.weight()]),
+            Placement::AfterPosition | Placement::AfterNorm => {
+                self.conditioner.start(&[self.wte.weight(), self.wpe.weight()])
+            }
         }
     }
 
@@ -348,7 +353,7 @@ impl Gpt2 {
         let fold = |table: &Table| self.conditioner.forward(&table.embeddings()?, None, Mode::Eval);
         Ok(match self.conditioning.placement {
             Placement::BeforePosition => (fold(&self.wte)?, self.wpe.embeddings()?),
-            _ => (fold(&self.wte)?, fold(&self.wpe)?),
+            Placement::AfterPosition | Placement::AfterNorm => (fold(&self.wte)?, fold(&self.wpe)?),
         })
     }
 }

@@ -150,6 +150,7 @@ impl VitConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             candle_core::bail!("vit: {name} must be at least 1");
         }
+        self.conditioning.validate()?;
         self.conditioning.placement.check_no_norm("vit")?;
         if matches!(self.conditioning.method, Method::Table { .. }) {
             candle_core::bail!(
@@ -245,7 +246,9 @@ impl Vit {
             Placement::BeforePosition => {
                 self.position(&self.conditioner.forward(&patches, None, mode)?)
             }
-            _ => self.conditioner.forward(&self.position(&patches)?, None, mode),
+            Placement::AfterPosition | Placement::AfterNorm => {
+                self.conditioner.forward(&self.position(&patches)?, None, mode)
+            }
         }
     }
 
@@ -303,7 +306,7 @@ impl Vit {
         let patches = self.patch_embed.forward(images)?;
         match self.placement {
             Placement::BeforePosition => Ok(patches),
-            _ => self.position(&patches),
+            Placement::AfterPosition | Placement::AfterNorm => self.position(&patches),
         }
     }
 }

@@ -47,7 +47,8 @@ pub struct GroupRule {
     /// Patterns of table names; `*` stands for any characters, dots included.
     pub tables: Vec<String>,
     /// Rates of the parameters whose names match a pattern, as multiples of what they would have; the
-    /// first pattern that fits decides. Layers near the input may learn slower, and with 0 not at all.
+    /// first pattern that fits decides. Layers near the input may learn slower, and with 0 not at all;
+    /// their gradients are computed and count in the global norm all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<(String, f64)>,
 }
@@ -62,7 +63,11 @@ impl Default for GroupRule {
 
 impl GroupRule {
     /// The groups of `parameters`: matrices, vectors, tables, each once for every rate that it has.
-    pub fn groups(&self, parameters: &[(String, Var)]) -> Vec<Group> {
+    ///
+    /// # Errors
+    /// When a pattern of `rates` decides for no parameter: a name that has changed must not go unseen.
+    pub fn groups(&self, parameters: &[(String, Var)]) -> Result<Vec<Group>> {
+        let mut used = vec![false; self.rates.len()];
         let mut groups: Vec<(usize, Group)> = Vec::new();
         for (name, var) in parameters {
             let (kind, weight_decay, rate) = if self.tables.iter().any(|table| matches(table, name))
@@ -73,8 +78,11 @@ impl GroupRule {
             } else {
                 (0, self.weight_decay, 1.0)
             };
-            let multiple = self.rates.iter().find(|(pattern, _)| matches(pattern, name));
-            let rate = rate * multiple.map_or(1.0, |(_, multiple)| *multiple);
+            let decides = self.rates.iter().position(|(pattern, _)| matches(pattern, name));
+            let rate = rate * decides.map_or(1.0, |at| self.rates[at].1);
+            if let Some(at) = decides {
+                used[at] = true;
+            }
             match groups.iter_mut().find(|(of, group)| (*of, group.rate) == (kind, rate)) {
                 Some((_, group)) => group.names.push(name.clone()),
                 None => {
@@ -83,8 +91,12 @@ impl GroupRule {
                 }
             }
         }
+        if let Some(at) = used.iter().position(|used| !used) {
+            let reason = format!("`{}` decides for no parameter", self.rates[at].0);
+            return Err(TrainError::Config { field: "groups.rates", reason });
+        }
         groups.sort_by_key(|(kind, _)| *kind);
-        groups.into_iter().map(|(_, group)| group).collect()
+        Ok(groups.into_iter().map(|(_, group)| group).collect())
     }
 
     /// Whether the numbers make sense.

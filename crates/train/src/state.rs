@@ -40,7 +40,7 @@ impl State {
             let reason = "has no parameters: build the model over it before training".to_string();
             return Err(TrainError::Config { field: "store", reason });
         }
-        let groups = config.groups.groups(&parameters);
+        let groups = config.groups.groups(&parameters)?;
         let mut optimizer = AdamW::new(&parameters, &groups, config.adamw)?;
         let mut ema = config.ema.map(|decay| Ema::new(store, decay)).transpose()?;
         let checkpoints = Checkpoints::open(&run.checkpoints(), &run.config_hash(config)?)?;

@@ -60,7 +60,7 @@ fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
     let tables =
         ["cls_token", "pos_embed", "transformer.wte.weight", "embeddings.word_embeddings.weight"];
     let wanted = [group(&matrices, 0.1, 1.0), group(&vectors, 0.0, 1.0), group(&tables, 0.0, 5.0)];
-    assert_eq!(rule.groups(&parameters), wanted);
+    assert_eq!(rule.groups(&parameters).unwrap(), wanted);
 
     // A multiple by name splits the groups: the first pattern that fits decides.
     let rates = [("*attn.*", 0.0), ("blocks.*", 0.5), ("*.wte.weight", 0.5)];
@@ -75,7 +75,10 @@ fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
         group(&["cls_token", "pos_embed", "embeddings.word_embeddings.weight"], 0.0, 5.0),
         group(&["transformer.wte.weight"], 0.0, 2.5),
     ];
-    assert_eq!(rule.groups(&parameters), wanted);
+    assert_eq!(rule.groups(&parameters).unwrap(), wanted);
+    let rule = GroupRule { rates: vec![("encoder.*".to_string(), 0.5)], ..rule };
+    let error = rule.groups(&parameters).unwrap_err().to_string();
+    assert!(error.contains("`encoder.*` decides for no parameter"), "{error}");
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
     file.absent_or("layer_norm_eps", &[json!(EPS)])?;
     file.absent_or("position_embedding_type", &[json!("absolute")])?;
     file.absent_or("is_decoder", &[json!(false)])?;
+    let dropout = file.real("hidden_dropout_prob", 0.1)?;
+    file.absent_or("classifier_dropout", &[Value::Null, json!(dropout)])?;
     file.absent_or("add_cross_attention", &[json!(false)])?;
     let config = BertConfig {
         vocabulary: file.size("vocab_size")?,
@@ -96,7 +98,7 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
         depth: file.size("num_hidden_layers")?,
         heads: file.size("num_attention_heads")?,
         hidden: file.size("intermediate_size")?,
-        dropout: file.real("hidden_dropout_prob", 0.1)?,
+        dropout,
         table_std: file.real("initializer_range", 0.02)?,
         conditioning: match file.get("model_type") == Some(&json!(CONDITIONED)) {
             true => file.conditioning()?,
@@ -118,9 +120,28 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
 /// another shape, or the decoder of a masked-language head is not the word table. The store then holds
 /// what it held.
 pub fn read_weights(folder: &Path, store: &Store) -> Result<Loaded, StoreError> {
-    let (path, found) = weights::load(folder, PREFIX)?;
-    let mut found: BTreeMap<String, Tensor> =
-        found.into_iter().map(|(name, tensor)| (modern(&name), tensor)).collect();
+    read(folder, store, true)
+}
+
+/// [`read_weights`] for a new task: a classifier in the folder is of another one and is passed over.
+///
+/// # Errors
+/// As [`read_weights`].
+pub fn read_encoder(folder: &Path, store: &Store) -> Result<Loaded, StoreError> {
+    read(folder, store, false)
+}
+
+fn read(folder: &Path, store: &Store, classifier: bool) -> Result<Loaded, StoreError> {
+    let (path, all) = weights::load(folder, PREFIX)?;
+    let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, tensor) in all {
+        let name = modern(&name);
+        if found.contains_key(&name) {
+            let reason = format!("`{name}` is there under its old name too; save the folder again");
+            return Err(StoreError::Format { path, reason });
+        }
+        found.insert(name, tensor);
+    }
     found.remove("embeddings.position_ids");
     let decoder = found.remove(DECODER);
     let bias = found.remove(DECODER_BIAS);
@@ -144,6 +165,7 @@ pub fn read_weights(folder: &Path, store: &Store) -> Result<Loaded, StoreError> 
         (Loaded { fresh: Vec::new(), unused: Vec::new() }, BTreeMap::new());
     for (name, tensor) in found {
         match of_store.get(&name) {
+            _ if !classifier && name.starts_with("classifier.") => loaded.unused.push(name),
             Some(stored) => drop(tensors.insert(stored.clone(), tensor)),
             None if is_head(&name) => loaded.unused.push(name),
             // To be named as unexpected.
@@ -165,7 +187,8 @@ pub fn read_weights(folder: &Path, store: &Store) -> Result<Loaded, StoreError> 
     Ok(loaded)
 }
 
-/// Writes the model of `store` as it is: to be read here, with the state of its conditioning.
+/// Writes the model of `store` as it is: to be read here, with the state of its conditioning and without
+/// its ramp. The deviation of the initialisation is not kept.
 ///
 /// Without conditioning transformers reads it too. With one, transformers would compute something
 /// else; so the model type then is one that it does not know, and [`export`] writes a model for it
@@ -260,7 +283,7 @@ fn to_json(config: &BertConfig, head: &Head) -> Result<Value, StoreError> {
         "position_embedding_type": "absolute",
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": 0.0,
-        "initializer_range": config.table_std,
+        "initializer_range": 0.02,
         "torch_dtype": "float32",
     });
     let (labels, problem): (&[String], _) = match head {
@@ -279,8 +302,10 @@ fn to_json(config: &BertConfig, head: &Head) -> Result<Value, StoreError> {
         json["problem_type"] = json!(problem);
     }
     if !plain {
+        // What is written has been trained: it does not begin again.
+        let conditioning = ConditioningConfig { ramp_steps: 0, ..config.conditioning };
         json["conditioning"] =
-            serde_json::to_value(config.conditioning).map_err(candle_core::Error::wrap)?;
+            serde_json::to_value(conditioning).map_err(candle_core::Error::wrap)?;
     }
     Ok(json)
 }

@@ -248,11 +248,13 @@ fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
             let model = BertClassifier::new(&tiny(method, placement), 3, store.builder())?;
             shake(&store)?;
             model.loss(&input, &Tensor::new(&[0u32, 2, 1], &Device::Cpu)?, MODE)?;
-            let folds = placement != Placement::AfterNorm
-                && !matches!(
-                    method,
-                    Method::PerSequence(_) | Method::NormMatched(_) | Method::Standardised
-                );
+            let folds = method == Method::None
+                || placement != Placement::AfterNorm
+                    && !matches!(
+                        method,
+                        Method::PerSequence(_) | Method::NormMatched(_) | Method::Standardised
+                    );
+            assert_eq!(tiny(method, placement).folds(), folds);
             let tables = model.bert().folded_tables();
             if !folds {
                 assert!(tables.unwrap_err().to_string().contains("fold"), "{method:?}");

@@ -78,7 +78,7 @@ pub(crate) fn product_of<T: Real>(lhs: (&[T], View), rhs: (&[T], View), alpha: T
     }
 }
 
-/// A vector of `len` elements that products write to.
+/// A vector of `len` elements that products, or zeros, are written to.
 ///
 /// # Safety
 /// `write` writes every element (a product that does not accumulate writes its whole view), and

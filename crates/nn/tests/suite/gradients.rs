@@ -111,6 +111,30 @@ fn linear_cross_entropy_and_embedding() -> Result<()> {
 }
 
 #[test]
+fn stacked_layers_are_their_outputs_side_by_side() -> Result<()> {
+    let vb = store().builder();
+    let x = variable(&[2, 3, 6], 1)?;
+    let plain = |name| -> Result<Linear> { Ok(Linear::new(vb.get((4, 6), name)?, None)) };
+    let families = [
+        [linear(vb.pp("a"), 6, 4)?, linear(vb.pp("b"), 6, 5)?],
+        [Linear::conv1d(vb.pp("c"), 6, 4, 0.5)?, Linear::conv1d(vb.pp("d"), 6, 5, 0.5)?],
+        [plain("e")?, plain("f")?],
+    ];
+    for layers in &families {
+        let stacked = Linear::stacked(layers)?.forward(&x)?;
+        let single = [layers[0].forward(&x)?, layers[1].forward(&x)?];
+        assert!(crate::distance(&stacked, &Tensor::cat(&single, 2)?)? < crate::F64_TOLERANCE);
+    }
+    let unlike = [families[0][0].clone(), families[1][0].clone()];
+    assert!(Linear::stacked(&unlike).unwrap_err().to_string().contains("different layout"));
+    let unlike = [families[0][0].clone(), families[2][0].clone()];
+    assert!(Linear::stacked(&unlike).unwrap_err().to_string().contains("different layout"));
+    let other = Store::new(6, DType::F64, &Device::Cpu);
+    let layers = [linear(other.builder().pp("a"), 6, 4)?, linear(other.builder().pp("b"), 6, 5)?];
+    check(&other, &x, |x| Linear::stacked(&layers)?.forward(x))
+}
+
+#[test]
 fn attention_function() -> Result<()> {
     check(&store(), &variable(&[2, 5, 24], 1)?, |x| attention(&(x * 2.0)?, 2))
 }

@@ -10,7 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use conditioned_models::bert::BertInput;
 use conditioned_models::bert_heads::{BertClassifier, BertMaskedLm};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
-use conditioned_models::hugging_face::bert::{Head, export, read_config, read_weights, write};
+use conditioned_models::hugging_face::bert::{
+    Head, export, read_config, read_encoder, read_weights, write,
+};
 use conditioned_nn::store::{load_tensors, save_tensors};
 use conditioned_nn::{Mode, Store};
 
@@ -71,6 +73,13 @@ fn bert_folders_of_transformers_compute_the_same() {
     let (model, loaded) = classifier_of("classifier");
     close(&model.logits(&input, Mode::Eval).unwrap(), "logits");
     assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{loaded:?}");
+
+    // For a new task its classifier is another's.
+    let other = store();
+    BertClassifier::new(&config, 2, other.builder()).unwrap();
+    assert!(read_weights(&fixture("classifier"), &other).is_err());
+    let loaded = read_encoder(&fixture("classifier"), &other).unwrap();
+    assert_eq!(loaded.unused, ["classifier.bias", "classifier.weight"]);
 
     let (model, loaded) = classifier_of("base");
     close(&model.pooled(&input, Mode::Eval).unwrap(), "pooled");
@@ -169,6 +178,7 @@ fn a_conditioned_bert_goes_on_where_it_was_written() {
     write(folder.path(), &config, &labels(), &first).unwrap();
     let error = export(folder.path(), &config, &labels(), &first).unwrap_err().to_string();
     assert!(error.contains("front of the layer norm"), "{error}");
+    config.conditioning.ramp_steps = 0;
     assert_eq!(read_config(folder.path()).unwrap(), config);
     let second = store();
     let again = BertClassifier::new(&config, 3, second.builder()).unwrap();
