@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// The labels of a file are scores, not classes.
     #[arg(long)]
     pub(crate) scores: bool,
-    /// baseline, pooled, per-sequence, norm-matched. Default: baseline, pooled, norm-matched.
+    /// baseline, pooled, per-sequence, norm-matched. Default: baseline, pooled.
     #[arg(long, value_delimiter = ',')]
     pub(crate) arms: Option<Vec<String>>,
     /// Seeds per arm. Default: 3; of a sweep 1.

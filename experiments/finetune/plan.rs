@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use conditioned_data::Tokenizer;
-use conditioned_models::conditioning::Method;
+use conditioned_models::conditioning::{Method, Placement};
 use conditioned_models::hugging_face::bert;
 use experiments::checkpoint::Checkpoint;
 use experiments::names::parse;
@@ -73,9 +73,15 @@ impl Plan {
             recipe.frozen_layers,
             network.depth
         );
+        let arms = parse(options.arms.as_deref(), &[Arm::Baseline, Arm::Pooled])?;
+        ensure!(
+            !(arms.contains(&Arm::NormMatched) && recipe.placement == Placement::AfterPosition),
+            "--arms norm-matched: the layer norm that follows takes any factor out again, so that this is \
+             the baseline; take --set placement=after-norm or before-position"
+        );
         device::open(&options.device)?;
         Ok(Self {
-            arms: parse(options.arms.as_deref(), &[Arm::Baseline, Arm::Pooled, Arm::NormMatched])?,
+            arms,
             seeds: options.seeds,
             data,
             init: Init {

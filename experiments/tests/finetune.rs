@@ -93,7 +93,8 @@ impl Scene {
     }
 }
 
-const ARMS: [&str; 2] = ["--arms", "baseline,pooled,per-sequence,norm-matched"];
+const ARMS: [&str; 4] =
+    ["--arms", "baseline,pooled,per-sequence,norm-matched", "--set", "placement=before-position"];
 
 #[test]
 fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
@@ -276,6 +277,7 @@ fn what_cannot_be_is_one_error_that_names_it() {
         (set("rat=1"), "unknown key `rat`"),
         (scene.fails(&["--arms", "table"]), "unknown arm `table`"),
         (scene.fails(&["--seeds", "0"]), "--seeds 0"),
+        (scene.fails(&["--arms", "norm-matched"]), "takes any factor out"),
         (scene.fails(&["--data", "x"]), "--data is for the tasks of GLUE"),
         (FINETUNE.failure(&["--task", "rte"]), "--init is missing"),
         (FINETUNE.failure(&["--init", &scene.str("model")]), "--task is missing"),
