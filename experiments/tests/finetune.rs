@@ -6,7 +6,6 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use conditioned_data::{Labels, Texts, Tokenizer, entailments, premises};
@@ -15,7 +14,7 @@ use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::Method;
 use conditioned_models::hugging_face::bert::{self, Head};
 use conditioned_nn::{Mode, Store};
-use support::{Binary, results, text, untrained};
+use support::{Binary, results, text};
 
 const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
 
@@ -115,24 +114,7 @@ fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
     assert_eq!(FINETUNE.success(&["report", "--out", &scene.str("first")]), table);
 
     let cell = scene.path("first/pooled/seed100");
-    let folder = untrained(&cell, scene.path("killed"));
-    let mut child = FINETUNE.worker(&folder, "1").spawn().unwrap();
-    let limit = Instant::now() + Duration::from_secs(120);
-    let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
-        entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
-    };
-    while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
-        assert!(Instant::now() < limit, "no checkpoint after two minutes");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    if !folder.join("summary.json").exists() {
-        FINETUNE.work(&folder, "2");
-    }
-    for file in ["metrics.jsonl", "summary.json"] {
-        assert_eq!(text(&cell.join(file)), text(&folder.join(file)), "{file}");
-    }
+    FINETUNE.resumes(&cell, scene.path("killed"));
 
     // A plain BERT comes out of what folds, and a marked one of what does not.
     for (arm, folds) in [("baseline", true), ("pooled", true), ("per-sequence", false)] {

@@ -5,7 +5,6 @@
 mod support;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use support::{Binary, results, text, untrained};
 
@@ -58,24 +57,7 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
 
     // Pooled Gram and conditioned tables live in the checkpoint or follow from it.
     for cell in ["pooled-published/seed100", "table-published/seed100"] {
-        let folder = untrained(&first.join(cell), root.path().join(cell));
-        let mut child = TABLE5.worker(&folder, "1").spawn().unwrap();
-        let limit = Instant::now() + Duration::from_secs(120);
-        let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
-        };
-        while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
-            assert!(Instant::now() < limit, "no checkpoint after two minutes");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if !folder.join("summary.json").exists() {
-            TABLE5.work(&folder, "2");
-        }
-        for file in ["metrics.jsonl", "summary.json"] {
-            assert_eq!(text(&first.join(cell).join(file)), text(&folder.join(file)), "{cell}");
-        }
+        TABLE5.resumes(&first.join(cell), root.path().join(cell));
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// One binary.
 #[derive(Clone, Copy)]
@@ -45,6 +46,30 @@ impl Binary {
         drop(input);
         assert!(output.status.success());
         stdout(&output).lines().next().unwrap_or_default().to_string()
+    }
+
+    /// Trains a finished cell again in `copy`, killed at its first checkpoint and started anew: record and
+    /// summary must be the same bits.
+    pub(crate) fn resumes(self, cell: &Path, copy: PathBuf) {
+        let folder = untrained(cell, copy);
+        let mut child = self.worker(&folder, "1").spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(120);
+        let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
+        };
+        while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
+            assert!(Instant::now() < limit, "no checkpoint after two minutes");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !folder.join("summary.json").exists() {
+            self.work(&folder, "2");
+        }
+        for file in ["metrics.jsonl", "summary.json"] {
+            let (first, again) = (text(&cell.join(file)), text(&folder.join(file)));
+            assert_eq!(first, again, "{}: {file}", cell.display());
+        }
     }
 
     /// A worker as `run` starts it.
