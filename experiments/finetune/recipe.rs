@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use conditioned_models::conditioning::Placement;
-use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule};
+use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule, Shape};
 use serde::{Deserialize, Serialize};
 
 /// The keys of `--set`.
@@ -112,7 +112,11 @@ impl Recipe {
         FitConfig {
             epochs: self.epochs,
             accumulate: 1,
-            schedule: Schedule { peak: self.rate, warmup: self.warmup, floor: self.floor },
+            ramp: 0.0,
+            schedule: Schedule {
+                peak: self.rate,
+                shape: Shape::Cosine { warmup: self.warmup, floor: self.floor },
+            },
             adamw: AdamWConfig { beta2: self.beta2, eps: self.eps, ..AdamWConfig::default() },
             groups: GroupRule {
                 weight_decay: self.weight_decay,

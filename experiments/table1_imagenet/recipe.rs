@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use conditioned_data::{Augment, DIGITS_SIZES};
 use conditioned_models::vit::VitConfig;
-use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule};
+use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Row};
@@ -227,7 +227,11 @@ impl Recipe {
         FitConfig {
             epochs: self.epochs,
             accumulate: 1,
-            schedule: Schedule { peak, warmup: self.warmup, floor: self.floor },
+            ramp: 0.0,
+            schedule: Schedule {
+                peak,
+                shape: Shape::Cosine { warmup: self.warmup, floor: self.floor },
+            },
             adamw: AdamWConfig::default(),
             groups: GroupRule { weight_decay: self.weight_decay, ..GroupRule::default() },
             clip: self.clip,

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use conditioned_models::conditioning::Placement;
 use conditioned_models::gpt2::Gpt2Config;
-use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule};
+use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule, Shape};
 use experiments::named;
 use serde::{Deserialize, Serialize};
 
@@ -332,7 +332,11 @@ impl Recipe {
         FitConfig {
             epochs: self.evaluations,
             accumulate: 1,
-            schedule: Schedule { peak: setting.rate, warmup: self.warmup, floor: self.floor },
+            ramp: 0.0,
+            schedule: Schedule {
+                peak: setting.rate,
+                shape: Shape::Cosine { warmup: self.warmup, floor: self.floor },
+            },
             adamw: AdamWConfig { beta2: self.beta2, ..AdamWConfig::default() },
             groups: GroupRule {
                 weight_decay: self.weight_decay,

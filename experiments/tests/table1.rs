@@ -222,7 +222,8 @@ fn an_absurd_rate_stops_the_run_by_name_and_step() {
     let out = root.path().join("out");
     // One arm and one seed: of several cells, whichever fails first is the one named.
     let one = ["--preset", "smoke", "--models", "vit", "--arms", "baseline", "--seeds", "1"];
-    let error = failure(&[&one[..], &["--set", "rate=1e30", "--out", out.to_str().unwrap()]].concat());
+    let error =
+        failure(&[&one[..], &["--set", "rate=1e30", "--out", out.to_str().unwrap()]].concat());
     for part in ["vit baseline set seed 100", "step", "lower the rate"] {
         assert!(error.contains(part), "{error}");
     }

@@ -16,7 +16,10 @@ pub struct FitConfig {
     pub epochs: usize,
     /// Micro-batches per optimiser step; the last step of an epoch takes what is left.
     pub accumulate: usize,
-    /// Learning rate.
+    /// The part of the run, in [0, 1], over which the micro-batches of a step grow from one to
+    /// `accumulate`, in a line; 0 for no ramp.
+    pub ramp: f64,
+    /// Learning rate, by the share of all micro-batches that has been seen.
     pub schedule: Schedule,
     /// Optimiser constants.
     pub adamw: AdamWConfig,
@@ -57,6 +60,10 @@ impl FitConfig {
             let reason = format!("must be positive and finite, is {clip}");
             return Err(TrainError::Config { field: "clip", reason });
         }
+        if !(0.0..=1.0).contains(&self.ramp) {
+            let reason = format!("must lie in [0, 1], is {}", self.ramp);
+            return Err(TrainError::Config { field: "ramp", reason });
+        }
         self.ema.map_or(Ok(()), ema::validate)?;
         self.schedule.validate()?;
         self.adamw.validate()?;
@@ -64,19 +71,24 @@ impl FitConfig {
     }
 }
 
-/// Where each optimiser step stands among epochs and batches. Steps here count those done, so
+/// Where each optimiser step stands among epochs and micro-batches. Steps here count those done, so
 /// step 0 is the first to come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Plan {
-    epochs: usize,
-    accumulate: usize,
     evaluate_every: usize,
     checkpoint_every: usize,
+    /// Micro-batches of an epoch.
     batches: usize,
+    /// Micro-batches before each step; the last entry is all of them.
+    before: Vec<usize>,
 }
 
 impl Plan {
     /// The plan of a run with `batches` micro-batches per epoch.
+    ///
+    /// With A = `accumulate` and a ramp r > 0, the step that begins after the share x of all
+    /// micro-batches has `min(floor(x A / r) + 1, A)` of them (the batch ramp of Geiping & Goldstein,
+    /// *Cramming*, ICML 2023), and no step reaches into the next epoch.
     ///
     /// # Errors
     /// When a setting cannot be used, or there are no batches.
@@ -86,43 +98,49 @@ impl Plan {
             let reason = "must be at least 1: the training data fill no batch".to_string();
             return Err(TrainError::Config { field: "batches per epoch", reason });
         }
-        Ok(Self {
-            epochs: config.epochs,
-            accumulate: config.accumulate,
-            evaluate_every: config.evaluate_every,
-            checkpoint_every: config.checkpoint_every,
-            batches,
-        })
+        let FitConfig { epochs, accumulate, ramp, evaluate_every, checkpoint_every, .. } = *config;
+        let total = epochs * batches;
+        let mut before = vec![0];
+        let mut done = 0;
+        while done < total {
+            let grown = match ramp > 0.0 {
+                true => (done as f64 * accumulate as f64 / (ramp * total as f64)) as usize + 1,
+                false => accumulate,
+            };
+            done += grown.min(accumulate).min(batches - done % batches);
+            before.push(done);
+        }
+        Ok(Self { evaluate_every, checkpoint_every, batches, before })
     }
 
-    /// Optimiser steps of the whole run: `epochs * ceil(batches / accumulate)`.
+    /// Optimiser steps of the whole run; without ramp `epochs * ceil(batches / accumulate)`.
     pub fn total(&self) -> usize {
-        self.epochs * self.steps_per_epoch()
+        self.before.len() - 1
     }
 
-    /// Optimiser steps per epoch.
-    pub fn steps_per_epoch(&self) -> usize {
-        self.batches.div_ceil(self.accumulate)
+    /// Micro-batches of the whole run.
+    pub fn total_batches(&self) -> usize {
+        self.before[self.total()]
+    }
+
+    /// The number of micro-batches before `step` in the whole run.
+    pub fn batches_before(&self, step: usize) -> usize {
+        self.before[step]
+    }
+
+    /// The number of micro-batches of `step`.
+    pub fn batches(&self, step: usize) -> usize {
+        self.before[step + 1] - self.before[step]
     }
 
     /// The epoch of `step`.
     pub(crate) fn epoch(&self, step: usize) -> usize {
-        step / self.steps_per_epoch()
+        self.before[step] / self.batches
     }
 
     /// The number of the first micro-batch of `step` within its epoch.
     pub(crate) fn first_batch(&self, step: usize) -> usize {
-        step % self.steps_per_epoch() * self.accumulate
-    }
-
-    /// The number of micro-batches of `step`.
-    pub(crate) fn batches(&self, step: usize) -> usize {
-        self.accumulate.min(self.batches - self.first_batch(step))
-    }
-
-    /// The number of micro-batches before `step` in the whole run.
-    pub(crate) fn batches_before(&self, step: usize) -> usize {
-        self.epoch(step) * self.batches + self.first_batch(step)
+        self.before[step] % self.batches
     }
 
     /// Whether an evaluation is due after `done` steps.
@@ -136,6 +154,6 @@ impl Plan {
     }
 
     fn due(&self, done: usize, every: usize) -> bool {
-        done == self.total() || done.is_multiple_of(self.steps_per_epoch() * every)
+        done == self.total() || self.before[done].is_multiple_of(self.batches * every)
     }
 }

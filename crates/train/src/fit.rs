@@ -42,7 +42,7 @@ pub fn fit<T: Task>(
         let mut batches = open(task, &plan, state.step)?;
         while plan.epoch(state.step) == epoch && !interrupted {
             let (done, step) = (state.step, state.step + 1);
-            let rate = config.schedule.rate(done, total);
+            let rate = config.schedule.rate(plan.batches_before(done), plan.total_batches());
 
             let (loss, grads) = accumulate(&state.parameters, plan.batches(done), |i| {
                 let batch = next(&mut batches, task, &plan, done, i)?;

@@ -10,8 +10,8 @@
 //! use candle_nn::VarBuilder;
 //! use conditioned_nn::{Mode, Store};
 //! use conditioned_train::{
-//!     AdamWConfig, Batches, Control, FitConfig, GroupRule, Metrics, Run, Schedule, Task, TaskError,
-//!     fit,
+//!     AdamWConfig, Batches, Control, FitConfig, GroupRule, Metrics, Run, Schedule, Shape, Task,
+//!     TaskError, fit,
 //! };
 //!
 //! struct Line {
@@ -45,7 +45,8 @@
 //! let config = FitConfig {
 //!     epochs: 40,
 //!     accumulate: 1,
-//!     schedule: Schedule { peak: 0.1, warmup: 0.1, floor: 0.0 },
+//!     ramp: 0.0,
+//!     schedule: Schedule { peak: 0.1, shape: Shape::Cosine { warmup: 0.1, floor: 0.0 } },
 //!     adamw: AdamWConfig::default(),
 //!     groups: GroupRule::default(),
 //!     clip: Some(1.0),
@@ -107,6 +108,6 @@ pub use fit::fit;
 pub use groups::{Group, GroupRule};
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Shape};
 pub use snapshot::Snapshot;
 pub use task::{Batches, Metrics, Task, TaskError};

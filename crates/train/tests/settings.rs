@@ -1,7 +1,7 @@
 //! Schedule, group rule and configuration.
 
 use candle_core::{DType, Device, Var};
-use conditioned_train::{FitConfig, Group, GroupRule, Plan, Schedule};
+use conditioned_train::{FitConfig, Group, GroupRule, Plan, Schedule, Shape};
 
 use crate::support::{assert_close, config};
 
@@ -10,7 +10,7 @@ const ROUNDING: f64 = 1e-15;
 
 #[test]
 fn the_schedule_has_the_values_of_its_formula() {
-    let schedule = Schedule { peak: 0.8, warmup: 0.3, floor: 0.25 };
+    let schedule = Schedule { peak: 0.8, shape: Shape::Cosine { warmup: 0.3, floor: 0.25 } };
     let rates: Vec<f64> = (0..10).map(|step| schedule.rate(step, 10)).collect();
     // Three steps of warm-up, then cos(k pi/7).
     let cosine = |k: f64| 0.2 + 0.6 * 0.5 * (1.0 + (k * std::f64::consts::PI / 7.0).cos());
@@ -19,10 +19,17 @@ fn the_schedule_has_the_values_of_its_formula() {
     assert!(rates[3..].windows(2).all(|pair| pair[1] < pair[0]));
     assert_close("floor", &[schedule.rate(10, 10)], &[0.2], ROUNDING, 0.0);
 
-    let constant = Schedule { peak: 0.8, warmup: 0.0, floor: 1.0 };
+    let constant = Schedule { peak: 0.8, shape: Shape::Cosine { warmup: 0.0, floor: 1.0 } };
     assert!((0..10).all(|step| constant.rate(step, 10) == 0.8));
-    let warm = Schedule { peak: 1.0, warmup: 1.0, floor: 0.0 };
+    let warm = Schedule { peak: 1.0, shape: Shape::Cosine { warmup: 1.0, floor: 0.0 } };
     assert!((0..10).all(|step| warm.rate(step, 10) == (step + 1) as f64 / 11.0));
+}
+
+#[test]
+fn the_triangle_rises_from_its_base_and_falls_to_zero() {
+    let schedule = Schedule { peak: 8.0, shape: Shape::Triangle { base: 0.25, falloff: 0.25 } };
+    let rates: Vec<f64> = [0, 30, 60, 75, 90, 100].map(|done| schedule.rate(done, 100)).to_vec();
+    assert_close("rates", &rates, &[2.0, 4.4, 6.8, 8.0, 3.2, 0.0], 8.0 * ROUNDING, 0.0);
 }
 
 #[test]
@@ -100,13 +107,21 @@ fn settings_that_make_no_sense_are_named() {
         change(&mut config);
         config.validate().unwrap_err().to_string()
     };
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 10] = [
         (|c| c.epochs = 0, "`epochs` must be at least 1"),
         (|c| c.checkpoint_every = 0, "`checkpoint_every` must be at least 1"),
         (|c| c.clip = Some(0.0), "`clip` must be positive and finite, is 0"),
         (|c| c.ema = Some(1.5), "`ema` must lie in [0, 1), is 1.5"),
         (|c| c.schedule.peak = f64::NAN, "`schedule.peak` must be positive and finite, is NaN"),
-        (|c| c.schedule.floor = -1.0, "`schedule.floor` must lie in [0, 1], is -1"),
+        (
+            |c| c.schedule.shape = Shape::Cosine { warmup: 0.0, floor: -1.0 },
+            "`schedule.floor` must lie in [0, 1], is -1",
+        ),
+        (
+            |c| c.schedule.shape = Shape::Triangle { base: 0.25, falloff: 0.0 },
+            "`schedule.falloff` must lie in (0, 1), is 0",
+        ),
+        (|c| c.ramp = 1.5, "`ramp` must lie in [0, 1], is 1.5"),
         (|c| c.adamw.beta2 = 1.0, "`adamw.beta2` must lie in [0, 1), is 1"),
         (|c| c.groups.table_rate = -1.0, "`groups.table_rate` must be finite and not negative"),
     ];
@@ -118,7 +133,18 @@ fn settings_that_make_no_sense_are_named() {
 #[test]
 fn the_plan_counts_a_short_last_step() {
     let plan = Plan::new(&config(), 5).unwrap();
-    assert_eq!((plan.steps_per_epoch(), plan.total()), (3, 9));
+    assert_eq!((plan.total(), plan.total_batches()), (9, 15));
     let error = Plan::new(&config(), 0).unwrap_err().to_string();
     assert!(error.contains("the training data fill no batch"), "{error}");
+}
+
+#[test]
+fn the_batch_grows_in_a_line_and_no_step_reaches_into_the_next_epoch() {
+    let config = FitConfig { epochs: 2, accumulate: 4, ramp: 0.5, ..config() };
+    let plan = Plan::new(&config, 20).unwrap();
+    // After the shares 0, 1/40, ... of all 40 micro-batches: one more for each eighth, four from a half
+    // on; the two epochs end at 20 and 40.
+    let sizes: Vec<usize> = (0..plan.total()).map(|step| plan.batches(step)).collect();
+    assert_eq!(sizes, [1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4]);
+    assert_eq!((plan.batches_before(11), plan.total_batches()), (20, 40));
 }

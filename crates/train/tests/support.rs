@@ -9,7 +9,7 @@ use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{
     AdamWConfig, Batches, Control, FitConfig, GroupRule, Metrics, Outcome, Result, Run, Schedule,
-    Task, TaskError, fit,
+    Shape, Task, TaskError, fit,
 };
 
 /// Samples, features and hidden units of [`Toy`].
@@ -171,7 +171,8 @@ pub(crate) fn config() -> FitConfig {
     FitConfig {
         epochs: 3,
         accumulate: 2,
-        schedule: Schedule { peak: 0.05, warmup: 0.2, floor: 0.1 },
+        ramp: 0.0,
+        schedule: Schedule { peak: 0.05, shape: Shape::Cosine { warmup: 0.2, floor: 0.1 } },
         adamw: AdamWConfig::default(),
         groups: GroupRule { table_rate: 2.0, ..GroupRule::default() },
         clip: Some(0.5),

@@ -83,7 +83,8 @@ def main():
     config = {
         "epochs": EPOCHS,
         "accumulate": 1,
-        "schedule": {"peak": PEAK, "warmup": WARMUP, "floor": FLOOR},
+        "ramp": 0.0,
+        "schedule": {"peak": PEAK, "shape": {"cosine": {"warmup": WARMUP, "floor": FLOOR}}},
         "adamw": ADAMW,
         "groups": {"weight_decay": DECAY, "table_rate": TABLE_RATE, "tables": ["pos_embed"]},
         "clip": CLIP,
