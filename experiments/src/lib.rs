@@ -13,6 +13,7 @@
 //! | [`checkpoint`] | the weights that cells start from |
 //! | [`replay`] | what a finished cell has trained |
 //! | [`hub`] | `hub:ID` in place of a path |
+//! | [`search`] | what every arm is searched over, and the best of it |
 //! | [`names`] | closed choices by name |
 //! | [`timing`] | what a step costs, measured alone |
 //! | [`workers`] | cells side by side in processes of one thread each, with progress |
@@ -33,6 +34,7 @@ pub mod names;
 pub mod overrides;
 pub mod replay;
 pub mod report;
+pub mod search;
 pub mod statistics;
 pub mod table;
 pub mod timing;

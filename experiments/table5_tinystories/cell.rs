@@ -10,6 +10,7 @@ use conditioned_models::gpt2::Gpt2Config;
 use conditioned_train::FitConfig;
 use experiments::cells;
 use experiments::checkpoint::Checkpoint;
+use experiments::search::{PUBLISHED_STD, Setting, Start};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -17,32 +18,6 @@ use crate::data::DataConfig;
 use crate::init;
 use crate::recipe::{Preset, Recipe};
 use crate::train::Summary;
-use crate::tune::{PUBLISHED_STD, Setting};
-
-/// Where the tables start, and with which rates the run goes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Start {
-    /// The published scale and one rate for all, the best one.
-    Published,
-    /// The best setting of all.
-    Tuned,
-    /// As set on the command line or by the preset.
-    Set,
-    /// A point of the search.
-    Point(Setting),
-}
-
-impl fmt::Display for Start {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Published => f.write_str("published"),
-            Self::Tuned => f.write_str("tuned"),
-            Self::Set => f.write_str("set"),
-            Self::Point(setting) => write!(f, "{setting}"),
-        }
-    }
-}
 
 /// One training run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

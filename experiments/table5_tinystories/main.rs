@@ -27,14 +27,13 @@ use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
 use experiments::cells::{self, Cell};
 use experiments::folder::{self, Folder};
-use experiments::timing;
 use experiments::worker::{self, interrupted_flag};
+use experiments::{search, timing};
 
 use crate::cell::RunConfig;
 use crate::model::{Eval, Export, Generate};
 use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
 use crate::plan::Plan;
-use crate::tune::Tuned;
 
 /// GPT-2 on stories with and without conditioned tokens.
 #[derive(Parser)]
@@ -132,7 +131,7 @@ fn tune(plan: &Plan) -> Result<()> {
         eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
         return Ok(());
     }
-    let tuned = Tuned::choose(&tune::finished(plan.out())?)?;
+    let tuned = tune::choose(&search::finished(plan.out())?)?;
     let path = plan.out().join("tuned.json");
     folder::write(&path, &tuned)?;
     eprintln!("{}", path.display());

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use experiments::cells::{self, Shard};
 use experiments::names::parse;
+use experiments::search::{PUBLISHED_STD, Setting, Start, Tuned};
 use experiments::table::Table;
 use experiments::{device, hub, overrides};
 
 use crate::arm::Arm;
-use crate::cell::{Cell, Place, RunConfig, Start};
+use crate::cell::{Cell, Place, RunConfig};
 use crate::data::DataConfig;
 use crate::init;
 use crate::options::Options;
 use crate::recipe::{Preset, Recipe};
-use crate::tune::{self, PUBLISHED_STD, Setting, Tuned};
+use crate::tune;
 
 /// Seeds of a search unless another number is asked for.
 const SEARCH_SEEDS: u64 = 1;
@@ -87,14 +88,8 @@ impl Plan {
             network.validate().with_context(|| format!("arm {arm} (--allow-future-leak)"))?;
         }
         device::open(&options.device)?;
-        let mut tuned = Tuned::recorded(preset)?;
-        if let Some(path) = &options.tuned {
-            let other = Tuned::read(path, preset)?;
-            match &mut tuned {
-                Some(tuned) => tuned.merge(other),
-                None => tuned = Some(other),
-            }
-        }
+        let file = options.tuned.as_deref();
+        let tuned = Tuned::open(tune::recorded(preset), file, preset.name())?;
         Ok(Self {
             preset,
             recipe,
@@ -153,16 +148,11 @@ impl Plan {
             let std = (arm != Arm::Init).then_some(PUBLISHED_STD);
             return set(Setting { rate, table_rate: 1.0, table_std: std });
         }
-        let best = self.tuned.as_ref().ok_or_else(|| tune::unsearched(arm))?.best(arm)?;
+        let best = tune::best(self.tuned.as_ref(), arm)?;
         if table_rate.is_some() || table_std.is_some() {
             return set(best.published);
         }
-        let same = best.tuned == best.published;
-        let mut starts = vec![(Start::Published, best.published, same)];
-        if !same {
-            starts.push((Start::Tuned, best.tuned, true));
-        }
-        Ok(starts)
+        Ok(best.starts())
     }
 
     /// The cells of the search: the same grid for every arm.
@@ -193,7 +183,7 @@ impl Plan {
         let arms = arms.iter().filter(|arm| self.arms.contains(arm)).copied();
         let plan = Self { recipe, arms: arms.collect(), ..self.clone() };
         plan.cells(0, CHANGE_SEEDS, |arm| {
-            let best = plan.tuned.as_ref().ok_or_else(|| tune::unsearched(arm))?.best(arm)?;
+            let best = tune::best(plan.tuned.as_ref(), arm)?;
             Ok(vec![(Start::Point(best.tuned), best.tuned, false)])
         })
     }

@@ -5,10 +5,10 @@ use conditioned_models::conditioning::Placement;
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Schedule, Shape};
 use experiments::named;
+use experiments::search::Setting;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
-use crate::tune::Setting;
 
 /// A named recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

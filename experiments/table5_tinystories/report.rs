@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use conditioned_nn::store::write_atomic;
 use experiments::curves::{Curve, Figure, Panel};
 use experiments::report;
+use experiments::search::Block;
 use experiments::statistics::Sample;
 use experiments::table::Table;
 use experiments::timing::{self, Timing};
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use crate::arm::Arm;
 use crate::recipe::Preset;
-use crate::results::{Beside, Block, Finished, collect};
+use crate::results::{Beside, Finished, collect};
 
 /// The published numbers.
 const PAPER: &str = include_str!("paper.csv");

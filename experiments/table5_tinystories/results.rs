@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use conditioned_train::{Event, record};
 use experiments::folder;
+use experiments::search::Block;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
-use crate::cell::{RunConfig, Start};
+use crate::cell::RunConfig;
 use crate::recipe::Preset;
 use crate::train::Summary;
 
@@ -73,32 +74,6 @@ pub(crate) struct Finished {
     pub(crate) commit: String,
 }
 
-/// The two questions of the table, and whatever was set by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Block {
-    /// Does it help with tables as published?
-    Published,
-    /// Does it help a tuned model?
-    Tuned,
-    /// As set on the command line or by the preset.
-    Set,
-}
-
-impl Block {
-    /// All blocks.
-    pub(crate) const ALL: [Self; 3] = [Self::Published, Self::Tuned, Self::Set];
-
-    /// The name in a table.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::Tuned => "tuned",
-            Self::Set => "as set",
-        }
-    }
-}
-
 /// What stands beside the line of a run.
 pub(crate) struct Beside {
     /// Loss on the tuning slice, by step.
@@ -120,7 +95,8 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Beside>)> {
     let mut methods = BTreeMap::new();
     for folder in folder::find(out)? {
         let config: RunConfig = folder.config()?;
-        let (Some(summary), Some(start)) = (folder.summary::<Summary>()?, block(config.cell.start))
+        let (Some(summary), Some(start)) =
+            (folder.summary::<Summary>()?, Block::of(config.cell.start))
         else {
             continue;
         };
@@ -213,13 +189,4 @@ fn losses(folder: &folder::Folder) -> Result<Vec<(usize, f64)>> {
         _ => None,
     });
     Ok(losses.collect())
-}
-
-fn block(start: Start) -> Option<Block> {
-    match start {
-        Start::Published => Some(Block::Published),
-        Start::Tuned => Some(Block::Tuned),
-        Start::Set => Some(Block::Set),
-        Start::Point(_) => None,
-    }
 }
