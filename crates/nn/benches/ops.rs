@@ -7,8 +7,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, DepthwiseConv1d, DepthwiseConv2d, Gelu, LayerNorm, Linear, Mode, Sequence,
-    attention, causal_attention, embedding, gelu, gelu_tanh, layer_norm, linear_cross_entropy,
-    reference, rms_norm, softmax,
+    attention, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, layer_norm,
+    linear_cross_entropy, reference, rms_norm, softmax,
 };
 use divan::Bencher;
 use rand::{Rng, SeedableRng};
@@ -105,6 +105,15 @@ fn gelu_of_gpt(bencher: Bencher<'_, '_>, form: Form) {
     pass(bencher, || match form {
         Fused => gelu_tanh(&x),
         Definition => reference::gelu_tanh(&x),
+    });
+}
+
+#[divan::bench(name = "gated_gelu", args = FORMS)]
+fn gelu_of_crammed_bert(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, 128, 3072]);
+    pass(bencher, || match form {
+        Fused => gated_gelu(&x),
+        Definition => reference::gated_gelu(&x),
     });
 }
 

@@ -37,7 +37,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 
 /// The factor of x in both forms: Phi(x), or its approximation 1/(1 + e^(-2u)) = (1 + tanh u)/2.
 #[inline(always)]
-fn gate<T: Real>(form: Gelu, x: T) -> T {
+pub(crate) fn gate<T: Real>(form: Gelu, x: T) -> T {
     match form {
         Gelu::Erf => {
             let half = T::from_f64(0.5);
@@ -59,7 +59,7 @@ const SQRT_2_OVER_PI: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts:
 /// d/dx of x gate(x): Phi(x) + x phi(x) with the normal density phi, or
 /// s + x s (1 - s) 2 u' with s the gate and u' = sqrt(2/pi) (1 + 3 c x^2).
 #[inline(always)]
-fn slope<T: Real>(form: Gelu, x: T) -> T {
+pub(crate) fn slope<T: Real>(form: Gelu, x: T) -> T {
     let gate = gate(form, x);
     match form {
         Gelu::Erf => {

@@ -45,6 +45,16 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     x.gelu()
 }
 
+/// y = a b/2 (1 + erf(b / sqrt 2)) for the halves (a, b) of the last dimension; see
+/// [`crate::GatedGelu`].
+///
+/// # Errors
+/// When the last dimension is odd or the dtype is not a float.
+pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
+    let halves = x.chunk(2, D::Minus1)?;
+    &halves[0] * gelu(&halves[1])?
+}
+
 /// y = x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 //! | result of | kept for backward |
 //! | --- | --- |
 //! | the last layer | it is the result |
-//! | linear, attention, norms, GELU | yes |
+//! | linear, attention, norms, GELU, gated GELU | yes |
 //! | dropout | no: the mask is drawn again |
 //! | inside attention | no: the probabilities are computed again, block by block |
 //!
@@ -26,7 +26,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Reads, Real, Rows, dispatch};
 use crate::stage::{Kernel, Stage, Wanted, each};
-use crate::{Attention, Cache, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, RmsNorm};
+use crate::{
+    Attention, Cache, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, Padding, RmsNorm,
+};
 
 /// A layer of a [`Sequence`].
 #[derive(Debug, Clone)]
@@ -36,6 +38,7 @@ pub enum Layer {
     RmsNorm(RmsNorm),
     Linear(Linear),
     Gelu(Gelu),
+    GatedGelu(GatedGelu),
     Attention(Attention),
     Dropout(Dropout),
     DropPath(DropPath),
@@ -136,7 +139,7 @@ macro_rules! layers {
         })*
     };
 }
-layers!(LayerNorm, RmsNorm, Linear, Gelu, Attention, Dropout, DropPath);
+layers!(LayerNorm, RmsNorm, Linear, Gelu, GatedGelu, Attention, Dropout, DropPath);
 
 impl Layer {
     /// What the layer does in a pass of this mode; nothing for dropout in evaluation.
@@ -146,6 +149,7 @@ impl Layer {
             Self::RmsNorm(layer) => Some(Stage::RmsNorm(layer)),
             Self::Linear(layer) => Some(Stage::Linear(layer)),
             Self::Gelu(layer) => Some(Stage::Gelu(layer)),
+            Self::GatedGelu(layer) => Some(Stage::GatedGelu(layer)),
             Self::Attention(layer) => Some(Stage::Attention(layer.padded(padding))),
             Self::Dropout(layer) => layer.mask(mode).map(Stage::Mask),
             Self::DropPath(layer) => layer.mask(mode).map(Stage::Mask),

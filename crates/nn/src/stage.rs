@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::attention::PaddedAttention;
 use crate::dropout::Mask;
 use crate::kernel::{Real, Rows};
-use crate::{Gelu, LayerNorm, Linear, RmsNorm};
+use crate::{GatedGelu, Gelu, LayerNorm, Linear, RmsNorm};
 
 /// A layer in one pass.
 #[derive(Debug, Clone)]
@@ -16,6 +16,7 @@ pub(crate) enum Stage {
     RmsNorm(RmsNorm),
     Linear(Linear),
     Gelu(Gelu),
+    GatedGelu(GatedGelu),
     Attention(PaddedAttention),
     Mask(Mask),
 }
@@ -88,6 +89,10 @@ macro_rules! each {
             }
             Stage::Gelu($layer) => {
                 type $L = $crate::Gelu;
+                $call
+            }
+            Stage::GatedGelu($layer) => {
+                type $L = $crate::GatedGelu;
                 $call
             }
             Stage::Attention($layer) => {

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor};
 use conditioned_nn::{
-    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
-    Sequence, Store, attention, embedding, gelu, linear, linear_cross_entropy, softmax,
+    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, GatedGelu, Gelu, LayerNorm,
+    Mode, RmsNorm, Sequence, Store, attention, embedding, gelu, linear, linear_cross_entropy,
+    softmax,
 };
 
 use crate::uniform;
@@ -35,6 +36,8 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
         linear(vb.pp("qkv"), 48, 144)?.into(),
         Attention { heads: 3, causal: true }.into(),
         Gelu::Tanh.into(),
+        linear(vb.pp("in"), 48, 96)?.into(),
+        GatedGelu.into(),
         linear(vb.pp("proj"), 48, 48)?.into(),
         DropPath::new(&vb.pp("path"), 0.2)?.into(),
     ]);

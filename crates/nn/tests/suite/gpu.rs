@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm, Sequence, Store, embedding,
-    linear, linear_cross_entropy,
+    Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Mode, RmsNorm, Sequence, Store,
+    embedding, linear, linear_cross_entropy,
 };
 
 use crate::{distance, uniform};
@@ -33,7 +33,8 @@ fn run(device: &Device) -> Result<Vec<(String, Tensor)>> {
         RmsNorm::new(vb.pp("norm2"), 24, 1e-5)?.into(),
         linear(vb.pp("fc1"), 24, 96)?.into(),
         Gelu::Erf.into(),
-        linear(vb.pp("fc2"), 96, 24)?.into(),
+        GatedGelu.into(),
+        linear(vb.pp("fc2"), 48, 24)?.into(),
         DropPath::new(&vb.pp("drop_path"), 0.3)?.into(),
     ]);
     let y = mlp.forward(&attention.forward(&x, MODE)?, MODE)?;

@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{
-    Attention, DropPath, Dropout, Gelu, LayerNorm, Linear, Mode, PatchEmbed, RmsNorm, Sequence,
-    Store, add_table, attention, causal_attention, cross_entropy, embedding, gelu, gelu_tanh,
-    linear, linear_cross_entropy,
+    Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, PatchEmbed, RmsNorm,
+    Sequence, Store, add_table, attention, causal_attention, cross_entropy, embedding, gated_gelu,
+    gelu, gelu_tanh, linear, linear_cross_entropy,
 };
 
 use crate::{DIFFERENCE_TOLERANCE, uniform, variable};
@@ -60,6 +60,25 @@ fn gelu_function() -> Result<()> {
 #[test]
 fn gelu_tanh_function() -> Result<()> {
     check(&store(), &variable(&[40], 1)?, |x| gelu_tanh(&(x * 3.0)?))
+}
+
+#[test]
+fn gated_gelu_function() -> Result<()> {
+    check(&store(), &variable(&[3, 5, 6], 1)?, |x| gated_gelu(&(x * 3.0)?))
+}
+
+#[test]
+fn a_gated_residual_sequence() -> Result<()> {
+    let store = store();
+    let (vb, mode) = (store.builder(), Mode::Train { seed: 3, step: 8 });
+    let branch = Sequence::residual([
+        LayerNorm::new(vb.pp("norm"), 6, 1e-6)?.into(),
+        linear(vb.pp("in"), 6, 10)?.into(),
+        GatedGelu.into(),
+        linear(vb.pp("out"), 5, 6)?.into(),
+        Dropout::new(&vb.pp("drop"), 0.3)?.into(),
+    ]);
+    check(&store, &variable(&[4, 5, 6], 1)?, |x| branch.forward(x, mode))
 }
 
 #[test]

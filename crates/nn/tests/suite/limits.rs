@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
-    Sequence, Store, add_table, attention, causal_attention, embedding, gelu, gelu_tanh, linear,
-    linear_cross_entropy, padded_attention, softmax,
+    Sequence, Store, add_table, attention, causal_attention, embedding, gated_gelu, gelu,
+    gelu_tanh, linear, linear_cross_entropy, padded_attention, softmax,
 };
 
 use crate::{HALF_TOLERANCE, distance, uniform};
@@ -43,6 +43,7 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
         ("linear", Box::new(move |x| layer.forward(x))),
         ("gelu", Box::new(gelu)),
         ("gelu-tanh", Box::new(gelu_tanh)),
+        ("gated-gelu", Box::new(gated_gelu)),
         ("attention", Box::new(|x| attention(x, 2))),
         ("causal attention", Box::new(|x| causal_attention(x, 2))),
         ("softmax", Box::new(|x| softmax(x, 0.5, None))),

@@ -4,8 +4,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, Gelu, Layer, LayerNorm, Linear, Mode, Padding, RmsNorm, Sequence, Store, attention,
-    causal_attention, cross_entropy, device, gelu, gelu_tanh, layer_norm, linear, padded_attention,
-    reference, rms_norm,
+    causal_attention, cross_entropy, device, gated_gelu, gelu, gelu_tanh, layer_norm, linear,
+    padded_attention, reference, rms_norm,
 };
 use proptest::prelude::*;
 
@@ -105,6 +105,17 @@ proptest! {
         ).unwrap();
     }
 
+    // Up to three pieces of rows; the GELU itself is checked against libm below.
+    #[test]
+    fn gated_gelu_is_a_product_of_halves(b in 1usize..4, n in 1usize..300, h in 1usize..40) {
+        let x = variable(&[b, n, 2 * h], 1).unwrap();
+        agree(
+            &[x],
+            |v| gated_gelu(&v[0]),
+            |v| v[0].narrow(2, 0, h)? * gelu(&v[0].narrow(2, h, h)?)?,
+        ).unwrap();
+    }
+
     #[test]
     fn attention_of_a_strided_view(n in 2usize..10, h in 1usize..3) {
         let qkv = variable(&[2, 12 * h, n], 1).unwrap();
@@ -147,6 +158,16 @@ fn gelu_equals_the_error_function() -> Result<()> {
     let x = Tensor::new(values, &candle_core::Device::Cpu)?;
     assert!(distance(&gelu(&x)?, &expected)? < F64_TOLERANCE);
     assert!(distance(&gelu(&x.to_dtype(DType::F32)?)?, &expected)? < 8.0 * 4e-7);
+    Ok(())
+}
+
+#[test]
+fn gated_gelu_of_other_devices_equals_the_kernel() -> Result<()> {
+    let x = uniform(&[4, 9, 14], 1)?;
+    // candle's own gelu_erf is 2e-7 off.
+    assert!(distance(&reference::gated_gelu(&x)?, &gated_gelu(&x)?)? < 4e-7);
+    let error = gated_gelu(&uniform(&[4, 7], 1)?).unwrap_err().to_string();
+    assert!(error.contains("no two halves"), "{error}");
     Ok(())
 }
 
