@@ -14,7 +14,7 @@
 //! zero; the tables have a deviation of their own. One difference: attention probabilities are not
 //! dropped, hidden states are.
 
-use candle_core::{Device, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
     Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Sequence, add_table, embedding,
@@ -23,7 +23,8 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
-use crate::conditioning::{ConditioningConfig, Method, Placement, Table, TokenConditioner, Tokens};
+use crate::bert_embedding::{Embedding, rows_at};
+use crate::conditioning::{ConditioningConfig, Method, Placement, Table, Tokens};
 
 /// Epsilon of every layer norm.
 pub(crate) const EPS: f64 = 1e-12;
@@ -189,13 +190,10 @@ impl BertInput {
 #[derive(Debug)]
 pub struct Bert {
     folds: bool,
-    words: Table,
+    embedding: Embedding,
     positions: Table,
     types: Tensor,
-    norm: LayerNorm,
     dropout: Dropout,
-    conditioning: ConditioningConfig,
-    conditioner: TokenConditioner,
     layers: Vec<Layer>,
 }
 
@@ -218,16 +216,18 @@ impl Bert {
             .collect::<Result<_>>()?;
         Ok(Self {
             folds: config.folds(),
-            words: Table::new(table("word_embeddings", config.vocabulary)?, method)?,
+            embedding: Embedding::new(
+                table("word_embeddings", config.vocabulary)?,
+                LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
+                config.conditioning,
+                vb.pp("conditioner"),
+            )?,
             positions: match placement {
                 Placement::BeforePosition => Table::Plain(positions),
                 _ => Table::new(positions, method)?,
             },
             types: table("token_type_embeddings", config.types)?,
-            norm: LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
             dropout: Dropout::new(&embeddings.pp("dropout"), config.dropout)?,
-            conditioning: config.conditioning,
-            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
             layers,
         })
     }
@@ -252,7 +252,10 @@ impl Bert {
 
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
         let padding = input.padding.as_ref();
-        let mut x = self.dropout.forward(&self.embed(input, mode)?, mode)?;
+        self.positions.refresh(mode)?;
+        let place = |words: &Tensor| self.place(words, input);
+        let x = self.embedding.forward(input, &self.added(), place, mode)?;
+        let mut x = self.dropout.forward(&x, mode)?;
         let Some((last, layers)) = self.layers.split_last() else {
             return read.map_or(Ok(x.clone()), |positions| rows_at(&x, positions));
         };
@@ -266,25 +269,9 @@ impl Bert {
         last.feed(&x, mode)
     }
 
-    /// The tokens that enter the first layer, (B, N, C), before dropout.
-    fn embed(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        self.words.refresh(mode)?;
-        self.positions.refresh(mode)?;
-        self.start()?;
-        let condition = |x: Tensor| self.conditioner.forward(&x, input.padding.as_ref(), mode);
-        let mut x = self.words.rows(&input.ids)?;
-        if self.conditioning.placement == Placement::BeforePosition {
-            x = condition(x)?;
-        }
-        x = self.place(&x, input)?;
-        if self.conditioning.placement == Placement::AfterPosition {
-            x = condition(x)?;
-        }
-        x = self.norm.forward(&x)?;
-        if self.conditioning.placement == Placement::AfterNorm {
-            x = condition(x)?;
-        }
-        Ok(x)
+    /// The tables whose rows are added to the words.
+    fn added(&self) -> [&Tensor; 2] {
+        [self.positions.weight(), &self.types]
     }
 
     /// Adds positions and types: (B, N, C) -> (B, N, C).
@@ -300,17 +287,6 @@ impl Bert {
         add_table(&typed, &self.positions.range(0, length)?.unsqueeze(0)?)
     }
 
-    /// Gives the conditioner its first statistics where they are known before the first batch.
-    fn start(&self) -> Result<()> {
-        let (words, positions) = (self.words.weight(), self.positions.weight());
-        match self.conditioning.placement {
-            Placement::BeforePosition => self.conditioner.start(&[words]),
-            Placement::AfterPosition => self.conditioner.start(&[words, positions, &self.types]),
-            // A layer norm of independent rows has no such formula.
-            Placement::AfterNorm => Ok(()),
-        }
-    }
-
     /// The longest sequence N.
     pub fn context(&self) -> usize {
         self.positions.weight().dims()[0]
@@ -318,7 +294,7 @@ impl Bert {
 
     /// The word table (V, C), which a masked-language head multiplies with.
     pub fn word_table(&self) -> &Tensor {
-        self.words.weight()
+        self.embedding.words()
     }
 
     /// Sentence embeddings (B, C): the mean of the last hidden states of the real tokens, of length
@@ -344,10 +320,7 @@ impl Bert {
     /// # Errors
     /// As [`Bert::hidden`].
     pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
-        let words = embedding(&input.ids, self.words.weight())?;
-        let plain = self.norm.forward(&self.place(&words, input)?)?;
-        let conditioned = self.embed(input, Mode::Eval)?;
-        Ok(Tokens { plain: real(&plain, input)?, conditioned: real(&conditioned, input)? })
+        self.embedding.tokens(input, &self.added(), |words| self.place(words, input))
     }
 
     /// Word, position and type table with which a model without conditioning computes what this one
@@ -363,48 +336,13 @@ impl Bert {
                  its conditioning instead"
             );
         }
-        self.start()?;
-        let fold = |table: Tensor| self.conditioner.forward(&table, None, Mode::Eval);
-        Ok(match self.conditioning.placement {
-            Placement::BeforePosition => {
-                [fold(self.words.embeddings()?)?, self.positions.embeddings()?, self.types.clone()]
-            }
-            _ => [
-                fold(self.words.embeddings()?)?,
-                fold(self.positions.embeddings()?)?,
-                fold(self.types.clone())?,
-            ],
-        })
+        let words = self.embedding.folded_words(&self.added())?;
+        let fold = |table: Tensor| match self.embedding.placement() {
+            Placement::BeforePosition => Ok(table),
+            _ => self.embedding.fold(&table),
+        };
+        Ok([words, fold(self.positions.embeddings()?)?, fold(self.types.clone())?])
     }
-}
-
-/// The rows (R, C) of x (B, N, C) that are no padding.
-fn real(x: &Tensor, input: &BertInput) -> Result<Tensor> {
-    let (_, n, c) = x.dims3()?;
-    let flat = x.reshape(((), c))?;
-    let Some(padding) = &input.padding else { return Ok(flat) };
-    let lengths = padding.lengths().iter().enumerate();
-    let rows: Vec<u32> =
-        lengths.flat_map(|(i, &length)| (i * n..i * n + length).map(|row| row as u32)).collect();
-    flat.index_select(&Tensor::new(rows, x.device())?, 0)
-}
-
-/// The rows of x (B, N, C) at `positions` (B, M): (B, M, C).
-fn rows_at(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-    let (b, n, c) = x.dims3()?;
-    let positions: Vec<Vec<u32>> = positions.to_device(&Device::Cpu)?.to_vec2()?;
-    let per_sequence = positions.first().map_or(0, Vec::len);
-    if positions.len() != b {
-        candle_core::bail!("bert: positions of {} sequences in a batch of {b}", positions.len());
-    }
-    if let Some(position) = positions.iter().flatten().find(|&&p| p as usize >= n) {
-        candle_core::bail!("bert: position {position} in sequences of {n} tokens");
-    }
-    let rows = positions.iter().enumerate();
-    let rows: Vec<u32> =
-        rows.flat_map(|(i, row)| row.iter().map(move |p| (i * n) as u32 + p)).collect();
-    let rows = Tensor::from_vec(rows, (b, per_sequence), x.device())?;
-    embedding(&rows, &x.reshape(((), c))?)
 }
 
 /// A post-norm layer.

@@ -26,14 +26,18 @@
 //! | --- | --- | --- | --- |
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
 //! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
+//! | Crammed BERT | [`crammed_bert`], heads in [`crammed_heads`] | `crammed-bert`, `crammed-4x128` | JonasGeiping/cramming |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 //!
 //! Folders of Hugging Face are read and written by [`hugging_face`]; for GPT-2 also generation
 //! ([`mod@generate`]) and perplexity ([`perplexity`]).
 
 pub mod bert;
+mod bert_embedding;
 pub mod bert_heads;
 pub mod conditioning;
+pub mod crammed_bert;
+pub mod crammed_heads;
 pub mod generate;
 pub mod gpt2;
 pub mod hugging_face;

@@ -21,10 +21,12 @@ const F64_TOLERANCE: f64 = 1e-12;
 
 const MODE: Mode = Mode::Train { seed: 1, step: 3 };
 
-const PLACEMENTS: [Placement; 3] =
+/// Every place of a conditioning.
+pub(crate) const PLACEMENTS: [Placement; 3] =
     [Placement::BeforePosition, Placement::AfterPosition, Placement::AfterNorm];
 
-fn methods() -> Result<[Method; 7]> {
+/// Every method.
+pub(crate) fn methods() -> Result<[Method; 7]> {
     Ok([
         Method::None,
         Method::per_sequence(1.0)?,
@@ -51,7 +53,7 @@ fn tiny(method: Method, placement: Placement) -> BertConfig {
 }
 
 /// Moves every parameter off its initial value.
-fn shake(store: &Store) -> Result<()> {
+pub(crate) fn shake(store: &Store) -> Result<()> {
     for (i, (_, var)) in store.parameters().into_iter().enumerate() {
         let noise = (uniform(var.dims(), i as u64)? * 0.3)?.to_dtype(var.dtype())?;
         var.set(&(var.as_tensor().detach() + noise)?)?;
@@ -60,7 +62,7 @@ fn shake(store: &Store) -> Result<()> {
 }
 
 /// Three sequences of 7, 4 and 2 real tokens.
-fn batch() -> Result<BertInput> {
+pub(crate) fn batch() -> Result<BertInput> {
     let row = |i: usize, length: usize| {
         (0..7).map(move |j| if j < length { (3 + 5 * i + j * j) as u32 % 23 } else { 0 })
     };
@@ -75,7 +77,7 @@ fn batch() -> Result<BertInput> {
 }
 
 /// Sequence `i` of the batch without its padding.
-fn alone(input: &BertInput, i: usize) -> Result<BertInput> {
+pub(crate) fn alone(input: &BertInput, i: usize) -> Result<BertInput> {
     let length = input.padding.as_ref().unwrap().lengths()[i];
     let cut = |x: &Tensor| x.narrow(0, i, 1)?.narrow(1, 0, length);
     Ok(BertInput { ids: cut(&input.ids)?, types: cut(&input.types)?, padding: None })

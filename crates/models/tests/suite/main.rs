@@ -5,6 +5,8 @@
 mod bert;
 mod bert_parity;
 mod causality;
+mod crammed_bert;
+mod crammed_parity;
 mod generate;
 mod gpt2;
 mod gpt2_parity;

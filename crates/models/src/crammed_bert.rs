@@ -1,0 +1,388 @@
+//! Crammed BERT, the encoder that one GPU pre-trains in a day.
+//!
+//! ```text
+//! E   = W[ids] + s P                                    (B, N, C), s learned, P sinusoids
+//! X   = LN(E), conditioned at one of three places: W[ids], E, or X
+//! X'  = X + MSA(LN(X)),   X'' = X' + FFN(LN(X'))        depth times, pre-norm
+//! H   = LN(X'')
+//! FFN(Z) = (A * gelu(B)) W_out^T,   (A, B) = Z W_in^T   the second half gates the first
+//! ```
+//!
+//! Dense layers have no bias; queries, keys and values are one projection. There are no kinds of
+//! tokens: `types` of a [`BertInput`] are ignored. As in [`crate::bert`], attention sees real tokens
+//! only and padding takes no part in the statistics of a conditioning.
+//!
+//! The sinusoid is no table that is learned, so conditioned tables ([`Method::Table`]) are the word
+//! table alone, at every placement.
+//!
+//! Source: Geiping & Goldstein, "Cramming: Training a Language Model on a Single GPU in One Day",
+//! ICML 2023; names, layout and initialisation follow JonasGeiping/cramming at commit 196c991
+//! (`cramming/architectures/crammed_bert.py`, `cramming/config/arch/crammed-bert.yaml`): normal of deviation 0.02, not
+//! scaled by depth. Its pre-training runs without dropout, the preset's 0.1 is that of a fine-tuning.
+//! Differences: attention probabilities are not dropped, hidden states are; the word of padding, id 0,
+//! starts and learns as any other, where the reference starts it at zero and looks it up without
+//! gradient.
+
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use conditioned_nn::{
+    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Padding, Sequence, add_table, init,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::UnknownPreset;
+use crate::bert::{BertInput, EPS};
+use crate::bert_embedding::{Embedding, rows_at};
+use crate::conditioning::{ConditioningConfig, Method, Placement, Tokens};
+
+/// Deviation of every linear weight at initialisation.
+pub(crate) const LINEAR_STD: f64 = 0.02;
+
+/// What a Crammed BERT is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrammedBertConfig {
+    /// Tokens V that the model knows.
+    pub vocabulary: usize,
+    /// The longest sequence N.
+    pub context: usize,
+    /// Token width C, even: every frequency of the sinusoid is a sine and a cosine.
+    pub width: usize,
+    /// Layers.
+    pub depth: usize,
+    /// Heads per layer.
+    pub heads: usize,
+    /// Outputs of the first layer of the feed-forward, even: one half gates the other.
+    pub hidden: usize,
+    /// Probability of dropout on the embedding, at the end of every residual branch and before a
+    /// classifier.
+    pub dropout: f64,
+    /// Deviation of the word table at initialisation; published: 0.02.
+    pub table_std: f64,
+    /// What is done to the tokens, and where.
+    pub conditioning: ConditioningConfig,
+}
+
+impl CrammedBertConfig {
+    /// Presets by name: (name, [vocabulary, context, width, depth, heads, hidden]).
+    ///
+    /// The published size, and `crammed-4x128`, which trains on a laptop.
+    const PRESETS: [(&'static str, [usize; 6]); 2] = [
+        ("crammed-bert", [32768, 128, 768, 16, 12, 3072]),
+        ("crammed-4x128", [4096, 128, 128, 4, 4, 512]),
+    ];
+
+    /// The names of all presets.
+    pub fn presets() -> impl Iterator<Item = &'static str> {
+        Self::PRESETS.iter().map(|(name, _)| *name)
+    }
+
+    /// The preset called `name`, with the published dropout of 0.1 and without conditioning.
+    ///
+    /// # Errors
+    /// When there is no such preset.
+    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
+        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
+        let Some((_, [vocabulary, context, width, depth, heads, hidden])) = preset else {
+            let known = Self::presets().collect();
+            return Err(UnknownPreset { name: name.to_string(), known });
+        };
+        Ok(Self {
+            vocabulary: *vocabulary,
+            context: *context,
+            width: *width,
+            depth: *depth,
+            heads: *heads,
+            hidden: *hidden,
+            dropout: 0.1,
+            table_std: 0.02,
+            conditioning: ConditioningConfig::default(),
+        })
+    }
+
+    /// Trainable scalars of the encoder, without pooler and heads.
+    pub fn parameter_count(&self) -> usize {
+        let c = self.width;
+        let layer = 4 * c * c + self.feed_forward() + 4 * c;
+        self.vocabulary * c + 1 + self.depth * layer + 4 * c
+    }
+
+    /// Multiply-accumulates of one forward pass of the encoder over `tokens` tokens of one sequence,
+    /// matrix products only.
+    pub fn macs(&self, tokens: usize) -> usize {
+        let c = self.width;
+        self.depth * tokens * (4 * c * c + self.feed_forward() + 2 * tokens * c)
+    }
+
+    /// Weights of one feed-forward: `hidden` outputs, of which a half comes back.
+    fn feed_forward(&self) -> usize {
+        self.width * self.hidden + self.hidden / 2 * self.width
+    }
+
+    /// Width of the pooled first token: 1024 at the published width of 768.
+    pub(crate) fn pooled_width(&self) -> usize {
+        4 * self.width / 3
+    }
+
+    /// Whether the conditioning folds into the word table: conditioned tables, one linear map of the
+    /// words alone, or none. A map M of the sum does not: s P M is no sinusoid.
+    pub fn folds(&self) -> bool {
+        let ConditioningConfig { method, placement, .. } = self.conditioning;
+        match method {
+            Method::None | Method::Table { .. } => true,
+            _ => method.is_frozen_map() && placement == Placement::BeforePosition,
+        }
+    }
+
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("vocabulary", self.vocabulary),
+            ("context", self.context),
+            ("width", self.width),
+            ("depth", self.depth),
+            ("heads", self.heads),
+            ("hidden", self.hidden),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            candle_core::bail!("crammed-bert: {name} must be at least 1");
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            candle_core::bail!(
+                "crammed-bert: {} heads do not divide width {}",
+                self.heads,
+                self.width
+            );
+        }
+        if !self.width.is_multiple_of(2) {
+            candle_core::bail!(
+                "crammed-bert: width {} must be even: every frequency of the sinusoid is a sine and \
+                 a cosine",
+                self.width
+            );
+        }
+        if !self.hidden.is_multiple_of(2) {
+            candle_core::bail!(
+                "crammed-bert: hidden {} must be even: one half gates the other",
+                self.hidden
+            );
+        }
+        if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
+            candle_core::bail!(
+                "crammed-bert: table_std {} must be finite and >= 0",
+                self.table_std
+            );
+        }
+        self.conditioning.validate()
+    }
+}
+
+/// A Crammed BERT without head.
+#[derive(Debug)]
+pub struct CrammedBert {
+    folds: bool,
+    embedding: Embedding,
+    /// P (context, C).
+    sinusoid: Tensor,
+    /// s (1,).
+    scale: Tensor,
+    dropout: Dropout,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+}
+
+impl CrammedBert {
+    /// A model over `vb`, at the names of the reference below `encoder`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or a tensor has another shape.
+    pub fn new(config: &CrammedBertConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let (c, embedding) = (config.width, vb.pp("embedding"));
+        let words = embedding.pp("word_embedding").get_with_hints(
+            (config.vocabulary, c),
+            "weight",
+            init::normal(config.table_std),
+        )?;
+        let layers = (0..config.depth)
+            .map(|i| Layer::new(config, vb.pp("layers").pp(i)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            folds: config.folds(),
+            embedding: Embedding::new(
+                words,
+                LayerNorm::new(embedding.pp("norm"), c, EPS)?,
+                config.conditioning,
+                vb.pp("conditioner"),
+            )?,
+            sinusoid: sinusoid(config.context, c, vb.dtype(), vb.device())?,
+            scale: embedding.pp("pos_embedding").get_with_hints(
+                1,
+                "scale_factor",
+                Init::Const((c as f64).powf(-0.5)),
+            )?,
+            dropout: Dropout::new(&embedding.pp("dropout"), config.dropout)?,
+            layers,
+            norm: LayerNorm::new(vb.pp("final_norm"), c, EPS)?,
+        })
+    }
+
+    /// The last hidden state (B, N, C), normalised. At padding it means nothing.
+    ///
+    /// # Errors
+    /// When the sequences are longer than the context, or an id is not in the vocabulary.
+    pub fn hidden(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
+        self.encode(input, None, mode)
+    }
+
+    /// The last hidden state at `positions` (B, M) of u32 alone: (B, M, C).
+    ///
+    /// What the last layer does to each token alone is done to these tokens only.
+    ///
+    /// # Errors
+    /// As [`CrammedBert::hidden`], or when a position is not in its sequence.
+    pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.encode(input, Some(positions), mode)
+    }
+
+    fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
+        let padding = input.padding.as_ref();
+        let table = self.positions()?;
+        let x = self.embedding.forward(input, &[&table], |words| place(words, &table), mode)?;
+        let mut x = self.dropout.forward(&x, mode)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.attend(&x, padding, mode)?;
+            if let Some(positions) = read.filter(|_| i + 1 == self.layers.len()) {
+                x = rows_at(&x, positions)?;
+            }
+            x = layer.ffn.forward(&x, mode)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// s P (context, C).
+    fn positions(&self) -> Result<Tensor> {
+        self.sinusoid.broadcast_mul(&self.scale)
+    }
+
+    /// The longest sequence N.
+    pub fn context(&self) -> usize {
+        self.sinusoid.dims()[0]
+    }
+
+    /// The word table (V, C), which a masked-language head multiplies with.
+    pub fn word_table(&self) -> &Tensor {
+        self.embedding.words()
+    }
+
+    /// The tokens entering the first layer in evaluation mode, without and with conditioning, (R, C):
+    /// real ones, of all sequences.
+    ///
+    /// # Errors
+    /// As [`CrammedBert::hidden`].
+    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
+        let table = self.positions()?;
+        self.embedding.tokens(input, &[&table], |words| place(words, &table))
+    }
+
+    /// The word table (V, C) with which an encoder without conditioning computes what this one does; a
+    /// masked-language head keeps the raw one.
+    ///
+    /// # Errors
+    /// When the conditioning does not fold: see [`CrammedBertConfig::folds`].
+    pub fn folded_words(&self) -> Result<Tensor> {
+        if !self.folds {
+            candle_core::bail!(
+                "crammed-bert: only conditioned tables, and pooled conditioning or its norm-matched \
+                 control at placement before-position, fold into the word table; save the model with \
+                 its conditioning instead"
+            );
+        }
+        self.embedding.folded_words(&[&self.positions()?])
+    }
+}
+
+/// P\[p, 2i\] = sin(p w_i), P\[p, 2i + 1\] = cos(p w_i) with w_i = 10000^(-2i / C), (context, C).
+///
+/// Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+fn sinusoid(context: usize, c: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let values: Vec<f64> = (0..context * c)
+        .map(|at| {
+            let (position, channel) = ((at / c) as f64, at % c);
+            let frequency = 10000f64.powf(-((channel / 2 * 2) as f64) / c as f64);
+            let (sine, cosine) = (position * frequency).sin_cos();
+            if channel % 2 == 0 { sine } else { cosine }
+        })
+        .collect();
+    Tensor::from_vec(values, (context, c), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+}
+
+/// Adds the first rows of `table` (context, C): (B, N, C) -> (B, N, C).
+fn place(words: &Tensor, table: &Tensor) -> Result<Tensor> {
+    let (length, context) = (words.dim(1)?, table.dim(0)?);
+    if length > context {
+        candle_core::bail!(
+            "crammed-bert: a sequence of {length} tokens is longer than the context of {context}; \
+             shorten it, or take a larger `context`: a sinusoid has any length"
+        );
+    }
+    add_table(words, &table.narrow(0, 0, length)?.unsqueeze(0)?)
+}
+
+/// A pre-norm layer: two residual branches.
+#[derive(Debug)]
+struct Layer {
+    norm: LayerNorm,
+    /// Queries, keys and values, (3C, C).
+    projection: Tensor,
+    heads: usize,
+    output: Linear,
+    dropout: Dropout,
+    ffn: Sequence,
+}
+
+impl Layer {
+    fn new(config: &CrammedBertConfig, vb: VarBuilder) -> Result<Self> {
+        let (c, hidden) = (config.width, config.hidden);
+        let weight = |path: &str, inputs, outputs| {
+            vb.pp(path).get_with_hints((outputs, inputs), "weight", init::normal(LINEAR_STD))
+        };
+        let linear = |path, inputs, outputs| -> Result<Linear> {
+            Ok(Linear::new(weight(path, inputs, outputs)?, None))
+        };
+        let dropout = |path| Dropout::new(&vb.pp(path), config.dropout);
+        Ok(Self {
+            norm: LayerNorm::new(vb.pp("norm1"), c, EPS)?,
+            projection: weight("attn.self_attention.query_key_value", c, 3 * c)?,
+            heads: config.heads,
+            output: linear("attn.dense", c, c)?,
+            dropout: dropout("attn.dropout")?,
+            ffn: Sequence::residual([
+                LayerNorm::new(vb.pp("norm2"), c, EPS)?.into(),
+                linear("ffn.dense_in", c, hidden)?.into(),
+                GatedGelu.into(),
+                linear("ffn.dense_out", hidden / 2, c)?.into(),
+                dropout("ffn.dropout")?.into(),
+            ]),
+        })
+    }
+
+    /// x + MSA(LN(x)).
+    fn attend(&self, x: &Tensor, padding: Option<&Padding>, mode: Mode) -> Result<Tensor> {
+        let (rows, c) = self.projection.dims2()?;
+        // The reference stores the rows head by head, (H, 3, D); attention wants (3, H, D).
+        let projection = self.projection.reshape((self.heads, 3, c / self.heads, c))?;
+        let projection = projection.transpose(0, 1)?.reshape((rows, c))?;
+        let attention = Sequence::residual([
+            self.norm.clone().into(),
+            Linear::new(projection, None).into(),
+            Attention { heads: self.heads, causal: false }.into(),
+            self.output.clone().into(),
+            self.dropout.clone().into(),
+        ]);
+        attention.forward_padded(x, padding, mode)
+    }
+}
