@@ -3,10 +3,13 @@
     cargo build --release --bin finetune
     target/release/finetune --init MODEL --task ... --arms baseline --seeds 1 --set dropout=0 --out RUNS
     python scripts/compare_finetune.py MODEL RUNS/baseline/seed100 [--steps 20]
+    python scripts/compare_finetune.py MODEL RUNS/baseline/seed* --whole
 
 From the same parameters (head included), batches, rates and optimiser. First PyTorch takes the steps
 and its losses must be those that the run recorded; then both take the steps alone, in turns, on the
-same number of threads, and the medians of their times are printed. Needs torch and transformers.
+same number of threads, and the medians of their times are printed. With --whole PyTorch takes all
+steps of every run, and the accuracies on the dev set are compared: means over the runs, and the 95 %
+interval of their difference if both were drawn from one distribution. Needs torch, transformers, SciPy.
 """
 
 import argparse
@@ -28,7 +31,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("runs", type=pathlib.Path, nargs="+")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -64,7 +68,7 @@ def build(options, case, config):
 
 
 def pytorch(options, case, config, rates):
-    """Losses and times of the steps in PyTorch."""
+    """Losses and times of the steps in PyTorch, and the model that they make."""
     import torch
 
     model, optimizer = build(options, case, config)
@@ -85,13 +89,31 @@ def pytorch(options, case, config, rates):
         optimizer.zero_grad()
         losses.append(loss.item())
         times.append(1e3 * (time.perf_counter() - start))
-    return losses, times
+    return losses, times, model
 
 
-def ours(options, threads):
+def accuracy(model, case):
+    """Share of right labels of the dev set, in %."""
+    import torch
+
+    model.eval()
+    right = rows = i = 0
+    with torch.no_grad():
+        while f"dev{i}/ids" in case:
+            batch = {key: case[f"dev{i}/{key}"].long() for key in ("ids", "types", "mask", "labels")}
+            logits = model(
+                input_ids=batch["ids"], token_type_ids=batch["types"], attention_mask=batch["mask"]
+            ).logits
+            right += (logits.argmax(-1) == batch["labels"]).sum().item()
+            rows += len(batch["labels"])
+            i += 1
+    return 100 * right / rows
+
+
+def ours(options, run):
     """Median time of a step of the run, alone."""
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
-    command = [options.binary, "time", str(options.run)]
+    environment = dict(os.environ, RAYON_NUM_THREADS=str(options.threads))
+    command = [options.binary, "time", str(run)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -99,29 +121,68 @@ def ours(options, threads):
     return json.loads(answer)["ms_per_step"]
 
 
-def main():
-    options = arguments()
-    import torch
+def read(options, run):
+    """Configuration and steps of a run, and what its binary says of its start."""
     from safetensors.torch import load_file
 
-    torch.set_num_threads(options.threads)
-    config = json.loads((options.run / "config.json").read_text())
-    with (options.run / "metrics.jsonl").open() as lines:
+    config = json.loads((run / "config.json").read_text())
+    with (run / "metrics.jsonl").open() as lines:
         events = [json.loads(line) for line in lines]
     network = config["network"]
     plain = network["conditioning"]["method"] == "none" and network["dropout"] == 0.0
     if not plain or config["fit"]["groups"].get("rates") or not config["data"]["classes"]:
-        sys.exit("takes a run of arm baseline on classes, with --set dropout=0 and one rate for all layers")
-    steps = [event for event in events if event.get("event") == "step"][: options.steps]
+        sys.exit("takes runs of arm baseline on classes, with --set dropout=0 and one rate for all layers")
+    steps = [event for event in events if event.get("event") == "step"]
+    steps = steps if options.whole else steps[: options.steps]
     if len(steps) <= WARM:
         sys.exit(f"{len(steps)} steps; more than {WARM} are needed")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "case.safetensors"
-        command = [options.binary, "case", "--run", options.run, "--out", path]
+        command = [options.binary, "case", "--run", run, "--out", path, "--dev"]
         subprocess.run([*map(str, command), "--batches", str(len(steps))], check=True)
-        case = load_file(path)
+        return config, steps, load_file(path)
+
+
+def compare_whole(options):
+    """Dev accuracy of whole runs."""
+    from scipy.stats import t
+
+    mine, theirs = [], []
+    for run in options.runs:
+        config, steps, case = read(options, run)
+        _, _, model = pytorch(options, case, config, [step["rate"] for step in steps])
+        summary = json.loads((run / "summary.json").read_text())
+        mine.append(summary["metrics"]["accuracy"])
+        theirs.append(accuracy(model, case))
+        print(f"{run.name}: ours {mine[-1]:.2f}, PyTorch {theirs[-1]:.2f}", flush=True)
+    n = len(mine)
+    means = f"means over {n}: ours {statistics.mean(mine):.2f}, PyTorch {statistics.mean(theirs):.2f}"
+    if n < 2:
+        sys.exit(means)
+    pooled = ((statistics.variance(mine) + statistics.variance(theirs)) / 2) ** 0.5
+    half = t.ppf(0.975, 2 * n - 2) * pooled * (2 / n) ** 0.5
+    difference = statistics.mean(mine) - statistics.mean(theirs)
+    print(f"{means}; difference {difference:+.2f}, pooled interval ±{half:.2f}")
+    if abs(difference) > half:
+        sys.exit("the means differ by more than chance")
+
+
+def main():
+    options = arguments()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    if options.whole:
+        return compare_whole(options)
+    for run in options.runs:
+        compare_steps(options, run)
+
+
+def compare_steps(options, run):
+    """Losses and times of the first steps of a run."""
+    config, steps, case = read(options, run)
     rates = [step["rate"] for step in steps]
-    losses, _ = pytorch(options, case, config, rates)
+    losses = pytorch(options, case, config, rates)[0]
     worst = max(abs(a - step["loss"]) for a, step in zip(losses, steps, strict=True))
     print(f"{len(steps)} steps: losses differ by at most {worst:.1e}")
     if worst > TOLERANCE:
@@ -129,7 +190,7 @@ def main():
     theirs, mine = [], []
     for _ in range(options.rounds):
         theirs.append(statistics.median(pytorch(options, case, config, rates)[1][WARM:]))
-        mine.append(ours(options, options.threads))
+        mine.append(ours(options, run))
     theirs, mine = statistics.median(theirs), statistics.median(mine)
     print(f"PyTorch {theirs:.0f} ms, ours {mine:.0f} ms a step; PyTorch / ours {theirs / mine:.2f}")
 

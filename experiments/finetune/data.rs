@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use conditioned_data::{Labels, Metric, Task, Texts};
 use conditioned_models::hugging_face::bert::Head;
+use experiments::classification::{LabelledTexts, content_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::options::Options;
@@ -50,16 +51,6 @@ pub(crate) struct DataConfig {
     tune: f64,
     /// Training texts of a table.
     pub(crate) train_len: usize,
-}
-
-/// Texts that have been read.
-pub(crate) struct Data {
-    /// Training texts of a table.
-    pub(crate) train: Arc<Texts>,
-    /// Sets to report on, by name.
-    pub(crate) dev: Vec<(String, Arc<Texts>)>,
-    /// What they are judged by.
-    pub(crate) metrics: Vec<Metric>,
 }
 
 impl DataConfig {
@@ -160,7 +151,7 @@ impl DataConfig {
     ///
     /// # Errors
     /// When they are not those that the run was planned with.
-    pub(crate) fn load(&self, search: bool) -> Result<Data> {
+    pub(crate) fn load(&self, search: bool) -> Result<LabelledTexts> {
         let (train, dev) = self.read()?;
         ensure!(
             hash(&train, &dev) == self.hash,
@@ -174,7 +165,11 @@ impl DataConfig {
         let metrics = self.metrics()?;
         if !search {
             let dev = dev.into_iter().map(|(name, texts)| (name, Arc::new(texts)));
-            return Ok(Data { train: subset("train", &kept)?, dev: dev.collect(), metrics });
+            return Ok(LabelledTexts {
+                train: subset("train", &kept)?,
+                dev: dev.collect(),
+                metrics,
+            });
         }
         let held_out = kept.len() - self.train_rows(true);
         ensure!(
@@ -185,7 +180,7 @@ impl DataConfig {
         );
         let (tune, rest) = kept.split_at(held_out);
         let dev = vec![("tune".to_string(), subset("tune", tune)?)];
-        Ok(Data { train: subset("train", rest)?, dev, metrics })
+        Ok(LabelledTexts { train: subset("train", rest)?, dev, metrics })
     }
 
     /// Texts that a cell of a search, or of a table, trains on.
@@ -207,11 +202,6 @@ impl DataConfig {
         })
     }
 
-    /// Outputs of the model.
-    pub(crate) fn outputs(&self) -> usize {
-        self.classes.len().max(1)
-    }
-
     /// The head in a saved model.
     pub(crate) fn head(&self) -> Head {
         if self.classes.is_empty() { Head::Score } else { Head::Classes(self.classes.clone()) }
@@ -220,14 +210,5 @@ impl DataConfig {
 
 /// BLAKE3 of all texts and labels.
 fn hash(train: &Texts, dev: &[(String, Texts)]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for texts in std::iter::once(train).chain(dev.iter().map(|(_, texts)| texts)) {
-        hasher.update(&(texts.len() as u64).to_le_bytes());
-        for row in texts.rows() {
-            hasher.update(row.text.as_bytes()).update(b"\0");
-            hasher.update(row.second.as_deref().unwrap_or("\0").as_bytes()).update(b"\0");
-            hasher.update(&row.label.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
+    content_hash(std::iter::once(train).chain(dev.iter().map(|(_, texts)| texts)))
 }

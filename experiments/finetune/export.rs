@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use clap::Args;
+use conditioned_data::{TextBatch, Tokenizer};
 use conditioned_models::conditioning::Method;
 use conditioned_models::hugging_face::bert;
 use conditioned_nn::store::{save_tensors, write_atomic};
 use experiments::folder::Folder;
 use experiments::replay;
+use experiments::worker::boxed;
 
 use crate::cell::RunConfig;
-use crate::train::{Summary, first_batches, run_cell};
+use crate::train::{Summary, run_cell, start};
 
 /// A trained cell, and where it goes.
 #[derive(Args)]
@@ -36,6 +38,9 @@ pub(crate) struct Case {
     /// Batches to write.
     #[arg(long, default_value_t = 20)]
     batches: usize,
+    /// The texts to report on, too.
+    #[arg(long)]
+    dev: bool,
     /// The safetensors file to write.
     #[arg(long)]
     out: PathBuf,
@@ -48,14 +53,14 @@ pub(crate) struct Case {
 /// When the cell is not finished, or a file cannot be written.
 pub(crate) fn export(Export { run, out }: &Export) -> Result<()> {
     let folder = Folder::new(run);
-    let (config, (store, tokenizer)): (RunConfig, _) = replay::finished(&folder, run_cell)?;
+    let (config, store): (RunConfig, _) = replay::finished(&folder, run_cell)?;
     let head = config.data.head();
     let folds = config.network.folds();
     match folds {
         true => bert::export(out, &config.network, &head, &store)?,
         false => bert::write(out, &config.network, &head, &store)?,
     }
-    tokenizer.save(out.join("tokenizer.json"))?;
+    Tokenizer::read(&config.init.folder)?.save(out.join("tokenizer.json"))?;
     let settings = out.join("tokenizer_config.json");
     write_atomic(&settings, tokenizer_config(&config).as_bytes())
         .with_context(|| settings.display().to_string())?;
@@ -128,18 +133,24 @@ fn model_card(config: &RunConfig, folder: &Folder, folds: bool) -> Result<String
 ///
 /// # Errors
 /// When the cell cannot be read, or the file cannot be written.
-pub(crate) fn case(Case { run, batches, out }: &Case) -> Result<()> {
+pub(crate) fn case(Case { run, batches, dev, out }: &Case) -> Result<()> {
     let config: RunConfig = Folder::new(run).config()?;
-    let (store, batches) = first_batches(&config, *batches)?;
+    let (task, store) = start(&config)?;
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
     for (name, var) in store.parameters() {
         tensors.insert(format!("parameter/{name}"), var.as_detached_tensor());
     }
-    for (i, batch) in batches.into_iter().enumerate() {
-        tensors.insert(format!("batch{i}/ids"), batch.ids);
-        tensors.insert(format!("batch{i}/types"), batch.types);
-        tensors.insert(format!("batch{i}/mask"), batch.mask);
-        tensors.insert(format!("batch{i}/labels"), batch.labels);
+    let mut add = |kind: &str, batches: Vec<TextBatch>| {
+        for (i, batch) in batches.into_iter().enumerate() {
+            tensors.insert(format!("{kind}{i}/ids"), batch.ids);
+            tensors.insert(format!("{kind}{i}/types"), batch.types);
+            tensors.insert(format!("{kind}{i}/mask"), batch.mask);
+            tensors.insert(format!("{kind}{i}/labels"), batch.labels);
+        }
+    };
+    add("batch", task.first_batches(*batches).map_err(boxed)?);
+    if *dev {
+        add("dev", task.dev_batches().map_err(boxed)?);
     }
     save_tensors(Path::new(out), tensors, &BTreeMap::new())?;
     Ok(())

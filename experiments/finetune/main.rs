@@ -12,7 +12,6 @@ mod plan;
 mod recipe;
 mod report;
 mod sweep;
-mod task;
 mod train;
 
 use std::path::PathBuf;

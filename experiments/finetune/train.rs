@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
-use conditioned_data::{TextBatch, Tokenizer};
-use conditioned_models::bert_heads::BertClassifier;
+use conditioned_data::{TextLoaderConfig, Tokenizer};
 use conditioned_models::hugging_face::bert;
 use conditioned_nn::Store;
 use conditioned_train::{Control, Outcome, Run, fit};
 use experiments::cells::Cell;
+use experiments::classification::Classification;
 use experiments::device;
+use experiments::encoder::EncoderConfig;
 use experiments::folder::Folder;
 use experiments::worker::{self, boxed, finite};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
-use crate::task::Classification;
 
 /// The result of a run: numbers that a repetition gives bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub(crate) struct Summary {
 /// # Errors
 /// When anything fails; the last checkpoint stands.
 pub(crate) fn train(folder: &Folder) -> Result<bool> {
-    worker::train(folder, run_cell, |_: &RunConfig, _, outcome, (store, _)| {
+    worker::train(folder, run_cell, |_: &RunConfig, _, outcome, store| {
         Ok(Summary {
             steps: outcome.step,
             parameters: store.parameter_count(),
@@ -52,22 +52,17 @@ pub(crate) fn run_cell(
     config: &RunConfig,
     run: &Run,
     control: &mut Control<'_>,
-) -> Result<(Outcome, (Store, Tokenizer))> {
-    let (task, store, tokenizer) = start(config)?;
+) -> Result<(Outcome, Store)> {
+    let (task, store) = start(config)?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;
-    Ok((outcome, (store, tokenizer)))
+    Ok((outcome, store))
 }
 
-/// A cell before its first step, and its first `count` batches.
+/// A cell before its first step.
 ///
 /// # Errors
-/// When anything fails.
-pub(crate) fn first_batches(config: &RunConfig, count: usize) -> Result<(Store, Vec<TextBatch>)> {
-    let (task, store, _) = start(config)?;
-    Ok((store, task.first_batches(count).map_err(boxed)?))
-}
-
-fn start(config: &RunConfig) -> Result<(Classification, Store, Tokenizer)> {
+/// When checkpoint, tokenizer or texts are not those that the run was planned with.
+pub(crate) fn start(config: &RunConfig) -> Result<(Classification, Store)> {
     let device = device::open(&config.device)?;
     config.init.check()?;
     let folder = &config.init.folder;
@@ -86,8 +81,9 @@ fn start(config: &RunConfig) -> Result<(Classification, Store, Tokenizer)> {
     );
     let data = config.data.load(config.is_search())?;
     let store = Store::new(config.cell.seed, DType::F32, &device);
-    let model = BertClassifier::new(&config.network, config.data.outputs(), store.builder())?;
+    let network = EncoderConfig::Bert(config.network.clone());
+    let training = TextLoaderConfig::training(config.batch_size, config.longest, config.cell.seed);
+    let task = Classification::new(&network, &data, &tokenizer, training, &store).map_err(boxed)?;
     bert::read_encoder(folder, &store)?;
-    let task = Classification::new(config, model, &data, &tokenizer, &store).map_err(boxed)?;
-    Ok((task, store, tokenizer))
+    Ok((task, store))
 }

@@ -6,6 +6,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`allocator`] | mimalloc, and memory that is kept for the next step |
+//! | [`options`] | the options that every table has |
 //! | [`device`] | `--device` |
 //! | [`overrides`] | `--set key=value` on a closed configuration |
 //! | [`folder`] | the folder of a run: configuration, lock, summary |
@@ -13,6 +14,8 @@
 //! | [`checkpoint`] | the weights that cells start from |
 //! | [`replay`] | what a finished cell has trained |
 //! | [`hub`] | `hub:ID` in place of a path |
+//! | [`corpus`] | documents, tokenizer and tokens on disk |
+//! | [`encoder`], [`classification`] | a BERT of either kind, and its training on labelled texts |
 //! | [`search`] | what every arm is searched over, and the best of it |
 //! | [`names`] | closed choices by name |
 //! | [`timing`] | what a step costs, measured alone |
@@ -26,11 +29,15 @@
 pub mod allocator;
 pub mod cells;
 pub mod checkpoint;
+pub mod classification;
+pub mod corpus;
 pub mod curves;
 pub mod device;
+pub mod encoder;
 pub mod folder;
 pub mod hub;
 pub mod names;
+pub mod options;
 pub mod overrides;
 pub mod replay;
 pub mod report;

@@ -152,7 +152,7 @@ impl RunConfig {
         recipe.validate()?;
         let std = setting.table_std.unwrap_or(PUBLISHED_STD);
         let mut network =
-            recipe.network(cell.arm, data.vocabulary, std, place.allow_future_leak)?;
+            recipe.network(cell.arm, data.text.vocabulary, std, place.allow_future_leak)?;
         if let Some((checkpoint, given)) = &place.init {
             init::fits(checkpoint, given, cell.arm, recipe, data)?;
             network = Gpt2Config {

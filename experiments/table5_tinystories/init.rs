@@ -39,10 +39,10 @@ pub(crate) fn fits(
         network.context
     );
     ensure!(
-        data.vocabulary <= network.vocabulary,
+        data.text.vocabulary <= network.vocabulary,
         "{folder}: the tokenizer knows {} tokens, the model {}: it belongs to another model; give \
          the model's own by --set tokenizer=",
-        data.vocabulary,
+        data.text.vocabulary,
         network.vocabulary
     );
     ensure!(

@@ -16,7 +16,6 @@ use experiments::folder::Folder;
 use experiments::{hub, replay};
 
 use crate::cell::RunConfig;
-use crate::data::read_tokenizer;
 use crate::train::{Trained, run_cell};
 
 /// A trained cell, and where it goes.
@@ -162,7 +161,7 @@ pub(crate) fn continued(
 fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
     let folder = &hub::model(folder)?;
     let config = gpt2::read_config(folder)?;
-    let tokenizer = read_tokenizer(folder)?;
+    let tokenizer = Tokenizer::read(folder)?;
     if tokenizer.vocab_size() > config.vocabulary {
         return Err(anyhow!(
             "{}: the tokenizer knows {} tokens, the model {}: it belongs to another model",

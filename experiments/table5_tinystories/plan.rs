@@ -201,7 +201,6 @@ impl Plan {
             settings.extend(starts(arm)?.into_iter().map(|start| (arm, start)));
         }
         let data = DataConfig::prepare(self.data.as_deref(), &self.recipe, &self.out.join("data"))?;
-        data.check_prompt(&self.recipe.prompt, self.recipe.context)?;
         let mut cells = Vec::new();
         for seed in first_seed..first_seed + self.seeds.unwrap_or(seeds) {
             for &(arm, (start, setting, best)) in &settings {

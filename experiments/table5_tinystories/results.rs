@@ -153,7 +153,7 @@ fn finished(
     let loss = needed("test_loss")?;
     Ok(Finished {
         preset: config.preset,
-        data: config.data.name.clone(),
+        data: config.data.text.name.clone(),
         arm: config.cell.arm,
         start,
         best: config.best,
@@ -174,7 +174,7 @@ fn finished(
         strength: config.network.conditioning.method.strength(),
         steps: summary.steps,
         step_tokens: config.batch_size * config.window,
-        train_tokens: config.data.train_tokens,
+        train_tokens: config.data.text.train_tokens,
         parameters: summary.parameters,
         ngram_loss: config.data.ngram_loss,
         ngram_bits_per_byte: config.data.bits_per_byte(config.data.ngram_loss),

@@ -7,10 +7,10 @@ use conditioned_data::{WindowBatch, Windows, prefixes};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::{Mode, Store, linear_cross_entropy};
 use conditioned_train::{Batches, Metrics, Task, TaskError};
+use experiments::corpus::Text;
 use experiments::statistics::median;
 
 use crate::cell::{Measure, RunConfig};
-use crate::data::Text;
 
 /// Seed of the prefixes, the same for all cells.
 const PREFIX_SEED: u64 = 0;

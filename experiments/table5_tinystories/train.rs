@@ -11,13 +11,13 @@ use conditioned_models::hugging_face::gpt2;
 use conditioned_nn::Store;
 use conditioned_train::{Control, Outcome, Run, TaskError, fit};
 use experiments::cells::Cell;
+use experiments::corpus::Text;
 use experiments::device;
 use experiments::folder::Folder;
 use experiments::worker::{self, boxed, finite};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{RunConfig, Scale};
-use crate::data::Text;
 use crate::model::continued;
 use crate::task::{LanguageModel, median_kappa};
 
@@ -97,7 +97,7 @@ pub(crate) fn run_cell(
     control: &mut Control<'_>,
 ) -> Result<(Outcome, Trained)> {
     let device = device::open(&config.device)?;
-    let text = config.data.load()?;
+    let text = config.data.text.load()?;
     let network = match config.scale {
         Scale::Given => config.network.clone(),
         Scale::SmallestKappa => smallest_kappa(config, &text, &device).map_err(boxed)?,

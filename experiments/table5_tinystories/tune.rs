@@ -74,7 +74,7 @@ pub(crate) fn choose(cells: &[(RunConfig, Summary)]) -> Result<Tuned> {
         });
     }
     let grid = |arm: &str| arm.parse().map_or(Vec::new(), |arm| grid(first.preset, arm));
-    let data = (first.data.name.as_str(), first.data.hash.as_str());
+    let data = (first.data.text.name.as_str(), first.data.text.hash.as_str());
     Tuned::choose(first.preset.name(), data, trials, grid)
 }
 

@@ -11,6 +11,8 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Labels, Part, Parts, Result, Texts};
 use files::Source;
 
@@ -25,7 +27,8 @@ use files::Source;
 /// assert!("sst3".parse::<Task>().is_err());
 /// # Ok::<(), conditioned_data::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Task {
     /// Whether a sentence is acceptable English.
     Cola,

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 
 /// Name patterns of the tables in the models that we know: position tables, class and distillation
-/// tokens (ViT, DeiT, XCiT), relative position biases (Swin), token tables (GPT-2, BERT).
-const TABLES: [&str; 7] = [
+/// tokens (ViT, DeiT, XCiT), relative position biases (Swin), token tables (GPT-2, BERT,
+/// Crammed BERT).
+const TABLES: [&str; 8] = [
     "*pos_embed",
     "*cls_token",
     "*dist_token",
@@ -15,6 +16,7 @@ const TABLES: [&str; 7] = [
     "*wte.weight",
     "*wpe.weight",
     "*_embeddings.weight",
+    "*word_embedding.weight",
 ];
 
 /// Parameters that share a weight decay and a multiple of the scheduled rate.

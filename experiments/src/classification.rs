@@ -1,53 +1,88 @@
-//! Fine-tuning as a task: batches, loss, evaluation.
+//! A classifier of texts as a task: batches, loss, evaluation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_conditioning::condition_number;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_data::{Labels, Metric, TextBatch, TextLoader, TextLoaderConfig, Tokenizer};
-use conditioned_models::bert::{BertConfig, BertInput};
-use conditioned_models::bert_heads::{BertClassifier, classification_loss};
+use conditioned_data::{Labels, Metric, TextBatch, TextLoader, TextLoaderConfig, Texts, Tokenizer};
+use conditioned_models::bert::BertInput;
+use conditioned_models::bert_heads::classification_loss;
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{Batches, Metrics, Task, TaskError};
 
-use crate::cell::RunConfig;
-use crate::data::Data;
+use crate::encoder::{Classifier, EncoderConfig};
 
 /// Texts of a batch in an evaluation.
 const EVALUATION_BATCH: usize = 64;
 
+/// Texts to train on and to report on.
+pub struct LabelledTexts {
+    /// To train on.
+    pub train: Arc<Texts>,
+    /// To report on, by name.
+    pub dev: Vec<(String, Arc<Texts>)>,
+    /// What they are judged by.
+    pub metrics: Vec<Metric>,
+}
+
+impl LabelledTexts {
+    /// Outputs of a model for them: one for scores.
+    pub fn outputs(&self) -> usize {
+        match self.train.labels() {
+            Labels::Classes(names) => names.len(),
+            Labels::Score => 1,
+        }
+    }
+}
+
+/// BLAKE3 of all texts and labels of some sets.
+pub fn content_hash<'a>(sets: impl Iterator<Item = &'a Texts>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for texts in sets {
+        hasher.update(&(texts.len() as u64).to_le_bytes());
+        for row in texts.rows() {
+            hasher.update(row.text.as_bytes()).update(b"\0");
+            hasher.update(row.second.as_deref().unwrap_or("\0").as_bytes()).update(b"\0");
+            hasher.update(&row.label.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// A model in training, its texts, and how it is judged.
-pub(crate) struct Classification {
-    network: BertConfig,
+pub struct Classification {
+    network: EncoderConfig,
     outputs: usize,
-    model: BertClassifier,
+    model: Classifier,
     train: TextLoader,
     dev: Vec<(String, TextLoader)>,
     metrics: Vec<Metric>,
 }
 
 impl Classification {
-    /// The task of a run; the model is over `store` and has the checkpoint's weights.
-    pub(crate) fn new(
-        config: &RunConfig,
-        model: BertClassifier,
-        data: &Data,
+    /// A model over `store`, whose weights may be set before training, on batches as `training` says.
+    ///
+    /// # Errors
+    /// When network and texts do not fit together.
+    pub fn new(
+        network: &EncoderConfig,
+        data: &LabelledTexts,
         tokenizer: &Tokenizer,
+        training: TextLoaderConfig,
         store: &Store,
     ) -> Result<Self, TaskError> {
-        let loader = |texts: &std::sync::Arc<_>, config| {
-            TextLoader::new(std::sync::Arc::clone(texts), tokenizer, config, store.device())
+        let loader = |texts: &Arc<Texts>, config| {
+            TextLoader::new(texts.clone(), tokenizer, config, store.device())
         };
-        let training =
-            TextLoaderConfig::training(config.batch_size, config.longest, config.cell.seed);
-        let evaluation = TextLoaderConfig::evaluation(EVALUATION_BATCH, config.longest);
+        let evaluation = TextLoaderConfig::evaluation(EVALUATION_BATCH, training.longest);
         let dev =
             data.dev.iter().map(|(name, texts)| Ok((name.clone(), loader(texts, evaluation)?)));
         Ok(Self {
-            network: config.network.clone(),
-            outputs: config.data.outputs(),
-            model,
+            network: network.clone(),
+            outputs: data.outputs(),
+            model: network.classifier(data.outputs(), store.builder())?,
             train: loader(&data.train, training)?,
             dev: dev.collect::<Result<_, TaskError>>()?,
             metrics: data.metrics.clone(),
@@ -55,9 +90,21 @@ impl Classification {
     }
 
     /// The first `count` training batches: what a comparison with another program trains on.
-    pub(crate) fn first_batches(&self, count: usize) -> Result<Vec<TextBatch>, TaskError> {
+    ///
+    /// # Errors
+    /// When a batch cannot be made.
+    pub fn first_batches(&self, count: usize) -> Result<Vec<TextBatch>, TaskError> {
         let epochs = 0..count.div_ceil(self.train.batches());
         let batches = epochs.flat_map(|epoch| self.train.epoch(epoch)).take(count);
+        Ok(batches.collect::<Result<_, _>>()?)
+    }
+
+    /// The batches of all sets to report on.
+    ///
+    /// # Errors
+    /// When a batch cannot be made.
+    pub fn dev_batches(&self) -> Result<Vec<TextBatch>, TaskError> {
+        let batches = self.dev.iter().flat_map(|(_, loader)| loader.epoch(0));
         Ok(batches.collect::<Result<_, _>>()?)
     }
 }
@@ -76,7 +123,7 @@ struct Judged {
     kappa: (f64, f64),
 }
 
-fn judge(model: &BertClassifier, loader: &TextLoader) -> Result<Judged, TaskError> {
+fn judge(model: &Classifier, loader: &TextLoader) -> Result<Judged, TaskError> {
     let classes = matches!(loader.texts().labels(), Labels::Classes(_));
     let mut judged = Judged {
         predictions: Vec::new(),
@@ -89,7 +136,7 @@ fn judge(model: &BertClassifier, loader: &TextLoader) -> Result<Judged, TaskErro
         let input = input(&batch)?;
         let last_full = loader.texts().len() / EVALUATION_BATCH;
         if index + 1 == last_full.max(1) {
-            let tokens = model.bert().tokens(&input)?;
+            let tokens = model.tokens(&input)?;
             let kappa = |x: &Tensor| condition_number(x)?.to_scalar::<f64>();
             judged.kappa = (kappa(&tokens.plain)?, kappa(&tokens.conditioned)?);
         }
@@ -125,7 +172,7 @@ impl Task for Classification {
 
     /// Every metric of every set, after the last step only: no choice is made on the way.
     fn evaluate(&self, weights: VarBuilder<'static>, _last: bool) -> Result<Metrics, TaskError> {
-        let model = BertClassifier::new(&self.network, self.outputs, weights)?;
+        let model = self.network.classifier(self.outputs, weights)?;
         let mut all = BTreeMap::new();
         let mut means: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (name, loader) in &self.dev {
