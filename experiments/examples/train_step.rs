@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
-//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib`, `parameters` and
-//! `flops` per step. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
+//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib`, `parameters`, `flops` per
+//! step and, of an image model with conditioned tokens, `conditioning_ms`: what the conditioning alone
+//! takes, forward and backward. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
 //! `--init` and `--inputs`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
+use candle_conditioning::Pooled;
+use candle_core::{D, DType, Device, Tensor, Var};
 use clap::{Parser, ValueEnum};
 use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
@@ -23,6 +25,7 @@ use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_train::{AdamW, AdamWConfig, GroupRule};
 use experiments::allocator::keep_memory;
+use experiments::statistics::median;
 use experiments::worker::peak_memory;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -68,7 +71,33 @@ enum Conditioning {
     Pooled,
 }
 
+/// Repetitions of the conditioning alone.
+const REPETITIONS: usize = 31;
+
 impl Conditioning {
+    /// The median milliseconds of the conditioning of `tokens` (B, N, C) in a training step, forward and
+    /// backward, with nothing around it; `None` where there is none.
+    fn milliseconds(self, tokens: &Tensor) -> Result<Option<f64>> {
+        let tokens = Var::from_tensor(tokens)?;
+        let method = self.method()?;
+        let channels = tokens.dim(D::Minus1)?;
+        let forward: Box<dyn Fn(&Tensor) -> candle_conditioning::Result<Tensor>> = match method {
+            Method::PerSequence(conditioner) => Box::new(move |x| conditioner.forward(x)),
+            Method::Pooled(config) => {
+                let pooled = Pooled::new(config, channels)?;
+                Box::new(move |x| pooled.forward_train_observed(x))
+            }
+            _ => return Ok(None),
+        };
+        let mut times = Vec::new();
+        for _ in 0..REPETITIONS {
+            let clock = Instant::now();
+            forward(&tokens)?.backward()?;
+            times.push(clock.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(median(&times))
+    }
+
     fn method(self) -> Result<Method> {
         Ok(match self {
             Self::None => Method::None,
@@ -86,6 +115,8 @@ trait Model {
     fn macs(&self) -> usize;
     /// The mean loss.
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor>;
+    /// The tokens that a conditioning takes, (B, N, C), where this program can condition them.
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>>;
 }
 
 struct Image {
@@ -119,6 +150,10 @@ impl Model for Image {
         let targets = labels.unsqueeze(1)?.broadcast_eq(&classes.unsqueeze(0)?)?;
         Ok(cross_entropy(&logits, &targets.to_dtype(DType::F32)?)?)
     }
+
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
+        Ok(Some(self.model.tokens(named(batch, "images")?)?.plain))
+    }
 }
 
 struct Text {
@@ -146,6 +181,10 @@ impl Model for Text {
         let length = tokens.dim(1)? - 1;
         let (ids, targets) = (tokens.narrow(1, 0, length)?, tokens.narrow(1, 1, length)?);
         Ok(self.model.loss(&ids, &targets, mode)?)
+    }
+
+    fn tokens(&self, _: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 }
 
@@ -213,8 +252,12 @@ fn main() -> Result<()> {
     }
     // A multiply-accumulate is two operations; backward costs twice the forward.
     let flops = 6 * model.macs() * options.batch;
+    let peak_mib = peak_memory();
+    let tokens = model.tokens(&model.batch(SEED, options.batch)?)?;
+    let conditioning_ms = tokens.map(|tokens| options.conditioning.milliseconds(&tokens));
     let end = json!({
-        "peak_mib": peak_memory(), "parameters": store.parameter_count(), "flops": flops,
+        "peak_mib": peak_mib, "parameters": store.parameter_count(), "flops": flops,
+        "conditioning_ms": conditioning_ms.transpose()?.flatten(),
     });
     println!("{end}");
     Ok(())

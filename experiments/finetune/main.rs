@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
-use experiments::cells::{self, Cell};
+use experiments::cells;
 use experiments::folder::Folder;
 use experiments::timing;
 use experiments::worker::{self, interrupted_flag};
@@ -83,14 +83,11 @@ fn main() -> ExitCode {
 
 /// Trains the cells of the table, times a step of each arm, writes and prints the table.
 fn run(plan: &Plan) -> Result<()> {
-    let cells = plan.table()?;
-    let stop = interrupted_flag()?;
-    cells::train(&cells, plan.out(), plan.threads(), &stop)?;
-    let named = |config: &RunConfig| {
-        (report::ROW.to_string(), config.cell.arm.to_string(), config.folder(plan.out()))
-    };
-    timing::measure(plan.out(), cells.iter().map(named), &stop)?;
-    report::write(plan.out())
+    let named = |config: &RunConfig| (report::ROW.to_string(), config.cell.arm.to_string());
+    match cells::table(&plan.table()?, &plan.place, &*interrupted_flag()?, named)? {
+        true => report::write(&plan.place.out),
+        false => Ok(()),
+    }
 }
 
 /// Times the steps of a cell.

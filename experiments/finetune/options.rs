@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use experiments::options::Common;
 
 /// Where runs go unless another folder is named.
 pub(crate) const OUT: &str = "runs/finetune";
@@ -29,22 +30,6 @@ pub(crate) struct Options {
     /// The labels of a file are scores, not classes.
     #[arg(long)]
     pub(crate) scores: bool,
-    /// baseline, pooled, per-sequence, norm-matched. Default: baseline, pooled.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) arms: Option<Vec<String>>,
-    /// Seeds per arm. Default: 3; of a sweep 1.
-    #[arg(long)]
-    pub(crate) seeds: Option<u64>,
-    /// cpu, cuda:N or metal.
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
-    /// Cells side by side, one thread each. Default: the number of cores.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// Where runs and tables go. Default: runs/finetune; of a sweep runs/finetune-sweep.
-    #[arg(long)]
-    pub(crate) out: Option<PathBuf>,
-    /// Override a field of the recipe.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }

@@ -1,14 +1,13 @@
 //! What will be run: the validated form of the options.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Result, bail, ensure};
 use conditioned_data::Tokenizer;
 use conditioned_models::conditioning::{Method, Placement};
 use conditioned_models::hugging_face::bert;
 use experiments::checkpoint::Checkpoint;
 use experiments::names::parse;
-use experiments::{cells, device, hub, overrides};
+use experiments::options::Place;
+use experiments::{hub, overrides};
 
 use crate::arm::Arm;
 use crate::cell::{Cell, Init, RunConfig};
@@ -33,8 +32,8 @@ pub(crate) struct Plan {
     init: Init,
     data: DataConfig,
     device: String,
-    threads: usize,
-    out: PathBuf,
+    /// Where and how cells are run.
+    pub(crate) place: Place,
 }
 
 impl Plan {
@@ -48,7 +47,7 @@ impl Plan {
                 "--init is missing: give a BERT folder of Hugging Face with its tokenizer, or hub:ID"
             );
         };
-        ensure!(options.seeds != Some(0), "--seeds 0: an arm needs at least one seed");
+        let place = options.common.place(out)?;
         let folder = std::path::absolute(hub::model(folder)?)?;
         let network = bert::read_config(&folder)?;
         ensure!(
@@ -57,7 +56,7 @@ impl Plan {
              one, or take the one that it was trained from",
             folder.display()
         );
-        let recipe: Recipe = overrides::apply(Recipe::default(), &options.set)?;
+        let recipe: Recipe = overrides::apply(Recipe::default(), &options.common.set)?;
         recipe.validate()?;
         let data = DataConfig::new(options, &recipe)?;
         ensure!(
@@ -73,16 +72,15 @@ impl Plan {
             recipe.frozen_layers,
             network.depth
         );
-        let arms = parse(options.arms.as_deref(), &[Arm::Baseline, Arm::Pooled])?;
+        let arms = parse(options.common.arms.as_deref(), &[Arm::Baseline, Arm::Pooled])?;
         ensure!(
             !(arms.contains(&Arm::NormMatched) && recipe.placement == Placement::AfterPosition),
             "--arms norm-matched: the layer norm that follows takes any factor out again, so that this is \
              the baseline; take --set placement=after-norm or before-position"
         );
-        device::open(&options.device)?;
         Ok(Self {
             arms,
-            seeds: options.seeds,
+            seeds: options.common.seeds,
             data,
             init: Init {
                 checkpoint: Checkpoint::read(&folder)?,
@@ -90,20 +88,9 @@ impl Plan {
                 network,
             },
             recipe,
-            device: options.device.clone(),
-            threads: cells::side_by_side(options.threads)?,
-            out: options.out.clone().unwrap_or_else(|| out.into()),
+            device: options.common.device.clone(),
+            place,
         })
-    }
-
-    /// Where runs and tables go.
-    pub(crate) fn out(&self) -> &Path {
-        &self.out
-    }
-
-    /// Cells side by side.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
     }
 
     /// The cells of the table.
@@ -144,6 +131,6 @@ impl Plan {
                 cells.push(RunConfig::new(cell, recipe, &self.init, &self.data, &self.device)?);
             }
         }
-        Ok(cells)
+        Ok(self.place.shard.take(cells))
     }
 }

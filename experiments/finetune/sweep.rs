@@ -41,13 +41,13 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
     let mut rows = Vec::new();
     for (change, arms) in CHANGES {
         let cells = plan.changed(change, arms)?;
-        cells::train(&cells, plan.out(), plan.threads(), stop)?;
+        cells::train(&cells, &plan.place.out, plan.place.threads, stop)?;
         for &arm in arms {
             let of_arm: Vec<_> = cells.iter().filter(|cell| cell.cell.arm == arm).collect();
             let column = |metric: &str| -> Result<String> {
                 let values = of_arm.iter().map(|cell| {
                     let summary: Option<Summary> =
-                        Folder::new(cell.folder(plan.out())).summary()?;
+                        Folder::new(cell.folder(&plan.place.out)).summary()?;
                     let value = summary.and_then(|s| s.metrics.get(metric).copied().flatten());
                     Ok(value.unwrap_or(f64::NAN))
                 });
@@ -75,7 +75,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
         rows,
         notes: vec!["All else as set; mean ± sd over seeds.".to_string()],
     };
-    let path = plan.out().join("sweep.md");
+    let path = plan.place.out.join("sweep.md");
     write_atomic(&path, table.markdown().as_bytes()).with_context(|| path.display().to_string())?;
     println!("{}", table.terminal());
     Ok(())

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
+use crate::options::Place;
+use crate::timing;
 use crate::workers::{self, Job};
 
 /// The whole configuration of one cell.
@@ -60,6 +62,52 @@ pub fn train<C: Cell>(
         eprintln!("{kept} of {} cells are complete and are kept", cells.len());
     }
     workers::run(jobs, side_by_side, stop)
+}
+
+/// Trains the cells of a table and times a step of every row and arm, which `named` gives; `false` when
+/// they are those of a shard, and other cells of the table are still to come.
+///
+/// # Errors
+/// As [`train`], or when a step cannot be timed.
+pub fn table<C: Cell>(
+    cells: &[C],
+    place: &Place,
+    stop: &AtomicBool,
+    named: impl Fn(&C) -> (String, String),
+) -> Result<bool> {
+    train(cells, &place.out, place.threads, stop)?;
+    if place.shard.is_part() {
+        eprintln!("this shard is complete; when all are, `report` makes the table");
+        return Ok(false);
+    }
+    let timed = cells.iter().map(|cell| {
+        let (row, arm) = named(cell);
+        (row, arm, cell.folder(&place.out))
+    });
+    timing::measure(&place.out, timed, stop)?;
+    Ok(true)
+}
+
+/// Trains the cells of a search, and writes the best settings that `choose` finds in the folder to
+/// `tuned.json`.
+///
+/// # Errors
+/// As [`train`], or when the search is not complete.
+pub fn tune<C: Cell, T: Serialize>(
+    cells: &[C],
+    place: &Place,
+    stop: &AtomicBool,
+    choose: impl FnOnce(&Path) -> Result<T>,
+) -> Result<()> {
+    train(cells, &place.out, place.threads, stop)?;
+    if place.shard.is_part() {
+        eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
+        return Ok(());
+    }
+    let path = place.out.join("tuned.json");
+    folder::write(&path, &choose(&place.out)?)?;
+    eprintln!("{}", path.display());
+    Ok(())
 }
 
 /// The arguments that make this binary a worker on a run folder.

@@ -1,11 +1,11 @@
 //! What will be run: the validated form of the options.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use experiments::cells::{self, Shard};
 use experiments::names::parse;
-use experiments::{device, overrides};
+use experiments::options::Place;
+use experiments::overrides;
 
 use crate::arm::{Arm, Row};
 use crate::cell::{Cell, RunConfig, Start};
@@ -28,12 +28,11 @@ pub(crate) struct Plan {
     arms: Vec<Arm>,
     seeds: Option<u64>,
     device: String,
-    threads: usize,
     data: Option<PathBuf>,
-    out: PathBuf,
-    shard: Shard,
     set: Vec<String>,
     tuned: Tuned,
+    /// Where and how cells are run.
+    pub(crate) place: Place,
 }
 
 impl Plan {
@@ -43,10 +42,7 @@ impl Plan {
     /// When a name is unknown, a number is zero, or the device is not there.
     pub(crate) fn new(options: &Options, out: &str) -> Result<Self> {
         let preset = Preset::choose(options.preset.as_deref(), options.data.as_deref())?;
-        if options.seeds == Some(0) {
-            bail!("--seeds 0: a cell needs at least one seed");
-        }
-        device::open(&options.device)?;
+        let place = options.common.place(out)?;
         let mut tuned = Tuned::recorded(preset)?;
         if let Some(path) = &options.tuned {
             tuned.merge(Tuned::read(path, preset)?);
@@ -54,31 +50,14 @@ impl Plan {
         Ok(Self {
             preset,
             rows: parse(options.models.as_deref(), preset.rows())?,
-            arms: parse(options.arms.as_deref(), &Arm::DEFAULT)?,
-            seeds: options.seeds,
-            device: options.device.clone(),
-            threads: cells::side_by_side(options.threads)?,
+            arms: parse(options.common.arms.as_deref(), &Arm::DEFAULT)?,
+            seeds: options.common.seeds,
+            device: options.common.device.clone(),
             data: options.data.clone(),
-            out: options.out.clone().unwrap_or_else(|| out.into()),
-            shard: Shard::parse(options.shard.as_deref())?,
-            set: options.set.clone(),
+            place,
+            set: options.common.set.clone(),
             tuned,
         })
-    }
-
-    /// Where runs and tables go.
-    pub(crate) fn out(&self) -> &Path {
-        &self.out
-    }
-
-    /// Which of the cells are run here.
-    pub(crate) fn shard(&self) -> Shard {
-        self.shard
-    }
-
-    /// Cells side by side.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
     }
 
     /// The cells of the table: every arm at its best setting for the published scale of the
@@ -156,6 +135,6 @@ impl Plan {
                 }
             }
         }
-        Ok(self.shard.take(cells))
+        Ok(self.place.shard.take(cells))
     }
 }

@@ -18,14 +18,14 @@ mod sweep;
 mod tasks;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
 use experiments::cells::{self, Cell};
-use experiments::folder::{self, Folder};
+use experiments::folder::Folder;
 use experiments::search::{self, Start, Trial, Tuned};
 use experiments::timing;
 use experiments::worker::{self, interrupted_flag};
@@ -131,21 +131,12 @@ fn print(plan: &Plan) -> Result<()> {
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    let place = &plan.place;
     let cells: Vec<RunConfig> = plan.search()?.into_iter().map(RunConfig::Pretraining).collect();
-    cells::train(&cells, &place.out, place.threads, &*interrupted_flag()?)?;
-    if place.shard.is_part() {
-        eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
-        return Ok(());
-    }
-    let path = place.out.join("tuned.json");
-    folder::write(&path, &choose(&place.out)?)?;
-    eprintln!("{}", path.display());
-    Ok(())
+    cells::tune(&cells, &plan.place, &*interrupted_flag()?, choose)
 }
 
 /// The best settings among the finished cells of a search in `out`.
-fn choose(out: &std::path::Path) -> Result<Tuned> {
+fn choose(out: &Path) -> Result<Tuned> {
     let mut trials = Vec::new();
     let mut first: Option<Pretraining> = None;
     for (config, summary) in search::finished::<RunConfig>(out)? {

@@ -65,7 +65,7 @@ pub(crate) struct Measure {
 
 /// What all cells of a plan share beside recipe and text.
 #[derive(Clone)]
-pub(crate) struct Place {
+pub(crate) struct Shared {
     /// Where it is computed.
     pub(crate) device: String,
     /// Whether the literal method may run.
@@ -147,13 +147,13 @@ impl RunConfig {
         (setting, best): (Setting, bool),
         recipe: &Recipe,
         data: &DataConfig,
-        place: &Place,
+        shared: &Shared,
     ) -> Result<Self> {
         recipe.validate()?;
         let std = setting.table_std.unwrap_or(PUBLISHED_STD);
         let mut network =
-            recipe.network(cell.arm, data.text.vocabulary, std, place.allow_future_leak)?;
-        if let Some((checkpoint, given)) = &place.init {
+            recipe.network(cell.arm, data.text.vocabulary, std, shared.allow_future_leak)?;
+        if let Some((checkpoint, given)) = &shared.init {
             init::fits(checkpoint, given, cell.arm, recipe, data)?;
             network = Gpt2Config {
                 dropout: network.dropout,
@@ -177,7 +177,7 @@ impl RunConfig {
                 _ => Scale::Given,
             },
             fit,
-            init: place.init.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
+            init: shared.init.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
             window: recipe.context,
             batch_size: recipe.batch_size,
             steps: recipe.steps,
@@ -189,7 +189,7 @@ impl RunConfig {
                 prefix_lengths: recipe.prefix_lengths.clone(),
                 prompt: recipe.prompt.clone(),
             },
-            device: place.device.clone(),
+            device: shared.device.clone(),
         })
     }
 

@@ -19,14 +19,14 @@ mod task;
 mod train;
 mod tune;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
-use experiments::cells::{self, Cell};
-use experiments::folder::{self, Folder};
+use experiments::cells;
+use experiments::folder::Folder;
 use experiments::worker::{self, interrupted_flag};
 use experiments::{search, timing};
 
@@ -97,18 +97,11 @@ fn main() -> ExitCode {
 
 /// Trains the cells of the table, times a step of each arm, writes and prints the table.
 fn run(plan: &Plan) -> Result<()> {
-    let cells = plan.table()?;
-    let stop = interrupted_flag()?;
-    cells::train(&cells, plan.out(), plan.threads(), &stop)?;
-    if plan.shard().is_part() {
-        eprintln!("this shard is complete; when all are, `report` makes the table");
-        return Ok(());
+    let named = |config: &RunConfig| (report::ROW.to_string(), config.cell.arm.to_string());
+    match cells::table(&plan.table()?, &plan.place, &*interrupted_flag()?, named)? {
+        true => report::write(&plan.place.out),
+        false => Ok(()),
     }
-    let named = |config: &RunConfig| {
-        (report::ROW.to_string(), config.cell.arm.to_string(), config.folder(plan.out()))
-    };
-    timing::measure(plan.out(), cells.iter().map(named), &stop)?;
-    report::write(plan.out())
 }
 
 /// Times the steps of a cell.
@@ -126,14 +119,6 @@ fn print(plan: &Plan) -> Result<()> {
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    cells::train(&plan.search()?, plan.out(), plan.threads(), &*interrupted_flag()?)?;
-    if plan.shard().is_part() {
-        eprintln!("this shard is complete; when all are, `tune` without --shard records the best");
-        return Ok(());
-    }
-    let tuned = tune::choose(&search::finished(plan.out())?)?;
-    let path = plan.out().join("tuned.json");
-    folder::write(&path, &tuned)?;
-    eprintln!("{}", path.display());
-    Ok(())
+    let choose = |out: &Path| tune::choose(&search::finished(out)?);
+    cells::tune(&plan.search()?, &plan.place, &*interrupted_flag()?, choose)
 }

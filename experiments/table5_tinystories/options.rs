@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use experiments::options::Common;
 
 /// Where runs go unless another folder is named.
 pub(crate) const OUT: &str = "runs/table5-tinystories";
@@ -21,23 +22,10 @@ pub(crate) struct Options {
     /// TinyStories, a GPU). Default: short; with --data: tinystories-cpu.
     #[arg(long)]
     pub(crate) preset: Option<String>,
-    /// Default: baseline, init, pooled, table, norm-matched; of shakespeare baseline, pooled; on
-    /// request literal.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) arms: Option<Vec<String>>,
     /// Runs the literal method although it sees the tokens that it has to predict; its rows are
     /// marked.
     #[arg(long)]
     pub(crate) allow_future_leak: bool,
-    /// Seeds per cell. Default: those of the preset; of a search 1.
-    #[arg(long)]
-    pub(crate) seeds: Option<u64>,
-    /// cpu, cuda:N or metal.
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
-    /// Cells side by side, one thread each. Default: the number of cores.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
     /// A text file, a .jsonl file with documents under `text`, a folder of text files, or hub:ID, a
     /// data set of the hub (roneneldan/TinyStories).
     #[arg(long)]
@@ -46,18 +34,9 @@ pub(crate) struct Options {
     /// comes by --set rate=.
     #[arg(long)]
     pub(crate) init: Option<PathBuf>,
-    /// Where runs and tables go. Default: runs/table5-tinystories; of a search
-    /// runs/table5-tinystories-search.
-    #[arg(long)]
-    pub(crate) out: Option<PathBuf>,
-    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; `report` makes the table when all
-    /// are there.
-    #[arg(long)]
-    pub(crate) shard: Option<String>,
-    /// Override a field of the recipe.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
     /// Settings found by `tune`. Default: those recorded with this table.
     #[arg(long)]
     pub(crate) tuned: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }

@@ -1,16 +1,16 @@
 //! What will be run: the validated form of the options.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use experiments::cells::{self, Shard};
 use experiments::names::parse;
+use experiments::options::Place;
 use experiments::search::{PUBLISHED_STD, Setting, Start, Tuned};
 use experiments::table::Table;
-use experiments::{device, hub, overrides};
+use experiments::{hub, overrides};
 
 use crate::arm::Arm;
-use crate::cell::{Cell, Place, RunConfig};
+use crate::cell::{Cell, RunConfig, Shared};
 use crate::data::DataConfig;
 use crate::init;
 use crate::options::Options;
@@ -34,12 +34,11 @@ pub(crate) struct Plan {
     recipe: Recipe,
     arms: Vec<Arm>,
     seeds: Option<u64>,
-    place: Place,
-    threads: usize,
+    shared: Shared,
     data: Option<PathBuf>,
-    out: PathBuf,
-    shard: Shard,
     tuned: Option<Tuned>,
+    /// Where and how cells are run.
+    pub(crate) place: Place,
 }
 
 impl Plan {
@@ -65,14 +64,14 @@ impl Plan {
             ),
             _ => {}
         }
-        ensure!(options.seeds != Some(0), "--seeds 0: a cell needs at least one seed");
+        let place = options.common.place(out)?;
         let init = options.init.as_deref().map(|init| init::read(&hub::model(init)?));
         let init = init.transpose()?;
         let mut recipe = preset.recipe();
         if let Some((checkpoint, _)) = &init {
             recipe.tokenizer = checkpoint.folder.display().to_string();
         }
-        let recipe: Recipe = overrides::apply(recipe, &options.set)?;
+        let recipe: Recipe = overrides::apply(recipe, &options.common.set)?;
         recipe.validate()?;
         if let Some((checkpoint, _)) = &init {
             ensure!(
@@ -81,46 +80,28 @@ impl Plan {
                 checkpoint.folder.display()
             );
         }
-        let arms = parse(options.arms.as_deref(), preset.arms())?;
+        let arms = parse(options.common.arms.as_deref(), preset.arms())?;
         // Before the data are prepared; the vocabulary does not matter here.
         for &arm in &arms {
             let network = recipe.network(arm, 1, PUBLISHED_STD, options.allow_future_leak)?;
             network.validate().with_context(|| format!("arm {arm} (--allow-future-leak)"))?;
         }
-        device::open(&options.device)?;
         let file = options.tuned.as_deref();
         let tuned = Tuned::open(tune::recorded(preset), file, preset.name())?;
         Ok(Self {
             preset,
             recipe,
             arms,
-            seeds: options.seeds,
-            place: Place {
-                device: options.device.clone(),
+            seeds: options.common.seeds,
+            shared: Shared {
+                device: options.common.device.clone(),
                 allow_future_leak: options.allow_future_leak,
                 init,
             },
-            threads: cells::side_by_side(options.threads)?,
             data,
-            out: options.out.clone().unwrap_or_else(|| out.into()),
-            shard: Shard::parse(options.shard.as_deref())?,
+            place,
             tuned,
         })
-    }
-
-    /// Where runs and tables go.
-    pub(crate) fn out(&self) -> &Path {
-        &self.out
-    }
-
-    /// Which of the cells are run here.
-    pub(crate) fn shard(&self) -> Shard {
-        self.shard
-    }
-
-    /// Cells side by side.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
     }
 
     /// The cells of the table: every arm at its best setting with tables as published, and at its
@@ -200,7 +181,8 @@ impl Plan {
         for &arm in &self.arms {
             settings.extend(starts(arm)?.into_iter().map(|start| (arm, start)));
         }
-        let data = DataConfig::prepare(self.data.as_deref(), &self.recipe, &self.out.join("data"))?;
+        let data =
+            DataConfig::prepare(self.data.as_deref(), &self.recipe, &self.place.out.join("data"))?;
         let mut cells = Vec::new();
         for seed in first_seed..first_seed + self.seeds.unwrap_or(seeds) {
             for &(arm, (start, setting, best)) in &settings {
@@ -210,11 +192,11 @@ impl Plan {
                     (setting, best),
                     &self.recipe,
                     &data,
-                    &self.place,
+                    &self.shared,
                 )?);
             }
         }
-        Ok(self.shard.take(cells))
+        Ok(self.place.shard.take(cells))
     }
 }
 

@@ -38,9 +38,9 @@ const CHANGES: [(&str, &[Arm]); 9] = [
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
     let mut rows = Vec::new();
     for (change, arms) in CHANGES {
-        let out = plan.out().join(change);
+        let out = plan.place.out.join(change);
         let cells = plan.changed(change, arms)?;
-        cells::train(&cells, &out, plan.threads(), stop)?;
+        cells::train(&cells, &out, plan.place.threads, stop)?;
         for arm in arms {
             let of_arm: Vec<_> = cells.iter().filter(|cell| cell.cell.arm == *arm).collect();
             if of_arm.is_empty() {
@@ -59,7 +59,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
         rows,
         notes: vec!["All else as in the preset, at the arm's tuned rates and tables.".to_string()],
     };
-    let path = plan.out().join("sweep.md");
+    let path = plan.place.out.join("sweep.md");
     write_atomic(&path, table.markdown().as_bytes()).with_context(|| path.display().to_string())?;
     println!("{}", table.terminal());
     Ok(())

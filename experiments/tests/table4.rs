@@ -1,0 +1,186 @@
+//! The real binary of table 4, smoke preset: results, determinism, resume, search, real files, errors.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use support::{Binary, results, text};
+
+const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
+
+const ARMS: [&str; 4] = ["baseline", "per-sequence", "pooled", "norm-matched"];
+
+fn run(out: &Path, threads: &str) -> String {
+    TABLE4.success(&["--preset", "smoke", "--threads", threads, "--out", out.to_str().unwrap()])
+}
+
+/// The lines of `results.csv`.
+fn lines(out: &Path) -> Vec<HashMap<String, String>> {
+    let mut reader = csv::Reader::from_path(out.join("results.csv")).unwrap();
+    reader.deserialize().collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    let table = run(&first, "1");
+    for word in ["generated pairs", "published", "κ", "78.6", "79.7"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let lines = lines(&first);
+    for arm in ARMS {
+        for (budget, metric) in [("tokens", "loss"), ("tokens", "rte"), ("time", "rte")] {
+            let found = lines.iter().any(|line| {
+                line["arm"] == arm && line["budget"] == budget && line["metric"] == metric
+            });
+            assert_eq!(found, arm != "baseline" || budget == "tokens", "{arm} {budget} {metric}");
+        }
+    }
+    for file in ["timings.csv", "budgets.json", "table.md", "table.tex", "curves.svg"] {
+        assert!(first.join(file).exists(), "{file}");
+    }
+
+    // The budget in time is measured; all else follows from it.
+    std::fs::create_dir_all(&second).unwrap();
+    std::fs::copy(first.join("budgets.json"), second.join("budgets.json")).unwrap();
+    run(&second, "2");
+    assert_eq!(results(&first), results(&second), "one and two cells side by side");
+    // A second run keeps every cell, a report needs no training: the same table.
+    assert_eq!(run(&first, "1"), table);
+    assert_eq!(TABLE4.success(&["report", "--out", first.to_str().unwrap()]), table);
+
+    // The batch ramp, the pooled Gram, and a classifier on what was pre-trained.
+    for stage in ["pre-training", "rte"] {
+        let cell = format!("{stage}/crammed-bert/pooled-published/seed100");
+        TABLE4.resumes(&first.join(&cell), root.path().join(&cell));
+    }
+}
+
+#[test]
+fn a_search_records_settings_that_a_run_uses() {
+    let root = tempfile::tempdir().unwrap();
+    let (search, out) = (root.path().join("search"), root.path().join("out"));
+    let (search, out) = (search.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = ["--preset", "smoke", "--models", "bert", "--arms", "baseline", "--seeds", "1"];
+    let error = TABLE4.failure(&[&arguments[..], &["--out", out]].concat());
+    assert!(error.contains("tune --models bert --arms baseline"), "{error}");
+    TABLE4.success(&[&["tune"], &arguments[..], &["--out", search]].concat());
+    let tuned = format!("{search}/tuned.json");
+    let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
+    assert_eq!(json["arms"]["bert baseline"]["published"]["table_std"], 0.02);
+    TABLE4.success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
+    assert!(lines(Path::new(out)).iter().any(|line| line["metric"] == "rte"));
+    // No cell of a search has seen the test documents.
+    let cell = format!("{search}/pre-training/bert/baseline-rate0.003-x1-std0.02/seed0");
+    assert!(!text(&Path::new(&cell).join("summary.json")).contains("test_"));
+}
+
+#[test]
+fn files_are_pre_trained_and_fine_tuned_on() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    let verses = (0..200).map(|i| format!("Roses are {}.\nViolets too.\n\n", i * i));
+    std::fs::write(at("verses.txt"), verses.collect::<String>()).unwrap();
+    // RTE with both files, QNLI with its dev file alone, and a folder that is no task.
+    for folder in ["glue/RTE", "glue/QNLI", "glue/notes"] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    let rows = |second: &str| {
+        let row = |i: usize| {
+            let label = if i.is_multiple_of(2) { "entailment" } else { "not_entailment" };
+            format!("{i}\trose {i}\tviolet {}\t{label}\n", i % 7)
+        };
+        format!("index\t{second}\tlabel\n") + &(0..40).map(row).collect::<String>()
+    };
+    std::fs::write(at("glue/RTE/train.tsv"), rows("sentence1\tsentence2")).unwrap();
+    std::fs::write(at("glue/RTE/dev.tsv"), rows("sentence1\tsentence2")).unwrap();
+    std::fs::write(at("glue/QNLI/dev.tsv"), rows("question\tsentence")).unwrap();
+    let small = [
+        "width=16",
+        "depth=1",
+        "heads=2",
+        "hidden=32",
+        "window=16",
+        "context=32",
+        "task_longest=32",
+        "micro_batches=4",
+        "evaluations=2",
+        "tokenizer=wordpiece-60",
+        "separator=",
+        "tune=0.2",
+        "test=0.2",
+        "batch_size=2",
+        "rate=1e-3",
+        "task_epochs=1",
+    ];
+    let small: Vec<&str> = small.iter().flat_map(|pair| ["--set", pair]).collect();
+    let (corpus, glue, out) = (at("verses.txt"), at("glue"), at("out"));
+    let files = ["--corpus", &corpus, "--data", &glue, "--out", &out, "--seeds", "1"];
+    let arguments = [&files[..], &["--arms", "baseline,pooled"], &small[..]].concat();
+    let table = TABLE4.success(&arguments);
+    for word in ["verses", "split of its dev set", "qnli", "rte"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    // Further tasks need no further pre-training.
+    std::fs::create_dir_all(at("glue/sst-2")).unwrap();
+    let sentences = "sentence\tlabel\nroses\t1\nviolets\t0\nred\t1\nblue\t0\n";
+    for set in ["train", "dev"] {
+        std::fs::write(at(&format!("glue/sst-2/{set}.tsv")), sentences).unwrap();
+    }
+    TABLE4.success(&arguments);
+    assert!(lines(Path::new(&out)).iter().any(|line| line["metric"] == "sst2"));
+}
+
+#[test]
+fn a_bad_call_is_one_clear_error_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(at("empty.txt"), "").unwrap();
+    std::fs::write(at("text.txt"), "one\n\ntwo\n\nthree").unwrap();
+    std::fs::create_dir_all(at("none")).unwrap();
+    let set = |pair: &str| format!("--preset smoke --set {pair}");
+    let cases: Vec<(String, &[&str])> = vec![
+        ("--preset tiny".into(), &["unknown preset `tiny`", "glue-cpu"]),
+        ("--models gpt".into(), &["unknown model `gpt`", "crammed-bert"]),
+        ("--arms magic".into(), &["unknown arm `magic`", "norm-matched"]),
+        ("--preset paper".into(), &["needs --corpus", "--data"]),
+        (format!("--preset smoke --data {}", at("none")), &["leave out --corpus and --data"]),
+        (
+            format!("--corpus {} --data {}", at("text.txt"), at("absent")),
+            &["--data", "no such folder"],
+        ),
+        (
+            format!("--corpus {} --data {}", at("text.txt"), at("none")),
+            &["no folder of a task of GLUE", "mnli"],
+        ),
+        (set("epochs=3"), &["unknown key `epochs`", "micro_batches"]),
+        (set("micro_batches=25"), &["micro_batches=25", "multiple of evaluations"]),
+        (set("hidden=31"), &["31"]),
+        (set("width=15"), &["15"]),
+        (set("strength=-1"), &["-1"]),
+        (set("window=4000"), &["window=4000", "context"]),
+        (set("tokenizer=characters"), &["[MASK]"]),
+        (set("tokenizer=nowhere"), &["no tokenizer at nowhere", "wordpiece-V"]),
+        (set("mask=0"), &["share"]),
+        (set("task_rows=200000"), &["rows"]),
+        (set("batch_ramp=2"), &["ramp"]),
+        ("--preset smoke --seeds 0".into(), &["--seeds 0"]),
+        ("--preset smoke --device cuda:0".into(), &["built without CUDA"]),
+        ("report --out absent".into(), &["no such folder"]),
+    ];
+    let out = at("out");
+    for (arguments, expected) in cases {
+        let mut words: Vec<&str> = arguments.split(' ').collect();
+        if words[0] != "report" {
+            words.extend(["--out", &out]);
+        }
+        let error = TABLE4.failure(&words);
+        for part in expected {
+            assert!(error.contains(part), "{arguments}: {error}");
+        }
+    }
+}
