@@ -157,24 +157,23 @@ fn table(results: &[Finished], timings: &[Timing]) -> Result<Table> {
     ]
     .map(str::to_string)
     .to_vec();
-    columns.extend(Task::ALL.map(heading));
+    columns.extend(Task::ALL.map(|task| heading(task).to_string()));
     columns.extend(["average", "Δ to baseline", "κ(X) → κ(Y)"].map(str::to_string));
     Ok(Table { title: title(first, results), columns, rows, notes: notes(results, &tasks) })
 }
 
-/// A column's head: the task and its metric.
-fn heading(task: Task) -> String {
-    let name = match task {
+/// A column's head.
+fn heading(task: Task) -> &'static str {
+    match task {
         Task::Mnli => "MNLI",
         Task::Sst2 => "SST-2",
-        Task::StsB => "STS-B (r)",
+        Task::StsB => "STS-B",
         Task::Rte => "RTE",
         Task::Qnli => "QNLI",
         Task::Qqp => "QQP",
         Task::Mrpc => "MRPC",
-        Task::Cola => "CoLA (Matthews)",
-    };
-    name.to_string()
+        Task::Cola => "CoLA",
+    }
 }
 
 fn title(first: &Finished, results: &[Finished]) -> String {
@@ -194,16 +193,27 @@ fn notes(results: &[Finished], tasks: &[Task]) -> Vec<String> {
         .iter()
         .filter_map(|task| {
             let run = results.iter().find(|run| run.metric == task.name())?;
-            let cut = results.iter().find(|run| run.metric == format!("{task}_truncated"));
-            let cut = cut.and_then(|run| run.value).filter(|count| *count > 0.0);
-            let cut = cut.map_or(String::new(), |count| format!(", {count:.0} texts cut"));
-            Some(format!("{}: {}, {} to train on{cut}", heading(*task), run.data, run.train_rows))
+            let count = |what: &str| {
+                let metric = format!("{task}_{what}");
+                let found = results.iter().find(|run| run.metric == metric)?.value?;
+                (found > 0.0).then_some(found)
+            };
+            let cut = count("truncated").map_or(String::new(), |n| format!(", {n:.0} texts cut"));
+            let left = count("skipped")
+                .map_or(String::new(), |n| format!(", {n:.0} unusable rows left out"));
+            Some(format!(
+                "{}: {}, {} to train on{cut}{left}",
+                heading(*task),
+                run.data,
+                run.train_rows
+            ))
         })
         .collect();
     let mut notes = vec![
         format!(
-            "Tasks, on their dev sets, in %, accuracy where no other metric is named, after the last step: \
-             {}. {DASH}: not there. The average is over the tasks that are there.",
+            "Tasks, on their dev sets after the last step, in %: accuracy (of MNLI the mean over both sets); of \
+             MRPC and QQP the mean of accuracy and F1, of STS-B of Pearson and Spearman, of CoLA \
+             Matthews' correlation. {}. {DASH}: not there; the average is over the tasks that are.",
             named.join("; ")
         ),
         "Budget: tokens: every arm sees as many; time: as many micro-batches as fit into the time of the \

@@ -33,8 +33,8 @@ pub(crate) struct Finished {
     pub(crate) seed: u64,
     /// The text that it was pre-trained on, or the task that it was fine-tuned on.
     pub(crate) data: String,
-    /// `loss` (of hidden words of test documents, nats), condition numbers, the name of a task (its
-    /// metric, %).
+    /// `loss` (of hidden words of test documents, nats), condition numbers, the name of a task (the mean of
+    /// its metrics, %).
     pub(crate) metric: String,
     /// Empty where it is not finite.
     pub(crate) value: Option<f64>,
@@ -192,14 +192,21 @@ fn of_pretraining(summary: &Summary) -> Vec<(String, Option<f64>)> {
     names.map(named).to_vec()
 }
 
-/// The number of the table under the task's name, and texts that were cut.
+/// The mean of the task's metrics under its name, texts that were cut, and rows that were left out.
 fn of_task(task: &FineTuning, summary: &Summary) -> Vec<(String, Option<f64>)> {
-    let metric = task.task.metric().map_or("", |metric| metric.name());
     let value = |name: &str| summary.metrics.get(name).copied().flatten();
+    // As GLUE's own table has it.
+    let metrics = task.task.task.metrics();
+    let all: Option<Vec<f64>> = metrics.iter().map(|metric| value(metric.name())).collect();
+    let score = all.map(|all| all.iter().sum::<f64>() / all.len() as f64);
     let cut = summary.metrics.iter().filter(|(name, _)| name.ends_with("_truncated"));
     let cut: f64 = cut.filter_map(|(_, count)| *count).sum();
     let name = task.task.task.name();
-    vec![(name.to_string(), value(metric)), (format!("{name}_truncated"), Some(cut))]
+    vec![
+        (name.to_string(), score),
+        (format!("{name}_truncated"), Some(cut)),
+        (format!("{name}_skipped"), Some(task.task.skipped as f64)),
+    ]
 }
 
 fn losses(folder: &Folder) -> Result<Vec<(usize, f64)>> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use conditioned_data::{GlueSplits, Metric, Task, entailments};
+use conditioned_data::{GlueSplits, Task, entailments};
 use experiments::classification::{LabelledTexts, content_hash};
 use serde::{Deserialize, Serialize};
 
@@ -132,11 +132,6 @@ impl TaskConfig {
             dev: dev.map(|(name, texts)| (name.to_string(), Arc::new(texts))).collect(),
             metrics: self.task.metrics().to_vec(),
         })
-    }
-
-    /// What its column shows: the first of the task's metrics, as the paper's.
-    pub(crate) fn metric(&self) -> Option<Metric> {
-        self.task.metrics().first().copied()
     }
 }
 

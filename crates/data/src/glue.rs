@@ -86,11 +86,6 @@ impl Task {
         }
     }
 
-    /// Whether the label is a score.
-    pub fn is_regression(self) -> bool {
-        self == Self::StsB
-    }
-
     /// Names of the dev sets: "matched" and "mismatched" for MNLI, "dev" for the others.
     pub fn dev_names(self) -> &'static [&'static str] {
         if self == Self::Mnli { &["matched", "mismatched"] } else { &["dev"] }

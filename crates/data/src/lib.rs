@@ -29,7 +29,7 @@
 //! | read them | [`Texts::read`] (CSV, TSV, JSONL), [`Task::read`] (GLUE), [`entailments`] (generated pairs) |
 //! | make tokens of a text or a pair | [`Tokenizer::encode_pair`] |
 //! | make batches | [`TextLoader`] |
-//! | score predictions | [`Metric`], [`Task::score`] |
+//! | score predictions | [`Metric`], [`Task::metrics`] |
 //!
 //! Two features are off by default: `parquet` for corpora and tasks in parquet files, and `hub`, which
 //! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files.

@@ -79,29 +79,6 @@ impl Task {
             Self::Sst2 | Self::Mnli | Self::Qnli | Self::Rte => &[Metric::Accuracy],
         }
     }
-
-    /// The task's number in a table of GLUE: the mean of its metrics, over its dev sets, of predictions
-    /// and labels of each in the order of [`dev_names`](Self::dev_names).
-    ///
-    /// `None` where a metric has no value.
-    ///
-    /// # Errors
-    /// When there are fewer or more dev sets than the task has, or as [`Metric::compute`].
-    pub fn score(self, dev: &[(&[f32], &[f32])]) -> Result<Option<f64>> {
-        let sets = self.dev_names();
-        if dev.len() != sets.len() {
-            let expected = format!("expected predictions of {}", sets.join(" and "));
-            return Err(Error::config("dev", dev.len(), expected));
-        }
-        let mut sum = Some(0.0);
-        for (predictions, labels) in dev {
-            for metric in self.metrics() {
-                let value = metric.compute(predictions, labels)?;
-                sum = sum.zip(value).map(|(sum, value)| sum + value);
-            }
-        }
-        Ok(sum.map(|sum| sum / (dev.len() * self.metrics().len()) as f64))
-    }
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conditioned_data::{Metric, Task};
+use conditioned_data::Metric;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -43,19 +43,6 @@ fn numbers_are_those_of_scikit_learn_and_scipy() {
         }
     }
     assert_eq!((checked, undefined), (70, 6));
-}
-
-#[test]
-fn the_score_of_a_task_is_the_mean_of_its_metrics_and_sets() {
-    let (p, l): (&[f32], &[f32]) = (&[1.0, 0.0, 1.0, 1.0], &[1.0, 0.0, 0.0, 1.0]);
-    let right: (&[f32], &[f32]) = (l, l);
-    assert_eq!(Task::Mrpc.score(&[(p, l)]).unwrap(), Some((0.75 + 0.8) / 2.0));
-    assert_eq!(Task::Mnli.score(&[(p, l), right]).unwrap(), Some(0.875));
-    assert_eq!(Task::StsB.score(&[right]).unwrap().map(f64::round), Some(1.0));
-    assert_eq!(Task::StsB.score(&[(&[1.0; 4], l)]).unwrap(), None);
-    assert_eq!(Task::Cola.score(&[(&[1.0; 4], l)]).unwrap(), Some(0.0));
-    let message = Task::Mnli.score(&[(p, l)]).unwrap_err().to_string();
-    assert!(message.contains("matched and mismatched"), "{message}");
 }
 
 #[test]
