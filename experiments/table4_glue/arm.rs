@@ -1,7 +1,7 @@
 //! Models and arms: what is compared.
 
 use anyhow::Result;
-use conditioned_models::conditioning::{ConditioningConfig, Method};
+use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use experiments::named;
 use serde::{Deserialize, Serialize};
 
@@ -59,12 +59,22 @@ impl Arm {
         }
     }
 
+    /// Where it was best in the sweep of docs/LOG.md.
+    fn placement(self) -> Placement {
+        match self {
+            Self::PerSequence => Placement::BeforePosition,
+            // The control stands where what it controls does.
+            Self::Baseline | Self::Pooled | Self::NormMatched => Placement::AfterPosition,
+        }
+    }
+
     /// What the arm does to the tokens under a recipe.
     ///
     /// # Errors
     /// When the strength is negative or not finite.
     pub(crate) fn conditioning(self, recipe: &Recipe) -> Result<ConditioningConfig> {
-        let (t, placement) = (recipe.strength, recipe.placement);
+        let t = recipe.strength;
+        let placement = recipe.placement.unwrap_or(self.placement());
         let method = match self {
             Self::Baseline => return Ok(ConditioningConfig::default()),
             Self::PerSequence => Method::per_sequence(t)?,

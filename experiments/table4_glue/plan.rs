@@ -75,13 +75,13 @@ impl Plan {
         let recipe: Recipe = overrides::apply(preset.recipe(), &common.set)?;
         recipe.validate()?;
         let arms = parse(common.arms.as_deref(), ARMS)?;
-        ensure!(
-            !(arms.contains(&Arm::NormMatched) && recipe.placement == Placement::AfterPosition),
-            "--arms norm-matched: the layer norm that follows takes any factor out again, so that this is \
-             the baseline; take --set placement=after-norm or before-position"
-        );
         for &arm in &arms {
-            arm.conditioning(&recipe)?;
+            let conditioning = arm.conditioning(&recipe)?;
+            ensure!(
+                arm != Arm::NormMatched || conditioning.placement != Placement::AfterPosition,
+                "--arms norm-matched: the layer norm that follows takes any factor out again, so that this \
+                 is the baseline; take --set placement=after-norm or before-position"
+            );
         }
         let tasks = match data {
             Some(folder) => TaskConfig::find(folder)?,

@@ -82,7 +82,7 @@ impl Preset {
             evaluations: 10,
             evaluation_windows: 512,
             strength: 1.0,
-            placement: Placement::AfterPosition,
+            placement: None,
             rate: None,
             table_rate: None,
             table_std: None,
@@ -219,8 +219,8 @@ pub(crate) struct Recipe {
     pub(crate) evaluation_windows: usize,
     /// Strength t of the conditioned arms.
     pub(crate) strength: f64,
-    /// before-position, after-position or after-norm.
-    pub(crate) placement: Placement,
+    /// before-position, after-position or after-norm; null is each arm's best place.
+    pub(crate) placement: Option<Placement>,
     /// Peak rate of pre-training for every arm; null takes the searched ones.
     pub(crate) rate: Option<f64>,
     /// Rate of the word table over it; null takes the searched ones.
@@ -379,5 +379,6 @@ pub(crate) fn grid(preset: Preset) -> Vec<Setting> {
     settings.collect()
 }
 
-/// The arms that run unless others are asked for.
-pub(crate) const ARMS: &[Arm] = &Arm::ALL;
+/// The arms that run unless others are asked for: in front of a layer norm, where pooled conditioning
+/// acts, norm-matched tokens are the baseline.
+pub(crate) const ARMS: &[Arm] = &[Arm::Baseline, Arm::PerSequence, Arm::Pooled];

@@ -51,7 +51,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
         title: "Strength and placement on documents held out from training".to_string(),
         columns: columns.map(str::to_string).to_vec(),
         rows,
-        notes: vec!["All else at the arm's tuned setting; mean ± sd over seeds.".to_string()],
+        notes: vec!["All else as in the table; mean ± sd over seeds.".to_string()],
     };
     let path = plan.place.out.join("sweep.md");
     write_atomic(&path, table.markdown().as_bytes()).with_context(|| path.display().to_string())?;
