@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use conditioned_data::{Labels, Metric, Task, Texts};
 use conditioned_models::hugging_face::bert::Head;
 use experiments::classification::{LabelledTexts, content_hash};
+use experiments::hub;
 use serde::{Deserialize, Serialize};
 
 use crate::options::Options;
@@ -18,8 +19,8 @@ use crate::recipe::Recipe;
 enum Source {
     /// A task of GLUE in a folder.
     Glue {
-        /// Its name.
-        task: String,
+        /// Which.
+        task: Task,
         /// The folder.
         folder: PathBuf,
     },
@@ -73,8 +74,8 @@ impl DataConfig {
             |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
         let (source, name) = match (task.parse::<Task>(), &options.data, &options.dev) {
             (Ok(task), Some(folder), None) => {
-                let source = Source::Glue { task: task.name().to_string(), folder: full(folder)? };
-                (source, task.name().to_string())
+                let folder = full(&hub::glue(folder, &[task])?)?;
+                (Source::Glue { task, folder }, task.name().to_string())
             }
             (Ok(task), ..) => {
                 bail!("--task {task}: needs --data with the folder of its files, and no --dev")
@@ -113,7 +114,7 @@ impl DataConfig {
     fn read(&self) -> Result<(Texts, Vec<(String, Texts)>)> {
         Ok(match &self.source {
             Source::Glue { task, folder } => {
-                let splits = task.parse::<Task>()?.read(folder)?;
+                let splits = task.read(folder)?;
                 let dev = splits.dev.into_iter().map(|(name, texts)| (name.to_string(), texts));
                 (splits.train, dev.collect())
             }
@@ -193,7 +194,7 @@ impl DataConfig {
     /// What the texts are judged by; the first is the number that arms are compared by.
     fn metrics(&self) -> Result<Vec<Metric>> {
         Ok(match &self.source {
-            Source::Glue { task, .. } => task.parse::<Task>()?.metrics().to_vec(),
+            Source::Glue { task, .. } => task.metrics().to_vec(),
             Source::Files { scores: true, .. } => vec![Metric::Pearson, Metric::Spearman],
             Source::Files { .. } if self.classes.len() == 2 => {
                 vec![Metric::Accuracy, Metric::F1, Metric::Matthews]

@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// .jsonl file with the columns text, perhaps text2, and label (with --dev).
     #[arg(long)]
     pub(crate) task: Option<String>,
-    /// The folder with the files of a GLUE task.
+    /// The folder with the files of a GLUE task, or hub:ID (nyu-mll/glue).
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// The texts to report on, of a task in a file of your own.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use conditioned_data::Corpus;
+use conditioned_data::{Corpus, Task};
 
 /// The id in `hub:ID`, if the path is one.
 pub fn id(path: &Path) -> Option<&str> {
@@ -44,6 +44,25 @@ pub fn model(folder: &Path) -> Result<PathBuf> {
     }
 }
 
+/// The folder of GLUE's files: as given, or where it is `hub:ID` (nyu-mll/glue) that of its parquet files of
+/// `tasks`, a folder each.
+///
+/// # Errors
+/// When the hub cannot give them, or has none of them; without the feature always.
+#[cfg(feature = "hub")]
+pub fn glue(folder: &Path, tasks: &[Task]) -> Result<PathBuf> {
+    let Some(id) = id(folder) else { return Ok(folder.to_path_buf()) };
+    let is_wanted = |file: &str| {
+        let Some((folder, name)) = file.split_once('/') else { return false };
+        let of_task = tasks.iter().any(|task| task.name() == folder);
+        let labelled = name.starts_with("train") || name.starts_with("validation");
+        of_task && labelled && name.ends_with(".parquet")
+    };
+    let files = hub()?.dataset(id, "main", is_wanted)?;
+    let root = files.first().and_then(|file| file.parent()?.parent());
+    Ok(root.ok_or_else(|| anyhow::anyhow!("hub:{id}: no folder of a task of GLUE"))?.to_path_buf())
+}
+
 /// A hub by the environment whose downloads show on the terminal, if there is one.
 #[cfg(feature = "hub")]
 fn hub() -> Result<conditioned_data::hub::Hub> {
@@ -72,6 +91,15 @@ fn hub() -> Result<conditioned_data::hub::Hub> {
 #[cfg(not(feature = "hub"))]
 pub fn corpus(id: &str) -> Result<Corpus> {
     anyhow::bail!("hub:{id}: this build is without the hub; build it with `--features hub`")
+}
+
+/// The folder of GLUE's files.
+///
+/// # Errors
+/// When it is on the hub: this build is without.
+#[cfg(not(feature = "hub"))]
+pub fn glue(folder: &Path, _: &[Task]) -> Result<PathBuf> {
+    model(folder)
 }
 
 /// The folder of a model.

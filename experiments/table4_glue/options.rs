@@ -28,8 +28,8 @@ pub(crate) struct Options {
     /// text files, or hub:ID.
     #[arg(long)]
     pub(crate) corpus: Option<PathBuf>,
-    /// A folder with the files of GLUE, a folder per task (rte, RTE, ...); tasks that are not there stay
-    /// empty in the table.
+    /// A folder with the files of GLUE, a folder per task (rte, RTE, ...), or hub:ID (nyu-mll/glue); tasks
+    /// that are not there stay empty in the table.
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// Settings found by `tune`. Default: those recorded with this table.

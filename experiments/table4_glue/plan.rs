@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use conditioned_data::premises;
+use conditioned_data::{Task, premises};
 use conditioned_models::conditioning::Placement;
 use experiments::corpus::{Preparation, Source, TextConfig};
 use experiments::names::parse;
 use experiments::options::Place;
-use experiments::overrides;
 use experiments::search::{PUBLISHED_STD, Setting, Start, Tuned, unsearched};
 use experiments::table::Table;
+use experiments::{hub, overrides};
 
 use crate::arm::{Arm, Model};
 use crate::budget::Shares;
@@ -84,7 +84,7 @@ impl Plan {
             );
         }
         let tasks = match data {
-            Some(folder) => TaskConfig::find(folder)?,
+            Some(folder) => TaskConfig::find(&hub::glue(folder, &Task::ALL)?)?,
             None => vec![TaskConfig::generated(&recipe)?],
         };
         let file = options.tuned.as_deref();
