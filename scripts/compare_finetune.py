@@ -149,16 +149,18 @@ def compare_whole(options):
 
     mine, theirs = [], []
     for run in options.runs:
+        summary = json.loads((run / "summary.json").read_text())
+        if "dev_accuracy" not in summary["metrics"]:
+            sys.exit(f"{run}: no accuracy on one dev set")
         config, steps, case = read(options, run)
         _, _, model = pytorch(options, case, config, [step["rate"] for step in steps])
-        summary = json.loads((run / "summary.json").read_text())
-        mine.append(summary["metrics"]["accuracy"])
+        mine.append(summary["metrics"]["dev_accuracy"])
         theirs.append(accuracy(model, case))
         print(f"{run.name}: ours {mine[-1]:.2f}, PyTorch {theirs[-1]:.2f}", flush=True)
     n = len(mine)
     means = f"means over {n}: ours {statistics.mean(mine):.2f}, PyTorch {statistics.mean(theirs):.2f}"
     if n < 2:
-        sys.exit(means)
+        return print(means)
     pooled = ((statistics.variance(mine) + statistics.variance(theirs)) / 2) ** 0.5
     half = t.ppf(0.975, 2 * n - 2) * pooled * (2 / n) ** 0.5
     difference = statistics.mean(mine) - statistics.mean(theirs)

@@ -38,6 +38,7 @@ const CHANGES: [(&str, &[Arm]); 11] = [
 /// When a cell fails or a file cannot be written.
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
+    plan.place.is_whole()?;
     let mut rows = Vec::new();
     for (change, arms) in CHANGES {
         let cells = plan.changed(change, arms)?;

@@ -28,6 +28,11 @@ pub trait Cell: Serialize + DeserializeOwned + PartialEq {
     /// only the scores are kept.
     fn is_search(&self) -> bool;
 
+    /// Whether its checkpoints stay when it is finished: of hundreds of them nobody needs all.
+    fn keeps_checkpoints(&self) -> bool {
+        !self.is_search()
+    }
+
     /// The result of a run whose loss became infinite.
     fn diverged(&self) -> Self::Summary;
 }
@@ -77,7 +82,7 @@ pub fn table<C: Cell>(
 ) -> Result<bool> {
     train(cells, &place.out, place.threads, stop)?;
     if place.shard.is_part() {
-        eprintln!("this shard is complete; when all are, `report` makes the table");
+        eprintln!("this shard is complete; when all are, the same without --shard makes the table");
         return Ok(false);
     }
     let timed = cells.iter().map(|cell| {

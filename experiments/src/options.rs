@@ -11,10 +11,11 @@ use crate::device;
 /// What is run, how often, where it is computed, and where it goes.
 #[derive(Args, Clone)]
 pub struct Common {
-    /// Arms by name, separated by commas; an unknown name prints them all. Default: those of the preset.
+    /// Arms by name, separated by commas; an unknown name prints them all. Default: the usual ones of the
+    /// table.
     #[arg(long, value_delimiter = ',')]
     pub arms: Option<Vec<String>>,
-    /// Seeds per cell. Default: those of the preset, and fewer in a search.
+    /// Seeds per cell. Default: as many as the table says, fewer in a search or sweep.
     #[arg(long)]
     pub seeds: Option<u64>,
     /// cpu, cuda:N or metal.
@@ -23,11 +24,11 @@ pub struct Common {
     /// Cells side by side, one thread each. Default: the number of cores.
     #[arg(long)]
     threads: Option<usize>,
-    /// Where runs and tables go. Default: a folder of this binary's name in runs/.
+    /// Where runs and tables go. Default: runs/NAME of this binary, runs/NAME-search, runs/NAME-sweep.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; `report` makes the table when all
-    /// are there.
+    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; when all are there, the same without
+    /// --shard makes the table.
     #[arg(long)]
     shard: Option<String>,
     /// Override a field of the recipe; a wrong key prints them all.
@@ -44,6 +45,17 @@ pub struct Place {
     pub threads: usize,
     /// Which of the cells are run here.
     pub shard: Shard,
+}
+
+impl Place {
+    /// That a sweep, which prints all its cells, is not one of several shards.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn is_whole(&self) -> Result<()> {
+        ensure!(!self.shard.is_part(), "--shard: is for `run` and `tune`");
+        Ok(())
+    }
 }
 
 impl Common {

@@ -102,8 +102,7 @@ pub fn train<C: Cell, T>(
         return Ok(false);
     }
     folder.finish(&summarise(&config, &run, outcome, rest)?)?;
-    if config.is_search() {
-        // Hundreds of checkpoints would stay behind.
+    if !config.keeps_checkpoints() {
         std::fs::remove_dir_all(run.checkpoints())?;
     }
     Ok(true)

@@ -24,8 +24,8 @@ use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
 use experiments::cells;
 use experiments::folder::Folder;
-use experiments::timing;
 use experiments::worker::{self, interrupted_flag};
+use experiments::{search, timing};
 
 use crate::cell::RunConfig;
 use crate::options::{OUT, Options, SEARCH_OUT};
@@ -92,6 +92,6 @@ fn time(folder: &Folder) -> Result<()> {
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    let choose = |out: &Path| Tuned::choose(&tune::finished(out)?);
+    let choose = |out: &Path| Tuned::choose(&search::finished(out)?);
     cells::tune(&plan.search()?, &plan.place, &*interrupted_flag()?, choose)
 }

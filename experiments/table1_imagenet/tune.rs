@@ -1,4 +1,5 @@
-//! The search that every arm gets alike: peak rate x scale of the tables, on the tuning slice.
+//! The search that every arm gets alike: peak rate x scale of the tables, on the tuning slice, by
+//! accuracy, and by loss between equals.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -213,20 +214,6 @@ pub(crate) fn grid(preset: Preset, arm: Arm) -> Vec<Setting> {
         .iter()
         .flat_map(|&rate| stds.iter().map(move |&table_std| Setting { rate, table_std }));
     points.collect()
-}
-
-/// The finished cells below `out`, in path order.
-///
-/// # Errors
-/// When a record is damaged.
-pub(crate) fn finished(out: &Path) -> Result<Vec<(RunConfig, Summary)>> {
-    let mut cells = Vec::new();
-    for folder in folder::find(out)? {
-        if let Some(summary) = folder.summary()? {
-            cells.push((folder.config()?, summary));
-        }
-    }
-    Ok(cells)
 }
 
 #[cfg(test)]

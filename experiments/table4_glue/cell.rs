@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_train::FitConfig;
 use experiments::cells;
+use experiments::checkpoint::Checkpoint;
 use experiments::corpus::TextConfig;
 use experiments::encoder::EncoderConfig;
 use experiments::search::{PUBLISHED_STD, Setting, Start};
@@ -106,8 +107,8 @@ pub(crate) struct Pretraining {
 pub(crate) struct FineTuning {
     /// What it starts from.
     pub(crate) pretraining: Pretraining,
-    /// The folder of that run.
-    pub(crate) pretrained: PathBuf,
+    /// The weights that it left.
+    pub(crate) pretrained: Checkpoint,
     /// The texts.
     pub(crate) task: TaskConfig,
     /// The training run.
@@ -166,6 +167,10 @@ impl cells::Cell for RunConfig {
             Self::Pretraining(run) => !run.test,
             Self::FineTuning(_) => false,
         }
+    }
+
+    fn keeps_checkpoints(&self) -> bool {
+        matches!(self, Self::Pretraining(run) if run.test)
     }
 
     fn diverged(&self) -> Summary {
@@ -245,7 +250,7 @@ impl FineTuning {
     /// The fine-tuning of a pre-trained model below `out` on a task.
     ///
     /// # Errors
-    /// When the numbers of the recipe cannot be used.
+    /// When the weights are not there.
     pub(crate) fn new(
         pretraining: &Pretraining,
         out: &Path,
@@ -253,11 +258,10 @@ impl FineTuning {
         recipe: &Recipe,
     ) -> Result<Self> {
         let fit = recipe.fine_tuning(pretraining.cell.seed);
-        fit.validate()?;
         let folder = pretraining.folder(out);
+        let folder = std::path::absolute(&folder).with_context(|| folder.display().to_string())?;
         Ok(Self {
-            pretrained: std::path::absolute(&folder)
-                .with_context(|| folder.display().to_string())?,
+            pretrained: Checkpoint::read(&folder)?,
             pretraining: pretraining.clone(),
             task: task.clone(),
             fit,

@@ -21,7 +21,7 @@ mod train;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use experiments::allocator::keep_memory;
 use experiments::cells::{self, Cell};
@@ -34,6 +34,7 @@ use crate::budget::Shares;
 use crate::cell::{Pretraining, RunConfig};
 use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
 use crate::plan::Plan;
+use crate::results::Together;
 
 /// A BERT on GLUE with and without conditioned tokens.
 #[derive(Parser)]
@@ -94,10 +95,11 @@ fn run(plan: &Plan) -> Result<()> {
     let configs = |runs: &[Pretraining]| -> Vec<RunConfig> {
         runs.iter().cloned().map(RunConfig::Pretraining).collect()
     };
+    let tasks = plan.tasks()?;
     let mut runs = plan.pretrainings()?;
     train(&configs(&runs))?;
     if place.shard.is_part() {
-        train(&plan.fine_tunings(&runs)?)?;
+        train(&plan.fine_tunings(&runs, &tasks)?)?;
         eprintln!(
             "this shard is complete; when all are, the same without --shard adds the cells at equal time \
              and makes the table"
@@ -108,11 +110,11 @@ fn run(plan: &Plan) -> Result<()> {
         (run.cell.model.to_string(), run.cell.arm.to_string(), run.folder(&place.out))
     };
     timing::measure(&place.out, runs.iter().map(named), &stop)?;
-    let shares = Shares::keep(&place.out, &timing::read(&place.out)?)?;
-    let timed = plan.at_equal_time(&runs, &shares)?;
+    let shares = Shares::keep(&place.out, &timing::read(&place.out)?, &runs)?;
+    let timed = Plan::at_equal_time(&runs, &shares);
     train(&configs(&timed))?;
     runs.extend(timed);
-    train(&plan.fine_tunings(&runs)?)?;
+    train(&plan.fine_tunings(&runs, &tasks)?)?;
     report::write(&place.out)
 }
 
@@ -138,16 +140,13 @@ fn tune(plan: &Plan) -> Result<()> {
 /// The best settings among the finished cells of a search in `out`.
 fn choose(out: &Path) -> Result<Tuned> {
     let mut trials = Vec::new();
+    let mut together = Together::default();
     let mut first: Option<Pretraining> = None;
     for (config, summary) in search::finished::<RunConfig>(out)? {
         let RunConfig::Pretraining(run) = &config else { continue };
         let Start::Point(setting) = run.cell.start else { continue };
-        let first = first.get_or_insert_with(|| run.clone());
-        ensure!(
-            first.cell.model != run.cell.model || first.common() == run.common(),
-            "{}: another recipe",
-            config.name()
-        );
+        together.check(&config.name(), run, None)?;
+        first.get_or_insert_with(|| run.clone());
         trials.push(Trial {
             arm: plan::key(run.cell.model, run.cell.arm),
             setting,

@@ -42,7 +42,7 @@ pub(crate) struct Plan {
     seeds: Option<u64>,
     device: String,
     corpus: Option<PathBuf>,
-    tasks: Vec<TaskConfig>,
+    data: Option<PathBuf>,
     tuned: Option<Tuned>,
     /// Where and how cells are run.
     pub(crate) place: Place,
@@ -61,15 +61,14 @@ impl Plan {
             None => Preset::Short,
         };
         match (preset.is_generated(), corpus, data) {
-            (true, None, None) | (false, Some(_), Some(_)) => {}
+            (true, None, None) | (false, Some(_), _) => {}
             (true, ..) => bail!(
                 "preset {preset} generates its text and its task; leave out --corpus and --data, or \
                  take another preset"
             ),
-            (false, ..) => bail!(
-                "preset {preset} needs --corpus with the text to pre-train on, and --data with the \
-                 folders of GLUE's tasks"
-            ),
+            (false, None, _) => {
+                bail!("preset {preset} needs --corpus with the text to pre-train on")
+            }
         }
         let place = common.place(out)?;
         let recipe: Recipe = overrides::apply(preset.recipe(), &common.set)?;
@@ -83,10 +82,19 @@ impl Plan {
                  is the baseline; take --set placement=after-norm or before-position"
             );
         }
-        let tasks = match data {
-            Some(folder) => TaskConfig::find(&hub::glue(folder, &Task::ALL)?)?,
-            None => vec![TaskConfig::generated(&recipe)?],
-        };
+        let pairs = recipe.first_pair..recipe.first_pair + recipe.task_rows + recipe.task_dev_rows;
+        ensure!(
+            !preset.is_generated()
+                || pairs.end <= FIRST_DOCUMENT
+                || pairs.start >= FIRST_DOCUMENT + recipe.documents,
+            "--set first_pair={}: the pairs {pairs:?} reach into the pre-training text, which starts at \
+             {FIRST_DOCUMENT} and would tell their answers",
+            recipe.first_pair
+        );
+        ensure!(
+            options.tuned.is_none() || recipe.rate.is_none(),
+            "--tuned: the rate is set, so that nothing searched is used; --set rate=null takes it"
+        );
         let file = options.tuned.as_deref();
         Ok(Self {
             models: parse(options.models.as_deref(), &[Model::CrammedBert])?,
@@ -94,7 +102,7 @@ impl Plan {
             seeds: common.seeds,
             device: common.device.clone(),
             corpus: corpus.clone(),
-            tasks,
+            data: data.clone(),
             tuned: Tuned::open(recorded(preset), file, preset.name())?,
             place,
             preset,
@@ -137,37 +145,45 @@ impl Plan {
     }
 
     /// Of `cells`, those that other arms than the baseline have at the budget in time: each at its best
-    /// setting.
-    ///
-    /// # Errors
-    /// When an arm was not timed.
-    pub(crate) fn at_equal_time(
-        &self,
-        cells: &[Pretraining],
-        shares: &Shares,
-    ) -> Result<Vec<Pretraining>> {
+    /// setting. Where no baseline was timed there is no such budget.
+    pub(crate) fn at_equal_time(cells: &[Pretraining], shares: &Shares) -> Vec<Pretraining> {
         let best = cells.iter().filter(|run| run.best || run.cell.start == Start::Set);
-        let slower = best.filter(|run| run.cell.arm != Arm::Baseline);
+        let others = best.filter(|run| run.cell.arm != Arm::Baseline);
         let with_time = |run: &Pretraining| {
             let Cell { model, arm, .. } = run.cell;
-            let evaluations = run.fit.epochs;
-            Ok(Pretraining {
+            Some(Pretraining {
                 cell: Cell { budget: Budget::Time, ..run.cell },
-                micro_batches: shares.of((model, arm), run.micro_batches, evaluations)?,
+                micro_batches: shares.of((model, arm), run.micro_batches, run.fit.epochs)?,
                 ..run.clone()
             })
         };
-        slower.map(with_time).collect()
+        others.filter_map(with_time).collect()
+    }
+
+    /// The tasks to fine-tune on.
+    ///
+    /// # Errors
+    /// When there is none, or its files are not as they should be.
+    pub(crate) fn tasks(&self) -> Result<Vec<TaskConfig>> {
+        match &self.data {
+            _ if self.preset.is_generated() => Ok(vec![TaskConfig::generated(&self.recipe)?]),
+            Some(folder) => TaskConfig::find(&hub::glue(folder, &Task::ALL)?),
+            None => bail!("preset {} needs --data with the folders of GLUE's tasks", self.preset),
+        }
     }
 
     /// The fine-tunings of pre-trained cells on every task.
     ///
     /// # Errors
-    /// When the recipe cannot be used.
-    pub(crate) fn fine_tunings(&self, cells: &[Pretraining]) -> Result<Vec<RunConfig>> {
+    /// When a cell has left no weights.
+    pub(crate) fn fine_tunings(
+        &self,
+        cells: &[Pretraining],
+        tasks: &[TaskConfig],
+    ) -> Result<Vec<RunConfig>> {
         let mut all = Vec::new();
         for run in cells {
-            for task in &self.tasks {
+            for task in tasks {
                 let tuning = FineTuning::new(run, &self.place.out, task, &self.recipe)?;
                 all.push(RunConfig::FineTuning(tuning));
             }
@@ -181,12 +197,10 @@ impl Plan {
     /// When text and recipe do not fit, or the recipe fixes what is searched.
     pub(crate) fn search(&self) -> Result<Vec<Pretraining>> {
         let Recipe { rate, table_rate, table_std, .. } = self.recipe;
-        if self.preset != Preset::Paper
-            && (rate.is_some() || table_rate.is_some() || table_std.is_some())
-        {
+        if rate.is_some() || table_rate.is_some() || table_std.is_some() {
             bail!(
-                "--set rate, --set table_rate and --set table_std fix what `tune` searches; leave \
-                 them out"
+                "the recipe fixes what `tune` searches; --set rate=null, table_rate=null and \
+                 table_std=null free it"
             );
         }
         self.cells(&self.text()?, 0, SEARCH_SEEDS, |_, _| {
@@ -200,12 +214,17 @@ impl Plan {
     ///
     /// # Errors
     /// When an arm has no recorded settings, or the change cannot be.
-    pub(crate) fn changed(&self, change: &[&str], arms: &[Arm]) -> Result<Vec<Pretraining>> {
+    pub(crate) fn changed(
+        &self,
+        text: &TextConfig,
+        change: &[&str],
+        arms: &[Arm],
+    ) -> Result<Vec<Pretraining>> {
         let change: Vec<String> = change.iter().map(ToString::to_string).collect();
         let recipe: Recipe = overrides::apply(self.recipe.clone(), &change)?;
         let arms = arms.iter().filter(|arm| self.arms.contains(arm)).copied();
         let plan = Self { recipe, arms: arms.collect(), ..self.clone() };
-        plan.cells(&plan.text()?, 0, CHANGE_SEEDS, |model, arm| {
+        plan.cells(text, 0, CHANGE_SEEDS, |model, arm| {
             let starts = plan.starts(model, arm)?;
             let best = starts.last().map(|&(_, setting, _)| setting);
             Ok(best.map(|setting| (Start::Point(setting), setting, false)).into_iter().collect())
@@ -213,7 +232,10 @@ impl Plan {
     }
 
     /// The text of the recipe, prepared in the output folder.
-    fn text(&self) -> Result<TextConfig> {
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be prepared.
+    pub(crate) fn text(&self) -> Result<TextConfig> {
         let Recipe { documents, tune, test, window, .. } = self.recipe;
         let source = match &self.corpus {
             Some(path) => Source::open(path, &self.recipe.separator)?,

@@ -86,7 +86,7 @@ impl Preset {
             rate: None,
             table_rate: None,
             table_std: None,
-            task_rows: 8000,
+            task_rows: 6000,
             task_dev_rows: 1000,
             first_pair: 0,
             task_epochs: 4,
@@ -111,7 +111,7 @@ impl Preset {
                 evaluation_windows: 16,
                 task_rows: 40,
                 task_dev_rows: 20,
-                task_epochs: 1,
+                task_epochs: 2,
                 ..short
             },
             Self::Short => short,
@@ -164,6 +164,9 @@ impl Preset {
 }
 
 named!(Preset, "preset");
+
+/// `[CLS]`, a token of each text, `[SEP]` behind each.
+const SHORTEST: usize = 5;
 
 /// Every number of a run but for the arm's own: the keys of `--set`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -276,7 +279,23 @@ impl Recipe {
                 self.context
             );
         }
+        ensure!(
+            self.task_longest >= SHORTEST,
+            "--set task_longest={}: a pair with its special tokens has at least {SHORTEST}",
+            self.task_longest
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.task_dropout),
+            "--set task_dropout={}: must be in [0, 1)",
+            self.task_dropout
+        );
+        ensure!(
+            self.mask > 0.0 && self.mask < 1.0,
+            "--set mask={}: must be above 0 and below 1",
+            self.mask
+        );
         ensure!(self.strength.is_finite(), "--set strength={}: must be finite", self.strength);
+        self.fine_tuning(0).validate()?;
         Ok(())
     }
 
@@ -367,7 +386,8 @@ impl Recipe {
 pub(crate) fn grid(preset: Preset) -> Vec<Setting> {
     let (rates, tables): (&[f64], &[(f64, f64)]) = match preset {
         Preset::Smoke => (&[3e-3], &[(1.0, PUBLISHED_STD), (1.0, 0.1)]),
-        Preset::Short | Preset::GlueCpu | Preset::Paper => (
+        Preset::Paper => (&[5e-4, 1e-3, 2e-3], &[(1.0, PUBLISHED_STD), (1.0, 0.1), (1.0, 0.3)]),
+        Preset::Short | Preset::GlueCpu => (
             &[4e-3, 8e-3, 1.6e-2],
             &[(1.0, PUBLISHED_STD), (1.0, 0.1), (1.0, 0.3), (4.0, PUBLISHED_STD)],
         ),
@@ -379,6 +399,6 @@ pub(crate) fn grid(preset: Preset) -> Vec<Setting> {
     settings.collect()
 }
 
-/// The arms that run unless others are asked for: in front of a layer norm, where pooled conditioning
-/// acts, norm-matched tokens are the baseline.
+/// The arms that run unless others are asked for: right in front of a layer norm, where pooled
+/// conditioning acts, norm-matched tokens are the baseline.
 pub(crate) const ARMS: &[Arm] = &[Arm::Baseline, Arm::PerSequence, Arm::Pooled];

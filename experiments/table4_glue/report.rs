@@ -306,3 +306,26 @@ fn figure(results: &[Curve]) -> Figure {
         panels,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn committed_tables_are_those_of_the_committed_results() {
+        let here = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let text = |path: PathBuf| {
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let folder = here("table4_glue/results/short");
+        let mut reader = csv::Reader::from_path(folder.join("results.csv")).unwrap();
+        let results: Vec<Finished> = reader.deserialize().collect::<Result<_, _>>().unwrap();
+        let table = table(&results, &timing::read(&folder).unwrap()).unwrap().markdown();
+        for file in [folder.join("table.md"), here("table4_glue/README.md"), here("../README.md")] {
+            let name = file.display().to_string();
+            assert!(text(file).contains(table.trim()), "{name}; run scripts/insert_tables.py");
+        }
+    }
+}

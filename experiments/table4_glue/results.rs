@@ -85,8 +85,15 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Curve>)> {
             RunConfig::FineTuning(run) => (&run.pretraining, Some(run)),
         };
         let Some(start) = Block::of(run.cell.start) else { continue };
-        together.check(&folder, run, task)?;
-        let commit = folder.commits()?;
+        together.check(&folder.path().display().to_string(), run, task)?;
+        // What a classifier shows is the work of both stages.
+        let mut commit = folder.commits()?;
+        if task.is_some() {
+            let first = Folder::new(run.folder(out)).commits().unwrap_or_default();
+            if first != commit && !first.is_empty() {
+                commit = format!("{first} then {commit}");
+            }
+        }
         let metrics = match task {
             Some(task) => of_task(task, &summary),
             None => of_pretraining(&summary),
@@ -137,20 +144,23 @@ fn key(line: &Finished) -> (Model, Block, Budget, Arm, u64, &str) {
 
 /// What the runs of one table must share.
 #[derive(Default)]
-struct Together {
+pub(crate) struct Together {
     pretraining: BTreeMap<Model, Pretraining>,
     methods: BTreeMap<Arm, conditioned_models::conditioning::ConditioningConfig>,
     tasks: BTreeMap<&'static str, FineTuning>,
 }
 
 impl Together {
-    fn check(
+    /// Adds a run, which `at` names.
+    ///
+    /// # Errors
+    /// When it does not belong to those before.
+    pub(crate) fn check(
         &mut self,
-        folder: &Folder,
+        at: &str,
         run: &Pretraining,
         task: Option<&FineTuning>,
     ) -> Result<()> {
-        let at = folder.path().display();
         let common = run.common();
         ensure!(
             *self.pretraining.entry(run.cell.model).or_insert_with(|| common.clone()) == common,
@@ -166,10 +176,10 @@ impl Together {
         let Some(task) = task else { return Ok(()) };
         let mut shared = task.clone();
         // Seed and model are those of the pre-training, which was checked.
-        (shared.pretraining, shared.pretrained) = (common, Default::default());
         shared.fit.seed = 0;
         let first = self.tasks.entry(task.task.task.name()).or_insert_with(|| shared.clone());
-        shared.pretraining = first.pretraining.clone();
+        shared.pretraining.clone_from(&first.pretraining);
+        shared.pretrained.clone_from(&first.pretrained);
         ensure!(
             *first == shared,
             "{at}: another fine-tuning than in other runs of {}; separate them",

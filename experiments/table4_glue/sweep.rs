@@ -25,11 +25,13 @@ const STRENGTHS: [&str; 3] = ["0.1", "0.3", "1"];
 /// When a cell fails or a file cannot be written.
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
+    plan.place.is_whole()?;
     let mut rows = Vec::new();
+    let text = plan.text()?;
     let changes = PLACES.iter().flat_map(|place| STRENGTHS.map(|t| (*place, t)));
     for (place, t) in changes {
         let change = [format!("placement={place}"), format!("strength={t}")];
-        let changed = plan.changed(&[&change[0], &change[1]], CONDITIONED)?;
+        let changed = plan.changed(&text, &[&change[0], &change[1]], CONDITIONED)?;
         let cells: Vec<RunConfig> = changed.iter().cloned().map(RunConfig::Pretraining).collect();
         // A change has a folder of its own: the cells are called alike.
         let out = plan.place.out.join(format!("{place}-{t}"));

@@ -28,8 +28,8 @@ enum Source {
     Generated { first: usize, train: usize, dev: usize },
 }
 
-/// The texts of a task, known by their content.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The texts of a task, known by their content: two are equal when it is, wherever their files lie.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskConfig {
     /// The task whose column they fill.
@@ -45,6 +45,12 @@ pub(crate) struct TaskConfig {
     pub(crate) skipped: usize,
 }
 
+impl PartialEq for TaskConfig {
+    fn eq(&self, other: &Self) -> bool {
+        (self.task, &self.name, &self.hash) == (other.task, &other.name, &other.hash)
+    }
+}
+
 impl TaskConfig {
     /// The tasks of GLUE whose files lie in `folder`, each read once.
     ///
@@ -55,8 +61,16 @@ impl TaskConfig {
         let folder = std::path::absolute(folder).with_context(|| folder.display().to_string())?;
         let mut found = Vec::new();
         for task in Task::ALL {
-            let own = entries(&folder)?.into_iter().find(|path| is_of(path, task));
-            let Some(own) = own else { continue };
+            let own: Vec<_> =
+                entries(&folder)?.into_iter().filter(|path| is_of(path, task)).collect();
+            let [own] = &own[..] else {
+                ensure!(
+                    own.is_empty(),
+                    "--data: several folders of task {task}: {own:?}; leave one"
+                );
+                continue;
+            };
+            let own = own.clone();
             let source = match has_training(&own)? {
                 true => Source::Files(own),
                 false => Source::SplitDev(own),
@@ -154,7 +168,8 @@ fn is_of(path: &Path, task: Task) -> bool {
 /// Whether training texts lie in a folder.
 fn has_training(folder: &Path) -> Result<bool> {
     let named = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("train"))
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        name == "train.tsv" || (name.starts_with("train") && name.ends_with(".parquet"))
     };
     Ok(entries(folder)?.iter().any(named))
 }

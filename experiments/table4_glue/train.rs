@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::DType;
 use conditioned_data::TextLoaderConfig;
 use conditioned_nn::Store;
@@ -72,12 +72,7 @@ fn fine_tune(
     run: &Run,
     control: &mut Control<'_>,
 ) -> Result<(Outcome, Store)> {
-    let pretrained = Folder::new(&config.pretrained);
-    ensure!(
-        pretrained.config::<RunConfig>()? == RunConfig::Pretraining(config.pretraining.clone()),
-        "{}: not the pre-training that this run was planned with; choose another --out",
-        pretrained.path().display()
-    );
+    config.pretrained.check()?;
     let seed = config.pretraining.cell.seed;
     let store = Store::new(seed, DType::F32, &device::open(&config.pretraining.device)?);
     let tokenizer = config.pretraining.text.load()?.tokenizer;
@@ -85,7 +80,7 @@ fn fine_tune(
     let (network, texts) = (config.network(), config.task.load()?);
     let task =
         Classification::new(&network, &texts, &tokenizer, training, &store).map_err(boxed)?;
-    start_from(&store, &weights(pretrained.path()))?;
+    start_from(&store, &weights(&config.pretrained.folder))?;
     let outcome = fit(&task, &store, &config.fit, run, control)?;
     Ok((outcome, store))
 }

@@ -153,10 +153,9 @@ fn files_are_pre_trained_and_fine_tuned_on() {
 }
 
 #[test]
-fn a_bad_call_is_one_clear_error_and_leaves_nothing() {
+fn a_bad_call_is_one_clear_error() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
-    std::fs::write(at("empty.txt"), "").unwrap();
     std::fs::write(at("text.txt"), "one\n\ntwo\n\nthree").unwrap();
     std::fs::create_dir_all(at("none")).unwrap();
     let set = |pair: &str| format!("--preset smoke --set {pair}");
@@ -164,7 +163,8 @@ fn a_bad_call_is_one_clear_error_and_leaves_nothing() {
         ("--preset tiny".into(), &["unknown preset `tiny`", "glue-cpu"]),
         ("--models gpt".into(), &["unknown model `gpt`", "crammed-bert"]),
         ("--arms magic".into(), &["unknown arm `magic`", "norm-matched"]),
-        ("--preset paper".into(), &["needs --corpus", "--data"]),
+        ("--preset paper".into(), &["needs --corpus"]),
+        (format!("--corpus {}", at("text.txt")), &["needs --data"]),
         (format!("--preset smoke --data {}", at("none")), &["leave out --corpus and --data"]),
         (
             format!("--corpus {} --data {}", at("text.txt"), at("absent")),
@@ -176,16 +176,21 @@ fn a_bad_call_is_one_clear_error_and_leaves_nothing() {
         ),
         (set("epochs=3"), &["unknown key `epochs`", "micro_batches"]),
         (set("micro_batches=25"), &["micro_batches=25", "multiple of evaluations"]),
-        (set("hidden=31"), &["31"]),
-        (set("width=15"), &["15"]),
-        (set("strength=-1"), &["-1"]),
+        (set("hidden=31"), &["crammed-bert", "hidden"]),
+        (set("width=15"), &["crammed-bert", "width"]),
+        (set("strength=-1"), &["strength -1"]),
         ("--preset smoke --arms norm-matched".into(), &["norm-matched", "placement=after-norm"]),
         (set("window=4000"), &["window=4000", "context"]),
         (set("tokenizer=characters"), &["[MASK]"]),
         (set("tokenizer=nowhere"), &["no tokenizer at nowhere", "wordpiece-V"]),
-        (set("mask=0"), &["share"]),
-        (set("task_rows=200000"), &["rows"]),
+        (set("mask=0"), &["--set mask=0"]),
+        (set("task_rows=200000"), &["pre-training text"]),
         (set("batch_ramp=2"), &["ramp"]),
+        (set("task_rate=0"), &["schedule.peak"]),
+        (set("task_dropout=1"), &["task_dropout=1"]),
+        (set("first_pair=39990"), &["first_pair=39990", "pre-training text"]),
+        ("tune --preset smoke --set rate=1".into(), &["--set rate=null"]),
+        ("sweep --preset smoke --shard 0/2".into(), &["--shard"]),
         ("--preset smoke --seeds 0".into(), &["--seeds 0"]),
         ("--preset smoke --device cuda:0".into(), &["built without CUDA"]),
         ("report --out absent".into(), &["no such folder"]),

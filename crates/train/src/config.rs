@@ -104,10 +104,13 @@ impl Plan {
         let mut done = 0;
         while done < total {
             let grown = match ramp > 0.0 {
-                true => (done as f64 * accumulate as f64 / (ramp * total as f64)) as usize + 1,
+                true => {
+                    let full = done as f64 * accumulate as f64 / (ramp * total as f64);
+                    (full as usize).min(accumulate - 1) + 1
+                }
                 false => accumulate,
             };
-            done += grown.min(accumulate).min(batches - done % batches);
+            done += grown.min(batches - done % batches);
             before.push(done);
         }
         Ok(Self { evaluate_every, checkpoint_every, batches, before })
@@ -124,11 +127,17 @@ impl Plan {
     }
 
     /// The number of micro-batches before `step` in the whole run.
+    ///
+    /// # Panics
+    /// When `step` is beyond the total.
     pub fn batches_before(&self, step: usize) -> usize {
         self.before[step]
     }
 
     /// The number of micro-batches of `step`.
+    ///
+    /// # Panics
+    /// When `step` is not below the total.
     pub fn batches(&self, step: usize) -> usize {
         self.before[step + 1] - self.before[step]
     }
