@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use conditioned_nn::store::write_atomic;
@@ -21,8 +21,17 @@ use crate::workers::this_binary;
 /// Steps before the clock counts: caches and allocator are warm then.
 const WARM: usize = 10;
 
-/// Steps that are timed.
+/// Steps that are timed, unless they take longer than [`LIMIT`].
 const STEPS: usize = 60;
+
+/// Steps that are timed however long they take.
+const FEWEST: usize = 10;
+
+/// How long a worker takes, about.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How often each arm is timed. The arms take turns: what slows a machine for a while meets all of them.
+const ROUNDS: usize = 3;
 
 /// What a step costs on one thread of this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,7 +41,7 @@ pub struct Timing {
     pub row: String,
     /// The arm.
     pub arm: String,
-    /// Median milliseconds of a training step, data included.
+    /// Median milliseconds of a training step, data included: of the medians of three processes.
     pub ms_per_step: f64,
     /// Peak memory of the process in MiB, where the system tells.
     pub peak_mib: Option<f64>,
@@ -47,9 +56,8 @@ struct Measured {
     peak_mib: Option<f64>,
 }
 
-/// Times a cell of every row and arm by `time FOLDER` of this binary, one after the other with
-/// nothing beside it, unless it was timed at this commit. The cells of an arm differ in numbers
-/// only: the first stands for all.
+/// Times a cell of every row and arm by `time FOLDER` of this binary, in turns and with nothing beside it,
+/// unless it was timed at this commit. The cells of an arm differ in numbers only: the first stands for all.
 ///
 /// # Errors
 /// When a worker fails or the file cannot be written.
@@ -63,27 +71,33 @@ pub fn measure(
     for timing in read(out)? {
         timings.insert((timing.row.clone(), timing.arm.clone()), timing);
     }
+    let mut pending: Vec<((String, String), PathBuf, Vec<Measured>)> = Vec::new();
     for (row, arm, folder) in cells {
-        let key = (row.clone(), arm.clone());
-        if timings.get(&key).is_some_and(|timing| timing.commit == commit) {
-            continue;
+        let key = (row, arm);
+        let timed = timings.get(&key).is_some_and(|timing| timing.commit == commit);
+        if !timed && pending.iter().all(|(other, ..)| *other != key) {
+            pending.push((key, folder, Vec::new()));
         }
-        eprintln!("timing {row} {arm}");
-        let child = this_binary(&worker("time", &folder))?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let output = wait(child.context("cannot start a worker")?)?;
-        if stop.load(Ordering::Relaxed) {
-            bail!("interrupted; the same command goes on where it stopped");
+    }
+    for round in 1..=ROUNDS {
+        for ((row, arm), folder, measured) in &mut pending {
+            eprintln!("timing {row} {arm}, {round} of {ROUNDS}");
+            measured
+                .push(measure_one(folder, stop).with_context(|| format!("timing {row} {arm}"))?);
         }
-        if !output.status.success() {
-            bail!("timing {row} {arm}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        let Measured { ms_per_step, peak_mib } = serde_json::from_slice(&output.stdout)?;
-        let commit = commit.clone();
-        timings.insert(key, Timing { row, arm, ms_per_step, peak_mib, commit });
+    }
+    for ((row, arm), _, measured) in pending {
+        let ms: Vec<f64> = measured.iter().map(|m| m.ms_per_step).collect();
+        let peak_mib = measured.iter().filter_map(|m| m.peak_mib).reduce(f64::max);
+        let ms_per_step = median(&ms).ok_or_else(|| anyhow!("{row} {arm} was not timed"))?;
+        let timing = Timing {
+            row: row.clone(),
+            arm: arm.clone(),
+            ms_per_step,
+            peak_mib,
+            commit: commit.clone(),
+        };
+        timings.insert((row, arm), timing);
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     for timing in timings.values() {
@@ -91,6 +105,23 @@ pub fn measure(
     }
     let path = out.join("timings.csv");
     write_atomic(&path, &writer.into_inner()?).with_context(|| path.display().to_string())
+}
+
+/// One worker's measurement of the cell of `folder`.
+fn measure_one(folder: &Path, stop: &AtomicBool) -> Result<Measured> {
+    let child = this_binary(&worker("time", folder))?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let output = wait(child.context("cannot start a worker")?)?;
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted; the same command goes on where it stopped");
+    }
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// Waits for a worker with its standard input open: it stops when that closes.
@@ -123,11 +154,13 @@ pub fn time(run_cell: impl FnOnce(&Run, &mut Control<'_>) -> Result<()>) -> Resu
     let nowhere = tempfile::tempdir()?;
     let run = Run { folder: nowhere.path().to_path_buf(), identity: String::new() };
     let stop = stop_flag()?;
-    let (mut last, mut times) = (Instant::now(), Vec::new());
+    let began = Instant::now();
+    let (mut last, mut times) = (began, Vec::new());
     let mut progress = |_| {
         times.push(last.elapsed().as_secs_f64() * 1e3);
         last = Instant::now();
-        if times.len() >= WARM + STEPS {
+        let long = times.len() >= WARM + FEWEST && began.elapsed() > LIMIT;
+        if long || times.len() >= WARM + STEPS {
             stop.store(true, Ordering::Relaxed);
         }
     };

@@ -249,6 +249,7 @@ fn kappas(runs: &[&Finished], arm: Arm) -> String {
         let values: Option<Vec<f64>> = of_metric.iter().map(|run| run.value).collect();
         match values.and_then(|values| Sample::of(&values)) {
             Some(sample) if sample.mean < 9.95 => format!("{:.1}", sample.mean),
+            Some(sample) if sample.mean > 1e5 => format!("{:.0e}", sample.mean),
             Some(sample) => format!("{:.0}", sample.mean),
             None => "∞".to_string(),
         }
