@@ -1,7 +1,7 @@
 //! The budget in time: how many micro-batches an arm has for what the baseline takes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use experiments::folder;
@@ -73,9 +73,11 @@ impl Shares {
     }
 }
 
-/// What the cost of a step depends on.
+/// What the cost of a step depends on, wherever it lies.
 fn recipe(run: &Pretraining) -> Result<String> {
-    let timed = serde_json::to_string(&(run.common(), run.network.conditioning()))?;
+    let mut common = run.common();
+    common.text.folder = PathBuf::new();
+    let timed = serde_json::to_string(&(common, run.network.conditioning()))?;
     Ok(blake3::hash(timed.as_bytes()).to_hex().to_string())
 }
 

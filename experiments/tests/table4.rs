@@ -178,7 +178,7 @@ fn a_bad_call_is_one_clear_error() {
         (set("micro_batches=25"), &["micro_batches=25", "multiple of evaluations"]),
         (set("hidden=31"), &["crammed-bert", "hidden"]),
         (set("width=15"), &["crammed-bert", "width"]),
-        (set("strength=-1"), &["strength -1"]),
+        (set("strength=-1"), &["strength t is -1"]),
         ("--preset smoke --arms norm-matched".into(), &["norm-matched", "placement=after-norm"]),
         (set("window=4000"), &["window=4000", "context"]),
         (set("tokenizer=characters"), &["[MASK]"]),
