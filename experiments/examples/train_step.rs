@@ -81,13 +81,15 @@ impl Conditioning {
         let tokens = Var::from_tensor(tokens)?;
         let method = self.method()?;
         let channels = tokens.dim(D::Minus1)?;
-        let forward: Box<dyn Fn(&Tensor) -> candle_conditioning::Result<Tensor>> = match method {
-            Method::PerSequence(conditioner) => Box::new(move |x| conditioner.forward(x)),
-            Method::Pooled(config) => {
-                let pooled = Pooled::new(config, channels)?;
-                Box::new(move |x| pooled.forward_train_observed(x))
-            }
-            _ => return Ok(None),
+        let pooled = match method {
+            Method::None => return Ok(None),
+            Method::Pooled(config) => Some(Pooled::new(config, channels)?),
+            _ => None,
+        };
+        let forward = |x: &Tensor| match (&pooled, &method) {
+            (Some(pooled), _) => pooled.forward_train_observed(x),
+            (None, Method::PerSequence(conditioner)) => conditioner.forward(x),
+            _ => Ok(x.clone()),
         };
         let mut times = Vec::new();
         for _ in 0..REPETITIONS {

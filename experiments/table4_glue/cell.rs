@@ -126,9 +126,15 @@ pub(crate) struct FineTuning {
 #[serde(rename_all = "kebab-case", tag = "stage")]
 pub(crate) enum RunConfig {
     /// Words are hidden and restored.
-    Pretraining(Pretraining),
+    Pretraining(Box<Pretraining>),
     /// A task of GLUE.
-    FineTuning(FineTuning),
+    FineTuning(Box<FineTuning>),
+}
+
+impl From<Pretraining> for RunConfig {
+    fn from(run: Pretraining) -> Self {
+        Self::Pretraining(Box::new(run))
+    }
 }
 
 /// The result of a run: numbers that a repetition gives bit for bit.

@@ -93,7 +93,7 @@ fn run(plan: &Plan) -> Result<()> {
     let (place, stop) = (&plan.place, interrupted_flag()?);
     let train = |cells: &[RunConfig]| cells::train(cells, &place.out, place.threads, &stop);
     let configs = |runs: &[Pretraining]| -> Vec<RunConfig> {
-        runs.iter().cloned().map(RunConfig::Pretraining).collect()
+        runs.iter().cloned().map(RunConfig::from).collect()
     };
     let tasks = plan.tasks()?;
     let mut runs = plan.pretrainings()?;
@@ -133,7 +133,7 @@ fn print(plan: &Plan) -> Result<()> {
 
 /// Trains the cells of the search and records the best settings of every arm.
 fn tune(plan: &Plan) -> Result<()> {
-    let cells: Vec<RunConfig> = plan.search()?.into_iter().map(RunConfig::Pretraining).collect();
+    let cells: Vec<RunConfig> = plan.search()?.into_iter().map(RunConfig::from).collect();
     cells::tune(&cells, &plan.place, &*interrupted_flag()?, choose)
 }
 
@@ -146,7 +146,7 @@ fn choose(out: &Path) -> Result<Tuned> {
         let RunConfig::Pretraining(run) = &config else { continue };
         let Start::Point(setting) = run.cell.start else { continue };
         together.check(&config.name(), run, None)?;
-        first.get_or_insert_with(|| run.clone());
+        first.get_or_insert_with(|| (**run).clone());
         trials.push(Trial {
             arm: plan::key(run.cell.model, run.cell.arm),
             setting,

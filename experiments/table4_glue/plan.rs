@@ -185,7 +185,7 @@ impl Plan {
         for run in cells {
             for task in tasks {
                 let tuning = FineTuning::new(run, &self.place.out, task, &self.recipe)?;
-                all.push(RunConfig::FineTuning(tuning));
+                all.push(RunConfig::FineTuning(Box::new(tuning)));
             }
         }
         Ok(all)

@@ -81,8 +81,8 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Curve>)> {
         let config: RunConfig = folder.config()?;
         let Some(summary) = folder.summary::<Summary>()? else { continue };
         let (run, task) = match &config {
-            RunConfig::Pretraining(run) => (run, None),
-            RunConfig::FineTuning(run) => (&run.pretraining, Some(run)),
+            RunConfig::Pretraining(run) => (&**run, None),
+            RunConfig::FineTuning(run) => (&run.pretraining, Some(&**run)),
         };
         let Some(start) = Block::of(run.cell.start) else { continue };
         together.check(&folder.path().display().to_string(), run, task)?;

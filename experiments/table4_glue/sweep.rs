@@ -32,7 +32,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> Result<()> {
     for (place, t) in changes {
         let change = [format!("placement={place}"), format!("strength={t}")];
         let changed = plan.changed(&text, &[&change[0], &change[1]], CONDITIONED)?;
-        let cells: Vec<RunConfig> = changed.iter().cloned().map(RunConfig::Pretraining).collect();
+        let cells: Vec<RunConfig> = changed.iter().cloned().map(RunConfig::from).collect();
         // A change has a folder of its own: the cells are called alike.
         let out = plan.place.out.join(format!("{place}-{t}"));
         cells::train(&cells, &out, plan.place.threads, stop)?;
