@@ -139,7 +139,14 @@ impl TextConfig {
             }
         }
         if count == 0 {
-            bail!("{}: the corpus is empty; give at least one document", source.name());
+            let files = match source {
+                Source::Generated { name, .. } => name.clone(),
+                Source::Files(corpus, _) => {
+                    let files = corpus.files().iter().map(|file| file.display().to_string());
+                    files.collect::<Vec<_>>().join(", ")
+                }
+            };
+            bail!("{files}: the corpus is empty; give at least one document");
         }
         let training = || {
             source.documents().filter(|document| {
