@@ -89,8 +89,8 @@ pub(crate) fn collect(out: &Path) -> Result<(Vec<Finished>, Vec<Curve>)> {
         // What a classifier shows is the work of both stages.
         let mut commit = folder.commits()?;
         if task.is_some() {
-            let first = Folder::new(run.folder(out)).commits().unwrap_or_default();
-            if first != commit && !first.is_empty() {
+            let first = Folder::new(run.folder(out)).commits()?;
+            if first != commit {
                 commit = format!("{first} then {commit}");
             }
         }
