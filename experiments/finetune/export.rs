@@ -113,12 +113,13 @@ fn model_card(config: &RunConfig, folder: &Folder, folds: bool) -> Result<String
         true => "A score.".to_string(),
         false => config.data.classes.join(", "),
     };
+    let base = config.init.hub.as_ref().map(|id| format!("base_model: {id}\n")).unwrap_or_default();
     Ok(format!(
-        "---\npipeline_tag: text-classification\n---\n\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
+        "---\npipeline_tag: text-classification\n{base}---\n\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
          Conditioning of the tokens\n\n{conditioning}\n\n## Training\n\n{} texts, {} epochs, {} texts a \
          step, peak rate {}, seed {}.\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
          licences of the checkpoint and of the texts apply.\n",
-        config.init.folder.file_name().unwrap_or_default().display(),
+        config.init.name(),
         config.data.name,
         config.data.train_len,
         config.fit.epochs,

@@ -48,6 +48,7 @@ impl Plan {
             );
         };
         let place = options.common.place(out)?;
+        let hub_id = hub::id(folder);
         let folder = std::path::absolute(hub::model(folder)?)?;
         let network = bert::read_config(&folder)?;
         ensure!(
@@ -83,7 +84,7 @@ impl Plan {
             seeds: options.common.seeds,
             data,
             init: Init {
-                checkpoint: Checkpoint::read(&folder)?,
+                checkpoint: Checkpoint::read(&folder)?.of_hub(hub_id),
                 tokenizer: Tokenizer::read(&folder)?.hash(),
                 network,
             },

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Checkpoint {
     /// Where it is.
     pub folder: PathBuf,
+    /// Its id on the hub, if it came from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
     /// BLAKE3 of its weights: a run does not go on from others.
     hash: String,
 }
@@ -27,7 +30,18 @@ impl Checkpoint {
     /// # Errors
     /// When a file cannot be read.
     pub fn read(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: folder.to_path_buf(), hash: hash(folder)? })
+        Ok(Self { folder: folder.to_path_buf(), hub: None, hash: hash(folder)? })
+    }
+
+    /// The checkpoint, known by its id on the hub.
+    pub fn of_hub(self, id: Option<&str>) -> Self {
+        Self { hub: id.map(str::to_string), ..self }
+    }
+
+    /// The id on the hub, or the name of the folder.
+    pub fn name(&self) -> String {
+        let folder = || self.folder.file_name().unwrap_or_default().display().to_string();
+        self.hub.clone().unwrap_or_else(folder)
     }
 
     /// Checks that the weights are those that the run was planned with.
