@@ -2,6 +2,10 @@
 //! on a machine without a GPU these tests are not built.
 
 use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::bert::{BertConfig, BertInput};
+use conditioned_models::bert_heads::BertClassifier;
+use conditioned_models::crammed_bert::CrammedBertConfig;
+use conditioned_models::crammed_heads::CrammedBertClassifier;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::{Mode, Store, cross_entropy};
@@ -53,5 +57,35 @@ fn gpu_gpt2_equals_that_of_the_cpu() -> Result<()> {
         let tokens = Tensor::from_vec(tokens, (2, 8), store.device())?;
         let (ids, targets) = (tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?);
         Gpt2::new(&config, store.builder())?.loss(&ids, &targets, MODE)
+    })
+}
+
+/// Two pairs of texts, the second one shorter, and their labels.
+fn pairs(device: &Device) -> Result<(BertInput, Tensor)> {
+    let rows = [[3u32, 5, 8, 1, 9, 2, 7, 6], [3, 4, 1, 10, 2, 0, 0, 0]];
+    let types = [[0u32, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0, 0]];
+    let mask = [[1u8; 8], [1, 1, 1, 1, 1, 0, 0, 0]];
+    let [ids, types] = [rows, types].map(|ids| Tensor::new(&ids, device));
+    let input = BertInput::padded(ids?, types?, &Tensor::new(&mask, device)?)?;
+    Ok((input, Tensor::new(&[1u32, 0], device)?))
+}
+
+#[test]
+fn gpu_bert_equals_that_of_the_cpu() -> Result<()> {
+    let config =
+        BertConfig { vocabulary: 11, context: 9, ..BertConfig::preset("bert-4x128").unwrap() };
+    compare(|store| {
+        let (input, labels) = pairs(store.device())?;
+        BertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, MODE)
+    })
+}
+
+#[test]
+fn gpu_crammed_bert_equals_that_of_the_cpu() -> Result<()> {
+    let preset = CrammedBertConfig::preset("crammed-4x128").unwrap();
+    let config = CrammedBertConfig { vocabulary: 11, context: 9, ..preset };
+    compare(|store| {
+        let (input, labels) = pairs(store.device())?;
+        CrammedBertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, MODE)
     })
 }
