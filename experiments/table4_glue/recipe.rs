@@ -59,8 +59,9 @@ impl Preset {
         let short = Recipe {
             width: 64,
             depth: 2,
-            heads: 4,
+            heads: 8,
             hidden: 256,
+            linear_std: 0.08,
             context: 48,
             tokenizer: "wordpiece-200".to_string(),
             documents: 40_000,
@@ -70,7 +71,7 @@ impl Preset {
             window: 32,
             mask: 0.25,
             batch_size: 16,
-            micro_batches: 4500,
+            micro_batches: 3600,
             accumulate: 1,
             batch_ramp: 0.0,
             base: 0.25,
@@ -89,10 +90,10 @@ impl Preset {
             task_rows: 6000,
             task_dev_rows: 1000,
             first_pair: 0,
-            task_epochs: 4,
+            task_epochs: 6,
             task_batch_size: 32,
-            task_rate: 1e-3,
-            task_warmup: 0.1,
+            task_rate: 2e-3,
+            task_warmup: 0.3,
             task_longest: 48,
             task_dropout: 0.0,
         };
@@ -120,6 +121,7 @@ impl Preset {
                 depth: 4,
                 heads: 4,
                 hidden: 512,
+                linear_std: 0.05,
                 context: 128,
                 window: 128,
                 tokenizer: "wordpiece-4096".to_string(),
@@ -129,6 +131,8 @@ impl Preset {
                 task_dev_rows: 0,
                 task_epochs: 5,
                 task_batch_size: 16,
+                task_rate: 1e-3,
+                task_warmup: 0.1,
                 task_longest: 128,
                 task_dropout: 0.1,
                 ..short
@@ -138,6 +142,7 @@ impl Preset {
                 depth: 16,
                 heads: 12,
                 hidden: 3072,
+                linear_std: 0.02,
                 context: 128,
                 window: 128,
                 tokenizer: "wordpiece-32768".to_string(),
@@ -155,6 +160,7 @@ impl Preset {
                 task_epochs: 5,
                 task_batch_size: 16,
                 task_rate: 4e-5,
+                task_warmup: 0.1,
                 task_longest: 128,
                 task_dropout: 0.1,
                 ..short
@@ -180,6 +186,8 @@ pub(crate) struct Recipe {
     pub(crate) heads: usize,
     /// Hidden width of the feed-forward.
     pub(crate) hidden: usize,
+    /// Deviation of the linear layers at initialisation.
+    pub(crate) linear_std: f64,
     /// The longest sequence that the model takes.
     pub(crate) context: usize,
     /// `wordpiece-V`, trained on the training documents, or the path of a tokenizer with `[MASK]`.
@@ -307,7 +315,7 @@ impl Recipe {
         vocabulary: usize,
         table_std: f64,
     ) -> EncoderConfig {
-        let Self { context, width, depth, heads, hidden, .. } = *self;
+        let Self { context, width, depth, heads, hidden, linear_std, .. } = *self;
         let dropout = 0.0;
         match model {
             Model::CrammedBert => EncoderConfig::CrammedBert(CrammedBertConfig {
@@ -319,6 +327,7 @@ impl Recipe {
                 hidden,
                 dropout,
                 table_std,
+                linear_std,
                 conditioning,
             }),
             Model::Bert => EncoderConfig::Bert(BertConfig {
@@ -331,6 +340,7 @@ impl Recipe {
                 hidden,
                 dropout,
                 table_std,
+                linear_std,
                 conditioning,
             }),
         }

@@ -67,16 +67,9 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
 #[test]
 fn a_bert_learns_the_pairs_from_what_it_was_pre_trained_on() {
     let out = tempfile::tempdir().unwrap();
-    // More steps than the default table has. A network finds the rule all at once, or stays at chance until
-    // its steps are over: the better of two seeds.
-    let more = [
-        "rate=1.6e-2",
-        "table_std=0.02",
-        "micro_batches=6000",
-        "task_rows=8000",
-        "task_epochs=6",
-        "task_rate=2e-3",
-    ];
+    // More steps than the default table has, with which six seeds of six found the rule (docs/LOG.md). It is
+    // found all at once or not at all, and sums in another order may move that: the better of two seeds.
+    let more = ["rate=8e-3", "table_std=0.02", "micro_batches=4500", "task_epochs=8"];
     let more: Vec<&str> = more.iter().flat_map(|pair| ["--set", pair]).collect();
     let one = ["--arms", "baseline", "--seeds", "2", "--out", out.path().to_str().unwrap()];
     TABLE4.success(&[&one[..], &more[..]].concat());

@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use crate::{Error, Result, Tokenizer};
 
 const MAGIC: &[u8; 8] = b"TOKSHARD";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 136;
 /// The end of a document and the hash of its text.
 const ENTRY: usize = 16;

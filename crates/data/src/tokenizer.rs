@@ -7,13 +7,18 @@ use std::{fs, str};
 use serde_json::{Value, json};
 
 use crate::atomic::write_atomic;
+use crate::encoding::CLS;
 use crate::{Error, Result, bpe};
 
 /// The token that ends a document, in the tokenizers that are made here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Names by which other tokenizers know the end of a document, in the order of their search.
-const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>", "[SEP]"];
+///
+/// A BERT has two candidates. `[CLS]` stands between documents as it stands in front of every text of a
+/// task; `[SEP]` would come to mean that what follows is of another document, and a task of pairs has it
+/// between texts that belong together.
+const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>", CLS];
 
 /// Text to token ids and back.
 ///
@@ -264,7 +269,7 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// Id of the token that ends a document.
+    /// Id of the token that ends a document, and in a BERT begins the next one.
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
     }

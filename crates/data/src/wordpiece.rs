@@ -46,7 +46,7 @@ impl Default for Cleaning {
 impl Tokenizer {
     /// Trains an uncased WordPiece of exactly `vocab_size` tokens: `[PAD]` (id 0), `[UNK]`, `[CLS]`,
     /// `[SEP]`, `[MASK]`, the characters that occur at least twice, then merges of the most frequent
-    /// pair, of equals the one with the smallest ids. `[SEP]` ends a document.
+    /// pair, of equals the one with the smallest ids. `[CLS]` stands between documents.
     ///
     /// The documents are read once and only their distinct words are kept. The same documents, in
     /// any order and on any number of threads, give the same bytes in [`save`](Self::save).
@@ -108,7 +108,7 @@ impl Tokenizer {
                 return Err(fail(problem));
             }
         }
-        for token in [UNKNOWN, SEP] {
+        for token in [UNKNOWN, CLS] {
             if !vocab.contains_key(token) {
                 return Err(fail(format!("no token {token}; is it the vocab.txt of a BERT?")));
             }

@@ -29,7 +29,7 @@ use crate::conditioning::{ConditioningConfig, Method, Placement, Table, Tokens};
 /// Epsilon of every layer norm.
 pub(crate) const EPS: f64 = 1e-12;
 
-/// Deviation of every linear weight at initialisation.
+/// Deviation of every linear weight at initialisation, as published.
 const LINEAR_STD: f64 = 0.02;
 
 /// What a BERT is.
@@ -55,6 +55,9 @@ pub struct BertConfig {
     pub dropout: f64,
     /// Deviation of the three tables at initialisation; published: 0.02.
     pub table_std: f64,
+    /// Deviation of the linear layers of the encoder at initialisation; published: 0.02 at a width of 768.
+    /// Products keep their scale with 0.02 sqrt(768 / C); with 0.02 a narrow encoder learns late, or never.
+    pub linear_std: f64,
     /// What is done to the tokens, and where.
     pub conditioning: ConditioningConfig,
 }
@@ -96,6 +99,7 @@ impl BertConfig {
             hidden: *hidden,
             dropout: 0.1,
             table_std: 0.02,
+            linear_std: LINEAR_STD,
             conditioning: ConditioningConfig::default(),
         })
     }
@@ -140,8 +144,10 @@ impl BertConfig {
         if !self.width.is_multiple_of(self.heads) {
             candle_core::bail!("bert: {} heads do not divide width {}", self.heads, self.width);
         }
-        if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
-            candle_core::bail!("bert: table_std {} must be finite and >= 0", self.table_std);
+        for (name, std) in [("table_std", self.table_std), ("linear_std", self.linear_std)] {
+            if !(std >= 0.0 && std.is_finite()) {
+                candle_core::bail!("bert: {name} {std} must be finite and >= 0");
+            }
         }
         self.conditioning.validate()
     }
@@ -361,8 +367,9 @@ struct Layer {
 impl Layer {
     fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
         let (c, hidden) = (config.width, config.hidden);
-        let linear =
-            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
+        let linear = |path, inputs, outputs| {
+            Linear::with_std(vb.pp(path), inputs, outputs, config.linear_std)
+        };
         let dropout = |path| Dropout::new(&vb.pp(path), config.dropout);
         Ok(Self {
             projections: [

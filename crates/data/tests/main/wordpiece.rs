@@ -62,7 +62,7 @@ fn the_first_tokens_are_special_ones_and_characters() {
         assert_eq!(tokenizer.id(token), Some(id), "{token}");
     }
     assert_eq!((tokenizer.pad(), tokenizer.mask()), (Some(0), Some(4)));
-    assert_eq!((tokenizer.cls(), tokenizer.sep(), tokenizer.end_of_text()), (Some(2), Some(3), 3));
+    assert_eq!((tokenizer.cls(), tokenizer.sep(), tokenizer.end_of_text()), (Some(2), Some(3), 2));
     assert_eq!(tokenizer.special(), [0, 1, 2, 3, 4]);
     assert_eq!(tokenizer.encode("BAA é a!").unwrap(), [9, 8, 1, 6, 5]);
     let message = Tokenizer::train_wordpiece(["Baa baa! É!"].map(Ok), 8).unwrap_err().to_string();

@@ -100,6 +100,7 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
         hidden: file.size("intermediate_size")?,
         dropout,
         table_std: file.real("initializer_range", 0.02)?,
+        linear_std: file.real("initializer_range", 0.02)?,
         conditioning: match file.get("model_type") == Some(&json!(CONDITIONED)) {
             true => file.conditioning()?,
             false => ConditioningConfig::default(),
