@@ -66,7 +66,7 @@ fn special_tokens_are_hidden_only_where_words_are_too_few() {
     let texts =
         (0..400).map(|i| Ok(if i % 10 == 0 { "dog".to_string() } else { "\u{200b}".into() }));
     let tokens = Arc::new(Tokens::encode(texts, &TOKENIZER).unwrap());
-    let sep = TOKENIZER.sep().unwrap();
+    let end = TOKENIZER.end_of_text();
     let windows = Windows::new(Sequence::whole(tokens), 20, 2, 0).unwrap();
     let masking = Masking { share: 0.5, seed: 0 };
     let masked = MaskedWindows::new(windows.clone(), masking, &TOKENIZER).unwrap();
@@ -75,9 +75,9 @@ fn special_tokens_are_hidden_only_where_words_are_too_few() {
         let original = rows(&windows.batch(0, index, &Device::Cpu).unwrap().inputs);
         let [_, positions, targets] = values(&masked.batch(0, index, &Device::Cpu).unwrap());
         for ((row, positions), targets) in original.iter().zip(positions).zip(targets) {
-            let words = row.iter().filter(|&&id| id != sep).count();
+            let words = row.iter().filter(|&&id| id != end).count();
             assert!(words < 10, "{words}");
-            assert_eq!(targets.iter().filter(|&&id| id != sep).count(), words);
+            assert_eq!(targets.iter().filter(|&&id| id != end).count(), words);
             assert_eq!(positions.len(), 10);
             seen += words;
         }

@@ -94,11 +94,11 @@ fn damaged_vocabularies_are_named() {
         assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
         message
     };
-    assert!(fail(b"[SEP]\na\n", "{}").contains("no token [UNK]"));
-    assert!(fail(b"[UNK]\na\n", "{}").contains("no token [SEP]"));
+    assert!(fail(b"[CLS]\na\n", "{}").contains("no token [UNK]"));
+    assert!(fail(b"[UNK]\na\n", "{}").contains("no token [CLS]"));
     assert!(
-        fail(b"[UNK]\n[SEP]\na\nb\na\n", "{}").contains("line 5: token \"a\" is that of line 3")
+        fail(b"[UNK]\n[CLS]\na\nb\na\n", "{}").contains("line 5: token \"a\" is that of line 3")
     );
-    assert!(fail(b"[UNK]\n[SEP]\n\xff\n", "{}").contains("byte 12"));
-    assert!(fail(b"[UNK]\n[SEP]\na\n", "[").contains("tokenizer_config.json"));
+    assert!(fail(b"[UNK]\n[CLS]\n\xff\n", "{}").contains("byte 12"));
+    assert!(fail(b"[UNK]\n[CLS]\na\n", "[").contains("tokenizer_config.json"));
 }
