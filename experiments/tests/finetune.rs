@@ -131,17 +131,6 @@ fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
         assert_eq!(card.contains("conditioned-bert"), !folds, "{card}");
         assert!(text(&Path::new(&to).join("config.json")).contains("label2id"));
     }
-    // The card of a run from the hub has the name under which others find the checkpoint.
-    let config = cell.join("config.json");
-    let mut json: serde_json::Value = serde_json::from_str(&text(&config)).unwrap();
-    json["init"]["hub"] = "someone/small-bert".into();
-    std::fs::write(&config, json.to_string()).unwrap();
-    let to = scene.str("of-the-hub");
-    FINETUNE.success(&["export", "--run", cell.to_str().unwrap(), "--out", &to]);
-    let card = text(&Path::new(&to).join("README.md"));
-    assert!(card.contains("\nbase_model: someone/small-bert\n"), "{card}");
-    assert!(card.contains("# someone/small-bert fine-tuned on"), "{card}");
-
     let case = scene.str("case.safetensors");
     FINETUNE.success(&["case", "--run", cell.to_str().unwrap(), "--batches", "8", "--out", &case]);
     let case = conditioned_nn::store::load_tensors(Path::new(&case), &Device::Cpu).unwrap();
