@@ -11,6 +11,7 @@ use conditioned_data::{TextBatch, Tokenizer};
 use conditioned_models::conditioning::Method;
 use conditioned_models::hugging_face::bert;
 use conditioned_nn::store::{save_tensors, write_atomic};
+use experiments::checkpoint::Checkpoint;
 use experiments::folder::Folder;
 use experiments::replay;
 use experiments::worker::boxed;
@@ -113,12 +114,12 @@ fn model_card(config: &RunConfig, folder: &Folder, folds: bool) -> Result<String
         true => "A score.".to_string(),
         false => config.data.classes.join(", "),
     };
-    let base = config.init.hub.as_ref().map(|id| format!("base_model: {id}\n")).unwrap_or_default();
     Ok(format!(
-        "---\npipeline_tag: text-classification\n{base}---\n\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
+        "{}\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
          Conditioning of the tokens\n\n{conditioning}\n\n## Training\n\n{} texts, {} epochs, {} texts a \
          step, peak rate {}, seed {}.\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
          licences of the checkpoint and of the texts apply.\n",
+        front_matter(&config.init),
         config.init.name(),
         config.data.name,
         config.data.train_len,
@@ -128,6 +129,12 @@ fn model_card(config: &RunConfig, folder: &Folder, folds: bool) -> Result<String
         config.cell.seed,
         metrics.join("\n")
     ))
+}
+
+/// What the hub reads of a card.
+fn front_matter(init: &Checkpoint) -> String {
+    let base = init.hub.as_ref().map(|id| format!("base_model: {id}\n")).unwrap_or_default();
+    format!("---\npipeline_tag: text-classification\n{base}---\n")
 }
 
 /// Writes parameters and batches with which a cell starts, for a comparison with another program.
@@ -155,4 +162,19 @@ pub(crate) fn case(Case { run, batches, dev, out }: &Case) -> Result<()> {
     }
     save_tensors(Path::new(out), tensors, &BTreeMap::new())?;
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_names_the_checkpoint_that_others_can_find() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Checkpoint::read(folder.path()).unwrap();
+        assert_eq!(front_matter(&local), "---\npipeline_tag: text-classification\n---\n");
+        let card = front_matter(&local.of_hub(Some("someone/small-bert")));
+        assert!(card.contains("\nbase_model: someone/small-bert\n---\n"), "{card}");
+    }
 }
