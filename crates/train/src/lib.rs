@@ -10,8 +10,8 @@
 //! use candle_nn::VarBuilder;
 //! use conditioned_nn::{Mode, Store};
 //! use conditioned_train::{
-//!     AdamWConfig, Batches, Control, FitConfig, GroupRule, Metrics, Run, Schedule, Shape, Task,
-//!     TaskError, fit,
+//!     AdamWConfig, Batches, Control, FitConfig, GroupRule, Length, Metrics, Run, Schedule, Shape,
+//!     Task, TaskError, fit,
 //! };
 //!
 //! struct Line {
@@ -43,7 +43,7 @@
 //! let store = Store::new(7, DType::F64, &Device::Cpu);
 //! let task = Line { slope: store.builder().get((), "slope")? };
 //! let config = FitConfig {
-//!     epochs: 40,
+//!     length: Length::Epochs(40),
 //!     accumulate: 1,
 //!     ramp: 0.0,
 //!     schedule: Schedule { peak: 0.1, shape: Shape::Cosine { warmup: 0.1, floor: 0.0 } },
@@ -69,7 +69,8 @@
 //! | --- | --- |
 //! | [`fit`](mod@fit) | the loop |
 //! | [`task`] | what it trains |
-//! | [`config`] | its settings, and the plan of steps |
+//! | [`config`] | its settings |
+//! | [`plan`] | the steps that follow from them |
 //! | [`run`] | where a run lives, how it is watched, what comes out |
 //! | [`adamw`], [`groups`], [`schedule`], [`clip`], [`accumulate`](mod@accumulate) | one optimiser step |
 //! | [`coverage`] | every parameter has a gradient |
@@ -89,11 +90,13 @@ pub mod error;
 mod finite;
 pub mod fit;
 pub mod groups;
+pub mod plan;
 pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod snapshot;
 mod state;
+mod stream;
 pub mod task;
 mod update;
 
@@ -101,11 +104,12 @@ pub use accumulate::accumulate;
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::Checkpoints;
 pub use clip::GradientNorms;
-pub use config::{FitConfig, Plan};
+pub use config::{FitConfig, Length};
 pub use ema::Ema;
 pub use error::{Result, TrainError};
 pub use fit::fit;
 pub use groups::{Group, GroupRule};
+pub use plan::Plan;
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};
 pub use schedule::{Schedule, Shape};

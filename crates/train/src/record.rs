@@ -29,7 +29,7 @@ pub enum Event {
     Step {
         /// This step.
         step: usize,
-        /// Its epoch.
+        /// The epoch of the data that its first micro-batch belongs to.
         epoch: usize,
         /// The training loss before it.
         #[serde(with = "finite::number")]
@@ -45,7 +45,7 @@ pub enum Event {
     Evaluation {
         /// The step before it.
         step: usize,
-        /// The epoch that has just ended.
+        /// The epoch of that step.
         epoch: usize,
         /// The task's numbers.
         #[serde(with = "finite::metrics")]

@@ -58,7 +58,7 @@ pub struct Progress {
     pub step: usize,
     /// Optimiser steps in all.
     pub total: usize,
-    /// The epoch of this step, from 0.
+    /// The epoch of the data, from 0, that the first micro-batch of this step belongs to.
     pub epoch: usize,
     /// Its training loss.
     pub loss: f64,

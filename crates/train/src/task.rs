@@ -23,7 +23,8 @@ pub trait Task {
     /// One micro-batch.
     type Batch;
 
-    /// The number of micro-batches in every epoch.
+    /// The number of micro-batches in every epoch, that is in one pass over the training data,
+    /// however long the run is.
     fn batches_per_epoch(&self) -> usize;
 
     /// The batches of `epoch` (from 0) from number `first` on, in an order fixed by the task's own
@@ -40,8 +41,13 @@ pub trait Task {
     fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError>;
 
     /// The metrics of a model built over `weights`: the store's own, frozen, or their moving
-    /// average. Buffers in `weights` are copies and may be changed. The evaluation after the
-    /// last step has `last` set: that is where a test split is read, once.
+    /// average. Buffers in `weights` are copies and may be changed.
+    ///
+    /// `last` is true after the last step of the run and at no other evaluation, so that is where a
+    /// test split is read: nothing is trained or chosen after it. A run that is interrupted has no
+    /// last evaluation until it is resumed and ends; one that is killed between its last evaluation
+    /// and the checkpoint after it makes the same evaluation again, of the same bits; one that has
+    /// ended is not evaluated again.
     ///
     /// # Errors
     /// When the model cannot be built or evaluated.

@@ -5,7 +5,7 @@ use std::fs;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use conditioned_nn::Mode;
-use conditioned_train::{Batches, Event, Metrics, Task, TaskError, record};
+use conditioned_train::{Batches, Event, FitConfig, Length, Metrics, Task, TaskError, record};
 use tempfile::tempdir;
 
 use crate::support::{Toy, config, run, store, train};
@@ -47,7 +47,7 @@ impl Task for Changed<'_> {
 fn one_batch_is_overfitted() {
     let (folder, store) = (tempdir().unwrap(), store());
     let mut config = config();
-    (config.epochs, config.accumulate) = (OVERFIT_EPOCHS, 1);
+    (config.length, config.accumulate) = (Length::Epochs(OVERFIT_EPOCHS), 1);
     (config.evaluate_every, config.checkpoint_every) = (OVERFIT_EPOCHS, OVERFIT_EPOCHS);
     let toy = Toy::new(&store);
     let task = Changed { toy: &toy, promised: 1 };
@@ -137,6 +137,20 @@ fn a_task_that_fails_or_runs_short_is_named() {
     toy.fuse.set(0);
     let error = train(&toy, &store, &config(), folder.path(), None).unwrap_err();
     assert_eq!(error.to_string(), "step 1: the task failed to compute the loss: killed");
+}
+
+#[test]
+fn a_checkpoint_beyond_the_end_is_refused() {
+    let folder = tempdir().unwrap();
+    let config = FitConfig { accumulate: 1, ..config() };
+    let run = |promised| {
+        let store = store();
+        let toy = Toy::new(&store);
+        train(&Changed { toy: &toy, promised }, &store, &config, folder.path(), None)
+    };
+    assert_eq!(run(2).unwrap().step, 6);
+    let error = run(1).unwrap_err().to_string();
+    assert!(error.contains("checkpoints: is at step 6 of a run of 3"), "{error}");
 }
 
 #[test]

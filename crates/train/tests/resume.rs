@@ -7,11 +7,12 @@ use std::path::Path;
 use conditioned_train::{FitConfig, Status, TrainError};
 use tempfile::tempdir;
 
-use crate::support::{Toy, bits, config, run, store, train};
+use crate::support::{Toy, bits, by_micro_batches, config, run, store, train};
 
-/// Steps and micro-batches of the run of [`config`].
-const STEPS: usize = 9;
-const BATCHES: usize = 15;
+/// A run by epochs and one by micro-batches, with their steps, micro-batches and evaluations.
+fn runs() -> [(FitConfig, [usize; 3]); 2] {
+    [(config(), [9, 15, 3]), (by_micro_batches(), [7, 13, 4])]
+}
 
 struct Reference {
     bits: Vec<(String, Vec<u64>)>,
@@ -19,10 +20,10 @@ struct Reference {
     last: f64,
 }
 
-fn reference() -> Reference {
+fn reference(config: &FitConfig, steps: usize) -> Reference {
     let (folder, store) = (tempdir().unwrap(), store());
-    let outcome = train(&Toy::new(&store), &store, &config(), folder.path(), None).unwrap();
-    assert_eq!((outcome.status, outcome.step), (Status::Finished, STEPS));
+    let outcome = train(&Toy::new(&store), &store, config, folder.path(), None).unwrap();
+    assert_eq!((outcome.status, outcome.step), (Status::Finished, steps));
     let metrics = fs::read(run(folder.path()).metrics()).unwrap();
     Reference { bits: bits(&store), metrics, last: outcome.metrics["loss"] }
 }
@@ -59,16 +60,18 @@ fn kill_and_compare(set: impl Fn(&Toy), config: &FitConfig, reference: &Referenc
 
 #[test]
 fn the_same_seed_twice_gives_the_same_bits() {
-    let (first, second) = (reference(), reference());
-    assert_eq!(first.bits, second.bits);
-    assert_eq!(first.metrics, second.metrics);
+    for (config, [steps, ..]) in runs() {
+        let [first, second] = [(); 2].map(|()| reference(&config, steps));
+        assert_eq!(first.bits, second.bits);
+        assert_eq!(first.metrics, second.metrics);
+    }
 }
 
 #[test]
 fn the_number_of_threads_does_not_matter() {
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(reference)
+        pool.install(|| reference(&config(), 9))
     };
     let (one, two) = (with(1), with(2));
     assert_eq!(one.bits, two.bits);
@@ -77,29 +80,32 @@ fn the_number_of_threads_does_not_matter() {
 
 #[test]
 fn a_run_stopped_after_any_step_resumes_to_the_same_bits() {
-    let reference = reference();
-    for stop_at in 1..STEPS {
-        let (folder, store) = (tempdir().unwrap(), store());
-        let toy = Toy::new(&store);
-        let outcome = train(&toy, &store, &config(), folder.path(), Some(stop_at)).unwrap();
-        assert_eq!((outcome.status, outcome.step), (Status::Interrupted, stop_at));
-        let case = format!("stopped after {stop_at}");
-        resume_and_compare(folder.path(), &config(), &reference, &case);
+    for (config, [steps, ..]) in runs() {
+        let reference = reference(&config, steps);
+        for stop_at in 1..steps {
+            let (folder, store) = (tempdir().unwrap(), store());
+            let toy = Toy::new(&store);
+            let outcome = train(&toy, &store, &config, folder.path(), Some(stop_at)).unwrap();
+            assert_eq!((outcome.status, outcome.step), (Status::Interrupted, stop_at));
+            let case = format!("{:?} stopped after {stop_at}", config.length);
+            resume_and_compare(folder.path(), &config, &reference, &case);
+        }
     }
 }
 
 #[test]
 fn a_run_killed_in_any_micro_batch_or_evaluation_resumes_to_the_same_bits() {
-    let reference = reference();
     // Every second epoch: then an evaluation is recorded that no checkpoint knows.
-    for checkpoint_every in [1, 2] {
-        let config = FitConfig { checkpoint_every, ..config() };
-        for left in 0..BATCHES {
-            let case = format!("killed in batch {left}");
+    let [epochs, micro_batches] = runs();
+    let seldom = (FitConfig { checkpoint_every: 2, ..config() }, epochs.1);
+    for (config, [steps, batches, evaluations]) in [epochs, seldom, micro_batches] {
+        let reference = reference(&config, steps);
+        for left in 0..batches {
+            let case = format!("{:?} killed in batch {left}", config.length);
             kill_and_compare(|toy| toy.fuse.set(left), &config, &reference, &case);
         }
-        for left in 0..config.epochs {
-            let case = format!("killed in evaluation {left}");
+        for left in 0..evaluations {
+            let case = format!("{:?} killed in evaluation {left}", config.length);
             kill_and_compare(|toy| toy.evaluations.set(left), &config, &reference, &case);
         }
     }

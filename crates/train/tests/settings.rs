@@ -1,7 +1,7 @@
 //! Schedule, group rule and configuration.
 
 use candle_core::{DType, Device, Var};
-use conditioned_train::{FitConfig, Group, GroupRule, Plan, Schedule, Shape};
+use conditioned_train::{FitConfig, Group, GroupRule, Length, Schedule, Shape};
 
 use crate::support::{assert_close, config};
 
@@ -92,6 +92,12 @@ fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
 fn the_configuration_is_closed_and_comes_back_from_json() {
     let json = serde_json::to_value(config()).unwrap();
     assert_eq!(serde_json::from_value::<FitConfig>(json.clone()).unwrap(), config());
+    assert_eq!(json["length"], serde_json::json!({"epochs": 3}));
+    let by_micro_batches = FitConfig { length: Length::MicroBatches(800), ..config() };
+    let mut other = json.clone();
+    other["length"] = serde_json::json!({"micro-batches": 800});
+    assert_eq!(serde_json::from_value::<FitConfig>(other).unwrap(), by_micro_batches);
+
     let mut unknown = json;
     unknown["schedule"]["warm_up"] = serde_json::json!(0.1);
     let error = serde_json::from_value::<FitConfig>(unknown).unwrap_err().to_string();
@@ -107,8 +113,10 @@ fn settings_that_make_no_sense_are_named() {
         change(&mut config);
         config.validate().unwrap_err().to_string()
     };
-    let cases: [(Change, &str); 10] = [
-        (|c| c.epochs = 0, "`epochs` must be at least 1"),
+    let cases: [(Change, &str); 12] = [
+        (|c| c.length = Length::Epochs(0), "`length.epochs` must be at least 1"),
+        (|c| c.length = Length::MicroBatches(0), "`length.micro-batches` must be at least 1"),
+        (|c| c.evaluate_every = 0, "`evaluate_every` must be at least 1"),
         (|c| c.checkpoint_every = 0, "`checkpoint_every` must be at least 1"),
         (|c| c.clip = Some(0.0), "`clip` must be positive and finite, is 0"),
         (|c| c.ema = Some(1.5), "`ema` must lie in [0, 1), is 1.5"),
@@ -128,23 +136,4 @@ fn settings_that_make_no_sense_are_named() {
     for (change, text) in cases {
         assert!(error(change).contains(text), "{}", error(change));
     }
-}
-
-#[test]
-fn the_plan_counts_a_short_last_step() {
-    let plan = Plan::new(&config(), 5).unwrap();
-    assert_eq!((plan.total(), plan.total_batches()), (9, 15));
-    let error = Plan::new(&config(), 0).unwrap_err().to_string();
-    assert!(error.contains("the training data fill no batch"), "{error}");
-}
-
-#[test]
-fn the_batch_grows_in_a_line_and_no_step_reaches_into_the_next_epoch() {
-    let config = FitConfig { epochs: 2, accumulate: 4, ramp: 0.5, ..config() };
-    let plan = Plan::new(&config, 20).unwrap();
-    // After the shares 0, 1/40, ... of all 40 micro-batches: one more for each eighth, four from a half
-    // on; the two epochs end at 20 and 40.
-    let sizes: Vec<usize> = (0..plan.total()).map(|step| plan.batches(step)).collect();
-    assert_eq!(sizes, [1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4]);
-    assert_eq!((plan.batches_before(11), plan.total_batches()), (20, 40));
 }

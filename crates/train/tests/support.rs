@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{
-    AdamWConfig, Batches, Control, FitConfig, GroupRule, Metrics, Outcome, Result, Run, Schedule,
-    Shape, Task, TaskError, fit,
+    AdamWConfig, Batches, Control, FitConfig, GroupRule, Length, Metrics, Outcome, Result, Run,
+    Schedule, Shape, Task, TaskError, fit,
 };
 
 /// Samples, features and hidden units of [`Toy`].
@@ -169,7 +169,7 @@ fn burn(fuse: &Cell<usize>) -> Result<(), TaskError> {
 /// Nine steps: three epochs of two full steps and a short one.
 pub(crate) fn config() -> FitConfig {
     FitConfig {
-        epochs: 3,
+        length: Length::Epochs(3),
         accumulate: 2,
         ramp: 0.0,
         schedule: Schedule { peak: 0.05, shape: Shape::Cosine { warmup: 0.2, floor: 0.1 } },
@@ -180,6 +180,19 @@ pub(crate) fn config() -> FitConfig {
         evaluate_every: 1,
         checkpoint_every: 1,
         seed: 11,
+    }
+}
+
+/// Seven steps of 3, 1, 2, 2, 3, 1 and 1 micro-batches: evaluations after 4, 8, 12 and 13, checkpoints
+/// after 6, 12 and 13, and steps that begin in one epoch of the data (5 or 10 batches) and end in the
+/// next.
+pub(crate) fn by_micro_batches() -> FitConfig {
+    FitConfig {
+        length: Length::MicroBatches(13),
+        accumulate: 3,
+        evaluate_every: 4,
+        checkpoint_every: 6,
+        ..config()
     }
 }
 

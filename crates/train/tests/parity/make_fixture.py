@@ -81,7 +81,7 @@ def main():
             tensors[f"{label}.{name}"] = torch.tensor(values, dtype=torch.float64)
         tensors |= {f"{label}.final.{name}": value for name, value in final.items()}
     config = {
-        "epochs": EPOCHS,
+        "length": {"epochs": EPOCHS},
         "accumulate": 1,
         "ramp": 0.0,
         "schedule": {"peak": PEAK, "shape": {"cosine": {"warmup": WARMUP, "floor": FLOOR}}},
