@@ -1,11 +1,11 @@
 //! Parameters and buffers by name: ordered, seeded per name, frozen, saved and loaded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atomic_write_file::AtomicWriteFile;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -312,26 +312,17 @@ pub fn load_tensors(
 }
 
 /// Writes a file so that a reader, or a crash at any instant, sees the old content or the new:
-/// temporary file in the same folder, sync, rename, sync of the folder.
+/// temporary file in the same folder, sync, rename, sync of the folder (where the system can sync
+/// one: Windows cannot).
+///
+/// A new file is as readable as any other, a file that is replaced keeps its permissions, and a
+/// link is replaced, not followed. A process that is killed may leave the temporary file,
+/// `.NAME.` and six letters or digits, beside it.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's reason, without the path: the caller names it.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; a result is as readable as any other file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
+    let mut file = AtomicWriteFile::open(path)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // Windows cannot open a folder; there the rename alone is what the system offers.
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    file.commit()
 }

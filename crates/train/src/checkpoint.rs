@@ -104,7 +104,7 @@ impl Checkpoints {
 
     /// Removes what a kill in the middle of a write left behind: a run folder has one writer.
     fn remove_unfinished(&self) -> Result<()> {
-        for path in self.list(|name| name.starts_with(".tmp"))? {
+        for path in self.list(|name| name.starts_with(".step-"))? {
             std::fs::remove_file(&path).map_err(TrainError::io(&path))?;
         }
         Ok(())

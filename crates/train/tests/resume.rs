@@ -14,6 +14,9 @@ fn runs() -> [(FitConfig, [usize; 3]); 2] {
     [(config(), [9, 15, 3]), (by_micro_batches(), [7, 13, 4])]
 }
 
+/// What a process that is killed while it writes a checkpoint leaves beside it.
+const UNFINISHED: &str = ".step-00000001-0123456789abcdef.safetensors.AbCdEf";
+
 struct Reference {
     bits: Vec<(String, Vec<u64>)>,
     metrics: Vec<u8>,
@@ -52,7 +55,7 @@ fn kill_and_compare(set: impl Fn(&Toy), config: &FitConfig, reference: &Referenc
     let mut metrics = OpenOptions::new();
     let mut metrics = metrics.append(true).open(run(folder.path()).metrics()).unwrap();
     metrics.write_all(b"{\"event\":\"step\",\"st").unwrap();
-    let unfinished = run(folder.path()).checkpoints().join(".tmpAbCdEf");
+    let unfinished = run(folder.path()).checkpoints().join(UNFINISHED);
     fs::write(&unfinished, "half a checkpoint").unwrap();
     resume_and_compare(folder.path(), config, reference, case);
     assert!(!unfinished.exists(), "{case}");

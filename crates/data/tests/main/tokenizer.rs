@@ -96,6 +96,22 @@ fn files_keep_the_hash() {
 }
 
 #[test]
+fn a_saved_file_is_an_ordinary_one_and_an_error_names_it() {
+    let folder = TempDir::new().unwrap();
+    let tokenizer = Tokenizer::characters(["ab"]).unwrap();
+    let [path, ordinary] = ["tokenizer.json", "ordinary.json"].map(|name| folder.path().join(name));
+    fs::write(&ordinary, "{}").unwrap();
+    tokenizer.save(&path).unwrap();
+    let permissions = |path| fs::metadata(path).unwrap().permissions();
+    assert_eq!(permissions(&path), permissions(&ordinary));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+
+    let missing = folder.path().join("missing").join("tokenizer.json");
+    let error = tokenizer.save(&missing).unwrap_err().to_string();
+    assert!(error.contains(missing.to_str().unwrap()), "{error}");
+}
+
+#[test]
 fn characters_are_sorted_and_end_before_end_of_text() {
     let tokenizer = Tokenizer::characters(["ba\n", "é🙂a"]).unwrap();
     assert_eq!(tokenizer.vocab_size(), 6);

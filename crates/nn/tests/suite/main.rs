@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod atomic;
 mod cache;
 mod depthwise;
 mod determinism;
