@@ -3,7 +3,7 @@
     cargo build --release --example train-step
     python scripts/compare_plain.py [--cases vit_small_patch16_224:8 vit-32:64] [--rounds 2]
 
-Builds `benches/plain-candle` twice (as candle comes, and with this project's matrix kernels and
+Builds `scripts/plain-candle` twice (as candle comes, and with this project's matrix kernels and
 allocator), then runs the three in turns from the same weights and batch, checks that the losses of
 20 steps agree, and prints medians, ratios and peak memory. Needs no Python package: the weights are
 those that `train-step --save-case` writes.
@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PLAIN = os.path.join(ROOT, "benches", "plain-candle")
+PLAIN = os.path.join(ROOT, "scripts", "plain-candle")
 WARM = 2
 # f32 programs that sum in different orders; losses of 20 steps at rate 1e-3.
 TOLERANCE = 5e-3
