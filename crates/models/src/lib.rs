@@ -46,3 +46,21 @@ mod preset;
 pub mod vit;
 
 pub use preset::UnknownPreset;
+
+/// Patterns of the names of embedding tables in the models of this crate, and in those of timm and
+/// Hugging Face with the same names; `*` stands for any characters.
+///
+/// In this order: position tables, class and distillation tokens (ViT, DeiT, XCiT), relative position
+/// biases (Swin), token and position tables (GPT-2), those of BERT (token types too), token tables of
+/// Crammed BERT. An optimiser does not decay them, and may give them a rate of their own. The order is
+/// fixed: the list stands in recorded configurations.
+pub const EMBEDDING_TABLES: [&str; 8] = [
+    "*pos_embed",
+    "*cls_token",
+    "*dist_token",
+    "*relative_position_bias_table",
+    "*wte.weight",
+    "*wpe.weight",
+    "*_embeddings.weight",
+    "*word_embedding.weight",
+];

@@ -48,7 +48,7 @@ pub struct FitConfig {
     pub schedule: Schedule,
     /// Optimiser constants.
     pub adamw: AdamWConfig,
-    /// Weight decay, and the rate of the tables.
+    /// Weight decay, and the rate of the embedding tables.
     pub groups: GroupRule,
     /// The largest global norm of the gradient; `null` does not clip.
     pub clip: Option<f64>,

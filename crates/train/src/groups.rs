@@ -5,20 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 
-/// Name patterns of the tables in the models that we know: position tables, class and distillation
-/// tokens (ViT, DeiT, XCiT), relative position biases (Swin), token tables (GPT-2, BERT,
-/// Crammed BERT).
-const TABLES: [&str; 8] = [
-    "*pos_embed",
-    "*cls_token",
-    "*dist_token",
-    "*relative_position_bias_table",
-    "*wte.weight",
-    "*wpe.weight",
-    "*_embeddings.weight",
-    "*word_embedding.weight",
-];
-
 /// Parameters that share a weight decay and a multiple of the scheduled rate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
@@ -34,19 +20,22 @@ pub struct Group {
 ///
 /// | parameter | decay | rate |
 /// | --- | --- | --- |
-/// | *table*: its name matches one of `tables` | 0 | `table_rate` |
+/// | *embedding table*: its name matches one of `tables` | 0 | `table_rate` |
 /// | *vector*: at most one axis, or a name that ends in `.bias` (biases, norms, scales) | 0 | 1 |
 /// | *matrix*: all else | `weight_decay` | 1 |
 ///
-/// This is the common rule of timm and GPT-2 trainers, with a rate of its own for the tables.
+/// This is the common rule of timm and GPT-2 trainers, with a rate of its own for the embedding tables:
+/// tokens, positions and whatever else is looked up or added rather than multiplied. Their names are
+/// the model's, so whoever knows the model gives them; there is no default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupRule {
     /// The decay of matrices.
     pub weight_decay: f64,
-    /// The rate of tables as a multiple of the scheduled rate.
+    /// The rate of embedding tables as a multiple of the scheduled rate.
     pub table_rate: f64,
-    /// Patterns of table names; `*` stands for any characters, dots included.
+    /// Patterns of the names of embedding tables; `*` stands for any characters, dots included. A
+    /// pattern that fits no parameter is no error, so that one list serves several models.
     pub tables: Vec<String>,
     /// Rates of the parameters whose names match a pattern, as multiples of what they would have; the
     /// first pattern that fits decides. Layers near the input may learn slower, and with 0 not at all;
@@ -55,16 +44,22 @@ pub struct GroupRule {
     pub rates: Vec<(String, f64)>,
 }
 
-impl Default for GroupRule {
-    /// Decay 0.05, rate 1 for tables, and the table names of the models in this workspace.
-    fn default() -> Self {
-        let tables = TABLES.map(str::to_string).to_vec();
-        Self { weight_decay: 0.05, table_rate: 1.0, tables, rates: Vec::new() }
-    }
-}
-
 impl GroupRule {
-    /// The groups of `parameters`: matrices, vectors, tables, each once for every rate that it has.
+    /// The rule with these embedding tables, which learn at the scheduled rate.
+    ///
+    /// ```
+    /// use conditioned_train::GroupRule;
+    ///
+    /// let rule = GroupRule::new(0.05, ["*pos_embed", "*cls_token"]);
+    /// assert_eq!((rule.table_rate, rule.rates.len()), (1.0, 0));
+    /// ```
+    pub fn new<S: Into<String>>(weight_decay: f64, tables: impl IntoIterator<Item = S>) -> Self {
+        let tables = tables.into_iter().map(Into::into).collect();
+        Self { weight_decay, table_rate: 1.0, tables, rates: Vec::new() }
+    }
+
+    /// The groups of `parameters`: matrices, vectors, embedding tables, each once for every rate that
+    /// it has.
     ///
     /// # Errors
     /// When a pattern of `rates` decides for no parameter: a name that has changed must not go unseen.

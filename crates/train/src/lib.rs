@@ -48,7 +48,7 @@
 //!     ramp: 0.0,
 //!     schedule: Schedule { peak: 0.1, shape: Shape::Cosine { warmup: 0.1, floor: 0.0 } },
 //!     adamw: AdamWConfig::default(),
-//!     groups: GroupRule::default(),
+//!     groups: GroupRule::new(0.05, ["*pos_embed"]),
 //!     clip: Some(1.0),
 //!     ema: None,
 //!     evaluate_every: 20,

@@ -51,7 +51,8 @@ fn the_rule_sorts_parameters_into_matrices_vectors_and_tables() {
     ]
     .map(named)
     .to_vec();
-    let rule = GroupRule { weight_decay: 0.1, table_rate: 5.0, ..GroupRule::default() };
+    let tables = ["*pos_embed", "cls_*", "*wte.weight", "*_embeddings.weight", "no.such.table"];
+    let rule = GroupRule { table_rate: 5.0, ..GroupRule::new(0.1, tables) };
     let group = |names: &[&str], weight_decay, rate| Group {
         names: names.iter().map(|name| (*name).to_string()).collect(),
         weight_decay,
