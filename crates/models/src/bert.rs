@@ -342,10 +342,11 @@ impl Bert {
                  its conditioning instead"
             );
         }
-        let words = self.embedding.folded_words(&self.added())?;
+        let added = self.added();
+        let words = self.embedding.folded_words(&added)?;
         let fold = |table: Tensor| match self.embedding.placement() {
             Placement::BeforePosition => Ok(table),
-            _ => self.embedding.fold(&table),
+            _ => self.embedding.fold(&table, &added),
         };
         Ok([words, fold(self.positions.embeddings()?)?, fold(self.types.clone())?])
     }

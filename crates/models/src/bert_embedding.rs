@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{LayerNorm, Mode, embedding};
+use conditioned_nn::{LayerNorm, Mode, Padding, embedding};
 
 use crate::bert::BertInput;
 use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
@@ -54,8 +54,7 @@ impl Embedding {
         mode: Mode,
     ) -> Result<Tensor> {
         self.words.refresh(mode)?;
-        self.start(added)?;
-        let condition = |x: Tensor| self.conditioner.forward(&x, input.padding.as_ref(), mode);
+        let condition = |x: Tensor| self.condition(&x, input.padding.as_ref(), added, mode);
         let mut x = self.words.rows(&input.ids)?;
         if self.placement == Placement::BeforePosition {
             x = condition(x)?;
@@ -85,25 +84,31 @@ impl Embedding {
         Ok(Tokens { plain: real(&plain, input)?, conditioned: real(&conditioned, input)? })
     }
 
-    /// Gives the conditioner its first statistics where they are known before the first batch.
-    fn start(&self, added: &[&Tensor]) -> Result<()> {
-        match self.placement {
-            Placement::BeforePosition => self.conditioner.start(&[self.words()]),
-            Placement::AfterPosition => self.conditioner.start(&[&[self.words()], added].concat()),
-            // A layer norm of independent rows has no such formula.
-            Placement::AfterNorm => Ok(()),
-        }
+    /// X -> Y, (.., C), for the tokens of the place that is conditioned.
+    fn condition(
+        &self,
+        x: &Tensor,
+        padding: Option<&Padding>,
+        added: &[&Tensor],
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let tables = match self.placement {
+            Placement::BeforePosition => vec![self.words()],
+            Placement::AfterPosition => [&[self.words()], added].concat(),
+            // A layer norm of independent rows has no formula for its statistics.
+            Placement::AfterNorm => Vec::new(),
+        };
+        self.conditioner.forward(x, padding, &tables, mode)
     }
 
     /// The word table as it enters the sum, conditioned (V, C): for methods that fold.
     pub(crate) fn folded_words(&self, added: &[&Tensor]) -> Result<Tensor> {
-        self.start(added)?;
-        self.fold(&self.words.embeddings()?)
+        self.fold(&self.words.embeddings()?, added)
     }
 
     /// The rows of `table` as an evaluation conditions them.
-    pub(crate) fn fold(&self, table: &Tensor) -> Result<Tensor> {
-        self.conditioner.forward(table, None, Mode::Eval)
+    pub(crate) fn fold(&self, table: &Tensor, added: &[&Tensor]) -> Result<Tensor> {
+        self.condition(table, None, added, Mode::Eval)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which tokens a model conditions, and how: one configuration field of every model.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_conditioning::{
     ConditionedTable, Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise,
 };
@@ -236,10 +238,84 @@ pub(crate) struct TokenConditioner {
 enum Transform {
     None,
     PerSequence(Conditioner),
-    Pooled(Pooled),
+    Pooled(PooledMap),
     NormMatched(NormMatched),
-    PooledNormMatched(Pooled),
+    PooledNormMatched(PooledMap),
     Standardised(Standardise),
+}
+
+/// Pooled statistics that begin with the tables whose rows add up to X.
+///
+/// Before the first batch M must know the tokens, and in a causal model not from the batch itself.
+/// The first training pass stores the Gram matrix of the tables as the first observation. An
+/// evaluation that comes before it takes the same matrix and stores nothing.
+#[derive(Debug)]
+struct PooledMap {
+    pooled: Pooled,
+    /// What evaluations before the first observation take.
+    provisional: Mutex<Option<Provisional>>,
+}
+
+/// Statistics of tables, and the values that these had.
+#[derive(Debug, Clone)]
+struct Provisional {
+    tables: Vec<Tensor>,
+    pooled: Arc<Pooled>,
+}
+
+impl PooledMap {
+    fn new(pooled: Pooled) -> Self {
+        Self { pooled, provisional: Mutex::new(None) }
+    }
+
+    /// Runs `work` with the statistics that a pass takes; `tables` is empty where none are known.
+    fn with<R>(
+        &self,
+        tables: &[&Tensor],
+        mode: Mode,
+        work: impl FnOnce(&Pooled) -> Result<R>,
+    ) -> Result<R> {
+        if tables.is_empty() || self.pooled.observations()? > 0.0 {
+            return work(&self.pooled);
+        }
+        if mode.is_train() {
+            self.pooled.start_from_tables(tables)?;
+            return work(&self.pooled);
+        }
+        let provisional = self.provisional(tables)?;
+        work(&provisional)
+    }
+
+    /// The statistics of `tables`, computed anew only when their values have changed.
+    fn provisional(&self, tables: &[&Tensor]) -> Result<Arc<Pooled>> {
+        let lock = || self.provisional.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        if let Some(known) = known
+            && same(&known.tables, tables)?
+        {
+            return Ok(known.pooled);
+        }
+        let copies =
+            tables.iter().map(|table| table.detach().copy()).collect::<Result<Vec<_>>>()?;
+        let pooled = Pooled::new(*self.pooled.config(), copies[0].dim(1)?)?;
+        pooled.start_from_tables(&copies.iter().collect::<Vec<_>>())?;
+        let pooled = Arc::new(pooled);
+        *lock() = Some(Provisional { tables: copies, pooled: pooled.clone() });
+        Ok(pooled)
+    }
+}
+
+/// Whether tables of the same shapes hold the same values.
+fn same(known: &[Tensor], tables: &[&Tensor]) -> Result<bool> {
+    if known.len() != tables.len() {
+        return Ok(false);
+    }
+    for (known, table) in known.iter().zip(tables) {
+        if known.dims() != table.dims() || known.eq(*table)?.min_all()?.to_scalar::<u8>()? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl TokenConditioner {
@@ -250,9 +326,10 @@ impl TokenConditioner {
         let buffer = |name: &str, dims: &[usize], value: f64| {
             vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)
         };
-        let pooled = |config| -> Result<Pooled> {
+        let pooled = |config| -> Result<PooledMap> {
             let gram = buffer("running_gram", &[channels, channels], 0.0)?;
-            Ok(Pooled::with_state(config, gram, buffer("running_weight", &[], 0.0)?)?)
+            let weight = buffer("running_weight", &[], 0.0)?;
+            Ok(PooledMap::new(Pooled::with_state(config, gram, weight)?))
         };
         let transform = match method {
             // Conditioned tables act on the tables themselves: see `Table`.
@@ -272,30 +349,21 @@ impl TokenConditioner {
         Ok(Self { transform, ramp_steps })
     }
 
-    /// Lets G start from the tables whose rows add up to X, unless it has been observed: before the
-    /// first batch M must know the tokens, and in a causal model not from the batch itself.
-    pub(crate) fn start(&self, tables: &[&Tensor]) -> Result<()> {
-        match &self.transform {
-            Transform::Pooled(pooled) | Transform::PooledNormMatched(pooled)
-                if pooled.observations()? == 0.0 =>
-            {
-                Ok(pooled.start_from_tables(tables)?)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// X -> Y, (B, N, C). A training pass also moves the running averages, after its own use of
-    /// them. Padding takes no part and is left alone.
+    /// them; an evaluation changes nothing. Padding takes no part and is left alone.
+    ///
+    /// `tables` are those whose rows add up to X, where X is such a sum: pooled statistics begin
+    /// with them.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         padding: Option<&Padding>,
+        tables: &[&Tensor],
         mode: Mode,
     ) -> Result<Tensor> {
         let y = match padding {
-            None => self.forward_full(x, mode)?,
-            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, mode)?,
+            None => self.forward_full(x, tables, mode)?,
+            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, tables, mode)?,
         };
         match mode {
             Mode::Train { step, .. } if step + 1 < self.ramp_steps => {
@@ -306,21 +374,23 @@ impl TokenConditioner {
         }
     }
 
-    fn forward_full(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn forward_full(&self, x: &Tensor, tables: &[&Tensor], mode: Mode) -> Result<Tensor> {
         let train = mode.is_train();
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward(x)?,
             Transform::NormMatched(control) => control.forward(x)?,
-            Transform::Pooled(pooled) if train => pooled.forward_train_observed(x)?,
-            Transform::Pooled(pooled) => pooled.forward(x)?,
-            Transform::PooledNormMatched(pooled) => {
+            Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
+                true => Ok(pooled.forward_train_observed(x)?),
+                false => Ok(pooled.forward(x)?),
+            })?,
+            Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
                 let y = (x * pooled.norm_matched_scale()?)?;
                 if train {
                     pooled.observe(x)?;
                 }
-                y
-            }
+                Ok(y)
+            })?,
             Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train(x)?;
                 standardise.observe(x)?;
@@ -330,22 +400,30 @@ impl TokenConditioner {
         })
     }
 
-    fn forward_masked(&self, x: &Tensor, mask: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn forward_masked(
+        &self,
+        x: &Tensor,
+        mask: &Tensor,
+        tables: &[&Tensor],
+        mode: Mode,
+    ) -> Result<Tensor> {
         let train = mode.is_train();
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
             Transform::NormMatched(control) => control.forward_masked(x, mask)?,
-            Transform::Pooled(pooled) if train => pooled.forward_train_observed_masked(x, mask)?,
-            Transform::Pooled(pooled) => pooled.forward_masked(x, mask)?,
-            Transform::PooledNormMatched(pooled) => {
+            Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
+                true => Ok(pooled.forward_train_observed_masked(x, mask)?),
+                false => Ok(pooled.forward_masked(x, mask)?),
+            })?,
+            Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
                 let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
                 let y = real.where_cond(&(x * pooled.norm_matched_scale()?)?, x)?;
                 if train {
                     pooled.observe_masked(x, mask)?;
                 }
-                y
-            }
+                Ok(y)
+            })?,
             Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train_masked(x, mask)?;
                 standardise.observe_masked(x, mask)?;
@@ -361,8 +439,8 @@ impl TokenConditioner {
         batches: impl IntoIterator<Item = Result<Tensor>>,
     ) -> Result<()> {
         match &self.transform {
-            Transform::Pooled(pooled) | Transform::PooledNormMatched(pooled) => {
-                Ok(pooled.recalibrate(batches)?)
+            Transform::Pooled(map) | Transform::PooledNormMatched(map) => {
+                Ok(map.pooled.recalibrate(batches)?)
             }
             Transform::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
             Transform::None | Transform::PerSequence(_) | Transform::NormMatched(_) => Ok(()),

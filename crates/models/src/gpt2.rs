@@ -270,26 +270,24 @@ impl Gpt2 {
     fn embed(&self, ids: &Tensor, first: usize, mode: Mode) -> Result<Tensor> {
         self.wte.refresh(mode)?;
         self.wpe.refresh(mode)?;
-        self.start()?;
         let words = self.wte.rows(ids)?;
         match self.conditioning.placement {
-            Placement::BeforePosition => {
-                self.position(&self.conditioner.forward(&words, None, mode)?, first)
-            }
+            Placement::BeforePosition => self.position(&self.condition(&words, mode)?, first),
             Placement::AfterPosition | Placement::AfterNorm => {
-                self.conditioner.forward(&self.position(&words, first)?, None, mode)
+                self.condition(&self.position(&words, first)?, mode)
             }
         }
     }
 
-    /// Gives the conditioner its first statistics, from the tables that make its X.
-    fn start(&self) -> Result<()> {
-        match self.conditioning.placement {
-            Placement::BeforePosition => self.conditioner.start(&[self.wte.weight()]),
+    /// X -> Y, (.., C), for sums of rows of the tables that make X.
+    fn condition(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let tables: &[&Tensor] = match self.conditioning.placement {
+            Placement::BeforePosition => &[self.wte.weight()],
             Placement::AfterPosition | Placement::AfterNorm => {
-                self.conditioner.start(&[self.wte.weight(), self.wpe.weight()])
+                &[self.wte.weight(), self.wpe.weight()]
             }
-        }
+        };
+        self.conditioner.forward(x, None, tables, mode)
     }
 
     /// Adds the position table from row `first` on: (B, N, C) -> (B, N, C).
@@ -349,8 +347,7 @@ impl Gpt2 {
                  folded into the tables"
             );
         }
-        self.start()?;
-        let fold = |table: &Table| self.conditioner.forward(&table.embeddings()?, None, Mode::Eval);
+        let fold = |table: &Table| self.condition(&table.embeddings()?, Mode::Eval);
         Ok(match self.conditioning.placement {
             Placement::BeforePosition => (fold(&self.wte)?, self.wpe.embeddings()?),
             Placement::AfterPosition | Placement::AfterNorm => (fold(&self.wte)?, fold(&self.wpe)?),

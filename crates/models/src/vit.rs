@@ -244,10 +244,10 @@ impl Vit {
         let patches = self.patch_embed.forward(images)?;
         match self.placement {
             Placement::BeforePosition => {
-                self.position(&self.conditioner.forward(&patches, None, mode)?)
+                self.position(&self.conditioner.forward(&patches, None, &[], mode)?)
             }
             Placement::AfterPosition | Placement::AfterNorm => {
-                self.conditioner.forward(&self.position(&patches)?, None, mode)
+                self.conditioner.forward(&self.position(&patches)?, None, &[], mode)
             }
         }
     }

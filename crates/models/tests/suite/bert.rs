@@ -241,6 +241,32 @@ fn a_ramp_goes_from_plain_to_conditioned_tokens_in_equal_parts() -> Result<()> {
     Ok(())
 }
 
+/// An evaluation before the first step takes what the first step then stores, and stores nothing.
+#[test]
+fn evaluating_and_folding_a_fresh_model_change_no_state() -> Result<()> {
+    let (input, labels) = (batch()?, Tensor::new(&[0u32, 2, 1], &Device::Cpu)?);
+    for method in [Method::pooled_earlier(0.7)?, Method::pooled_norm_matched(1.0)?] {
+        for placement in [Placement::BeforePosition, Placement::AfterPosition] {
+            let store = Store::new(3, DType::F32, &Device::Cpu);
+            let config = BertConfig { dropout: 0.0, ..tiny(method, placement) };
+            let model = BertClassifier::new(&config, 3, store.builder())?;
+            shake(&store)?;
+            let evaluated = model.loss(&input, &labels, Mode::Eval)?.to_scalar::<f32>()?;
+            model.bert().folded_tables()?;
+            model.bert().tokens(&input)?;
+            for (name, var) in store.buffers() {
+                let values: Vec<f64> = var.flatten_all()?.to_vec1()?;
+                assert!(values.iter().all(|v| *v == 0.0), "{method:?} {placement:?}: {name}");
+            }
+            let trained = model.loss(&input, &labels, MODE)?.to_scalar::<f32>()?;
+            assert_eq!(evaluated, trained, "{method:?} {placement:?}");
+            let weight = store.get("bert.conditioner.running_weight").unwrap();
+            assert_eq!(weight.to_scalar::<f64>()?, 2.0, "the tables and the batch");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
     let input = batch()?;

@@ -1,5 +1,6 @@
 //! Conditioned tokens in a causal model: who may enter, who leaks, what folds.
 
+use candle_conditioning::{Pooled, PooledConfig};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
@@ -212,6 +213,53 @@ fn the_first_step_uses_the_gram_of_the_tables_and_later_ones_the_average() -> Re
     assert!(distance(found.as_tensor(), &wanted)? < SAME_IN_F64);
     let weight: f64 = store.get("conditioner.running_weight").unwrap().to_scalar()?;
     assert_eq!(weight, 2.0);
+    Ok(())
+}
+
+/// Before the first step an evaluation takes the Gram matrix of the tables, to the bit, follows them
+/// when they change, and leaves the state of the store as it was.
+#[test]
+fn evaluating_and_folding_a_fresh_model_change_no_state() -> Result<()> {
+    let (ids, _) = batch()?;
+    let methods = [Method::pooled_earlier(0.3)?, Method::pooled_norm_matched(0.5)?];
+    for (method, placement) in methods.into_iter().flat_map(|m| PLACEMENTS.map(|p| (m, p))) {
+        let conditioning = ConditioningConfig { method, placement, ..Default::default() };
+        let (model, store) = setup(&tiny(conditioning, false), DType::F32)?;
+        for seed in [20, 21] {
+            let read = |model: &Gpt2| -> Result<[Vec<f32>; 5]> {
+                let (wte, wpe) = model.folded_tables()?;
+                let last = model.next_logits(&ids, &mut model.cache())?;
+                let (tokens, logits) =
+                    (model.tokens(&ids)?.conditioned, model.logits(&ids, Mode::Eval)?);
+                let bits = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+                Ok([bits(logits)?, bits(tokens)?, bits(last)?, bits(wte)?, bits(wpe)?])
+            };
+            let fresh = read(&model)?;
+            for (name, var) in store.buffers() {
+                let values: Vec<f64> = var.flatten_all()?.to_vec1()?;
+                assert!(values.iter().all(|v| *v == 0.0), "{conditioning:?}: {name} was written");
+            }
+            // The same weights over state that was started before.
+            let (started, other) = setup(&tiny(conditioning, false), DType::F32)?;
+            for (name, var) in store.parameters() {
+                other.get(&name).unwrap().set(&var.as_tensor().detach())?;
+            }
+            let names: &[&str] = match placement {
+                Placement::BeforePosition => &["wte.weight"],
+                _ => &["wte.weight", "wpe.weight"],
+            };
+            let tables: Vec<Var> = names.iter().map(|name| store.get(name).unwrap()).collect();
+            let tables: Vec<&Tensor> = tables.iter().map(Var::as_tensor).collect();
+            let pooled = Pooled::new(PooledConfig::default(), 12)?;
+            pooled.start_from_tables(&tables)?;
+            for (name, tensor) in pooled.named_tensors() {
+                other.get(&format!("conditioner.{name}")).unwrap().set(&tensor.detach())?;
+            }
+            assert_eq!(fresh, read(&started)?, "{conditioning:?}");
+            let wte = store.get("wte.weight").unwrap();
+            wte.set(&uniform(wte.dims(), seed)?.to_dtype(DType::F32)?)?;
+        }
+    }
     Ok(())
 }
 

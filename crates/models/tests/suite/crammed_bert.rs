@@ -229,6 +229,27 @@ fn padding_and_types_take_no_part_in_training() -> Result<()> {
     Ok(())
 }
 
+/// An evaluation before the first step takes what the first step then stores, and stores nothing.
+#[test]
+fn evaluating_and_folding_a_fresh_model_change_no_state() -> Result<()> {
+    let input = batch()?;
+    for placement in [Placement::BeforePosition, Placement::AfterPosition] {
+        let store = store(DType::F32);
+        let config =
+            CrammedBertConfig { dropout: 0.0, ..tiny(Method::pooled_earlier(0.7)?, placement) };
+        let model = classifier(&config, &store)?;
+        let evaluated = model.loss(&input, &labels()?, Mode::Eval)?.to_scalar::<f32>()?;
+        assert_eq!(model.bert().folded_words().is_ok(), config.folds());
+        for (name, var) in store.buffers() {
+            let values: Vec<f64> = var.flatten_all()?.to_vec1()?;
+            assert!(values.iter().all(|v| *v == 0.0), "{placement:?}: {name}");
+        }
+        let trained = model.loss(&input, &labels()?, MODE)?.to_scalar::<f32>()?;
+        assert_eq!(evaluated, trained, "{placement:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_hidden_state_is_the_same_wherever_it_is_read() -> Result<()> {
     let (input, store) = (batch()?, store(DType::F64));
