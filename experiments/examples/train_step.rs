@@ -233,7 +233,7 @@ fn main() -> Result<()> {
             None => model.batch(SEED + step as u64, options.batch)?,
         };
         let data_ms = clock.elapsed().as_secs_f64() * 1e3;
-        let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64 })?;
+        let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64, last: true })?;
         let value = loss.to_scalar::<f32>()?;
         let forward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms;
         let grads = loss.backward()?;

@@ -20,6 +20,7 @@ const BLOCK: usize = 256;
 const BLOCKS: usize = 8;
 
 /// A sum of outer products of tokens.
+#[derive(Debug, Clone)]
 pub(crate) struct GramSum {
     /// Upper triangle of X^T X: (d, d), row by row.
     sum: Vec<f64>,
@@ -54,6 +55,11 @@ impl GramSum {
         });
         total.tokens = parts.iter().flatten().map(|(_, tokens)| tokens).sum();
         Ok(total)
+    }
+
+    /// Whether it is the sum of no tokens.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tokens == 0
     }
 
     /// Adds another sum.

@@ -1,6 +1,6 @@
 //! Pooled conditioning: one matrix for all sequences.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Module, Tensor};
 use faer::{Mat, MatRef};
@@ -39,6 +39,11 @@ const GRAM: &str = "running_gram";
 /// in f32, for f64 tokens in f64. On the CPU, NaN and overflow are errors; on other devices they
 /// pass through.
 ///
+/// *Several batches a step.* With gradient accumulation the running average must stand still within a
+/// step and move once, at its end: [`Pooled::forward_train_collected`] for every micro-batch and
+/// [`Pooled::commit`] after the last. What is collected is no state: a checkpoint stands between
+/// steps.
+///
 /// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64 on the
 /// CPU. Before the first observation M = I. Give a training store's variables to
 /// [`Pooled::with_state`] and they are saved and resumed with the model; give its frozen tensors of
@@ -51,6 +56,8 @@ pub struct Pooled {
     config: PooledConfig,
     channels: usize,
     running: Running<1>,
+    /// The tokens collected since the running average last moved.
+    collected: Mutex<Option<GramSum>>,
     folded: Mutex<Option<Folded>>,
 }
 
@@ -93,7 +100,8 @@ impl Pooled {
         checked_strength(config.strength)?;
         checked_fraction("momentum", config.momentum)?;
         checked_fraction("floor", config.floor)?;
-        Ok(Self { config, channels, running, folded: Mutex::new(None) })
+        let (collected, folded) = (Mutex::new(None), Mutex::new(None));
+        Ok(Self { config, channels, running, collected, folded })
     }
 
     /// The settings.
@@ -132,7 +140,8 @@ impl Pooled {
     /// Training: Y = X M with M of this batch (`Current`) or of earlier ones (`Earlier`).
     ///
     /// The running average stays as it is: call [`Pooled::observe`] afterwards, once per optimiser
-    /// step, or [`Pooled::forward_train_observed`] for both.
+    /// step, or [`Pooled::forward_train_observed`] for both, or, with several batches a step,
+    /// [`Pooled::forward_train_collected`] and [`Pooled::commit`].
     ///
     /// # Errors
     ///
@@ -151,13 +160,15 @@ impl Pooled {
         self.apply(x, Some(mask), self.training_matrix(x, Some(mask))?)
     }
 
-    /// Moves the running average towards G of x: (..., N, d); the first observation sets it.
+    /// Moves the running average towards G of x: (..., N, d), and of whatever has been collected; the
+    /// first observation sets it.
     ///
     /// # Errors
     ///
     /// Frozen state; no tokens; NaN or infinity in x, by position; another number of channels.
     pub fn observe(&self, x: &Tensor) -> Result<()> {
-        self.running.observe([self.gram(x, None)?], self.config.momentum)
+        self.collect(x)?;
+        self.commit()
     }
 
     /// [`Pooled::observe`] of the real tokens; mask: (..., N) u8, 1 = real.
@@ -166,7 +177,45 @@ impl Pooled {
     ///
     /// Those of [`Pooled::observe`], and a mask of another shape or dtype.
     pub fn observe_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
-        self.running.observe([self.gram(x, Some(mask))?], self.config.momentum)
+        self.collect_masked(x, mask)?;
+        self.commit()
+    }
+
+    /// Adds the tokens of x: (..., N, d), each with equal weight, to what [`Pooled::commit`] will
+    /// observe; the running average stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// No tokens; NaN or infinity in x, by position; another number of channels.
+    pub fn collect(&self, x: &Tensor) -> Result<()> {
+        self.add(GramSum::of(x, None, self.channels)?)
+    }
+
+    /// [`Pooled::collect`] of the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::collect`], and a mask of another shape or dtype.
+    pub fn collect_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
+        self.add(GramSum::of(x, Some(mask), self.channels)?)
+    }
+
+    /// Moves the running average once, towards G of all collected tokens; without any it does
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// Frozen state. What was collected is then gone.
+    pub fn commit(&self) -> Result<()> {
+        match self.lock_collected().take() {
+            Some(sum) => self.running.observe([sum.mean()?], self.config.momentum),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops what has been collected, as of a step that was broken off.
+    pub fn discard(&self) {
+        *self.lock_collected() = None;
     }
 
     /// Replaces the running average by G over all tokens of `batches`, each token with equal weight;
@@ -274,7 +323,9 @@ impl Pooled {
     ///
     /// Those of the two.
     pub fn forward_train_observed(&self, x: &Tensor) -> Result<Tensor> {
-        self.train_observed(x, None)
+        let y = self.forward_train_collected(x)?;
+        self.commit()?;
+        Ok(y)
     }
 
     /// [`Pooled::forward_train_observed`] over the real tokens; mask: (..., N) u8, 1 = real.
@@ -283,18 +334,61 @@ impl Pooled {
     ///
     /// Those of [`Pooled::forward_train_masked`] and [`Pooled::observe_masked`].
     pub fn forward_train_observed_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        self.train_observed(x, Some(mask))
+        let y = self.forward_train_collected_masked(x, mask)?;
+        self.commit()?;
+        Ok(y)
     }
 
-    fn train_observed(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let gram = self.gram(x, mask)?;
+    /// [`Pooled::forward_train`] and then [`Pooled::collect`] of the same tokens, whose Gram matrix is
+    /// computed once: for one of several batches of an optimiser step. [`Pooled::commit`] ends the
+    /// step.
+    ///
+    /// With [`Source::Earlier`] all batches of a step share M; with [`Source::Current`] each has its
+    /// own.
+    ///
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn forward_train_collected(&self, x: &Tensor) -> Result<Tensor> {
+        self.train_collected(x, None)
+    }
+
+    /// [`Pooled::forward_train_collected`] over the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pooled::forward_train_masked`] and [`Pooled::collect_masked`].
+    pub fn forward_train_collected_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.train_collected(x, Some(mask))
+    }
+
+    fn train_collected(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let sum = GramSum::of(x, mask, self.channels)?;
         let M = match self.config.source {
-            Source::Current if self.config.strength > 0.0 => Some(self.matrix(&gram)?),
+            Source::Current if self.config.strength > 0.0 => {
+                Some(self.matrix(&sum.clone().mean()?)?)
+            }
             _ => self.running_matrix()?,
         };
         let y = self.apply(x, mask, M)?;
-        self.running.observe([gram], self.config.momentum)?;
+        self.add(sum)?;
         Ok(y)
+    }
+
+    /// Adds a sum of tokens to those collected.
+    fn add(&self, sum: GramSum) -> Result<()> {
+        if sum.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        match &mut *self.lock_collected() {
+            Some(collected) => collected.add(&sum),
+            none => *none = Some(sum),
+        }
+        Ok(())
+    }
+
+    fn lock_collected(&self) -> MutexGuard<'_, Option<GramSum>> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gram(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {

@@ -1,5 +1,7 @@
 //! Control arm: per-channel standardisation, that is batch normalisation without affine maps.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::{DType, Device, Module, Tensor};
 
 use crate::flat::{flatten, restore, spread};
@@ -27,12 +29,17 @@ pub const EPSILON: f64 = 1e-5;
 /// It scales channels without decorrelating them: what it gains, pooled conditioning cannot claim.
 /// In training every token depends on the whole batch, so it is not for causal models.
 ///
+/// *Several batches a step.* Each is standardised by its own statistics; the running averages move once
+/// a step, see [`Standardise::collect`] and [`Standardise::commit`].
+///
 /// State: `running_mean` (d,), `running_var` (d,) and `running_weight` (), f64 on the CPU, shared
 /// as in [`Pooled`](crate::Pooled).
 #[derive(Debug)]
 pub struct Standardise {
     channels: usize,
     running: Running<2>,
+    /// The batches collected since the running averages last moved.
+    collected: Mutex<Vec<Part>>,
 }
 
 impl Standardise {
@@ -42,7 +49,7 @@ impl Standardise {
     ///
     /// Those of candle.
     pub fn new(channels: usize) -> Result<Self> {
-        Ok(Self { channels, running: Running::new([MEAN, VARIANCE], &[channels])? })
+        Ok(Self::over(channels, Running::new([MEAN, VARIANCE], &[channels])?))
     }
 
     /// An instance over the given tensors, shared and not copied; if they are not variables it can
@@ -59,7 +66,11 @@ impl Standardise {
         let channels = running_mean.elem_count();
         let averages = [running_mean, running_var];
         let running = Running::shared([MEAN, VARIANCE], averages, running_weight, &[channels])?;
-        Ok(Self { channels, running })
+        Ok(Self::over(channels, running))
+    }
+
+    fn over(channels: usize, running: Running<2>) -> Self {
+        Self { channels, running, collected: Mutex::new(Vec::new()) }
     }
 
     /// The number of observations so far.
@@ -91,7 +102,9 @@ impl Standardise {
 
     /// Training with the statistics of x, x: (..., N, d) -> the same shape.
     ///
-    /// The averages stay as they are: call [`Standardise::observe`] once per optimiser step.
+    /// The averages stay as they are: call [`Standardise::observe`] once per optimiser step, or, with
+    /// several batches a step, [`Standardise::collect`] for each and [`Standardise::commit`] after
+    /// the last.
     ///
     /// # Errors
     ///
@@ -110,13 +123,15 @@ impl Standardise {
         self.train(x, Some(mask))
     }
 
-    /// Moves the running averages towards the statistics of x: (..., N, d).
+    /// Moves the running averages towards the statistics of x: (..., N, d), and of whatever has been
+    /// collected.
     ///
     /// # Errors
     ///
     /// Frozen state; no tokens; NaN or infinity in x; another number of channels.
     pub fn observe(&self, x: &Tensor) -> Result<()> {
-        self.average(x, None)
+        self.add(x, None)?;
+        self.commit()
     }
 
     /// [`Standardise::observe`] of the real tokens; mask: (..., N) u8, 1 = real.
@@ -125,7 +140,52 @@ impl Standardise {
     ///
     /// Those of [`Standardise::observe`], and a mask of another shape.
     pub fn observe_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
-        self.average(x, Some(mask))
+        self.add(x, Some(mask))?;
+        self.commit()
+    }
+
+    /// Adds the tokens of x: (..., N, d), each with equal weight, to what [`Standardise::commit`] will
+    /// observe; the running averages stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// No tokens; another number of channels or dtype.
+    pub fn collect(&self, x: &Tensor) -> Result<()> {
+        self.add(x, None)
+    }
+
+    /// [`Standardise::collect`] of the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Standardise::collect`], and a mask of another shape.
+    pub fn collect_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
+        self.add(x, Some(mask))
+    }
+
+    /// Moves the running averages once, towards the statistics of all collected tokens; without any
+    /// it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Frozen state; NaN or infinity in what was collected, which is then gone.
+    pub fn commit(&self) -> Result<()> {
+        let parts = std::mem::take(&mut *self.lock_collected());
+        let statistics = match &*parts {
+            [] => return Ok(()),
+            // One batch a step, the common case: its own numbers, not rounded a second time.
+            [Part { tokens, mean, variance }] => {
+                let unbiased = tokens / (tokens - 1.0).max(1.0);
+                [host(mean)?, host(&(variance * unbiased)?)?]
+            }
+            parts => statistics(parts, self.channels)?,
+        };
+        self.running.observe(statistics, MOMENTUM)
+    }
+
+    /// Drops what has been collected, as of a step that was broken off.
+    pub fn discard(&self) {
+        self.lock_collected().clear();
     }
 
     /// Replaces the running averages by the statistics over all tokens of `batches`, each token with
@@ -138,28 +198,11 @@ impl Standardise {
         &self,
         batches: impl IntoIterator<Item = Result<Tensor, E>>,
     ) -> Result<()> {
-        let d = self.channels;
-        let (mut tokens, mut sum, mut squares) = (0.0, vec![0.0; d], vec![0.0; d]);
         let mut parts = Vec::new();
         for x in batches {
-            let batch = Batch::new(&x.map_err(Into::into)?.detach(), None, d)?;
-            let (mean, variance) = (host(&batch.mean)?, host(&batch.variance)?);
-            tokens += batch.tokens;
-            sum.iter_mut().zip(&mean).for_each(|(sum, mean)| *sum += batch.tokens * mean);
-            parts.push((batch.tokens, mean, variance));
+            parts.push(Part::of(&x.map_err(Into::into)?, None, self.channels)?);
         }
-        if tokens == 0.0 {
-            return Err(Error::NoTokens);
-        }
-        let mean: Vec<f64> = sum.into_iter().map(|sum| sum / tokens).collect();
-        // The variance within each batch and that of its mean, both around the mean of all.
-        for (n, part_mean, variance) in parts {
-            for j in 0..d {
-                squares[j] += n * (variance[j] + (part_mean[j] - mean[j]).powi(2));
-            }
-        }
-        let unbiased = (tokens - 1.0).max(1.0);
-        self.running.replace([mean, squares.into_iter().map(|s| s / unbiased).collect()])
+        self.running.replace(statistics(&parts, self.channels)?)
     }
 
     /// The state by name: `running_mean`, `running_var`, `running_weight`. The tensors are the live
@@ -200,12 +243,60 @@ impl Standardise {
         restore(&batch.centred.broadcast_div(&deviation)?, x, mask)
     }
 
-    fn average(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<()> {
-        let batch = Batch::new(&x.detach(), mask, self.channels)?;
-        let unbiased = batch.tokens / (batch.tokens - 1.0).max(1.0);
-        let statistics = [host(&batch.mean)?, host(&(batch.variance * unbiased)?)?];
-        self.running.observe(statistics, MOMENTUM)
+    fn add(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<()> {
+        let part = Part::of(x, mask, self.channels)?;
+        self.lock_collected().push(part);
+        Ok(())
     }
+
+    fn lock_collected(&self) -> MutexGuard<'_, Vec<Part>> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The statistics of one batch, without graph.
+#[derive(Debug)]
+struct Part {
+    tokens: f64,
+    /// (1, d).
+    mean: Tensor,
+    /// (1, d), biased.
+    variance: Tensor,
+}
+
+impl Part {
+    fn of(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
+        let Batch { tokens, mean, variance, .. } = Batch::new(&x.detach(), mask, channels)?;
+        Ok(Self { tokens, mean, variance })
+    }
+}
+
+/// Mean and unbiased variance of all tokens of `parts`, d numbers each.
+///
+/// ```text
+/// mu = sum_k n_k mu_k / n,   v = sum_k n_k (v_k + (mu_k - mu)^2) / (n - 1),   n = sum_k n_k
+/// ```
+fn statistics(parts: &[Part], d: usize) -> Result<[Vec<f64>; 2]> {
+    let (mut tokens, mut sum, mut squares) = (0.0, vec![0.0; d], vec![0.0; d]);
+    let mut hosted = Vec::with_capacity(parts.len());
+    for part in parts {
+        let (mean, variance) = (host(&part.mean)?, host(&part.variance)?);
+        tokens += part.tokens;
+        sum.iter_mut().zip(&mean).for_each(|(sum, mean)| *sum += part.tokens * mean);
+        hosted.push((part.tokens, mean, variance));
+    }
+    if tokens == 0.0 {
+        return Err(Error::NoTokens);
+    }
+    let mean: Vec<f64> = sum.into_iter().map(|sum| sum / tokens).collect();
+    // The variance within each batch and that of its mean, both around the mean of all.
+    for (n, part_mean, variance) in hosted {
+        for j in 0..d {
+            squares[j] += n * (variance[j] + (part_mean[j] - mean[j]).powi(2));
+        }
+    }
+    let unbiased = (tokens - 1.0).max(1.0);
+    Ok([mean, squares.into_iter().map(|s| s / unbiased).collect()])
 }
 
 /// A row of statistics in f64 on the host.

@@ -231,6 +231,8 @@ pub struct Tokens {
 pub(crate) struct TokenConditioner {
     transform: Transform,
     ramp_steps: u64,
+    /// The micro-batch that goes on with the optimiser step whose tokens are being collected.
+    next: Mutex<Option<u64>>,
 }
 
 /// What is done to the tokens at full strength.
@@ -346,11 +348,15 @@ impl TokenConditioner {
                 buffer("running_weight", &[], 0.0)?,
             )?),
         };
-        Ok(Self { transform, ramp_steps })
+        Ok(Self { transform, ramp_steps, next: Mutex::new(None) })
     }
 
-    /// X -> Y, (B, N, C). A training pass also moves the running averages, after its own use of
-    /// them; an evaluation changes nothing. Padding takes no part and is left alone.
+    /// X -> Y, (B, N, C). Padding takes no part and is left alone.
+    ///
+    /// The micro-batches of an optimiser step use the running averages as they stand, and the last one
+    /// then moves them once, by the tokens of all. A step begins anew where the numbers of the
+    /// micro-batches do not follow each other: what a step that was broken off had collected is
+    /// dropped. An evaluation changes nothing.
     ///
     /// `tables` are those whose rows add up to X, where X is such a sum: pooled statistics begin
     /// with them.
@@ -361,6 +367,13 @@ impl TokenConditioner {
         tables: &[&Tensor],
         mode: Mode,
     ) -> Result<Tensor> {
+        if let Mode::Train { step, last, .. } = mode {
+            let next = if last { None } else { Some(step + 1) };
+            let mut expected = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *expected, next) != Some(step) {
+                self.discard();
+            }
+        }
         let y = match padding {
             None => self.forward_full(x, tables, mode)?,
             Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, tables, mode)?,
@@ -374,26 +387,47 @@ impl TokenConditioner {
         }
     }
 
+    /// Drops what has been collected of a step that does not go on.
+    fn discard(&self) {
+        match &self.transform {
+            Transform::Pooled(map) | Transform::PooledNormMatched(map) => map.pooled.discard(),
+            Transform::Standardised(standardise) => standardise.discard(),
+            Transform::None | Transform::PerSequence(_) | Transform::NormMatched(_) => {}
+        }
+    }
+
     fn forward_full(&self, x: &Tensor, tables: &[&Tensor], mode: Mode) -> Result<Tensor> {
-        let train = mode.is_train();
+        let (train, last) = (mode.is_train(), matches!(mode, Mode::Train { last: true, .. }));
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward(x)?,
             Transform::NormMatched(control) => control.forward(x)?,
             Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
-                true => Ok(pooled.forward_train_observed(x)?),
+                true => {
+                    let y = pooled.forward_train_collected(x)?;
+                    if last {
+                        pooled.commit()?;
+                    }
+                    Ok(y)
+                }
                 false => Ok(pooled.forward(x)?),
             })?,
             Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
                 let y = (x * pooled.norm_matched_scale()?)?;
                 if train {
-                    pooled.observe(x)?;
+                    pooled.collect(x)?;
+                }
+                if last {
+                    pooled.commit()?;
                 }
                 Ok(y)
             })?,
             Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train(x)?;
-                standardise.observe(x)?;
+                standardise.collect(x)?;
+                if last {
+                    standardise.commit()?;
+                }
                 y
             }
             Transform::Standardised(standardise) => standardise.forward(x)?,
@@ -407,26 +441,38 @@ impl TokenConditioner {
         tables: &[&Tensor],
         mode: Mode,
     ) -> Result<Tensor> {
-        let train = mode.is_train();
+        let (train, last) = (mode.is_train(), matches!(mode, Mode::Train { last: true, .. }));
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
             Transform::NormMatched(control) => control.forward_masked(x, mask)?,
             Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
-                true => Ok(pooled.forward_train_observed_masked(x, mask)?),
+                true => {
+                    let y = pooled.forward_train_collected_masked(x, mask)?;
+                    if last {
+                        pooled.commit()?;
+                    }
+                    Ok(y)
+                }
                 false => Ok(pooled.forward_masked(x, mask)?),
             })?,
             Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
                 let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
                 let y = real.where_cond(&(x * pooled.norm_matched_scale()?)?, x)?;
                 if train {
-                    pooled.observe_masked(x, mask)?;
+                    pooled.collect_masked(x, mask)?;
+                }
+                if last {
+                    pooled.commit()?;
                 }
                 Ok(y)
             })?,
             Transform::Standardised(standardise) if train => {
                 let y = standardise.forward_train_masked(x, mask)?;
-                standardise.observe_masked(x, mask)?;
+                standardise.collect_masked(x, mask)?;
+                if last {
+                    standardise.commit()?;
+                }
                 y
             }
             Transform::Standardised(standardise) => standardise.forward_masked(x, mask)?,

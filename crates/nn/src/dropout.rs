@@ -91,7 +91,7 @@ impl Bernoulli {
 
     fn mask(&self, mode: Mode, samples: bool) -> Option<Mask> {
         match mode {
-            Mode::Train { seed, step } if self.p > 0.0 => {
+            Mode::Train { seed, step, .. } if self.p > 0.0 => {
                 Some(Mask { p: self.p, samples, key: step_key(seed, step, self.layer) })
             }
             _ => None,

@@ -14,6 +14,9 @@ pub enum Mode {
         seed: u64,
         /// The number of forward passes (micro-batches) done before this one.
         step: u64,
+        /// Whether this is the last micro-batch of an optimiser step; with one micro-batch a step,
+        /// always. Statistics of the tokens of a whole step move here and stand still before.
+        last: bool,
     },
 }
 

@@ -49,10 +49,11 @@ pub fn fit<T: Task>(
         let (done, step, epoch) = (state.step, state.step + 1, stream.epoch());
         let rate = config.schedule.rate(plan.batches_before(done), plan.total_batches());
 
-        let (loss, grads) = accumulate(&state.parameters, plan.batches(done), |i| {
+        let count = plan.batches(done);
+        let (loss, grads) = accumulate(&state.parameters, count, |i| {
             let batch = stream.next(step)?;
             let forward = (plan.batches_before(done) + i) as u64;
-            let mode = Mode::Train { seed: config.seed, step: forward };
+            let mode = Mode::Train { seed: config.seed, step: forward, last: i + 1 == count };
             task.loss(&batch, mode).map_err(TrainError::task(step, "compute the loss"))
         })?;
 
@@ -89,6 +90,7 @@ pub fn fit<T: Task>(
         metrics: state.metrics,
         step: state.step,
         steps_here: state.step - start,
+        averages: state.ema.map_or_else(Vec::new, |ema| ema.tensors()),
         set_aside: state.set_aside,
     })
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::Tensor;
+
 use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
 use crate::task::Metrics;
@@ -76,7 +78,7 @@ pub enum Status {
 }
 
 /// What a run has come to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// How it was left.
     pub status: Status,
@@ -86,6 +88,9 @@ pub struct Outcome {
     pub step: usize,
     /// Optimiser steps done by this call.
     pub steps_here: usize,
+    /// The moving averages by the names of their parameters, which are what was evaluated; empty where there
+    /// are none.
+    pub averages: Vec<(String, Tensor)>,
     /// Damaged checkpoints that were passed over, under the names that they now have.
     pub set_aside: Vec<PathBuf>,
 }

@@ -1,5 +1,6 @@
 //! The loop: what it records, what it evaluates, and what stops it.
 
+use std::cell::RefCell;
 use std::fs;
 
 use candle_core::Tensor;
@@ -33,9 +34,9 @@ impl Task for Changed<'_> {
     }
 
     fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
-        let Mode::Train { seed, .. } = mode else { return self.toy.loss(batch, mode) };
+        let Mode::Train { seed, last, .. } = mode else { return self.toy.loss(batch, mode) };
         // Always the same noise.
-        self.toy.loss(batch, Mode::Train { seed, step: 0 })
+        self.toy.loss(batch, Mode::Train { seed, step: 0, last })
     }
 
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
@@ -61,6 +62,47 @@ fn one_batch_is_overfitted() {
     assert_eq!(losses.len(), OVERFIT_EPOCHS);
     let (first, last) = (losses[0], losses[OVERFIT_EPOCHS - 1]);
     assert!(last < OVERFIT_LOSS && first > 0.1, "from {first} to {last}");
+}
+
+/// A task that notes the modes of its forward passes.
+struct Noted<'a> {
+    toy: &'a Toy,
+    modes: RefCell<Vec<(u64, bool)>>,
+}
+
+impl Task for Noted<'_> {
+    type Batch = (Tensor, Tensor);
+
+    fn batches_per_epoch(&self) -> usize {
+        self.toy.batches_per_epoch()
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
+        self.toy.batches(epoch, first)
+    }
+
+    fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
+        if let Mode::Train { step, last, .. } = mode {
+            self.modes.borrow_mut().push((step, last));
+        }
+        self.toy.loss(batch, mode)
+    }
+
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
+        self.toy.evaluate(weights, last)
+    }
+}
+
+#[test]
+fn the_last_micro_batch_of_every_step_knows_that_it_is_the_last() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let toy = Toy::new(&store);
+    let task = Noted { toy: &toy, modes: RefCell::default() };
+    train(&task, &store, &config(), folder.path(), None).unwrap();
+    // Five batches an epoch, two a step: two full steps and a short one.
+    let epoch = [false, true, false, true, true];
+    let wanted: Vec<(u64, bool)> = (0..).zip([epoch; 3].concat()).collect();
+    assert_eq!(*task.modes.borrow(), wanted);
 }
 
 #[test]

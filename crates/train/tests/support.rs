@@ -139,7 +139,9 @@ impl Task for Toy {
     }
 
     fn loss(&self, (x, y): &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
-        let Mode::Train { seed, step } = mode else { return Err("not in training mode".into()) };
+        let Mode::Train { seed, step, .. } = mode else {
+            return Err("not in training mode".into());
+        };
         burn(&self.fuse)?;
         let x = (x * (1.0 + 0.1 * noise(seed as usize + step as usize)))?;
         let loss = self.model.loss(&x, y, self.cut)?;

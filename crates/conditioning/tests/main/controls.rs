@@ -84,6 +84,32 @@ fn standardisation_leaves_padding_out_and_alone() {
 }
 
 #[test]
+fn the_batches_of_a_step_move_the_standardisation_once() {
+    let (one, two) = (Standardise::new(2).unwrap(), Standardise::new(2).unwrap());
+    let values_of = |layer: &Standardise| -> Vec<f64> {
+        layer.named_tensors().iter().flat_map(|(_, tensor)| values(tensor)).collect()
+    };
+    let (first, x) = (normal(7, &[5, 2]), normal(8, &[3, 4, 2]));
+    let mask = Tensor::new(&[[1u8, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], &Device::Cpu).unwrap();
+    for layer in [&one, &two] {
+        layer.observe(&first).unwrap();
+    }
+    let before = values_of(&two);
+    one.observe_masked(&x, &mask).unwrap();
+    two.collect(&x.narrow(0, 0, 1).unwrap()).unwrap();
+    two.collect_masked(&x.narrow(0, 1, 2).unwrap(), &mask.narrow(0, 1, 2).unwrap()).unwrap();
+    assert_eq!(values_of(&two), before, "the averages stand still within a step");
+    two.commit().unwrap();
+    assert_close(&values_of(&two), &values_of(&one), EXACT, 1.0);
+
+    let after = values_of(&two);
+    two.collect(&first).unwrap();
+    two.discard();
+    two.commit().unwrap();
+    assert_eq!(values_of(&two), after, "nothing is left to observe");
+}
+
+#[test]
 fn standardisation_state_is_shared_and_frozen_like_the_pooled_one() {
     let layer = Standardise::new(2).unwrap();
     let detached: Vec<Tensor> =

@@ -185,6 +185,38 @@ fn observing_in_the_same_call_changes_nothing() {
 }
 
 #[test]
+fn the_batches_of_a_step_share_m_and_move_the_average_once() {
+    let (one, two) = (pooled(Source::Earlier, 1.0, 3), pooled(Source::Earlier, 1.0, 3));
+    let first = normal(40, &[9, 3]);
+    one.observe(&first).unwrap();
+    two.observe(&first).unwrap();
+    let before = state(&two);
+    let (x, mask) = (
+        normal(41, &[3, 4, 3]),
+        Tensor::new(&[[1u8, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], &Device::Cpu).unwrap(),
+    );
+    let whole = one.forward_train_observed_masked(&x, &mask).unwrap();
+    for (from, count) in [(0, 1), (1, 2)] {
+        let part = x.narrow(0, from, count).unwrap();
+        let y = two.forward_train_collected_masked(&part, &mask.narrow(0, from, count).unwrap());
+        assert_eq!(bits(&y.unwrap()), bits(&whole.narrow(0, from, count).unwrap()));
+        assert_eq!(state(&two), before, "the average stands still within a step");
+    }
+    two.commit().unwrap();
+    // The same outer products, added in another order.
+    assert_close(&state(&two).0, &state(&one).0, EXACT, 1.0);
+    assert_eq!((state(&one).1, state(&two).1), (2.0, 2.0));
+
+    let after = state(&two);
+    two.commit().unwrap();
+    two.collect(&first).unwrap();
+    two.discard();
+    two.commit().unwrap();
+    assert_eq!(state(&two), after, "nothing is left to observe");
+    assert!(matches!(two.collect_masked(&x, &mask.zeros_like().unwrap()), Err(Error::NoTokens)));
+}
+
+#[test]
 fn the_running_average() {
     let config = PooledConfig { momentum: 0.25, ..PooledConfig::default() };
     let layer = Pooled::new(config, 3).unwrap();

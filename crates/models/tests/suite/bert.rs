@@ -19,7 +19,7 @@ const PADDING_TOLERANCE: f64 = 1e-5;
 /// f64 through two layers.
 const F64_TOLERANCE: f64 = 1e-12;
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3 };
+const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
 
 /// Every place of a conditioning.
 pub(crate) const PLACEMENTS: [Placement; 3] =
@@ -137,8 +137,9 @@ fn no_gradient_is_missing_under_any_method() -> Result<()> {
             let model = BertClassifier::new(&tiny(method, placement), 3, store.builder())?;
             shake(&store)?;
             for step in 0..2 {
-                let grads =
-                    model.loss(&input, &labels, Mode::Train { seed: 1, step })?.backward()?;
+                let grads = model
+                    .loss(&input, &labels, Mode::Train { seed: 1, step, last: true })?
+                    .backward()?;
                 for (name, var) in store.parameters() {
                     let what = format!("{method:?} {placement:?} {name}");
                     let grad = grads.get(&var).expect(&what);
@@ -197,7 +198,11 @@ fn padding_takes_no_part_in_training() -> Result<()> {
                 shake(&store)?;
                 let mut all = Vec::new();
                 for step in 0..2 {
-                    all.push(model.loss(input, &labels, Mode::Train { seed: 1, step })?.detach());
+                    all.push(
+                        model
+                            .loss(input, &labels, Mode::Train { seed: 1, step, last: true })?
+                            .detach(),
+                    );
                 }
                 all.extend(store.buffers().into_iter().map(|(_, var)| var.as_detached_tensor()));
                 Ok(all)
@@ -222,7 +227,7 @@ fn a_ramp_goes_from_plain_to_conditioned_tokens_in_equal_parts() -> Result<()> {
         shake(&store)?;
         model.loss(&input, &labels, mode)?.to_scalar()
     };
-    let train = |step| Mode::Train { seed: 1, step };
+    let train = |step| Mode::Train { seed: 1, step, last: true };
     for (ramp_steps, step, t) in [(4, 0, 0.25), (4, 1, 0.5), (4, 3, 1.0), (4, 9, 1.0), (0, 0, 1.0)]
     {
         let ramped = loss(ramp_steps, Method::per_sequence(1.0)?, train(step))?;

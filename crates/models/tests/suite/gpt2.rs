@@ -43,7 +43,7 @@ fn batch() -> Result<(Tensor, Tensor)> {
     Ok((tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?))
 }
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3 };
+const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
 
 #[test]
 fn presets_have_the_published_sizes() {

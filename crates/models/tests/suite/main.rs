@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod accumulation;
 mod bert;
 mod bert_parity;
 mod causality;

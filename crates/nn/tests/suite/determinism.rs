@@ -17,7 +17,7 @@ fn run() -> Result<Vec<Vec<f32>>> {
     let dropout = Dropout::new(&vb.pp("drop"), 0.3)?;
     let x = uniform(&[9, 65, 48], 2)?.to_dtype(DType::F32)?;
     let y = attention(&qkv.forward(&norm.forward(&x)?)?, 3)?;
-    let y = dropout.forward(&gelu(&y)?, Mode::Train { seed: 1, step: 2 })?;
+    let y = dropout.forward(&gelu(&y)?, Mode::Train { seed: 1, step: 2, last: true })?;
     let grads = y.sqr()?.sum_all()?.backward()?;
     let mut out = vec![y.flatten_all()?.to_vec1()?];
     for (name, var) in store.parameters() {
@@ -48,7 +48,8 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
             .reshape((9, 200))?,
         Tensor::from_iter((0..9 * 200u32).map(|i| i * 7 % 3000), &Device::Cpu)?,
     );
-    let x = branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2 })?;
+    let x =
+        branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2, last: true })?;
     let x = image.forward(&x, (10, 20))?;
     let x = heads.forward(&x.reshape((9, 200, 3, 16))?.transpose(1, 2)?)?;
     let x = x.transpose(1, 2)?.reshape((9, 200, 48))?;
@@ -79,7 +80,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 fn mask(p: f64, path: &str, seed: u64, step: u64, n: usize) -> Result<Vec<f32>> {
     let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp(path);
     let ones = Tensor::ones(n, DType::F32, &Device::Cpu)?;
-    Dropout::new(&vb, p)?.forward(&ones, Mode::Train { seed, step })?.to_vec1()
+    Dropout::new(&vb, p)?.forward(&ones, Mode::Train { seed, step, last: true })?.to_vec1()
 }
 
 #[test]
@@ -111,7 +112,8 @@ fn drop_path_drops_whole_samples_and_nothing_in_evaluation() -> Result<()> {
     let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("p");
     let path = DropPath::new(&vb, 0.5)?;
     let x = Tensor::ones((64, 3, 2), DType::F32, &Device::Cpu)?;
-    let y: Vec<Vec<Vec<f32>>> = path.forward(&x, Mode::Train { seed: 4, step: 0 })?.to_vec3()?;
+    let y: Vec<Vec<Vec<f32>>> =
+        path.forward(&x, Mode::Train { seed: 4, step: 0, last: true })?.to_vec3()?;
     for sample in &y {
         let first = sample[0][0];
         assert!(sample.iter().flatten().all(|&v| v == first));

@@ -70,7 +70,7 @@ fn gated_gelu_function() -> Result<()> {
 #[test]
 fn a_gated_residual_sequence() -> Result<()> {
     let store = store();
-    let (vb, mode) = (store.builder(), Mode::Train { seed: 3, step: 8 });
+    let (vb, mode) = (store.builder(), Mode::Train { seed: 3, step: 8, last: true });
     let branch = Sequence::residual([
         LayerNorm::new(vb.pp("norm"), 6, 1e-6)?.into(),
         linear(vb.pp("in"), 6, 10)?.into(),
@@ -111,7 +111,8 @@ fn a_residual_sequence_in_training() -> Result<()> {
             DropPath::new(&vb.pp("path"), 0.4)?.into(),
         ])
     };
-    let (branch, mode) = (Sequence::residual(layers()?), Mode::Train { seed: 3, step: 8 });
+    let (branch, mode) =
+        (Sequence::residual(layers()?), Mode::Train { seed: 3, step: 8, last: true });
     check(&store, &variable(&[4, 5, 8], 1)?, |x| branch.forward(x, mode))?;
     let plain = Sequence::new(layers()?);
     check(&store, &variable(&[4, 5, 8], 1)?, |x| plain.forward(x, mode))
@@ -182,7 +183,7 @@ fn patch_embedding() -> Result<()> {
 #[test]
 fn dropout_and_drop_path() -> Result<()> {
     let store = store();
-    let mode = Mode::Train { seed: 3, step: 8 };
+    let mode = Mode::Train { seed: 3, step: 8, last: true };
     let dropout = Dropout::new(&store.builder().pp("a"), 0.4)?;
     check(&store, &variable(&[4, 3, 5], 1)?, |x| dropout.forward(x, mode))?;
     let path = DropPath::new(&store.builder().pp("b"), 0.5)?;

@@ -9,7 +9,7 @@ use conditioned_nn::{
 
 use crate::{HALF_TOLERANCE, distance, uniform};
 
-const TRAIN: Mode = Mode::Train { seed: 2, step: 5 };
+const TRAIN: Mode = Mode::Train { seed: 2, step: 5, last: true };
 
 type Op = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
