@@ -45,6 +45,18 @@ impl Default for SpectralConditioning {
 }
 
 impl SpectralConditioning {
+    /// Checks what the type cannot.
+    ///
+    /// # Errors
+    ///
+    /// A lambda that is negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        match *self {
+            Self::Identity { lambda } => checked_strength(lambda).map(|_| ()),
+            Self::Exact => Ok(()),
+        }
+    }
+
     /// C of W: (m, n), without a graph: compute it once, before training, and keep it.
     ///
     /// # Errors

@@ -55,6 +55,21 @@ impl TokenGraying {
     /// The DCT form with the published eps = 0.95.
     pub const DCT: Self = Self::Dct { epsilon: 0.95 };
 
+    /// The power eps.
+    pub fn epsilon(&self) -> f64 {
+        let (Self::Svd { epsilon } | Self::Dct { epsilon }) = *self;
+        epsilon
+    }
+
+    /// Checks what the type cannot: a value that was not read from a file may hold any eps.
+    ///
+    /// # Errors
+    ///
+    /// An eps outside (0, 1].
+    pub fn validate(&self) -> Result<()> {
+        checked_fraction("epsilon", self.epsilon())
+    }
+
     /// Y of every sequence, x: (B, N, d) or (N, d) -> the same shape; zero sequences stay zero.
     ///
     /// # Errors
@@ -62,15 +77,34 @@ impl TokenGraying {
     /// An eps outside (0, 1]; another rank or dtype; NaN or infinity in x, by position; a result
     /// beyond the range of the dtype; no convergence.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (Self::Svd { epsilon } | Self::Dct { epsilon }) = *self;
-        checked_fraction("epsilon", epsilon)?;
-        let layout = Layout::sequences(x, None)?;
+        self.gray(x, None)
+    }
+
+    /// Y over the real tokens; mask: (B, N) or (N,) u8, 1 = real. Padding is left alone, and N of the
+    /// DCT is the number of real tokens.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TokenGraying::forward`], and a mask of another shape or dtype.
+    pub fn forward_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.gray(x, Some(mask))
+    }
+
+    fn gray(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        self.validate()?;
+        let epsilon = self.epsilon();
+        let layout = Layout::sequences(x, mask)?;
         let [.., n, d] = *x.dims() else { return Ok(x.clone()) };
         let values = match self {
             Self::Svd { .. } => map_blocks(["x"], [x], &layout, |[x]| by_svd(x, epsilon))?,
             Self::Dct { .. } => {
-                let (rows, columns) = (cosines(n), cosines(d));
-                map_blocks(["x"], [x], &layout, |[x]| Ok(by_dct(x, &rows, &columns, epsilon)))?
+                let (all, columns) = (cosines(n), cosines(d));
+                map_blocks(["x"], [x], &layout, |[x]| {
+                    let real = x.matrix().nrows();
+                    // Padded sequences have lengths of their own.
+                    let own = (real != n).then(|| cosines(real));
+                    Ok(by_dct(x, own.as_ref().unwrap_or(&all), &columns, epsilon))
+                })?
             }
         };
         attach(x, values, Backward::Identity)

@@ -14,6 +14,8 @@
 //! zero; the tables have a deviation of their own. One difference: attention probabilities are not
 //! dropped, hidden states are.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
@@ -24,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
 use crate::bert_embedding::{Embedding, rows_at};
-use crate::conditioning::{ConditioningConfig, Method, Placement, Table, Tokens};
+use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Table, Tokens};
+use crate::self_attention::{Projection, SelfAttention, folded_weights};
 
 /// Epsilon of every layer norm.
 pub(crate) const EPS: f64 = 1e-12;
@@ -58,7 +61,7 @@ pub struct BertConfig {
     /// Deviation of the linear layers of the encoder at initialisation; published: 0.02 at a width of 768.
     /// Products keep their scale with 0.02 sqrt(768 / C); with 0.02 a narrow encoder learns late, or never.
     pub linear_std: f64,
-    /// What is done to the tokens, and where.
+    /// What is done to the tokens, and where; to weights and to attention.
     pub conditioning: ConditioningConfig,
 }
 
@@ -118,11 +121,14 @@ impl BertConfig {
         self.depth * tokens * (4 * c * c + 2 * c * self.hidden + 2 * tokens * c)
     }
 
-    /// Whether the conditioning folds into the three tables: one linear map of every token in front of
-    /// the layer norm, or none.
+    /// Whether the conditioning folds into parameters: into the three tables one linear map of every
+    /// token in front of the layer norm, or none; into the weights what is done to them; what is done
+    /// to the output of attention does not.
     pub fn folds(&self) -> bool {
-        let ConditioningConfig { method, placement, .. } = self.conditioning;
-        method == Method::None || (method.is_frozen_map() && placement != Placement::AfterNorm)
+        let ConditioningConfig { method, placement, attention, .. } = self.conditioning;
+        attention.is_none()
+            && (method == Method::None
+                || (method.is_frozen_map() && placement != Placement::AfterNorm))
     }
 
     /// Checks what the types of the fields cannot.
@@ -196,6 +202,7 @@ impl BertInput {
 #[derive(Debug)]
 pub struct Bert {
     folds: bool,
+    conditioning: ConditioningConfig,
     embedding: Embedding,
     positions: Table,
     types: Tensor,
@@ -222,6 +229,7 @@ impl Bert {
             .collect::<Result<_>>()?;
         Ok(Self {
             folds: config.folds(),
+            conditioning: config.conditioning,
             embedding: Embedding::new(
                 table("word_embeddings", config.vocabulary)?,
                 LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
@@ -329,12 +337,24 @@ impl Bert {
         self.embedding.tokens(input, &self.added(), |words| self.place(words, input))
     }
 
-    /// Word, position and type table with which a model without conditioning computes what this one
-    /// does.
+    /// The weights of queries, keys and values with which a model without conditioning computes what
+    /// this one does, by their names in the builder that the model was made with.
     ///
     /// # Errors
-    /// When the method depends on the sequence, or acts behind the layer norm.
+    /// When something is done to the output of attention.
+    pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.conditioning.check_folds("bert")?;
+        folded_weights(self.layers.iter().map(|layer| &layer.attention))
+    }
+
+    /// Word, position and type table with which a model without conditioning, and with
+    /// [`Bert::folded_weights`], computes what this one does.
+    ///
+    /// # Errors
+    /// When the method depends on the sequence, or acts behind the layer norm; or when something is done
+    /// to the output of attention.
     pub fn folded_tables(&self) -> Result<[Tensor; 3]> {
+        self.conditioning.check_folds("bert")?;
         if !self.folds {
             candle_core::bail!(
                 "bert: only pooled conditioning, its norm-matched control and conditioned tables in \
@@ -355,12 +375,8 @@ impl Bert {
 /// A post-norm layer.
 #[derive(Debug)]
 struct Layer {
-    /// Query, key and value.
-    projections: [Linear; 3],
-    output: Linear,
-    output_dropout: Dropout,
+    attention: SelfAttention,
     output_norm: LayerNorm,
-    heads: usize,
     mlp: Sequence,
     norm: LayerNorm,
 }
@@ -372,16 +388,21 @@ impl Layer {
             Linear::with_std(vb.pp(path), inputs, outputs, config.linear_std)
         };
         let dropout = |path| Dropout::new(&vb.pp(path), config.dropout);
+        let paths = ["attention.self.query", "attention.self.key", "attention.self.value"];
+        let projections = paths.map(|path| -> Result<_> { Ok((linear(path, c, c)?, vb.pp(path))) });
+        let projections = projections.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            projections: [
-                linear("attention.self.query", c, c)?,
-                linear("attention.self.key", c, c)?,
-                linear("attention.self.value", c, c)?,
-            ],
-            output: linear("attention.output.dense", c, c)?,
-            output_dropout: dropout("attention.output.dropout")?,
+            attention: SelfAttention::new(
+                None,
+                Projection::new(Packing::Rows, projections, config.conditioning)?,
+                Attention { heads: config.heads, causal: false },
+                config.conditioning,
+                [
+                    linear("attention.output.dense", c, c)?.into(),
+                    dropout("attention.output.dropout")?.into(),
+                ],
+            ),
             output_norm: LayerNorm::new(vb.pp("attention.output.LayerNorm"), c, EPS)?,
-            heads: config.heads,
             mlp: Sequence::residual([
                 linear("intermediate.dense", c, hidden)?.into(),
                 Gelu::Erf.into(),
@@ -394,14 +415,7 @@ impl Layer {
 
     /// LN(x + MSA(x)).
     fn attend(&self, x: &Tensor, padding: Option<&Padding>, mode: Mode) -> Result<Tensor> {
-        // Queries, keys and values are parameters of their own and one product.
-        let attention = Sequence::residual([
-            Linear::stacked(&self.projections)?.into(),
-            Attention { heads: self.heads, causal: false }.into(),
-            self.output.clone().into(),
-            self.output_dropout.clone().into(),
-        ]);
-        self.output_norm.forward(&attention.forward_padded(x, padding, mode)?)
+        self.output_norm.forward(&self.attention.forward(x, padding, mode)?)
     }
 
     /// LN(x + MLP(x)).

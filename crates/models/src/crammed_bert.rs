@@ -23,17 +23,20 @@
 //! starts and learns as any other, where the reference starts it at zero and looks it up without
 //! gradient.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{
-    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Padding, Sequence, add_table, init,
+    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Sequence, add_table, init,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
 use crate::bert::{BertInput, EPS};
 use crate::bert_embedding::{Embedding, rows_at};
-use crate::conditioning::{ConditioningConfig, Method, Placement, Tokens};
+use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Tokens};
+use crate::self_attention::{Projection, SelfAttention, folded_weights};
 
 /// Deviation of every linear weight at initialisation, as published.
 pub(crate) const LINEAR_STD: f64 = 0.02;
@@ -62,7 +65,7 @@ pub struct CrammedBertConfig {
     /// Deviation of the linear layers of the encoder at initialisation; published: 0.02 at a width of 768.
     /// Products keep their scale with 0.02 sqrt(768 / C); with 0.02 a narrow encoder learns late, or never.
     pub linear_std: f64,
-    /// What is done to the tokens, and where.
+    /// What is done to the tokens, and where; to weights and to attention.
     pub conditioning: ConditioningConfig,
 }
 
@@ -128,14 +131,16 @@ impl CrammedBertConfig {
         4 * self.width / 3
     }
 
-    /// Whether the conditioning folds into the word table: conditioned tables, one linear map of the
-    /// words alone, or none. A map M of the sum does not: s P M is no sinusoid.
+    /// Whether the conditioning folds into parameters: into the word table conditioned tables, one
+    /// linear map of the words alone, or none (a map M of the sum does not: s P M is no sinusoid); into
+    /// the weights what is done to them; what is done to the output of attention does not.
     pub fn folds(&self) -> bool {
-        let ConditioningConfig { method, placement, .. } = self.conditioning;
-        match method {
-            Method::None | Method::Table { .. } => true,
-            _ => method.is_frozen_map() && placement == Placement::BeforePosition,
-        }
+        let ConditioningConfig { method, placement, attention, .. } = self.conditioning;
+        attention.is_none()
+            && match method {
+                Method::None | Method::Table { .. } => true,
+                _ => method.is_frozen_map() && placement == Placement::BeforePosition,
+            }
     }
 
     /// Checks what the types of the fields cannot.
@@ -187,6 +192,7 @@ impl CrammedBertConfig {
 #[derive(Debug)]
 pub struct CrammedBert {
     folds: bool,
+    conditioning: ConditioningConfig,
     embedding: Embedding,
     /// P (context, C).
     sinusoid: Tensor,
@@ -215,6 +221,7 @@ impl CrammedBert {
             .collect::<Result<_>>()?;
         Ok(Self {
             folds: config.folds(),
+            conditioning: config.conditioning,
             embedding: Embedding::new(
                 words,
                 LayerNorm::new(embedding.pp("norm"), c, EPS)?,
@@ -257,7 +264,7 @@ impl CrammedBert {
         let x = self.embedding.forward(input, &[&table], |words| place(words, &table), mode)?;
         let mut x = self.dropout.forward(&x, mode)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.attend(&x, padding, mode)?;
+            x = layer.attention.forward(&x, padding, mode)?;
             if let Some(positions) = read.filter(|_| i + 1 == self.layers.len()) {
                 x = rows_at(&x, positions)?;
             }
@@ -291,12 +298,24 @@ impl CrammedBert {
         self.embedding.tokens(input, &[&table], |words| place(words, &table))
     }
 
-    /// The word table (V, C) with which an encoder without conditioning computes what this one does; a
-    /// masked-language head keeps the raw one.
+    /// The weights of queries, keys and values with which an encoder without conditioning computes what
+    /// this one does, by their names in the builder that the model was made with.
+    ///
+    /// # Errors
+    /// When something is done to the output of attention.
+    pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.conditioning.check_folds("crammed-bert")?;
+        folded_weights(self.layers.iter().map(|layer| &layer.attention))
+    }
+
+    /// The word table (V, C) with which an encoder without conditioning, and with
+    /// [`CrammedBert::folded_weights`], computes what this one does; a masked-language head keeps the raw
+    /// one.
     ///
     /// # Errors
     /// When the conditioning does not fold: see [`CrammedBertConfig::folds`].
     pub fn folded_words(&self) -> Result<Tensor> {
+        self.conditioning.check_folds("crammed-bert")?;
         if !self.folds {
             candle_core::bail!(
                 "crammed-bert: only conditioned tables, and pooled conditioning or its norm-matched \
@@ -338,12 +357,7 @@ fn place(words: &Tensor, table: &Tensor) -> Result<Tensor> {
 /// A pre-norm layer: two residual branches.
 #[derive(Debug)]
 struct Layer {
-    norm: LayerNorm,
-    /// Queries, keys and values, (3C, C).
-    projection: Tensor,
-    heads: usize,
-    output: Linear,
-    dropout: Dropout,
+    attention: SelfAttention,
     ffn: Sequence,
 }
 
@@ -357,12 +371,20 @@ impl Layer {
             Ok(Linear::new(weight(path, inputs, outputs)?, None))
         };
         let dropout = |path| Dropout::new(&vb.pp(path), config.dropout);
+        let projection = "attn.self_attention.query_key_value";
         Ok(Self {
-            norm: LayerNorm::new(vb.pp("norm1"), c, EPS)?,
-            projection: weight("attn.self_attention.query_key_value", c, 3 * c)?,
-            heads: config.heads,
-            output: linear("attn.dense", c, c)?,
-            dropout: dropout("attn.dropout")?,
+            attention: SelfAttention::new(
+                Some(LayerNorm::new(vb.pp("norm1"), c, EPS)?.into()),
+                // The reference stores the rows head by head, (H, 3, D).
+                Projection::new(
+                    Packing::Heads(config.heads),
+                    [(linear(projection, c, 3 * c)?, vb.pp(projection))],
+                    config.conditioning,
+                )?,
+                Attention { heads: config.heads, causal: false },
+                config.conditioning,
+                [linear("attn.dense", c, c)?.into(), dropout("attn.dropout")?.into()],
+            ),
             ffn: Sequence::residual([
                 LayerNorm::new(vb.pp("norm2"), c, EPS)?.into(),
                 linear("ffn.dense_in", c, hidden)?.into(),
@@ -371,21 +393,5 @@ impl Layer {
                 dropout("ffn.dropout")?.into(),
             ]),
         })
-    }
-
-    /// x + MSA(LN(x)).
-    fn attend(&self, x: &Tensor, padding: Option<&Padding>, mode: Mode) -> Result<Tensor> {
-        let (rows, c) = self.projection.dims2()?;
-        // The reference stores the rows head by head, (H, 3, D); attention wants (3, H, D).
-        let projection = self.projection.reshape((self.heads, 3, c / self.heads, c))?;
-        let projection = projection.transpose(0, 1)?.reshape((rows, c))?;
-        let attention = Sequence::residual([
-            self.norm.clone().into(),
-            Linear::new(projection, None).into(),
-            Attention { heads: self.heads, causal: false }.into(),
-            self.output.clone().into(),
-            self.dropout.clone().into(),
-        ]);
-        attention.forward_padded(x, padding, mode)
     }
 }

@@ -15,6 +15,8 @@
 //! Initialisation as there: normal of deviation 0.02, 0.02 / sqrt(2 depth) for the two projections
 //! that end a residual branch; the tables have deviations of their own.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
@@ -24,7 +26,10 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
-use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
+use crate::conditioning::{
+    ConditioningConfig, Packing, Placement, Table, TokenConditioner, Tokens,
+};
+use crate::self_attention::{Projection, SelfAttention, folded_weights};
 
 /// Epsilon of every layer norm.
 const EPS: f64 = 1e-5;
@@ -54,7 +59,7 @@ pub struct Gpt2Config {
     pub position_std: f64,
     /// Whether the head is the token table; published: true. Else it is `lm_head.weight` (V, C).
     pub tie_word_embeddings: bool,
-    /// What is done to the tokens before the first block.
+    /// What is done to the tokens before the first block, to weights and to attention.
     pub conditioning: ConditioningConfig,
     /// Takes a method that is not causal all the same, for a reproduction of the literal one. The
     /// model then sees tokens that it has to predict: neither its loss nor what it generates can be
@@ -336,11 +341,13 @@ impl Gpt2 {
     }
 
     /// Token table (V, C) and position table (T, C) with which a model without conditioning, and
-    /// with [`Gpt2::head`] for its head, computes what this one does.
+    /// with [`Gpt2::head`] for its head and [`Gpt2::folded_weights`], computes what this one does.
     ///
     /// # Errors
-    /// When the method is not causal: what it does to a token depends on others.
+    /// When the method is not causal: what it does to a token depends on others; or when something is
+    /// done to the output of attention.
     pub fn folded_tables(&self) -> Result<(Tensor, Tensor)> {
+        self.conditioning.check_folds("gpt2")?;
         if !self.is_causal() {
             candle_core::bail!(
                 "gpt2: what this method does to a token depends on other tokens; it cannot be \
@@ -355,10 +362,22 @@ impl Gpt2 {
     }
 }
 
+impl Gpt2 {
+    /// The weights of queries, keys and values with which a model without conditioning computes what
+    /// this one does, by their names in the builder that the model was made with.
+    ///
+    /// # Errors
+    /// When something is done to the output of attention.
+    pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.conditioning.check_folds("gpt2")?;
+        folded_weights(self.blocks.iter().map(|block| &block.attention))
+    }
+}
+
 /// A pre-norm block: two residual branches.
 #[derive(Debug)]
 struct Block {
-    attention: Sequence,
+    attention: SelfAttention,
     mlp: Sequence,
 }
 
@@ -370,13 +389,20 @@ impl Block {
         let dropout = |name| Dropout::new(&vb.pp(name), config.dropout);
         let conv1d = |path, inputs, outputs, std| Linear::conv1d(vb.pp(path), inputs, outputs, std);
         Ok(Self {
-            attention: Sequence::residual([
-                norm("ln_1")?.into(),
-                conv1d("attn.c_attn", c, 3 * c, LINEAR_STD)?.into(),
-                Attention { heads: config.heads, causal: true }.into(),
-                conv1d("attn.c_proj", c, c, last_std)?.into(),
-                dropout("attn.resid_dropout")?.into(),
-            ]),
+            attention: SelfAttention::new(
+                Some(norm("ln_1")?.into()),
+                Projection::new(
+                    Packing::Columns,
+                    [(conv1d("attn.c_attn", c, 3 * c, LINEAR_STD)?, vb.pp("attn.c_attn"))],
+                    config.conditioning,
+                )?,
+                Attention { heads: config.heads, causal: true },
+                config.conditioning,
+                [
+                    conv1d("attn.c_proj", c, c, last_std)?.into(),
+                    dropout("attn.resid_dropout")?.into(),
+                ],
+            ),
             mlp: Sequence::residual([
                 norm("ln_2")?.into(),
                 conv1d("mlp.c_fc", c, hidden, LINEAR_STD)?.into(),
@@ -388,6 +414,6 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.mlp.forward(&self.attention.forward(x, mode)?, mode)
+        self.mlp.forward(&self.attention.forward(x, None, mode)?, mode)
     }
 }

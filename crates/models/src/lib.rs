@@ -43,6 +43,7 @@ pub mod gpt2;
 pub mod hugging_face;
 pub mod perplexity;
 mod preset;
+mod self_attention;
 pub mod vit;
 
 pub use preset::UnknownPreset;

@@ -21,7 +21,10 @@ use conditioned_nn::{
 use serde::{Deserialize, Serialize};
 
 use crate::UnknownPreset;
-use crate::conditioning::{ConditioningConfig, Method, Placement, TokenConditioner, Tokens};
+use crate::conditioning::{
+    ConditioningConfig, Method, Packing, Placement, TokenConditioner, Tokens,
+};
+use crate::self_attention::{Projection, SelfAttention};
 
 /// timm's epsilon of every layer norm in a ViT.
 const EPS: f64 = 1e-6;
@@ -53,7 +56,7 @@ pub struct VitConfig {
     pub drop_path: f64,
     /// Deviation of class token and position table at initialisation; published: 0.02.
     pub table_std: f64,
-    /// What is done to the tokens before the first block.
+    /// What is done to the tokens before the first block, to weights and to attention.
     pub conditioning: ConditioningConfig,
 }
 
@@ -229,7 +232,7 @@ impl Vit {
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut x = self.embed(images, mode)?; // (B, N, C)
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.attention.forward(&x, mode)?;
+            x = block.attention.forward(&x, None, mode)?;
             if i + 1 == self.blocks.len() {
                 // What follows acts on each token alone, and only the class token is read.
                 x = x.narrow(1, 0, 1)?; // (B, 1, C)
@@ -314,7 +317,7 @@ impl Vit {
 /// A pre-norm transformer block: two residual branches.
 #[derive(Debug)]
 struct Block {
-    attention: Sequence,
+    attention: SelfAttention,
     mlp: Sequence,
 }
 
@@ -326,13 +329,17 @@ impl Block {
             |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
         let drop_path = |name| DropPath::new(&vb.pp(name), drop_path);
         Ok(Self {
-            attention: Sequence::residual([
-                norm("norm1")?.into(),
-                linear("attn.qkv", c, 3 * c)?.into(),
-                Attention { heads: config.heads, causal: false }.into(),
-                linear("attn.proj", c, c)?.into(),
-                drop_path("drop_path1")?.into(),
-            ]),
+            attention: SelfAttention::new(
+                Some(norm("norm1")?.into()),
+                Projection::new(
+                    Packing::Rows,
+                    [(linear("attn.qkv", c, 3 * c)?, vb.pp("attn.qkv"))],
+                    config.conditioning,
+                )?,
+                Attention { heads: config.heads, causal: false },
+                config.conditioning,
+                [linear("attn.proj", c, c)?.into(), drop_path("drop_path1")?.into()],
+            ),
             mlp: Sequence::residual([
                 norm("norm2")?.into(),
                 linear("mlp.fc1", c, hidden)?.into(),

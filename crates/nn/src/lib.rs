@@ -35,7 +35,7 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
 //! | [`padding`] | where the sequences of a batch end |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
@@ -54,6 +54,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gated_gelu;
 pub mod gelu;
+pub mod head_norm;
 pub mod init;
 mod kernel;
 pub mod layer_norm;
@@ -77,6 +78,7 @@ pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
 pub use gated_gelu::{GatedGelu, gated_gelu};
 pub use gelu::{Gelu, gelu, gelu_tanh};
+pub use head_norm::{HeadNorm, head_norm};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};

@@ -49,6 +49,17 @@ impl Linear {
         Ok(Self { weight, bias: Some(bias), transposed: true })
     }
 
+    /// The weight as it is stored: (out, in), or (in, out) of a layer of [`Linear::conv1d`].
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The same layer with another weight, stored as its own is, such as one computed from it: its
+    /// gradient finds its way back through whatever made it.
+    pub fn with_weight(&self, weight: Tensor) -> Self {
+        Self { weight, bias: self.bias.clone(), transposed: self.transposed }
+    }
+
     /// One layer whose outputs are those of all `layers`, side by side.
     ///
     /// The parameters are copied, and the gradients find their way back: for layers that are stored

@@ -64,6 +64,24 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
 }
 
+/// y = x / (|x| + eps) for every row of every head, |x| without gradient; see [`crate::HeadNorm`].
+///
+/// # Errors
+/// When `heads` does not divide the last dimension.
+pub fn head_norm(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let dtype = x.dtype();
+    // In half precision eps would vanish.
+    let wide = match dtype {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    };
+    let width = x.dim(D::Minus1)?;
+    let rows = wide.reshape(((), heads, width / heads))?;
+    let norm = rows.detach().sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    let scale = (norm.ne(0.0)?.to_dtype(norm.dtype())? / (norm + crate::head_norm::EPSILON)?)?;
+    rows.broadcast_mul(&scale)?.reshape(x.shape())?.to_dtype(dtype)
+}
+
 /// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::Attention`].
 ///
 /// # Errors

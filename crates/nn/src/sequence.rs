@@ -27,7 +27,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use crate::kernel::{self, Reads, Real, Rows, dispatch};
 use crate::stage::{Kernel, Stage, Wanted, each};
 use crate::{
-    Attention, Cache, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, Padding, RmsNorm,
+    Attention, Cache, DropPath, Dropout, GatedGelu, Gelu, HeadNorm, LayerNorm, Linear, Mode,
+    Padding, RmsNorm,
 };
 
 /// A layer of a [`Sequence`].
@@ -40,6 +41,7 @@ pub enum Layer {
     Gelu(Gelu),
     GatedGelu(GatedGelu),
     Attention(Attention),
+    HeadNorm(HeadNorm),
     Dropout(Dropout),
     DropPath(DropPath),
 }
@@ -139,7 +141,7 @@ macro_rules! layers {
         })*
     };
 }
-layers!(LayerNorm, RmsNorm, Linear, Gelu, GatedGelu, Attention, Dropout, DropPath);
+layers!(LayerNorm, RmsNorm, Linear, Gelu, GatedGelu, Attention, HeadNorm, Dropout, DropPath);
 
 impl Layer {
     /// What the layer does in a pass of this mode; nothing for dropout in evaluation.
@@ -151,6 +153,7 @@ impl Layer {
             Self::Gelu(layer) => Some(Stage::Gelu(layer)),
             Self::GatedGelu(layer) => Some(Stage::GatedGelu(layer)),
             Self::Attention(layer) => Some(Stage::Attention(layer.padded(padding))),
+            Self::HeadNorm(layer) => Some(Stage::HeadNorm(layer)),
             Self::Dropout(layer) => layer.mask(mode).map(Stage::Mask),
             Self::DropPath(layer) => layer.mask(mode).map(Stage::Mask),
         }

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::attention::PaddedAttention;
 use crate::dropout::Mask;
 use crate::kernel::{Real, Rows};
-use crate::{GatedGelu, Gelu, LayerNorm, Linear, RmsNorm};
+use crate::{GatedGelu, Gelu, HeadNorm, LayerNorm, Linear, RmsNorm};
 
 /// A layer in one pass.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub(crate) enum Stage {
     Gelu(Gelu),
     GatedGelu(GatedGelu),
     Attention(PaddedAttention),
+    HeadNorm(HeadNorm),
     Mask(Mask),
 }
 
@@ -97,6 +98,10 @@ macro_rules! each {
             }
             Stage::Attention($layer) => {
                 type $L = $crate::attention::PaddedAttention;
+                $call
+            }
+            Stage::HeadNorm($layer) => {
+                type $L = $crate::HeadNorm;
                 $call
             }
             Stage::Mask($layer) => {

@@ -15,6 +15,10 @@ use crate::init;
 /// The prefix of a buffer's last path component: PyTorch's own convention (`running_mean`).
 const BUFFER_PREFIX: &str = "running_";
 
+/// The last path component of a buffer that is computed once and then stays: what Spectral
+/// Conditioning adds to the weight beside it.
+pub const FIXED_BUFFER: &str = "spectral_conditioning";
+
 /// What went wrong with a file of tensors.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -80,7 +84,8 @@ fn mismatch(missing: &[String], unexpected: &[String]) -> String {
 /// The tensors of one model: *parameters* (optimised, decayed, counted) and *buffers* (state such
 /// as a pooled Gram: saved and resumed only).
 ///
-/// A tensor is a buffer when the last component of its name begins with `running_`. A `Store` is
+/// A tensor is a buffer when the last component of its name begins with `running_` or is
+/// [`FIXED_BUFFER`]. A `Store` is
 /// filled by building a model over [`Store::builder`]; a name that is asked for twice is the same
 /// tensor, which is how weights are tied.
 ///
@@ -235,7 +240,8 @@ impl Store {
 }
 
 fn is_buffer(name: &str) -> bool {
-    name.rsplit('.').next().is_some_and(|last| last.starts_with(BUFFER_PREFIX))
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.starts_with(BUFFER_PREFIX) || last == FIXED_BUFFER
 }
 
 impl SimpleBackend for Store {

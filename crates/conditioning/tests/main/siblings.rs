@@ -51,6 +51,29 @@ fn graying_by_dct_powers_the_coefficients_of_a_cosine() {
 }
 
 #[test]
+fn graying_leaves_padding_out_and_alone() {
+    let mut entries = normal_values(9, 2 * 5 * 3);
+    (entries[14], entries[29]) = (f64::NAN, f64::INFINITY);
+    let x = Tensor::from_vec(entries, (2, 5, 3), &Device::Cpu).unwrap();
+    let mask = Tensor::new(&[[1u8, 1, 1, 1, 0], [1, 1, 0, 0, 0]], &Device::Cpu).unwrap();
+    for graying in [SVD, DCT] {
+        let y = graying.forward_masked(&x, &mask).unwrap();
+        for (i, length) in [(0, 4), (1, 2)] {
+            let sequence = |x: &Tensor, from, count| {
+                bits(&x.narrow(0, i, 1).unwrap().narrow(1, from, count).unwrap())
+            };
+            let alone = x.narrow(0, i, 1).unwrap().narrow(1, 0, length).unwrap();
+            let alone = graying.forward(&alone).unwrap();
+            assert_eq!(sequence(&y, 0, length), bits(&alone), "{graying:?}");
+            assert_eq!(sequence(&y, length, 5 - length), sequence(&x, length, 5 - length));
+        }
+        assert!(matches!(graying.forward(&x), Err(Error::NonFinite { .. })));
+    }
+    let above = TokenGraying::Svd { epsilon: 1.5 };
+    assert!(matches!(above.forward(&x), Err(Error::Fraction { setting: "epsilon", .. })));
+}
+
+#[test]
 fn graying_of_zero_and_of_what_is_not_finite() {
     let zero = Tensor::zeros((3, 4), DType::F32, &Device::Cpu).unwrap();
     let nan = Tensor::new(&[[1.0, f64::NAN]], &Device::Cpu).unwrap();

@@ -207,9 +207,9 @@ pub fn write(
     write_folder(folder, &to_json(config, head)?, tensors)
 }
 
-/// Writes the model of `store` as a plain BERT that computes the same: conditioning is folded into
-/// the three tables of the embedding. The decoder of a masked-language head, which multiplies with the
-/// raw word table, is untied from it.
+/// Writes the model of `store` as a plain BERT that computes the same: what is done to tokens is folded
+/// into the three tables of the embedding, and the decoder of a masked-language head, which multiplies
+/// with the raw word table, is untied from it; what is done to weights is folded into them.
 ///
 /// Without conditioning this is [`write()`].
 ///
@@ -221,7 +221,7 @@ pub fn export(
     head: &Head,
     store: &Store,
 ) -> Result<(), StoreError> {
-    if config.conditioning.method == Method::None {
+    if config.conditioning.is_plain() {
         return write(folder, config, head, store);
     }
     let prefix = if *head == Head::None { "" } else { PREFIX };
@@ -233,9 +233,12 @@ pub fn export(
     for (name, table) in TABLES.into_iter().zip(bert.folded_tables()?) {
         tensors.insert(format!("{prefix}{name}"), table);
     }
+    tensors.extend(bert.folded_weights()?);
     let plain = BertConfig { conditioning: ConditioningConfig::default(), ..config.clone() };
     let mut json = to_json(&plain, head)?;
-    if let Some(bias) = tensors.get("cls.predictions.bias") {
+    if config.conditioning.method != Method::None
+        && let Some(bias) = tensors.get("cls.predictions.bias")
+    {
         tensors.insert(DECODER_BIAS.into(), bias.copy()?);
         tensors.insert(DECODER.into(), bert.word_table().copy()?);
         json["tie_word_embeddings"] = json!(false);
@@ -263,7 +266,7 @@ fn modern(name: &str) -> String {
 
 /// The content of `config.json` for a model.
 fn to_json(config: &BertConfig, head: &Head) -> Result<Value, StoreError> {
-    let plain = config.conditioning.method == Method::None;
+    let plain = config.conditioning.is_plain();
     let architecture = match head {
         Head::None => "BertModel",
         Head::Classes(_) | Head::Score => "BertForSequenceClassification",

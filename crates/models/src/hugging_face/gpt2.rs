@@ -42,7 +42,7 @@ const HEAD: &str = "lm_head.weight";
 /// Puts the weights of a folder into `store`, where the tensors of a [`Gpt2`] of `config` are made
 /// first if they are not there: build the model afterwards.
 ///
-/// A folder without the state of a conditioning (`conditioner.running_*`), such as a published one,
+/// A folder without the state of a conditioning (`conditioner.running_*`, `spectral_conditioning`), such as a published one,
 /// leaves that of the store as it is.
 ///
 /// # Errors
@@ -93,20 +93,22 @@ pub fn write(
     write_named(folder, config, end_of_text, tensors.collect())
 }
 
-/// Writes the model of `store` as a plain GPT-2 that computes the same: conditioning is folded into
-/// the tables, and the head, which multiplies with the raw token table, is untied from it.
+/// Writes the model of `store` as a plain GPT-2 that computes the same: what is done to tokens is
+/// folded into the tables, and the head, which multiplies with the raw token table, is untied from it;
+/// what is done to weights is folded into them.
 ///
 /// Without conditioning this is [`write()`].
 ///
 /// # Errors
-/// When a file cannot be written, or the method is not causal and cannot be folded.
+/// When a file cannot be written, or the conditioning cannot be folded: a method that is not causal, or
+/// what is done to the output of attention.
 pub fn export(
     folder: &Path,
     config: &Gpt2Config,
     store: &Store,
     end_of_text: Option<u32>,
 ) -> Result<(), StoreError> {
-    if config.conditioning.method == Method::None {
+    if config.conditioning.is_plain() {
         return write(folder, config, store, end_of_text);
     }
     let model = Gpt2::new(config, store.frozen()?)?;
@@ -114,11 +116,16 @@ pub fn export(
     let parameters = store.parameters().into_iter();
     let mut tensors: BTreeMap<String, Tensor> =
         parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
-    tensors.insert(HEAD.into(), model.head().clone());
+    tensors.extend(model.folded_weights()?);
+    // Tables that stay what they are keep the head tied.
+    let tied = config.conditioning.method == Method::None && config.tie_word_embeddings;
+    if !tied {
+        tensors.insert(HEAD.into(), model.head().clone());
+    }
     tensors.insert(WTE.into(), tokens);
     tensors.insert(WPE.into(), positions);
     let plain = Gpt2Config {
-        tie_word_embeddings: false,
+        tie_word_embeddings: tied,
         conditioning: ConditioningConfig::default(),
         allow_future_leak: false,
         ..config.clone()
@@ -198,7 +205,7 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
 /// # Errors
 /// When the configuration of the conditioning cannot be written as JSON.
 fn to_json(config: &Gpt2Config, end_of_text: Option<u32>) -> Result<Value, StoreError> {
-    let plain = config.conditioning.method == Method::None;
+    let plain = config.conditioning.is_plain();
     let (kind, architecture) = match plain {
         true => (PLAIN, "GPT2LMHeadModel"),
         false => (CONDITIONED, "ConditionedGPT2"),

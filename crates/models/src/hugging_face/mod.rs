@@ -32,7 +32,7 @@ fn equal(a: &Tensor, b: &Tensor) -> bool {
     unequal().is_ok_and(|unequal| unequal == 0.0)
 }
 
-/// Writes the weights, parameters in f32 as published and the state of a conditioning in its own f64,
+/// Writes the weights, parameters in f32 as published and the state of a conditioning in its own dtype,
 /// and then `config.json`, which is taken away first: a folder that has one is complete.
 fn write_folder(
     folder: &Path,

@@ -7,6 +7,7 @@ use candle_core::pickle::PthTensors;
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{Device, Tensor};
 use conditioned_nn::StoreError;
+use conditioned_nn::store::FIXED_BUFFER;
 use serde::Deserialize;
 
 /// The file that is written.
@@ -22,7 +23,7 @@ const FILES: [&str; 4] = [
 
 /// Whether a tensor is state of a conditioning rather than a parameter.
 pub(super) fn is_state(name: &str) -> bool {
-    name.split('.').any(|part| part == "conditioner")
+    name.split('.').any(|part| part == "conditioner" || part == FIXED_BUFFER)
 }
 
 /// The file that stands for the weights of a folder, and all tensors by their names without `prefix`.

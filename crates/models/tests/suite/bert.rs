@@ -1,5 +1,6 @@
 //! BERT: sizes, gradients, what padding may not change, folding, refusals.
 
+use candle_conditioning::TokenGraying;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::bert::{Bert, BertConfig, BertInput};
 use conditioned_models::bert_heads::{BertClassifier, BertMaskedLm};
@@ -26,7 +27,7 @@ pub(crate) const PLACEMENTS: [Placement; 3] =
     [Placement::BeforePosition, Placement::AfterPosition, Placement::AfterNorm];
 
 /// Every method.
-pub(crate) fn methods() -> Result<[Method; 7]> {
+pub(crate) fn methods() -> Result<[Method; 9]> {
     Ok([
         Method::None,
         Method::per_sequence(1.0)?,
@@ -35,6 +36,8 @@ pub(crate) fn methods() -> Result<[Method; 7]> {
         Method::pooled_norm_matched(1.0)?,
         Method::Standardised,
         Method::table(0.5)?,
+        Method::token_graying(TokenGraying::SVD)?,
+        Method::token_graying(TokenGraying::Dct { epsilon: 0.7 })?,
     ])
 }
 
@@ -285,7 +288,10 @@ fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
                 || placement != Placement::AfterNorm
                     && !matches!(
                         method,
-                        Method::PerSequence(_) | Method::NormMatched(_) | Method::Standardised
+                        Method::PerSequence(_)
+                            | Method::NormMatched(_)
+                            | Method::Standardised
+                            | Method::TokenGraying(_)
                     );
             assert_eq!(tiny(method, placement).folds(), folds);
             let tables = model.bert().folded_tables();

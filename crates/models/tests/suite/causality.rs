@@ -1,8 +1,10 @@
 //! Conditioned tokens in a causal model: who may enter, who leaks, what folds.
 
-use candle_conditioning::{Pooled, PooledConfig};
+use candle_conditioning::{Pooled, PooledConfig, SpectralConditioning, TokenGraying};
 use candle_core::{DType, Device, Result, Tensor, Var};
-use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
+use conditioned_models::conditioning::{
+    AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
+};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{Mode, Store};
@@ -71,7 +73,20 @@ fn causal() -> Result<Vec<ConditioningConfig>> {
     let both = methods.iter().flat_map(|&method| {
         PLACEMENTS.map(|placement| ConditioningConfig { method, placement, ..Default::default() })
     });
-    Ok(both.collect())
+    Ok(both.chain(weights()).collect())
+}
+
+/// What is done to weights.
+fn weights() -> [ConditioningConfig; 3] {
+    let forms = [SpectralConditioning::Identity { lambda: 0.5 }, SpectralConditioning::Exact];
+    let methods =
+        [WeightMethod::Spectral(forms[0]), WeightMethod::Spectral(forms[1]), WeightMethod::Weight];
+    methods.map(|weights| ConditioningConfig { weights, ..Default::default() })
+}
+
+/// What divides the output of attention: its gradient is not that of the function, see `siblings`.
+fn preconditioned() -> ConditioningConfig {
+    ConditioningConfig { attention: AttentionMethod::Preconditioned, ..Default::default() }
 }
 
 /// Every method that is refused, at both placements.
@@ -81,6 +96,8 @@ fn leaking() -> Result<Vec<ConditioningConfig>> {
         Method::norm_matched(1.0)?,
         Method::pooled(0.3)?,
         Method::Standardised,
+        Method::token_graying(TokenGraying::SVD)?,
+        Method::token_graying(TokenGraying::DCT)?,
     ];
     let both = methods.iter().flat_map(|&method| {
         PLACEMENTS.map(|placement| ConditioningConfig { method, placement, ..Default::default() })
@@ -111,7 +128,7 @@ fn leaks(config: &Gpt2Config, mode: Mode) -> Result<bool> {
 
 #[test]
 fn causal_methods_do_not_leak_from_the_first_step_on() -> Result<()> {
-    for conditioning in causal()? {
+    for conditioning in causal()?.into_iter().chain([preconditioned()]) {
         for mode in [Mode::Eval, TRAIN] {
             assert!(!leaks(&tiny(conditioning, false), mode)?, "{conditioning:?} {mode:?}");
         }
@@ -124,7 +141,10 @@ fn the_literal_method_leaks_in_both_modes_and_the_others_in_training() -> Result
     for conditioning in leaking()? {
         let config = tiny(conditioning, true);
         assert!(leaks(&config, TRAIN)?, "{conditioning:?} in training");
-        let own = matches!(conditioning.method, Method::PerSequence(_) | Method::NormMatched(_));
+        let own = matches!(
+            conditioning.method,
+            Method::PerSequence(_) | Method::NormMatched(_) | Method::TokenGraying(_)
+        );
         assert_eq!(leaks(&config, Mode::Eval)?, own, "{conditioning:?} in evaluation");
     }
     Ok(())
@@ -149,7 +169,7 @@ fn the_prefix_oracle_finds_the_leak() -> Result<()> {
         }
         Ok(gap)
     };
-    for conditioning in causal()? {
+    for conditioning in causal()?.into_iter().chain([preconditioned()]) {
         assert!(gap(conditioning)? < SAME_IN_F32, "{conditioning:?}");
     }
     assert!(gap(Method::per_sequence(1.0)?.into())? > 100.0 * SAME_IN_F32);
@@ -283,6 +303,9 @@ fn folded_tables_make_a_plain_model_of_a_conditioned_one() -> Result<()> {
                 "lm_head.weight" => var.set(&model.head().detach())?,
                 _ => var.set(&store.get(&name).unwrap().as_tensor().detach())?,
             }
+        }
+        for (name, weight) in model.folded_weights()? {
+            plain_store.get(&name).unwrap().set(&weight.detach().copy()?)?;
         }
         let d = distance(&plain.logits(&ids, Mode::Eval)?, &model.logits(&ids, Mode::Eval)?)?;
         assert!(d < SAME_IN_F64, "{conditioning:?}: {d}");

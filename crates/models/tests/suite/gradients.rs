@@ -1,6 +1,7 @@
 //! The first law: in every model, with every method, each parameter has a gradient, finite, not
 //! all zero, and equal to central differences in f64 on a sample of entries.
 
+use candle_conditioning::TokenGraying;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::vit::{Vit, VitConfig};
@@ -78,6 +79,8 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
         Method::pooled(0.3)?,
         Method::norm_matched(1.0)?,
         Method::Standardised,
+        Method::token_graying(TokenGraying::SVD)?,
+        Method::token_graying(TokenGraying::DCT)?,
     ];
     for (name, preset) in registry() {
         for method in methods {
@@ -116,7 +119,12 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
 #[test]
 fn detached_methods_freeze_c_at_the_base_point() -> Result<()> {
     let preset = registry().find(|(name, _)| *name == "vit-8").unwrap().1;
-    for method in [Method::per_sequence(1.0)?, Method::norm_matched(0.5)?] {
+    for method in [
+        Method::per_sequence(1.0)?,
+        Method::norm_matched(0.5)?,
+        Method::token_graying(TokenGraying::SVD)?,
+        Method::token_graying(TokenGraying::DCT)?,
+    ] {
         let config = VitConfig { conditioning: method.into(), ..preset.clone() };
         let (vit, store, images, targets) = setup(&config)?;
         let tables = ["cls_token", "pos_embed"].map(|name| store.get(name).unwrap());

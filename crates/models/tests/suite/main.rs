@@ -16,6 +16,7 @@ mod gpu;
 mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
+mod siblings;
 mod vit;
 mod vit_parity;
 

@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Mode, RmsNorm, Sequence, Store,
-    embedding, linear, linear_cross_entropy,
+    Attention, DropPath, Dropout, GatedGelu, Gelu, HeadNorm, LayerNorm, Mode, RmsNorm, Sequence,
+    Store, embedding, linear, linear_cross_entropy,
 };
 
 use crate::{distance, uniform};
@@ -26,6 +26,7 @@ fn run(device: &Device) -> Result<Vec<(String, Tensor)>> {
         LayerNorm::new(vb.pp("norm1"), 24, 1e-5)?.into(),
         linear(vb.pp("qkv"), 24, 72)?.into(),
         Attention { heads: 3, causal: true }.into(),
+        HeadNorm { heads: 3 }.into(),
         linear(vb.pp("proj"), 24, 24)?.into(),
         Dropout::new(&vb.pp("dropout"), 0.2)?.into(),
     ]);

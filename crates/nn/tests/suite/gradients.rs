@@ -5,7 +5,7 @@ use conditioned_nn::check::central_differences;
 use conditioned_nn::{
     Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, PatchEmbed, RmsNorm,
     Sequence, Store, add_table, attention, causal_attention, cross_entropy, embedding, gated_gelu,
-    gelu, gelu_tanh, linear, linear_cross_entropy,
+    gelu, gelu_tanh, head_norm, linear, linear_cross_entropy,
 };
 
 use crate::{DIFFERENCE_TOLERANCE, uniform, variable};
@@ -152,6 +152,23 @@ fn stacked_layers_are_their_outputs_side_by_side() -> Result<()> {
     let other = Store::new(6, DType::F64, &Device::Cpu);
     let layers = [linear(other.builder().pp("a"), 6, 4)?, linear(other.builder().pp("b"), 6, 5)?];
     check(&other, &x, |x| Linear::stacked(&layers)?.forward(x))
+}
+
+/// The norms are constants for the gradient: it is that of the function in which they stand still.
+#[test]
+fn head_norm_function() -> Result<()> {
+    let (x, heads, cotangent) = (variable(&[2, 5, 12], 1)?, 3, uniform(&[2, 5, 12], 7)?);
+    let norms = x.as_tensor().detach().reshape((2, 5, heads, 4))?.sqr()?.sum_keepdim(3)?.sqrt()?;
+    let norms = (norms + 1e-8)?.broadcast_as((2, 5, heads, 4))?.reshape((2, 5, 12))?;
+    let frozen = || ((x.as_tensor() / &norms)? * &cotangent)?.sum_all();
+    let worst = central_differences(std::slice::from_ref(&x), 200, frozen)?;
+    assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
+    let own = (head_norm(&x, heads)? * &cotangent)?.sum_all()?;
+    assert!(crate::distance(&own, &frozen()?)? < crate::F64_TOLERANCE);
+    let (own, frozen) = (own.backward()?, frozen()?.backward()?);
+    let d = crate::distance(own.get(&x).unwrap(), frozen.get(&x).unwrap())?;
+    assert!(d < crate::F64_TOLERANCE, "{d:e}");
+    Ok(())
 }
 
 #[test]

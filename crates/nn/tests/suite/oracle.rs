@@ -4,8 +4,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, Gelu, Layer, LayerNorm, Linear, Mode, Padding, RmsNorm, Sequence, Store, attention,
-    causal_attention, cross_entropy, device, gated_gelu, gelu, gelu_tanh, layer_norm, linear,
-    padded_attention, reference, rms_norm,
+    causal_attention, cross_entropy, device, gated_gelu, gelu, gelu_tanh, head_norm, layer_norm,
+    linear, padded_attention, reference, rms_norm,
 };
 use proptest::prelude::*;
 
@@ -60,6 +60,12 @@ proptest! {
             },
             |v| reference::linear(&v[0].transpose(1, 2)?, &v[1], Some(&v[2])),
         ).unwrap();
+    }
+
+    #[test]
+    fn head_norm_equals_its_definition(b in 1usize..4, n in 1usize..300, h in 1usize..4, d in 1usize..40) {
+        let x = variable(&[b, n, h * d], 1).unwrap();
+        agree(&[x], |v| head_norm(&v[0], h), |v| reference::head_norm(&v[0], h)).unwrap();
     }
 
     #[test]
@@ -363,5 +369,29 @@ fn softmax_of_large_scores_is_finite() -> Result<()> {
     let qkv = (uniform(&[2, 5, 24], 3)? * 1e3)?.to_dtype(DType::F32)?;
     let y: Vec<f32> = attention(&qkv, 2)?.flatten_all()?.to_vec1()?;
     assert!(y.iter().all(|v| v.is_finite()));
+    Ok(())
+}
+
+/// Rows of heads get the norm one; zeros stay zeros and get no gradient, in half precision too.
+#[test]
+fn the_rows_of_heads_have_norm_one_and_zeros_stay() -> Result<()> {
+    for (dtype, tolerance) in
+        [(DType::F64, 1e-7), (DType::F32, 1e-6), (DType::BF16, 1e-2), (DType::F16, 2e-3)]
+    {
+        let x = uniform(&[2, 3, 8], 1)?;
+        let mask = Tensor::new(&[[1f64, 1., 0.], [1., 0., 0.]], &Device::Cpu)?.unsqueeze(2)?;
+        let x = Var::from_tensor(&x.broadcast_mul(&mask)?.to_dtype(dtype)?)?;
+        let y = head_norm(&x, 2)?;
+        let norms = y.to_dtype(DType::F64)?.reshape((2, 3, 2, 4))?.sqr()?.sum(3)?.sqrt()?;
+        let d = distance(&norms, &mask.broadcast_as((2, 3, 2))?)?;
+        assert!(d < tolerance, "{dtype:?}: {d:e}");
+        let grads = y.sum_all()?.backward()?;
+        let grad = grads.get(&x).expect("a gradient").to_dtype(DType::F64)?;
+        let outside = grad.broadcast_mul(&mask.affine(-1.0, 1.0)?)?.abs()?.sum_all()?;
+        assert_eq!(outside.to_scalar::<f64>()?, 0.0, "{dtype:?}");
+    }
+    let x = uniform(&[2, 3, 8], 1)?;
+    let error = head_norm(&x, 3).unwrap_err().to_string();
+    assert!(error.contains("head-norm") && error.contains("3 equal heads"), "{error}");
     Ok(())
 }

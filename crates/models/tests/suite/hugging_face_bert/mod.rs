@@ -171,6 +171,7 @@ fn a_conditioned_bert_goes_on_where_it_was_written() {
         method: Method::pooled(1.0).unwrap(),
         placement: Placement::AfterNorm,
         ramp_steps: 5,
+        ..Default::default()
     };
     let first = store();
     let model = BertClassifier::new(&config, 3, first.builder()).unwrap();

@@ -1,14 +1,28 @@
-//! Which tokens a model conditions, and how: one configuration field of every model.
+//! What a model conditions, and how: one configuration field of every model.
+//!
+//! | field | acts on | choices |
+//! | --- | --- | --- |
+//! | `method`, `placement`, `ramp_steps` | the tokens in front of the first layer | [`Method`] |
+//! | `weights` | W_q, W_k, W_v of every layer | [`WeightMethod`] |
+//! | `attention` | the output of the heads of every layer | [`AttentionMethod`] |
+
+mod attention;
+mod weights;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_conditioning::{
     ConditionedTable, Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise,
+    TokenGraying,
 };
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Padding, embedding};
 use serde::{Deserialize, Serialize};
+
+pub use attention::AttentionMethod;
+pub use weights::WeightMethod;
+pub(crate) use weights::{Packing, WeightMap};
 
 /// What is done to the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -28,6 +42,8 @@ pub enum Method {
     PooledNormMatched(PooledConfig),
     /// Control: each channel standardised over the batch. Not causal.
     Standardised,
+    /// The spectrum of each sequence flattened by a power: Token Graying. Not causal.
+    TokenGraying(TokenGraying),
     /// Each embedding table conditioned as a whole, `W (I + t sigma_1 (W^T W)^(-1/2))`: the token
     /// table, and after the position table also that. Only for models whose tokens are rows of
     /// tables.
@@ -88,10 +104,19 @@ impl Method {
         Ok(Self::Table { strength: t })
     }
 
+    /// Token Graying in one of its two forms.
+    ///
+    /// # Errors
+    /// When eps lies outside (0, 1].
+    pub fn token_graying(graying: TokenGraying) -> Result<Self> {
+        graying.validate()?;
+        Ok(Self::TokenGraying(graying))
+    }
+
     /// Strength t; `None` where the method has none.
     pub fn strength(&self) -> Option<f64> {
         match self {
-            Self::None | Self::Standardised => None,
+            Self::None | Self::Standardised | Self::TokenGraying(_) => None,
             Self::PerSequence(conditioner) => Some(conditioner.strength()),
             Self::NormMatched(control) => Some(control.strength()),
             Self::Pooled(config) | Self::PooledNormMatched(config) => Some(config.strength),
@@ -106,7 +131,10 @@ impl Method {
             Self::Pooled(config) | Self::PooledNormMatched(config) => {
                 config.source == Source::Earlier
             }
-            Self::PerSequence(_) | Self::NormMatched(_) | Self::Standardised => false,
+            Self::PerSequence(_)
+            | Self::NormMatched(_)
+            | Self::Standardised
+            | Self::TokenGraying(_) => false,
         }
     }
 
@@ -114,7 +142,10 @@ impl Method {
     pub(crate) fn is_frozen_map(&self) -> bool {
         match self {
             Self::None | Self::Table { .. } | Self::Pooled(_) | Self::PooledNormMatched(_) => true,
-            Self::PerSequence(_) | Self::NormMatched(_) | Self::Standardised => false,
+            Self::PerSequence(_)
+            | Self::NormMatched(_)
+            | Self::Standardised
+            | Self::TokenGraying(_) => false,
         }
     }
 
@@ -129,6 +160,7 @@ impl Method {
         let statistics = match self {
             Self::PerSequence(_) => "C is computed from the whole sequence",
             Self::NormMatched(_) => "the scale is computed from the whole sequence",
+            Self::TokenGraying(_) => "the spectrum is that of the whole sequence",
             _ => "the statistics of a training step are those of its own batch",
         };
         candle_core::bail!(
@@ -175,7 +207,7 @@ impl Placement {
     }
 }
 
-/// The configuration field: method and placement.
+/// The configuration field: what is done to tokens, to weights and to attention.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConditioningConfig {
@@ -187,6 +219,12 @@ pub struct ConditioningConfig {
     /// that was trained without conditioning can follow; 0 for none. An evaluation is at full strength.
     #[serde(skip_serializing_if = "is_zero")]
     pub ramp_steps: u64,
+    /// What is done to the weights of queries, keys and values.
+    #[serde(skip_serializing_if = "WeightMethod::is_none")]
+    pub weights: WeightMethod,
+    /// What is done to the output of attention.
+    #[serde(skip_serializing_if = "AttentionMethod::is_none")]
+    pub attention: AttentionMethod,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -195,11 +233,34 @@ fn is_zero(steps: &u64) -> bool {
 }
 
 impl ConditioningConfig {
+    /// Whether nothing is conditioned: the published model.
+    pub fn is_plain(&self) -> bool {
+        self.method == Method::None && self.weights.is_none() && self.attention.is_none()
+    }
+
+    /// Refuses what no table and no weight can take over from a layer.
+    ///
+    /// # Errors
+    /// When something is done to the output of attention.
+    pub(crate) fn check_folds(&self, model: &str) -> Result<()> {
+        if !self.attention.is_none() {
+            candle_core::bail!(
+                "{model}: preconditioned attention divides every token's output by its own norm, \
+                 which no weight can fold in; save the model with its conditioning instead"
+            );
+        }
+        Ok(())
+    }
+
     /// Checks what the types of the fields cannot.
     ///
     /// # Errors
-    /// When conditioned tables shall have a ramp.
+    /// When conditioned tables shall have a ramp, or a number is out of its range.
     pub(crate) fn validate(&self) -> Result<()> {
+        if let Method::TokenGraying(graying) = self.method {
+            graying.validate()?;
+        }
+        self.weights.validate()?;
         if self.ramp_steps > 0 && matches!(self.method, Method::Table { .. }) {
             candle_core::bail!("conditioned tables have no ramp; set ramp_steps to 0");
         }
@@ -244,6 +305,7 @@ enum Transform {
     NormMatched(NormMatched),
     PooledNormMatched(PooledMap),
     Standardised(Standardise),
+    Graying(TokenGraying),
 }
 
 /// Pooled statistics that begin with the tables whose rows add up to X.
@@ -337,6 +399,7 @@ impl TokenConditioner {
             // Conditioned tables act on the tables themselves: see `Table`.
             Method::None | Method::Table { .. } => Transform::None,
             Method::PerSequence(conditioner) => Transform::PerSequence(conditioner),
+            Method::TokenGraying(graying) => Transform::Graying(graying),
             Method::Pooled(config) => Transform::Pooled(pooled(config)?),
             Method::PooledNormMatched(config) => Transform::PooledNormMatched(pooled(config)?),
             Method::NormMatched(conditioner) => {
@@ -392,7 +455,10 @@ impl TokenConditioner {
         match &self.transform {
             Transform::Pooled(map) | Transform::PooledNormMatched(map) => map.pooled.discard(),
             Transform::Standardised(standardise) => standardise.discard(),
-            Transform::None | Transform::PerSequence(_) | Transform::NormMatched(_) => {}
+            Transform::None
+            | Transform::PerSequence(_)
+            | Transform::NormMatched(_)
+            | Transform::Graying(_) => {}
         }
     }
 
@@ -401,6 +467,7 @@ impl TokenConditioner {
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward(x)?,
+            Transform::Graying(graying) => graying.forward(x)?,
             Transform::NormMatched(control) => control.forward(x)?,
             Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
                 true => {
@@ -445,6 +512,7 @@ impl TokenConditioner {
         Ok(match &self.transform {
             Transform::None => x.clone(),
             Transform::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
+            Transform::Graying(graying) => graying.forward_masked(x, mask)?,
             Transform::NormMatched(control) => control.forward_masked(x, mask)?,
             Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
                 true => {
@@ -489,7 +557,10 @@ impl TokenConditioner {
                 Ok(map.pooled.recalibrate(batches)?)
             }
             Transform::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
-            Transform::None | Transform::PerSequence(_) | Transform::NormMatched(_) => Ok(()),
+            Transform::None
+            | Transform::PerSequence(_)
+            | Transform::NormMatched(_)
+            | Transform::Graying(_) => Ok(()),
         }
     }
 

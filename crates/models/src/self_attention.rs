@@ -1,0 +1,115 @@
+//! The attention branch of every model: x + f(x), with what is done to its weights and its output.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use conditioned_nn::{Attention, Cache, Layer, Linear, Mode, Padding, Sequence};
+
+use crate::conditioning::{ConditioningConfig, Packing, WeightMap};
+
+/// x + after(attention(W x)), W x the queries, keys and values of `before(x)`.
+#[derive(Debug)]
+pub(crate) struct SelfAttention {
+    before: Option<Layer>,
+    projection: Projection,
+    attention: Attention,
+    /// What is done to the output of the heads.
+    method: Option<Layer>,
+    after: Vec<Layer>,
+}
+
+impl SelfAttention {
+    pub(crate) fn new(
+        before: Option<Layer>,
+        projection: Projection,
+        attention: Attention,
+        config: ConditioningConfig,
+        after: impl IntoIterator<Item = Layer>,
+    ) -> Self {
+        let method = config.attention.layer(attention.heads);
+        Self { before, projection, attention, method, after: after.into_iter().collect() }
+    }
+
+    /// (B, N, C) -> (B, N, C).
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        padding: Option<&Padding>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        self.sequence(mode)?.forward_padded(x, padding, mode)
+    }
+
+    /// The result for tokens that follow those in `cache`: see [`Sequence::forward_cached`].
+    pub(crate) fn forward_cached(&self, x: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        self.sequence(Mode::Eval)?.forward_cached(x, cache)
+    }
+
+    /// The layers of one pass.
+    fn sequence(&self, mode: Mode) -> Result<Sequence> {
+        let projection = self.projection.layer(mode)?.into();
+        let layers = self.before.iter().cloned().chain([projection, self.attention.into()]);
+        Ok(Sequence::residual(layers.chain(self.method.clone()).chain(self.after.clone())))
+    }
+}
+
+/// The weights of queries, keys and values that an evaluation multiplies with, by their names in the
+/// builder that the model was made with.
+pub(crate) fn folded_weights<'a>(
+    layers: impl Iterator<Item = &'a SelfAttention>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let parts = layers.flat_map(|layer| &layer.projection.parts);
+    let folded = parts.map(|Part { layer, map, name }| {
+        Ok((name.clone(), map.apply(layer.weight(), Mode::Eval)?))
+    });
+    folded.collect()
+}
+
+/// The projection to queries, keys and values: one stored layer or three.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    packing: Packing,
+    parts: Vec<Part>,
+}
+
+/// A stored layer, and what is done to its weight.
+#[derive(Debug)]
+struct Part {
+    layer: Linear,
+    map: WeightMap,
+    /// The name of its weight, from the root of the model.
+    name: String,
+}
+
+impl Projection {
+    /// Over stored layers and where they are in `vb`: one for all three, or one for each.
+    pub(crate) fn new<'a>(
+        packing: Packing,
+        layers: impl IntoIterator<Item = (Linear, VarBuilder<'a>)>,
+        config: ConditioningConfig,
+    ) -> Result<Self> {
+        let parts = layers.into_iter().map(|(layer, vb)| {
+            let map = WeightMap::new(config.weights, packing, layer.weight(), &vb)?;
+            Ok(Part { layer, map, name: format!("{}.weight", vb.prefix()) })
+        });
+        Ok(Self { packing, parts: parts.collect::<Result<_>>()? })
+    }
+
+    /// The layer of one pass: its outputs are queries, keys and values side by side.
+    fn layer(&self, mode: Mode) -> Result<Linear> {
+        let layers = self.parts.iter().map(|Part { layer, map, .. }| {
+            let weight = map.apply(layer.weight(), mode)?;
+            Ok(match self.packing {
+                Packing::Heads(_) => layer.with_weight(self.packing.unpack(&weight)?),
+                Packing::Rows | Packing::Columns => layer.with_weight(weight),
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        match <[Linear; 1]>::try_from(layers) {
+            Ok([layer]) => Ok(layer),
+            // Parameters of their own, and one product.
+            Err(layers) => Linear::stacked(&layers),
+        }
+    }
+}
