@@ -6,21 +6,30 @@
 //! | `weights` | W_q, W_k, W_v of every layer | [`WeightMethod`] |
 //! | `attention` | the output of the heads of every layer | [`AttentionMethod`] |
 
+// A method of tokens is one file here, its variant of `Method` and its line in `Method::kind`: the file
+// says what can be asked of the configuration (`TokenMethod`) and what is done to tokens (`TokenMap`).
+
 mod attention;
+mod conditioner;
+mod none;
+mod norm_matched;
+mod per_sequence;
+mod pooled;
+mod pooled_norm_matched;
+mod standardised;
+mod table;
+mod token_graying;
+mod token_map;
 mod weights;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use candle_conditioning::{
-    ConditionedTable, Conditioner, NormMatched, Pooled, PooledConfig, Source, Standardise,
-    TokenGraying,
-};
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
-use conditioned_nn::{Mode, Padding, embedding};
+use candle_conditioning::{Conditioner, NormMatched, PooledConfig, Source, TokenGraying};
+use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use attention::AttentionMethod;
+pub(crate) use conditioner::TokenConditioner;
+pub(crate) use table::Table;
+use token_map::TokenMethod;
 pub use weights::WeightMethod;
 pub(crate) use weights::{Packing, WeightMap};
 
@@ -113,40 +122,35 @@ impl Method {
         Ok(Self::TokenGraying(graying))
     }
 
+    /// What can be asked of the method, and what makes it.
+    fn kind(&self) -> Box<dyn TokenMethod> {
+        match *self {
+            Self::None => Box::new(none::Identity),
+            Self::PerSequence(conditioner) => Box::new(conditioner),
+            Self::Pooled(config) => Box::new(config),
+            Self::NormMatched(conditioner) => Box::new(NormMatched::new(conditioner)),
+            Self::PooledNormMatched(config) => {
+                Box::new(pooled_norm_matched::PooledNormMatched(config))
+            }
+            Self::Standardised => Box::new(standardised::Standardised),
+            Self::TokenGraying(graying) => Box::new(graying),
+            Self::Table { strength } => Box::new(table::ConditionedTables { strength }),
+        }
+    }
+
     /// Strength t; `None` where the method has none.
     pub fn strength(&self) -> Option<f64> {
-        match self {
-            Self::None | Self::Standardised | Self::TokenGraying(_) => None,
-            Self::PerSequence(conditioner) => Some(conditioner.strength()),
-            Self::NormMatched(control) => Some(control.strength()),
-            Self::Pooled(config) | Self::PooledNormMatched(config) => Some(config.strength),
-            Self::Table { strength } => Some(*strength),
-        }
+        self.kind().strength()
     }
 
     /// Whether every token that comes out depends on no later token: what a causal model asks for.
     pub fn is_causal(&self) -> bool {
-        match self {
-            Self::None | Self::Table { .. } => true,
-            Self::Pooled(config) | Self::PooledNormMatched(config) => {
-                config.source == Source::Earlier
-            }
-            Self::PerSequence(_)
-            | Self::NormMatched(_)
-            | Self::Standardised
-            | Self::TokenGraying(_) => false,
-        }
+        self.kind().leak().is_none()
     }
 
     /// Whether an evaluation applies one linear map to every token.
     pub(crate) fn is_frozen_map(&self) -> bool {
-        match self {
-            Self::None | Self::Table { .. } | Self::Pooled(_) | Self::PooledNormMatched(_) => true,
-            Self::PerSequence(_)
-            | Self::NormMatched(_)
-            | Self::Standardised
-            | Self::TokenGraying(_) => false,
-        }
+        self.kind().is_frozen_map()
     }
 
     /// Refuses a method that would let a causal model see the tokens it has to predict.
@@ -154,14 +158,8 @@ impl Method {
     /// # Errors
     /// Unless the method is causal or `allow_future_leak` says that its leak is known.
     pub(crate) fn check_causal(&self, model: &str, allow_future_leak: bool) -> Result<()> {
-        if allow_future_leak || self.is_causal() {
+        let Some(statistics) = self.kind().leak().filter(|_| !allow_future_leak) else {
             return Ok(());
-        }
-        let statistics = match self {
-            Self::PerSequence(_) => "C is computed from the whole sequence",
-            Self::NormMatched(_) => "the scale is computed from the whole sequence",
-            Self::TokenGraying(_) => "the spectrum is that of the whole sequence",
-            _ => "the statistics of a training step are those of its own batch",
         };
         candle_core::bail!(
             "{model}: this method is not causal: {statistics}, so that every token would carry \
@@ -257,9 +255,7 @@ impl ConditioningConfig {
     /// # Errors
     /// When conditioned tables shall have a ramp, or a number is out of its range.
     pub(crate) fn validate(&self) -> Result<()> {
-        if let Method::TokenGraying(graying) = self.method {
-            graying.validate()?;
-        }
+        self.method.kind().validate()?;
         self.weights.validate()?;
         if self.ramp_steps > 0 && matches!(self.method, Method::Table { .. }) {
             candle_core::bail!("conditioned tables have no ramp; set ramp_steps to 0");
@@ -282,350 +278,4 @@ pub struct Tokens {
     pub plain: Tensor,
     /// What enters the first block, (B, N, C).
     pub conditioned: Tensor,
-}
-
-/// The method of one model, with its state.
-///
-/// State lives in the model's store as buffers `running_*` (f64, on the CPU), so it is saved and
-/// resumed with the parameters.
-#[derive(Debug)]
-pub(crate) struct TokenConditioner {
-    transform: Transform,
-    ramp_steps: u64,
-    /// The micro-batch that goes on with the optimiser step whose tokens are being collected.
-    next: Mutex<Option<u64>>,
-}
-
-/// What is done to the tokens at full strength.
-#[derive(Debug)]
-enum Transform {
-    None,
-    PerSequence(Conditioner),
-    Pooled(PooledMap),
-    NormMatched(NormMatched),
-    PooledNormMatched(PooledMap),
-    Standardised(Standardise),
-    Graying(TokenGraying),
-}
-
-/// Pooled statistics that begin with the tables whose rows add up to X.
-///
-/// Before the first batch M must know the tokens, and in a causal model not from the batch itself.
-/// The first training pass stores the Gram matrix of the tables as the first observation. An
-/// evaluation that comes before it takes the same matrix and stores nothing.
-#[derive(Debug)]
-struct PooledMap {
-    pooled: Pooled,
-    /// What evaluations before the first observation take.
-    provisional: Mutex<Option<Provisional>>,
-}
-
-/// Statistics of tables, and the values that these had.
-#[derive(Debug, Clone)]
-struct Provisional {
-    tables: Vec<Tensor>,
-    pooled: Arc<Pooled>,
-}
-
-impl PooledMap {
-    fn new(pooled: Pooled) -> Self {
-        Self { pooled, provisional: Mutex::new(None) }
-    }
-
-    /// Runs `work` with the statistics that a pass takes; `tables` is empty where none are known.
-    fn with<R>(
-        &self,
-        tables: &[&Tensor],
-        mode: Mode,
-        work: impl FnOnce(&Pooled) -> Result<R>,
-    ) -> Result<R> {
-        if tables.is_empty() || self.pooled.observations()? > 0.0 {
-            return work(&self.pooled);
-        }
-        if mode.is_train() {
-            self.pooled.start_from_tables(tables)?;
-            return work(&self.pooled);
-        }
-        let provisional = self.provisional(tables)?;
-        work(&provisional)
-    }
-
-    /// The statistics of `tables`, computed anew only when their values have changed.
-    fn provisional(&self, tables: &[&Tensor]) -> Result<Arc<Pooled>> {
-        let lock = || self.provisional.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().clone();
-        if let Some(known) = known
-            && same(&known.tables, tables)?
-        {
-            return Ok(known.pooled);
-        }
-        let copies =
-            tables.iter().map(|table| table.detach().copy()).collect::<Result<Vec<_>>>()?;
-        let pooled = Pooled::new(*self.pooled.config(), copies[0].dim(1)?)?;
-        pooled.start_from_tables(&copies.iter().collect::<Vec<_>>())?;
-        let pooled = Arc::new(pooled);
-        *lock() = Some(Provisional { tables: copies, pooled: pooled.clone() });
-        Ok(pooled)
-    }
-}
-
-/// Whether tables of the same shapes hold the same values.
-fn same(known: &[Tensor], tables: &[&Tensor]) -> Result<bool> {
-    if known.len() != tables.len() {
-        return Ok(false);
-    }
-    for (known, table) in known.iter().zip(tables) {
-        if known.dims() != table.dims() || known.eq(*table)?.min_all()?.to_scalar::<u8>()? == 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-impl TokenConditioner {
-    /// The method for tokens of width `channels`.
-    pub(crate) fn new(config: ConditioningConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
-        let ConditioningConfig { method, ramp_steps, .. } = config;
-        let vb = vb.set_device(Device::Cpu);
-        let buffer = |name: &str, dims: &[usize], value: f64| {
-            vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)
-        };
-        let pooled = |config| -> Result<PooledMap> {
-            let gram = buffer("running_gram", &[channels, channels], 0.0)?;
-            let weight = buffer("running_weight", &[], 0.0)?;
-            Ok(PooledMap::new(Pooled::with_state(config, gram, weight)?))
-        };
-        let transform = match method {
-            // Conditioned tables act on the tables themselves: see `Table`.
-            Method::None | Method::Table { .. } => Transform::None,
-            Method::PerSequence(conditioner) => Transform::PerSequence(conditioner),
-            Method::TokenGraying(graying) => Transform::Graying(graying),
-            Method::Pooled(config) => Transform::Pooled(pooled(config)?),
-            Method::PooledNormMatched(config) => Transform::PooledNormMatched(pooled(config)?),
-            Method::NormMatched(conditioner) => {
-                Transform::NormMatched(NormMatched::new(conditioner))
-            }
-            Method::Standardised => Transform::Standardised(Standardise::with_state(
-                buffer("running_mean", &[channels], 0.0)?,
-                buffer("running_var", &[channels], 1.0)?,
-                buffer("running_weight", &[], 0.0)?,
-            )?),
-        };
-        Ok(Self { transform, ramp_steps, next: Mutex::new(None) })
-    }
-
-    /// X -> Y, (B, N, C). Padding takes no part and is left alone.
-    ///
-    /// The micro-batches of an optimiser step use the running averages as they stand, and the last one
-    /// then moves them once, by the tokens of all. A step begins anew where the numbers of the
-    /// micro-batches do not follow each other: what a step that was broken off had collected is
-    /// dropped. An evaluation changes nothing.
-    ///
-    /// `tables` are those whose rows add up to X, where X is such a sum: pooled statistics begin
-    /// with them.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        padding: Option<&Padding>,
-        tables: &[&Tensor],
-        mode: Mode,
-    ) -> Result<Tensor> {
-        if let Mode::Train { step, last, .. } = mode {
-            let next = if last { None } else { Some(step + 1) };
-            let mut expected = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *expected, next) != Some(step) {
-                self.discard();
-            }
-        }
-        let y = match padding {
-            None => self.forward_full(x, tables, mode)?,
-            Some(padding) => self.forward_masked(x, &padding.mask(x.device())?, tables, mode)?,
-        };
-        match mode {
-            Mode::Train { step, .. } if step + 1 < self.ramp_steps => {
-                let part = (step + 1) as f64 / self.ramp_steps as f64;
-                x + ((y - x)? * part)?
-            }
-            _ => Ok(y),
-        }
-    }
-
-    /// Drops what has been collected of a step that does not go on.
-    fn discard(&self) {
-        match &self.transform {
-            Transform::Pooled(map) | Transform::PooledNormMatched(map) => map.pooled.discard(),
-            Transform::Standardised(standardise) => standardise.discard(),
-            Transform::None
-            | Transform::PerSequence(_)
-            | Transform::NormMatched(_)
-            | Transform::Graying(_) => {}
-        }
-    }
-
-    fn forward_full(&self, x: &Tensor, tables: &[&Tensor], mode: Mode) -> Result<Tensor> {
-        let (train, last) = (mode.is_train(), matches!(mode, Mode::Train { last: true, .. }));
-        Ok(match &self.transform {
-            Transform::None => x.clone(),
-            Transform::PerSequence(conditioner) => conditioner.forward(x)?,
-            Transform::Graying(graying) => graying.forward(x)?,
-            Transform::NormMatched(control) => control.forward(x)?,
-            Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
-                true => {
-                    let y = pooled.forward_train_collected(x)?;
-                    if last {
-                        pooled.commit()?;
-                    }
-                    Ok(y)
-                }
-                false => Ok(pooled.forward(x)?),
-            })?,
-            Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
-                let y = (x * pooled.norm_matched_scale()?)?;
-                if train {
-                    pooled.collect(x)?;
-                }
-                if last {
-                    pooled.commit()?;
-                }
-                Ok(y)
-            })?,
-            Transform::Standardised(standardise) if train => {
-                let y = standardise.forward_train(x)?;
-                standardise.collect(x)?;
-                if last {
-                    standardise.commit()?;
-                }
-                y
-            }
-            Transform::Standardised(standardise) => standardise.forward(x)?,
-        })
-    }
-
-    fn forward_masked(
-        &self,
-        x: &Tensor,
-        mask: &Tensor,
-        tables: &[&Tensor],
-        mode: Mode,
-    ) -> Result<Tensor> {
-        let (train, last) = (mode.is_train(), matches!(mode, Mode::Train { last: true, .. }));
-        Ok(match &self.transform {
-            Transform::None => x.clone(),
-            Transform::PerSequence(conditioner) => conditioner.forward_masked(x, mask)?,
-            Transform::Graying(graying) => graying.forward_masked(x, mask)?,
-            Transform::NormMatched(control) => control.forward_masked(x, mask)?,
-            Transform::Pooled(map) => map.with(tables, mode, |pooled| match train {
-                true => {
-                    let y = pooled.forward_train_collected_masked(x, mask)?;
-                    if last {
-                        pooled.commit()?;
-                    }
-                    Ok(y)
-                }
-                false => Ok(pooled.forward_masked(x, mask)?),
-            })?,
-            Transform::PooledNormMatched(map) => map.with(tables, mode, |pooled| {
-                let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
-                let y = real.where_cond(&(x * pooled.norm_matched_scale()?)?, x)?;
-                if train {
-                    pooled.collect_masked(x, mask)?;
-                }
-                if last {
-                    pooled.commit()?;
-                }
-                Ok(y)
-            })?,
-            Transform::Standardised(standardise) if train => {
-                let y = standardise.forward_train_masked(x, mask)?;
-                standardise.collect_masked(x, mask)?;
-                if last {
-                    standardise.commit()?;
-                }
-                y
-            }
-            Transform::Standardised(standardise) => standardise.forward_masked(x, mask)?,
-        })
-    }
-
-    /// Replaces running averages by those over `batches` of X; nothing for methods without state.
-    pub(crate) fn recalibrate(
-        &self,
-        batches: impl IntoIterator<Item = Result<Tensor>>,
-    ) -> Result<()> {
-        match &self.transform {
-            Transform::Pooled(map) | Transform::PooledNormMatched(map) => {
-                Ok(map.pooled.recalibrate(batches)?)
-            }
-            Transform::Standardised(standardise) => Ok(standardise.recalibrate(batches)?),
-            Transform::None
-            | Transform::PerSequence(_)
-            | Transform::NormMatched(_)
-            | Transform::Graying(_) => Ok(()),
-        }
-    }
-
-    /// Whether evaluation uses running averages.
-    pub(crate) fn has_state(&self) -> bool {
-        matches!(
-            self.transform,
-            Transform::Pooled(_) | Transform::PooledNormMatched(_) | Transform::Standardised(_)
-        )
-    }
-}
-
-/// A table of embeddings W (V, C), conditioned as a whole where the method says so.
-#[derive(Debug)]
-pub(crate) enum Table {
-    Plain(Tensor),
-    Conditioned(ConditionedTable),
-}
-
-impl Table {
-    /// Over W, shared with the variable that trains it.
-    pub(crate) fn new(weight: Tensor, method: Method) -> Result<Self> {
-        Ok(match method {
-            Method::Table { strength } => {
-                Self::Conditioned(ConditionedTable::new(weight, strength)?)
-            }
-            _ => Self::Plain(weight),
-        })
-    }
-
-    /// W: what a tied head multiplies with.
-    pub(crate) fn weight(&self) -> &Tensor {
-        match self {
-            Self::Plain(weight) => weight,
-            Self::Conditioned(table) => table.weight(),
-        }
-    }
-
-    /// Follows W, which a training step has moved; evaluation builds its model anew.
-    pub(crate) fn refresh(&self, mode: Mode) -> Result<()> {
-        match self {
-            Self::Conditioned(table) if mode.is_train() => Ok(table.refresh()?),
-            _ => Ok(()),
-        }
-    }
-
-    /// The embeddings of ids (..) -> (.., C).
-    pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        self.condition(embedding(ids, self.weight())?)
-    }
-
-    /// The embeddings `first..first + count`: (count, C).
-    pub(crate) fn range(&self, first: usize, count: usize) -> Result<Tensor> {
-        self.condition(self.weight().narrow(0, first, count)?)
-    }
-
-    /// The whole table of embeddings: (V, C).
-    pub(crate) fn embeddings(&self) -> Result<Tensor> {
-        self.condition(self.weight().clone())
-    }
-
-    fn condition(&self, rows: Tensor) -> Result<Tensor> {
-        match self {
-            Self::Plain(_) => Ok(rows),
-            Self::Conditioned(table) => Ok(table.condition(&rows)?),
-        }
-    }
 }

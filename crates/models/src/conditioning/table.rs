@@ -1,0 +1,90 @@
+//! Embedding tables that are conditioned as a whole.
+
+use candle_conditioning::ConditionedTable;
+use candle_core::{Result, Tensor};
+use conditioned_nn::{Mode, embedding};
+
+use super::Method;
+use super::none::Identity;
+use super::token_map::{State, TokenMap, TokenMethod};
+
+/// The method on the side of the tokens, to which nothing is done: see [`Table`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConditionedTables {
+    pub(super) strength: f64,
+}
+
+impl TokenMethod for ConditionedTables {
+    fn strength(&self) -> Option<f64> {
+        Some(self.strength)
+    }
+
+    fn leak(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn is_frozen_map(&self) -> bool {
+        true
+    }
+
+    fn map(&self, _: &State<'_>) -> Result<Box<dyn TokenMap>> {
+        Ok(Box::new(Identity))
+    }
+}
+
+/// A table of embeddings W (V, C), conditioned as a whole where the method says so.
+#[derive(Debug)]
+pub(crate) enum Table {
+    Plain(Tensor),
+    Conditioned(ConditionedTable),
+}
+
+impl Table {
+    /// Over W, shared with the variable that trains it.
+    pub(crate) fn new(weight: Tensor, method: Method) -> Result<Self> {
+        Ok(match method {
+            Method::Table { strength } => {
+                Self::Conditioned(ConditionedTable::new(weight, strength)?)
+            }
+            _ => Self::Plain(weight),
+        })
+    }
+
+    /// W: what a tied head multiplies with.
+    pub(crate) fn weight(&self) -> &Tensor {
+        match self {
+            Self::Plain(weight) => weight,
+            Self::Conditioned(table) => table.weight(),
+        }
+    }
+
+    /// Follows W, which a training step has moved; evaluation builds its model anew.
+    pub(crate) fn refresh(&self, mode: Mode) -> Result<()> {
+        match self {
+            Self::Conditioned(table) if mode.is_train() => Ok(table.refresh()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The embeddings of ids (..) -> (.., C).
+    pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        self.condition(embedding(ids, self.weight())?)
+    }
+
+    /// The embeddings `first..first + count`: (count, C).
+    pub(crate) fn range(&self, first: usize, count: usize) -> Result<Tensor> {
+        self.condition(self.weight().narrow(0, first, count)?)
+    }
+
+    /// The whole table of embeddings: (V, C).
+    pub(crate) fn embeddings(&self) -> Result<Tensor> {
+        self.condition(self.weight().clone())
+    }
+
+    fn condition(&self, rows: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(_) => Ok(rows),
+            Self::Conditioned(table) => Ok(table.condition(&rows)?),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a method of tokens is to the models.
+
+use std::fmt::Debug;
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use conditioned_nn::Mode;
+
+/// What can be asked of the configuration of a method.
+pub(super) trait TokenMethod {
+    /// Strength t; `None` where the method has none.
+    fn strength(&self) -> Option<f64> {
+        None
+    }
+
+    /// How a token comes to depend on later ones, for an error; `None` of a causal method.
+    fn leak(&self) -> Option<&'static str>;
+
+    /// Whether an evaluation applies one linear map to every token.
+    fn is_frozen_map(&self) -> bool;
+
+    /// Checks what the types of its settings cannot.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The method at work.
+    ///
+    /// # Errors
+    /// When a setting is out of its range or the state cannot be created.
+    fn map(&self, state: &State<'_>) -> Result<Box<dyn TokenMap>>;
+}
+
+/// What is done to the tokens of one model at full strength, with its state.
+pub(super) trait TokenMap: Debug + Send + Sync {
+    /// X -> Y, (.., N, C); mask: (.., N) u8, 1 = real. Padding takes no part and is left alone.
+    ///
+    /// A training pass adds its tokens to the statistics of the optimiser step, and the last one of a step
+    /// moves the running averages by them; an evaluation changes nothing.
+    ///
+    /// # Errors
+    /// Those of the method.
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor>;
+
+    /// Replaces the running averages by those over `batches` of X.
+    ///
+    /// # Errors
+    /// The first error among the batches, or when the state is read-only.
+    fn recalibrate(&self, _batches: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Drops what was collected of an optimiser step that does not go on.
+    fn discard(&self) {}
+
+    /// Whether evaluation uses running averages.
+    fn has_state(&self) -> bool {
+        false
+    }
+}
+
+/// What a forward pass knows beside its tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass<'a> {
+    /// The tables whose rows add up to X, where X is such a sum.
+    pub(super) tables: &'a [&'a Tensor],
+    /// Training or evaluation.
+    pub(super) mode: Mode,
+}
+
+impl Pass<'_> {
+    /// Whether running averages move after this pass.
+    pub(super) fn ends_step(self) -> bool {
+        matches!(self.mode, Mode::Train { last: true, .. })
+    }
+}
+
+/// Where the state of a method lies: buffers of the model's store, f64 on the CPU.
+pub(super) struct State<'a> {
+    vb: VarBuilder<'a>,
+    /// Token width C.
+    pub(super) channels: usize,
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(vb: VarBuilder<'a>, channels: usize) -> Self {
+        Self { vb: vb.set_device(Device::Cpu), channels }
+    }
+
+    /// The buffer `name`, which begins with `value` everywhere.
+    pub(super) fn buffer(&self, name: &str, dims: &[usize], value: f64) -> Result<Tensor> {
+        self.vb.get_with_hints_dtype(dims, name, Init::Const(value), DType::F64)
+    }
+}
