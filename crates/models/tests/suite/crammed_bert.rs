@@ -8,7 +8,7 @@ use conditioned_models::crammed_heads::{CrammedBertClassifier, CrammedBertMasked
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{Mode, Store};
 
-use crate::bert::{PLACEMENTS, alone, batch, methods, shake};
+use crate::bert::{PLACEMENTS, alone, batch, differentiable, methods, shake};
 use crate::distance;
 
 /// Central differences in f64 through a whole model, as in `gradients`.
@@ -118,33 +118,33 @@ fn the_parameters_start_as_in_the_reference() -> Result<()> {
 #[test]
 fn every_parameter_has_the_right_gradient() -> Result<()> {
     let input = batch()?;
-    // Detached corrections are no functions of the parameters: only these are.
-    let attached = [
-        (Method::None, Placement::AfterPosition),
-        (Method::table(0.0)?, Placement::AfterPosition),
-        (Method::Standardised, Placement::BeforePosition),
-        (Method::Standardised, Placement::AfterPosition),
-        (Method::Standardised, Placement::AfterNorm),
-    ];
+    let still = differentiable()?
+        .map(|(method, mode, tolerance)| (method, Placement::AfterPosition, mode, tolerance));
+    // Standardisation differentiates through its statistics.
+    let through =
+        PLACEMENTS.map(|placement| (Method::Standardised, placement, MODE, DIFFERENCE_TOLERANCE));
+    let attached = [&still[..], &through[..]].concat();
     let positions = Tensor::new(&[[0u32, 6], [3, 1], [1, 1]], &Device::Cpu)?;
     let targets = Tensor::new(&[[3u32, 22], [0, 5], [8, 8]], &Device::Cpu)?;
     for preset in registry() {
-        for (method, placement) in attached {
+        for &(method, placement, mode, tolerance) in &attached {
             let conditioning = ConditioningConfig { method, placement, ..Default::default() };
             let config = CrammedBertConfig { conditioning, ..preset.clone() };
             let check = |store: &Store, loss: &dyn Fn() -> Result<Tensor>| -> Result<()> {
                 let variables: Vec<Var> = store.parameters().into_iter().map(|(_, v)| v).collect();
                 let worst = central_differences(&variables, 4, loss)?;
-                assert!(worst.error < DIFFERENCE_TOLERANCE, "{method:?} {placement:?}: {worst:?}");
+                assert!(worst.error < tolerance, "{method:?} {placement:?}: {worst:?}");
                 Ok(())
             };
             let parameters = store(DType::F64);
             let model = classifier(&config, &parameters)?;
-            check(&parameters, &|| model.loss(&input, &labels()?, MODE))?;
+            model.loss(&input, &labels()?, MODE)?;
+            check(&parameters, &|| model.loss(&input, &labels()?, mode))?;
             let parameters = store(DType::F64);
             let model = CrammedBertMaskedLm::new(&config, parameters.builder())?;
             shake(&parameters)?;
-            check(&parameters, &|| model.loss(&input, &positions, &targets, MODE))?;
+            model.loss(&input, &positions, &targets, MODE)?;
+            check(&parameters, &|| model.loss(&input, &positions, &targets, mode))?;
         }
     }
     Ok(())
