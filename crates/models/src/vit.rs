@@ -13,6 +13,8 @@
 //! starts like the position table (normal, `table_std`), as in the Hugging Face port, where timm
 //! has 1e-6; the scale of both tables is what the experiments tune.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
@@ -24,7 +26,7 @@ use crate::UnknownPreset;
 use crate::conditioning::{
     ConditioningConfig, Method, Packing, Placement, TokenConditioner, Tokens,
 };
-use crate::self_attention::{Projection, SelfAttention};
+use crate::self_attention::{Projection, SelfAttention, folded_weights};
 
 /// timm's epsilon of every layer norm in a ViT.
 const EPS: f64 = 1e-6;
@@ -187,7 +189,7 @@ pub struct Vit {
     cls_token: Tensor,
     pos_embed: Tensor,
     conditioner: TokenConditioner,
-    placement: Placement,
+    conditioning: ConditioningConfig,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Linear,
@@ -218,7 +220,7 @@ impl Vit {
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", table)?,
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
             conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
-            placement: config.conditioning.placement,
+            conditioning: config.conditioning,
             blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
             head: Linear::with_std(vb.pp("head"), c, config.classes, LINEAR_STD)?,
@@ -245,7 +247,7 @@ impl Vit {
     /// Images to the tokens that enter the first block.
     fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        match self.placement {
+        match self.conditioning.placement {
             Placement::BeforePosition => {
                 self.position(&self.conditioner.forward(&patches, None, &[], mode)?)
             }
@@ -304,10 +306,36 @@ impl Vit {
         }
     }
 
+    /// What an evaluation makes of `rows` (R, C) of which tokens are sums, where that is one linear map: a model
+    /// without conditioning over rows that went through it computes what this one does.
+    ///
+    /// # Errors
+    /// When what the method does to a token depends on other tokens.
+    pub(crate) fn fold(&self, rows: &Tensor) -> Result<Tensor> {
+        self.conditioning.check_folds("vit")?;
+        if !self.conditioning.method.is_frozen_map() {
+            candle_core::bail!(
+                "vit: what this method does to a token depends on other tokens; it cannot be folded into the \
+                 weights"
+            );
+        }
+        self.conditioner.forward(rows, None, &[], Mode::Eval)
+    }
+
+    /// The query, key and value weights, by name, of a model without conditioning that computes what this one
+    /// does; none where nothing is done to weights.
+    ///
+    /// # Errors
+    /// When something is done to the output of attention.
+    pub(crate) fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.conditioning.check_folds("vit")?;
+        folded_weights(self.blocks.iter().map(|block| &block.attention))
+    }
+
     /// The X that the conditioning acts on.
     fn conditioned_tokens(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        match self.placement {
+        match self.conditioning.placement {
             Placement::BeforePosition => Ok(patches),
             Placement::AfterPosition | Placement::AfterNorm => self.position(&patches),
         }

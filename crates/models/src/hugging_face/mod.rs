@@ -7,11 +7,12 @@
 //! | `pytorch_model.bin` | transformers before 5, `torch.save` |
 //! | `pytorch_model.bin.index.json` and its shards | transformers before 5 |
 //!
-//! Values have any float dtype. A module for each family: [`gpt2`], [`bert`].
+//! Values have any float dtype. A module for each family: [`gpt2`], [`bert`]; [`timm`] writes ViTs as timm does.
 
 pub mod bert;
 mod fields;
 pub mod gpt2;
+pub mod timm;
 mod weights;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,190 @@
+//! The encoders that texts are classified with, behind one name.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use conditioned_nn::{Mode, Store};
+use serde::{Deserialize, Serialize};
+
+use crate::bert::{BertConfig, BertInput};
+use crate::bert_heads::{BertClassifier, BertMaskedLm};
+use crate::conditioning::{ConditioningConfig, Tokens};
+use crate::crammed_bert::CrammedBertConfig;
+use crate::crammed_heads::{CrammedBertClassifier, CrammedBertMaskedLm};
+
+/// A BERT of one of two kinds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncoderConfig {
+    /// The published one, post-norm.
+    Bert(BertConfig),
+    /// Crammed BERT, pre-norm.
+    CrammedBert(CrammedBertConfig),
+}
+
+/// Runs `$body` with the configuration or model of either kind.
+macro_rules! either {
+    ($self:expr, $type:ident, $of:ident => $body:expr) => {
+        match $self {
+            $type::Bert($of) => $body,
+            $type::CrammedBert($of) => $body,
+        }
+    };
+}
+
+impl EncoderConfig {
+    /// What is done to the tokens, and where.
+    pub fn conditioning(&self) -> ConditioningConfig {
+        either!(self, Self, config => config.conditioning)
+    }
+
+    /// The deviation that its tables start with.
+    pub fn table_std(&self) -> f64 {
+        either!(self, Self, config => config.table_std)
+    }
+
+    /// The tokens V that it knows.
+    pub fn vocabulary(&self) -> usize {
+        either!(self, Self, config => config.vocabulary)
+    }
+
+    /// Sets what is done to the tokens, and where.
+    pub fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
+        either!(self, Self, config => config.conditioning = conditioning);
+    }
+
+    /// Sets the deviation that its tables start with.
+    pub fn set_table_std(&mut self, table_std: f64) {
+        either!(self, Self, config => config.table_std = table_std);
+    }
+
+    /// Sets the probability of dropout.
+    pub fn set_dropout(&mut self, dropout: f64) {
+        either!(self, Self, config => config.dropout = dropout);
+    }
+
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn validate(&self) -> Result<()> {
+        either!(self, Self, config => config.validate())
+    }
+
+    /// Trainable scalars without heads.
+    pub fn parameter_count(&self) -> usize {
+        either!(self, Self, config => config.parameter_count())
+    }
+
+    /// Multiply-accumulates of one forward pass over `tokens` tokens of one sequence.
+    pub fn macs(&self, tokens: usize) -> usize {
+        either!(self, Self, config => config.macs(tokens))
+    }
+
+    /// A classifier of `outputs` classes, or of scores where there is one, over `vb`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or a tensor has another shape.
+    pub fn classifier(&self, outputs: usize, vb: VarBuilder) -> Result<Classifier> {
+        Ok(match self {
+            Self::Bert(config) => Classifier::Bert(BertClassifier::new(config, outputs, vb)?),
+            Self::CrammedBert(config) => {
+                Classifier::CrammedBert(CrammedBertClassifier::new(config, outputs, vb)?)
+            }
+        })
+    }
+
+    /// The tokens entering the first layer, (B, N, C), for full sequences of `ids` (B, N), by an encoder that
+    /// is made in `store`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or the ids do not fit it.
+    pub fn fresh_tokens(&self, store: &Store, ids: &Tensor) -> Result<Tokens> {
+        let (b, n) = ids.dims2()?;
+        let rows = self.masked_lm(store.builder())?.tokens(&BertInput::new(ids.clone())?)?; // (B N, C)
+        Ok(Tokens {
+            plain: rows.plain.reshape((b, n, ()))?,
+            conditioned: rows.conditioned.reshape((b, n, ()))?,
+        })
+    }
+
+    /// A model of masked words over `vb`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or a tensor has another shape.
+    pub fn masked_lm(&self, vb: VarBuilder) -> Result<MaskedLm> {
+        Ok(match self {
+            Self::Bert(config) => MaskedLm::Bert(BertMaskedLm::new(config, vb)?),
+            Self::CrammedBert(config) => {
+                MaskedLm::CrammedBert(CrammedBertMaskedLm::new(config, vb)?)
+            }
+        })
+    }
+}
+
+/// An encoder with a classifier on it.
+#[derive(Debug)]
+pub enum Classifier {
+    /// On a BERT.
+    Bert(BertClassifier),
+    /// On a Crammed BERT.
+    CrammedBert(CrammedBertClassifier),
+}
+
+impl Classifier {
+    /// Logits (B, K).
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn logits(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
+        either!(self, Self, model => model.logits(input, mode))
+    }
+
+    /// The loss of `labels` (B).
+    ///
+    /// # Errors
+    /// When texts or labels do not fit the model.
+    pub fn loss(&self, input: &BertInput, labels: &Tensor, mode: Mode) -> Result<Tensor> {
+        either!(self, Self, model => model.loss(input, labels, mode))
+    }
+
+    /// The tokens entering the first layer in evaluation mode.
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
+        either!(self, Self, model => model.bert().tokens(input))
+    }
+}
+
+/// An encoder with a head that restores masked words.
+#[derive(Debug)]
+pub enum MaskedLm {
+    /// On a BERT.
+    Bert(BertMaskedLm),
+    /// On a Crammed BERT.
+    CrammedBert(CrammedBertMaskedLm),
+}
+
+impl MaskedLm {
+    /// The mean cross-entropy of the words `targets` (B, M) at `positions` (B, M), in nats.
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn loss(
+        &self,
+        input: &BertInput,
+        positions: &Tensor,
+        targets: &Tensor,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        either!(self, Self, model => model.loss(input, positions, targets, mode))
+    }
+
+    /// The tokens entering the first layer in evaluation mode.
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
+        either!(self, Self, model => model.bert().tokens(input))
+    }
+}
