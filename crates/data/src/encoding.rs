@@ -39,7 +39,7 @@ impl Tokenizer {
         self.id(PAD)
     }
 
-    /// Encodes a text, or a pair, in at most `longest` tokens, the special ones included.
+    /// Encodes a text, or a pair, in at most `max_length` tokens, the special ones included.
     ///
     /// What is too much is taken from the end of the longer text, and once they are equally long from
     /// both, as `truncation=True` of `transformers` does. The name of a special token inside a text is
@@ -58,19 +58,24 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// When the tokenizer has no `[CLS]` or no `[SEP]`, when `longest` does not leave a token for each
+    /// When the tokenizer has no `[CLS]` or no `[SEP]`, when `max_length` does not leave a token for each
     /// text, or as [`encode`](Self::encode).
-    pub fn encode_pair(&self, text: &str, second: Option<&str>, longest: usize) -> Result<Encoded> {
+    pub fn encode_pair(
+        &self,
+        text: &str,
+        second: Option<&str>,
+        max_length: usize,
+    ) -> Result<Encoded> {
         let (cls, sep) = (self.need(CLS)?, self.need(SEP)?);
         let (texts, special) = if second.is_some() { (2, 3) } else { (1, 2) };
-        if longest < texts + special {
+        if max_length < texts + special {
             let expected = format!("expected at least {}: a token of each text", texts + special);
-            return Err(Error::config("longest", longest, expected));
+            return Err(Error::config("max_length", max_length, expected));
         }
         let mut first = self.encode(text)?;
         let mut other = second.map_or_else(|| Ok(Vec::new()), |second| self.encode(second))?;
         let all = first.len() + other.len();
-        let (n, m) = kept(first.len(), other.len(), longest - special);
+        let (n, m) = kept(first.len(), other.len(), max_length - special);
         first.truncate(n);
         other.truncate(m);
         let ids = [&[cls], first.as_slice(), &[sep]].concat();

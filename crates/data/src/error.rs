@@ -172,6 +172,46 @@ pub enum Error {
         /// What was found and expected, and what to do.
         problem: String,
     },
+    /// What is asked for as a tokenizer is neither a way to make one nor a file.
+    #[error(
+        "no tokenizer at {}: give `characters`, `bpe-V` or `wordpiece-V` with a number of tokens V, or the \
+         path of a tokenizer.json (or of a folder with it, with vocab.json and merges.txt, or with \
+         vocab.txt)", .path.display()
+    )]
+    NoTokenizer {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A part of a text is no longer than a window of it.
+    #[error(
+        "{text}: {tokens} {part} tokens do not fill a window of {window}; give more text, or a smaller \
+         context"
+    )]
+    Short {
+        /// The text, by name.
+        text: String,
+        /// "train", "tune" or "test".
+        part: &'static str,
+        /// Tokens of the part.
+        tokens: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
+    /// Data are not those that were read when a run was planned.
+    #[error(
+        "{name}: the {what} are not those that this run was planned with (hash {found}, planned \
+         {planned}); put them back, or plan it anew in another folder"
+    )]
+    Changed {
+        /// Name or file of the data.
+        name: String,
+        /// What they are, as in "images".
+        what: &'static str,
+        /// The hash then.
+        planned: String,
+        /// The hash now.
+        found: String,
+    },
     /// A tokenizer could not be read, trained or used.
     #[error("tokenizer {name}: {problem}")]
     Tokenizer {
@@ -242,6 +282,25 @@ impl Error {
     #[cfg(feature = "hub")]
     pub(crate) fn cache(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
         move |source| Self::Cache { path: path.into(), source }
+    }
+
+    /// A corpus without documents.
+    pub(crate) fn empty(path: PathBuf) -> Self {
+        Self::Corpus { path, problem: "the corpus is empty; give at least one document".into() }
+    }
+
+    /// Checks that data are those that a run was planned with.
+    pub(crate) fn unchanged(
+        name: impl std::fmt::Display,
+        what: &'static str,
+        planned: &str,
+        found: &str,
+    ) -> Result<()> {
+        if planned == found {
+            return Ok(());
+        }
+        let (planned, found) = (planned.to_string(), found.to_string());
+        Err(Self::Changed { name: name.to_string(), what, planned, found })
     }
 
     pub(crate) fn config(

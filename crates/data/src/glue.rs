@@ -5,6 +5,7 @@
 //! of the classes is that of the hub's `nyu-mll/glue`, so that a model of the hub means the same.
 
 mod files;
+mod find;
 mod names;
 
 use std::fmt;
@@ -13,8 +14,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Labels, Part, Parts, Result, Texts};
+use crate::{Error, LabelledTexts, Labels, Part, Parts, Result};
 use files::Source;
+pub(crate) use find::find;
 
 /// A task of GLUE.
 ///
@@ -48,18 +50,6 @@ pub enum Task {
     Rte,
 }
 
-/// What [`Task::read`] reads.
-#[derive(Debug, Clone)]
-pub struct GlueSplits {
-    /// Texts to train on.
-    pub train: Texts,
-    /// Texts to report on, by the names of [`Task::dev_names`].
-    pub dev: Vec<(&'static str, Texts)>,
-    /// Rows that were left out as unusable: lines of QQP that are no row, and pairs of MNLI without a
-    /// label that its annotators agreed on.
-    pub skipped: usize,
-}
-
 impl Task {
     /// All tasks, in the order of the usual table.
     pub const ALL: [Self; 8] = [
@@ -76,6 +66,11 @@ impl Task {
     /// The name, as on the hub: "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte".
     pub fn name(self) -> &'static str {
         self.names().name
+    }
+
+    /// The name in publications: "CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE".
+    pub fn title(self) -> &'static str {
+        self.names().folder
     }
 
     /// Classes in the order of the hub, or a score.
@@ -100,11 +95,11 @@ impl Task {
     ///
     /// # Errors
     /// When a file is missing or is not as its task lays it out, by file and line.
-    pub fn read(self, folder: impl AsRef<Path>) -> Result<GlueSplits> {
+    pub fn read(self, folder: impl AsRef<Path>) -> Result<LabelledTexts> {
         let (source, mut skipped) = (Source::find(self, folder.as_ref())?, 0);
         let train = source.read("train", &mut skipped)?;
         let dev = self.dev_names().iter().map(|&set| Ok((set, source.read(set, &mut skipped)?)));
-        Ok(GlueSplits { train, dev: dev.collect::<Result<_>>()?, skipped })
+        Ok(LabelledTexts { train, dev: dev.collect::<Result<_>>()?, skipped })
     }
 
     /// Reads the first dev set alone and splits it, for want of the training texts; `share` of its
@@ -115,7 +110,7 @@ impl Task {
     ///
     /// # Errors
     /// As [`read`](Self::read), or when `share` leaves nothing on one side.
-    pub fn split_dev(self, folder: impl AsRef<Path>, share: f64) -> Result<GlueSplits> {
+    pub fn split_dev(self, folder: impl AsRef<Path>, share: f64) -> Result<LabelledTexts> {
         let (source, mut skipped) = (Source::find(self, folder.as_ref())?, 0);
         let set = self.dev_names()[0];
         let all = source.read(set, &mut skipped)?;
@@ -130,7 +125,7 @@ impl Task {
         let name = |part| format!("{} {part}, split of {set}", self.name());
         let train = all.subset(name("train"), &train)?;
         let dev = vec![(set, all.subset(name("dev"), &dev)?)];
-        Ok(GlueSplits { train, dev, skipped })
+        Ok(LabelledTexts { train, dev, skipped })
     }
 }
 

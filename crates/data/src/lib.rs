@@ -31,6 +31,14 @@
 //! | make batches | [`TextLoader`] |
 //! | score predictions | [`Metric`], [`Task::metrics`] |
 //!
+//! Data by name and hash, written into a configuration by one process and read again, and checked, by another:
+//!
+//! | of | use |
+//! | --- | --- |
+//! | images | [`ImageData`] |
+//! | running text, with its tokenizer and shards | [`TextConfig`], from a [`TextSource`] and a [`Preparation`] |
+//! | labelled texts | [`LabelledData`], from a [`LabelledSource`] |
+//!
 //! Two features are off by default: `parquet` for corpora and tasks in parquet files, and `hub`, which
 //! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
 //!
@@ -95,7 +103,10 @@ mod glue;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod idx;
+mod image_data;
 mod images;
+mod labelled_data;
+mod labelled_source;
 mod loader;
 mod masking;
 mod metrics;
@@ -105,6 +116,7 @@ mod normalisation;
 mod parts;
 mod permutation;
 mod prefetch;
+mod preparation;
 mod recipe;
 #[cfg(feature = "parquet")]
 mod rows;
@@ -113,7 +125,9 @@ mod split;
 mod stories;
 mod stream;
 mod table;
+mod text_config;
 mod text_loader;
+mod text_source;
 mod texts;
 mod tokenizer;
 mod tokens;
@@ -126,18 +140,24 @@ pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;
 pub use entailments::{PREMISES, entailments, premises};
 pub use error::{Error, Result};
-pub use glue::{GlueSplits, Task};
+pub use glue::Task;
 pub use idx::IdxFolder;
+pub use image_data::ImageData;
 pub use images::Images;
+pub use labelled_data::{LabelledData, LabelledTexts};
+pub use labelled_source::LabelledSource;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig};
 pub use masking::{MaskedBatch, MaskedWindows, Masking};
 pub use metrics::Metric;
 pub use ngram::{Ngram, Score};
 pub use normalisation::Normalisation;
 pub use parts::{Part, Parts, Sequence};
+pub use preparation::Preparation;
 pub use split::{Splits, hold_out, split};
 pub use stories::{stories, story};
+pub use text_config::{TextConfig, TextSplits};
 pub use text_loader::{TextBatch, TextEpoch, TextLoader, TextLoaderConfig};
+pub use text_source::TextSource;
 pub use texts::{Labels, Text, Texts};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
 pub use tokens::{SHARD_BYTES, Tokens, Written, write_shards};

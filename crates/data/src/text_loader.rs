@@ -21,7 +21,7 @@ pub struct TextLoaderConfig {
     /// Texts in a batch, B.
     pub batch_size: usize,
     /// Tokens of the longest text, special ones included; longer texts are cut.
-    pub longest: usize,
+    pub max_length: usize,
     /// Seed of the order.
     pub seed: u64,
     /// Whether each epoch has its own random order; otherwise that of the set.
@@ -32,13 +32,13 @@ pub struct TextLoaderConfig {
 
 impl TextLoaderConfig {
     /// For training: shuffled, every text once an epoch, with buckets.
-    pub fn training(batch_size: usize, longest: usize, seed: u64) -> Self {
-        Self { batch_size, longest, seed, shuffle: true, buckets: true }
+    pub fn training(batch_size: usize, max_length: usize, seed: u64) -> Self {
+        Self { batch_size, max_length, seed, shuffle: true, buckets: true }
     }
 
     /// For evaluation: every text once, sorted by length.
-    pub fn evaluation(batch_size: usize, longest: usize) -> Self {
-        Self { shuffle: false, ..Self::training(batch_size, longest, 0) }
+    pub fn evaluation(batch_size: usize, max_length: usize) -> Self {
+        Self { shuffle: false, ..Self::training(batch_size, max_length, 0) }
     }
 }
 
@@ -106,7 +106,7 @@ impl TextLoader {
         let pad = tokenizer.need(PAD)?;
         let rows = texts.rows().par_iter();
         let encoded = rows
-            .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.longest))
+            .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.max_length))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self { texts, encoded: Arc::new(encoded), config, pad, device: device.clone() })
     }

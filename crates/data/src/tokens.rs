@@ -79,7 +79,7 @@ pub fn write_shards(
         }
     }
     if written.documents == 0 {
-        return Err(empty(folder.into()));
+        return Err(Error::empty(folder.into()));
     }
     let Written { shards, documents, tokens, .. } = written;
     let (vocab_size, hash) = (tokenizer.vocab_size(), tokenizer.hash());
@@ -92,10 +92,6 @@ pub fn write_shards(
 
 fn shard_path(folder: &Path, i: usize) -> PathBuf {
     folder.join(format!("{i:06}.tokens"))
-}
-
-fn empty(path: PathBuf) -> Error {
-    Error::Corpus { path, problem: "the corpus is empty; give at least one document".into() }
 }
 
 /// Whether it was there, its documents and its tokens.
@@ -213,7 +209,7 @@ impl Tokens {
             starts.push(starts[starts.len() - 1] + shard.documents());
         }
         if starts[starts.len() - 1] == 0 {
-            return Err(empty(path));
+            return Err(Error::empty(path));
         }
         Ok(Self { shards, starts, vocab_size: tokenizer.vocab_size() })
     }

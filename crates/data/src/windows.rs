@@ -87,11 +87,29 @@ impl Windows {
         self.windows() / self.batch_size
     }
 
+    /// Checks that an epoch has a batch, without which nothing can be trained.
+    ///
+    /// # Errors
+    /// When the tokens do not fill one.
+    pub fn fill_a_batch(&self) -> Result<()> {
+        if self.batches() > 0 {
+            return Ok(());
+        }
+        let expected = format!(
+            "{} tokens do not fill a batch of {} windows of {}; give more text, or a smaller batch",
+            self.sequence.len(),
+            self.batch_size,
+            self.length
+        );
+        Err(Error::config("batch_size", self.batch_size, expected))
+    }
+
     /// Batch `index` of training epoch `epoch`, (B, T).
     ///
     /// # Errors
     /// When `index` is past the last batch, a shard is damaged, or the device fails.
     pub fn batch(&self, epoch: usize, index: usize, device: &Device) -> Result<WindowBatch> {
+        self.fill_a_batch()?;
         if index >= self.batches() {
             let expected = format!("expected less than the {} batches", self.batches());
             return Err(Error::config("batch", index, expected));

@@ -61,6 +61,11 @@ impl Source {
         Texts::of_rows(&path, name, self.task.tsv(&path, skipped)?, Some(&labels))
     }
 
+    /// Whether the training file is there too, which [`find`](Self::find) does not ask for.
+    pub(super) fn has_training(&self) -> bool {
+        self.folder.join(official("train")).is_file() || !parquet(&self.folder, "train").is_empty()
+    }
+
     fn missing(&self, path: &Path, set: &str) -> Error {
         let remedy = match set {
             "train" => "put it there, or train on a split of the dev set (`Task::split_dev`)",

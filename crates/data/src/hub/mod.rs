@@ -22,6 +22,7 @@
 mod cache;
 mod client;
 mod listing;
+mod sets;
 mod settings;
 
 use std::fmt;

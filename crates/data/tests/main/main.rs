@@ -11,7 +11,9 @@ mod glue_parquet;
 #[cfg(feature = "hub")]
 mod hub;
 mod idx;
+mod image_data;
 mod images;
+mod labelled_data;
 mod loader;
 mod masking;
 mod metrics_parity;
@@ -21,6 +23,7 @@ mod ngram;
 mod parquet;
 mod split;
 mod stories;
+mod text_config;
 mod text_loader;
 mod texts;
 mod tokenizer;

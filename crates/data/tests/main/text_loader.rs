@@ -138,7 +138,7 @@ fn settings_that_cannot_work_are_refused() {
         TextLoader::new(texts, tokenizer, config, &Device::Cpu).unwrap_err().to_string()
     };
     assert!(new(&TOKENIZER, TextLoaderConfig::evaluation(0, 16)).contains("batch_size = 0"));
-    assert!(new(&TOKENIZER, TextLoaderConfig::evaluation(1, 4)).contains("longest = 4"));
+    assert!(new(&TOKENIZER, TextLoaderConfig::evaluation(1, 4)).contains("max_length = 4"));
     let bpe = Tokenizer::train(stories(0, 20), 300).unwrap();
     assert!(new(&bpe, TextLoaderConfig::evaluation(1, 16)).contains("no token [PAD]"));
 }
@@ -164,7 +164,7 @@ proptest! {
         n in 1usize..150, batch_size in 1usize..20, seed: u64, epoch in 0usize..5,
         shuffle: bool, buckets: bool,
     ) {
-        let config = TextLoaderConfig { batch_size, longest: 32, seed, shuffle, buckets };
+        let config = TextLoaderConfig { batch_size, max_length: 32, seed, shuffle, buckets };
         let loader = loader(numbered(n), config);
         let batches = batches(&loader, epoch, 0);
         prop_assert_eq!(batches.len(), loader.batches());

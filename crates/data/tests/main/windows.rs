@@ -178,3 +178,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tokens_that_fill_no_batch_are_refused() {
+    Windows::new(counting(18), 4, 4, 0).unwrap().fill_a_batch().unwrap();
+    let error = Windows::new(counting(18), 4, 5, 0).unwrap().fill_a_batch().unwrap_err();
+    let wanted = "18 tokens do not fill a batch of 5 windows of 4";
+    assert!(error.to_string().contains(wanted), "{error}");
+}

@@ -106,8 +106,8 @@ fn a_tokenizer_of_another_kind_says_what_it_lacks() {
     let wordpiece = stories_wordpiece(300);
     let fail =
         |second, longest| wordpiece.encode_pair("a", second, longest).unwrap_err().to_string();
-    assert!(fail(None, 2).contains("longest = 2: expected at least 3"));
-    assert!(fail(Some("b"), 4).contains("longest = 4: expected at least 5"));
+    assert!(fail(None, 2).contains("max_length = 2: expected at least 3"));
+    assert!(fail(Some("b"), 4).contains("max_length = 4: expected at least 5"));
     assert_eq!(wordpiece.encode_pair("a", None, 3).unwrap().ids.len(), 3);
 }
 

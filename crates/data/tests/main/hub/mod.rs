@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use conditioned_data::Task;
 use conditioned_data::hub::{Hub, Settings};
 use server::{Answer, COMMIT, Repository, Request, Server};
 use tempfile::TempDir;
@@ -411,4 +412,41 @@ fn settings_come_from_the_environment() {
     fs::write(folder.join("token"), "kept\n").unwrap();
     assert_eq!(read(&[], Some(home.path())).unwrap().token.as_deref(), Some("kept"));
     assert!(read(&[], None).unwrap_err().to_string().contains("HF_HOME"));
+}
+
+/// A repository of empty files of these names.
+fn named(names: &'static [&'static str]) -> Server {
+    let files = names.iter().map(|name| (*name, Vec::new())).collect();
+    Server::new(Repository { id: ID, files }, |_| None)
+}
+
+#[test]
+fn a_text_is_the_training_files_of_one_configuration() {
+    let cache = TempDir::new().unwrap();
+    let server = named(&["data/train-0.parquet", "data/test-0.parquet", "data/train.txt"]);
+    let source = hub(&server, &cache).text(ID).unwrap();
+    assert_eq!(source.name(), ID);
+    // Empty, and so no parquet file: the first document is the reason.
+    let error = source.documents().next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("data/train-0.parquet"), "{error}");
+    let cache = TempDir::new().unwrap();
+    let server = named(&["a/train-0.parquet", "b/train-0.parquet"]);
+    let result = hub(&server, &cache).text(ID).map(|source| source.name().to_string());
+    message(result, &[ID, "training files of 2 configurations"]);
+}
+
+#[test]
+fn tasks_of_glue_are_folders_of_one() {
+    let cache = TempDir::new().unwrap();
+    let server = named(&[
+        "rte/train-0.parquet",
+        "rte/validation-0.parquet",
+        "rte/test-0.parquet",
+        "ax/validation-0.parquet",
+    ]);
+    let hub = hub(&server, &cache);
+    let folder = hub.glue(ID, &Task::ALL).unwrap();
+    assert!(folder.join("rte/train-0.parquet").exists());
+    assert!(!folder.join("rte/test-0.parquet").exists() && !folder.join("ax").exists());
+    message(hub.glue(ID, &[Task::Cola]), &[ID, "none of its files is asked for"]);
 }
