@@ -1,0 +1,51 @@
+//! What can go wrong: drawing, and writing files.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use atomic_write_file::AtomicWriteFile;
+use plotters::drawing::DrawingAreaErrorKind;
+use thiserror::Error;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A figure cannot be drawn.
+    #[error("the figure cannot be drawn: {0}")]
+    Draw(String),
+    /// A file cannot be written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A table cannot be written as CSV.
+    #[error("the table cannot be written as CSV: {0}")]
+    Csv(#[from] csv::Error),
+}
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for Error {
+    fn from(error: DrawingAreaErrorKind<E>) -> Self {
+        Self::Draw(error.to_string())
+    }
+}
+
+/// The error of a file.
+pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    |source| Error::File { path: path.to_path_buf(), source }
+}
+
+/// Writes a file so that a reader sees the old content or the new.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = AtomicWriteFile::open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.commit()
+    };
+    write().map_err(file(path))
+}

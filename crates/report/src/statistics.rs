@@ -1,0 +1,76 @@
+//! Mean, deviation and the paired difference of two arms, with its interval.
+
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// Level of every interval.
+pub const LEVEL: f64 = 0.95;
+
+/// Mean and deviation of a sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// The number of values.
+    pub n: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// Their standard deviation, with n - 1; `None` of a single value.
+    pub sd: Option<f64>,
+}
+
+impl Sample {
+    /// Of `values`; `None` when there are none.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len();
+        if n == 0 {
+            return None;
+        }
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        let sd = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
+        Some(Self { n, mean, sd })
+    }
+
+    /// Half the width of the t-interval of the mean, t_{n-1} sd / sqrt(n); `None` of one value.
+    pub fn half_width(&self) -> Option<f64> {
+        let t = StudentsT::new(0.0, 1.0, self.n as f64 - 1.0).ok()?;
+        let quantile = t.inverse_cdf(0.5 + LEVEL / 2.0);
+        Some(quantile * self.sd? / (self.n as f64).sqrt())
+    }
+}
+
+impl Sample {
+    /// Mean and deviation to some decimals: `91.6 ± 0.4, 5`.
+    pub fn spread(&self, decimals: usize) -> String {
+        match self {
+            Self { n, mean, sd: Some(sd) } => format!("{mean:.decimals$} ± {sd:.decimals$}, {n}"),
+            Self { mean, .. } => format!("{mean:.decimals$}, single seed"),
+        }
+    }
+
+    /// Of differences: mean and interval to some decimals, `+2.0 [-10.7, +14.7], 2`.
+    pub fn difference(&self, decimals: usize) -> String {
+        let mean = self.mean;
+        match self.half_width() {
+            None => format!("{mean:+.decimals$}, single seed"),
+            Some(half) => format!(
+                "{mean:+.decimals$} [{:+.decimals$}, {:+.decimals$}], {}",
+                mean - half,
+                mean + half,
+                self.n
+            ),
+        }
+    }
+}
+
+/// The median; infinite values take part. `None` when there are no values or one is NaN.
+pub fn median(values: &[f64]) -> Option<f64> {
+    if values.is_empty() || values.iter().any(|v| v.is_nan()) {
+        return None;
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    Some(match sorted.len() % 2 {
+        1 => sorted[middle],
+        _ => 0.5 * (sorted[middle - 1] + sorted[middle]),
+    })
+}

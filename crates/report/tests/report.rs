@@ -1,0 +1,91 @@
+//! Statistics, tables and curves against textbooks and their own definitions.
+
+#![allow(clippy::unwrap_used)]
+
+mod grid {
+    use conditioned_report::grid::Grid;
+
+    fn table() -> Grid {
+        Grid {
+            title: "T, 100 % real".into(),
+            columns: vec![("a_b".into(), false), ("Δ".into(), true)],
+            rows: vec![vec!["x, y".into(), "1 ± 2".into()]],
+            notes: vec!["A note.".into()],
+        }
+    }
+
+    #[test]
+    fn every_form_holds_every_cell() {
+        let table = table();
+        assert!(table.terminal(None).contains("x, y"));
+        assert_eq!(table.csv().unwrap(), "a_b,Δ\n\"x, y\",1 ± 2\n");
+        let markdown = table.markdown();
+        assert!(markdown.contains("| a_b  | Δ     |"), "{markdown}");
+        assert!(markdown.contains("- A note."));
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_the_answer_and_names_the_rest() {
+        let text = table().terminal(Some(12));
+        assert!(text.contains("1 ± 2") && !text.contains("x, y"), "{text}");
+        assert!(text.contains("No room for: a_b."), "{text}");
+        // Too narrow for any whole column: cells are broken, nothing is wider than the terminal.
+        let text = table().terminal(Some(8));
+        let grid = text.lines().filter(|line| line.contains(['│', '┌', '╞', '└']));
+        assert!(grid.map(console::measure_text_width).all(|width| width <= 8), "{text}");
+        assert!(table().terminal(Some(80)).contains("x, y"));
+    }
+
+    #[test]
+    fn latex_is_escaped() {
+        let latex = table().latex();
+        assert!(latex.contains("a\\_b & $\\Delta$ \\\\"), "{latex}");
+        assert!(latex.contains("100 \\% real"), "{latex}");
+        assert!(latex.contains("1 $\\pm$ 2"), "{latex}");
+    }
+}
+
+mod statistics {
+    use conditioned_report::statistics::{Sample, median};
+
+    #[test]
+    fn the_interval_is_that_of_the_textbook() {
+        // R: t.test(c(1, 2, 3, 4, 5)): mean 3, 95 percent interval 1.036757 to 4.963243.
+        let sample = Sample::of(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        assert!((sample.mean - 3.0).abs() < 1e-12);
+        assert!((sample.half_width().unwrap() - 1.963_243).abs() < 1e-5);
+    }
+
+    #[test]
+    fn one_value_has_no_spread_and_none_no_mean() {
+        let sample = Sample::of(&[2.0]).unwrap();
+        assert_eq!((sample.sd, sample.half_width()), (None, None));
+        assert_eq!(Sample::of(&[]), None);
+    }
+
+    #[test]
+    fn the_median_takes_infinity_and_refuses_nan() {
+        assert_eq!(median(&[3.0, 1.0, f64::INFINITY]), Some(3.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(median(&[f64::NAN, 1.0]), None);
+    }
+}
+
+mod curves {
+    use conditioned_report::curves::{Curve, Figure, Panel};
+
+    #[test]
+    fn both_files_are_written_and_hold_the_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let points = vec![(0.0, 10.0, 9.0, 11.0), (1.0, 20.0, 18.0, 22.0)];
+        let curve = Curve { name: "baseline".into(), points };
+        let panel = Panel { title: "ViT".into(), curves: vec![curve] };
+        let figure = Figure { x: "step".into(), y: "accuracy".into(), panels: vec![panel] };
+        figure.save(&folder.path().join("curves")).unwrap();
+        let svg = std::fs::read_to_string(folder.path().join("curves.svg")).unwrap();
+        assert!(svg.contains("baseline") && svg.contains("ViT") && svg.contains("step"));
+        let png = std::fs::read(folder.path().join("curves.png")).unwrap();
+        assert_eq!(&png[1..4], b"PNG");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
