@@ -18,15 +18,16 @@ use anyhow::{Context, Result, bail};
 use candle_conditioning::Pooled;
 use candle_core::{D, DType, Device, Tensor, Var};
 use clap::{Parser, ValueEnum};
+use conditioned_models::EMBEDDING_TABLES;
 use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_report::statistics::median;
 use conditioned_train::{AdamW, AdamWConfig, GroupRule};
 use experiments::allocator::keep_memory;
-use experiments::statistics::median;
-use experiments::worker::peak_memory;
+use experiments::run::worker::peak_memory;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -223,7 +224,7 @@ fn main() -> Result<()> {
         save_tensors(&folder.join("inputs.safetensors"), batch, &BTreeMap::new())?;
     }
     let parameters = store.parameters();
-    let groups = GroupRule::default().groups(&parameters)?;
+    let groups = GroupRule::new(0.05, EMBEDDING_TABLES).groups(&parameters)?;
     let mut optimizer = AdamW::new(&parameters, &groups, AdamWConfig::default())?;
     let given = options.inputs.as_deref().map(inputs).transpose()?;
     for step in 0..options.steps {

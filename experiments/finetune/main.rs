@@ -1,97 +1,233 @@
 //! Fine-tuning: a checkpoint on a task of texts, with and without conditioned tokens.
-//!
-//! `run` trains every cell (arm x seed) and prints the table; `sweep` asks one question at a time on a
-//! slice of the training texts; `export` writes the model of a cell for others.
 
-mod arm;
-mod cell;
-mod data;
-mod export;
-mod options;
-mod plan;
-mod recipe;
-mod report;
-mod sweep;
-mod train;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use experiments::allocator::keep_memory;
-use experiments::cells;
-use experiments::folder::Folder;
-use experiments::timing;
-use experiments::worker::{self, interrupted_flag};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+use conditioned_data::{LabelledData, LabelledSource, Task};
+use conditioned_models::conditioning::ConditioningConfig;
+use conditioned_models::hugging_face::bert;
+use experiments::arm::Arm::{Baseline, PerSequence, Pooled, PooledNormMatched};
+use experiments::checkpoint::Checkpoint;
+use experiments::column::{self, Column};
+use experiments::export::{self, Case};
+use experiments::hub;
+use experiments::job::Job;
+use experiments::recipe::texts::{TextData, TextRecipe};
+use experiments::recipe::{Shared, Training};
+use experiments::results::Finished;
+use experiments::search::Grid;
+use experiments::table::{Change, Command, Curve, Preset, Request, Stage, Table};
+use experiments::task::texts::TokenizerFile;
 
-use crate::cell::RunConfig;
-use crate::export::{Case, Export};
-use crate::options::{OUT, Options, SWEEP_OUT};
-use crate::plan::Plan;
+struct Finetune;
 
-/// Fine-tuning of a BERT on a task of texts, with and without conditioned tokens.
-#[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    options: Options,
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Row {
+    /// A BERT of Hugging Face.
+    Bert,
+}
+
+#[derive(Args, Clone)]
+struct Options {
+    /// A task of GLUE (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte; with --data), or a .csv, .tsv or
+    /// .jsonl file with the columns text, perhaps text2, and label (with --dev).
+    #[arg(long)]
+    task: Option<String>,
+    /// The folder with the files of a GLUE task, or hub:ID (nyu-mll/glue).
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The texts to report on, of a task in a file of your own.
+    #[arg(long)]
+    dev: Option<PathBuf>,
+    /// The labels of a file are scores, not classes.
+    #[arg(long)]
+    scores: bool,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// Train every cell that is not there yet, then print the table (the default).
-    Run(Options),
-    /// Change rate, strength and placement one at a time, on a slice of the training texts.
-    Sweep(Options),
-    /// Write the model of a finished cell as a folder of Hugging Face.
-    Export(Export),
-    /// Write parameters and batches with which a cell starts, for a comparison.
+enum Commands {
+    /// Write parameters and batches with which a run starts, for a comparison with another program.
     Case(Case),
-    /// Rebuild table and curves from the records of --out.
-    Report {
-        /// Where the runs are.
-        #[arg(long, default_value = OUT)]
-        out: PathBuf,
-    },
-    /// Train one cell (started by `run`).
-    #[command(hide = true)]
-    Train { folder: PathBuf },
-    /// Time the steps of one cell (started by `run`).
-    #[command(hide = true)]
-    Time { folder: PathBuf },
 }
 
-fn main() -> ExitCode {
-    keep_memory();
-    let cli = Cli::parse();
-    let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
-        Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
-        Command::Sweep(options) => {
-            Plan::new(&options, SWEEP_OUT).and_then(|plan| sweep::run(&plan, &*interrupted_flag()?))
-        }
-        Command::Export(options) => export::export(&options),
-        Command::Case(options) => export::case(&options),
-        Command::Report { out } => report::write(&out),
-        Command::Train { folder } => return worker::exit(train::train(&Folder::new(folder))),
-        Command::Time { folder } => time(&Folder::new(folder)),
-    };
-    worker::exit(result.map(|()| true))
-}
-
-/// Trains the cells of the table, times a step of each arm, writes and prints the table.
-fn run(plan: &Plan) -> Result<()> {
-    let named = |config: &RunConfig| (report::ROW.to_string(), config.cell.arm.to_string());
-    match cells::table(&plan.table()?, &plan.place, &*interrupted_flag()?, named)? {
-        true => report::write(&plan.place.out),
-        false => Ok(()),
+impl Command for Commands {
+    fn run(self) -> Result<()> {
+        let Self::Case(case) = self;
+        export::case(&case)
     }
 }
 
-/// Times the steps of a cell.
-fn time(folder: &Folder) -> Result<()> {
-    let config: RunConfig = folder.config()?;
-    timing::time(|run, control| train::run_cell(&config, run, control).map(|_| ()))
+fn recipe(_: Row) -> TextRecipe {
+    TextRecipe {
+        epochs: 2,
+        batch_size: 32,
+        max_length: 128,
+        dropout: None,
+        layer_decay: 1.0,
+        frozen_layers: 0,
+        train_rows: None,
+        tune: 0.15,
+        training: Training {
+            weight_decay: 0.01,
+            beta2: 0.98,
+            eps: 1e-6,
+            clip: Some(1.0),
+            ..Training::default()
+        },
+        shared: Shared { learning_rate: Some(1e-4), strength: 0.1, ramp: 0.1, ..Shared::default() },
+    }
+}
+
+/// Where the texts are.
+fn source(Options { task, data, dev, scores, .. }: &Options) -> Result<LabelledSource> {
+    let Some(task) = task else {
+        bail!(
+            "--task is missing: give a task of GLUE with --data FOLDER, or a file of texts with --dev FILE"
+        );
+    };
+    let full = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
+    let file = Path::new(task);
+    match (task.parse::<Task>(), data, dev) {
+        (Ok(_), ..) if *scores => {
+            bail!("--scores: is for files; the labels of a task of GLUE are known")
+        }
+        (Ok(task), Some(folder), None) => {
+            Ok(LabelledSource::Glue { task, folder: full(&hub::glue(folder, &[task])?)? })
+        }
+        (Ok(task), ..) => {
+            bail!("--task {task}: needs --data with the folder of its files, and no --dev")
+        }
+        (Err(_), Some(_), _) if file.is_file() => {
+            bail!("--task {task}: --data is for the tasks of GLUE; a file needs --dev")
+        }
+        (Err(_), None, Some(dev)) if file.is_file() => {
+            Ok(LabelledSource::Files { train: full(file)?, dev: full(dev)?, scores: *scores })
+        }
+        (Err(_), _, None) if file.is_file() => {
+            bail!("--task {task}: needs --dev with the file of texts to report on")
+        }
+        (Err(error), ..) => bail!("--task {task}: no file of that name, and {error}"),
+    }
+}
+
+impl Table for Finetune {
+    const NAME: &'static str = "finetune";
+    const ABOUT: &'static str =
+        "Fine-tuning of a BERT on texts with and without conditioned tokens";
+    const TITLE: &'static str = "Fine-tuned";
+    const TAKES_INIT: bool = true;
+    const CURVE: Curve = Curve::TrainingLoss;
+    type Row = Row;
+    type Recipe = TextRecipe;
+    type Options = Options;
+    type Commands = Commands;
+    type Data = TextData;
+
+    fn presets() -> Vec<Preset<Self>> {
+        // A checkpoint has embedding tables of its own: their learning rate alone is searched.
+        let grid =
+            Grid { learning_rates: &[3e-5, 1e-4, 3e-4], embeddings: &[(1.0, 0.02), (4.0, 0.02)] };
+        let preset = Preset::new("finetune", recipe, &[Row::Bert], &[Baseline, Pooled], grid);
+        vec![Preset { sweep: SWEEP, ..preset }]
+    }
+
+    fn default_preset(_: &Options) -> &'static str {
+        "finetune"
+    }
+
+    fn check(request: &Request<'_, Self>) -> Result<()> {
+        ensure!(
+            request.init.is_some(),
+            "--init is missing: give a BERT folder of Hugging Face with its tokenizer, or hub:ID"
+        );
+        ensure!(
+            request.recipe.shared.embedding_std.is_none(),
+            "--set embedding_std: the checkpoint has embedding tables of its own"
+        );
+        request.check_norm_matched()
+    }
+
+    fn data(request: &Request<'_, Self>) -> Result<TextData> {
+        let init = request.init.context("--init is missing")?;
+        let folder = std::path::absolute(hub::model(init)?)?;
+        let network = bert::read_config(&folder)?;
+        ensure!(
+            network.conditioning == ConditioningConfig::default(),
+            "--init {}: a conditioned checkpoint; the baseline would be another model. `export` a plain one, \
+             or take the one that it was trained from",
+            folder.display()
+        );
+        let (source, recipe) = (source(request.options)?, request.recipe);
+        Ok(TextData {
+            checkpoint: Checkpoint::read(&folder)?.of_hub(hub::id(init)),
+            tokenizer: TokenizerFile::read(&folder)?,
+            network,
+            texts: LabelledData::new(source, recipe.train_rows, recipe.tune)?,
+        })
+    }
+
+    fn job(request: &Request<'_, Self>, data: &TextData, stage: &Stage<'_>) -> Result<Job> {
+        TextRecipe::job(request, data, stage)
+    }
+
+    fn columns(results: &[Finished]) -> Vec<Column> {
+        let mut columns =
+            vec![column::start(), column::arm(false), column::strength(), column::setting()];
+        for metric in ["accuracy", "f1", "matthews", "pearson", "spearman"] {
+            if results.iter().any(|run| run.metrics.contains_key(metric)) {
+                let first = columns.len() == 4;
+                let spread = column::spread(metric, metric, 1);
+                columns.push(if first { spread.answer() } else { spread });
+                columns.push(column::difference(&format!("Δ of {metric}"), metric, 1));
+            }
+        }
+        columns.push(column::kappa("κ(X) → κ(Y), pooled", "pooled"));
+        columns.push(column::ms_per_step());
+        columns
+    }
+
+    fn on(first: &Finished) -> String {
+        format!("{}, {} training texts", first.data, first.metric("train_rows").unwrap_or_default())
+    }
+
+    fn notes(results: &[Finished]) -> Vec<String> {
+        let Some(first) = results.first() else { return Vec::new() };
+        let cut = first.metrics.iter().filter_map(|(name, count)| {
+            let count = count.filter(|count| *count > 0.0)?;
+            Some(format!("{count} of {}", name.strip_suffix("_truncated")?))
+        });
+        let cut = cut.collect::<Vec<_>>().join(", ");
+        let cut = if cut.is_empty() { "none".to_string() } else { cut };
+        vec![format!(
+            "Metrics in %, of the model after the last step; F1 is that of the second class. Texts that were \
+             cut: {cut}. κ: of all tokens of the longest texts of the last set, as they enter the first \
+             layer, without and with the arm. ms: one thread, alone."
+        )]
+    }
+}
+
+const SWEEP: &[Change] = &[
+    Change {
+        one_of: &["learning_rate=3e-5", "learning_rate=1e-4", "learning_rate=3e-4"],
+        arms: &[Baseline, Pooled, PerSequence, PooledNormMatched],
+    },
+    Change {
+        one_of: &[
+            "strength=0.01",
+            "strength=0.03",
+            "strength=0.1",
+            "strength=0.3",
+            "strength=1",
+            "placement=before-position",
+            "placement=after-norm",
+            "ramp=0",
+        ],
+        arms: &[Pooled, PerSequence, PooledNormMatched],
+    },
+];
+
+fn main() -> ExitCode {
+    experiments::main::<Finetune>()
 }

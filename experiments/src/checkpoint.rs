@@ -75,21 +75,3 @@ fn hash(folder: &Path) -> Result<String> {
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_of_the_hub_has_the_name_under_which_others_find_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let snapshot = folder.path().join("0123abc");
-        std::fs::create_dir(&snapshot).unwrap();
-        let local = Checkpoint::read(&snapshot).unwrap();
-        assert_eq!(local.name(), "0123abc");
-        let fetched = local.clone().of_hub(Some("someone/small-bert"));
-        assert_eq!(fetched.name(), "someone/small-bert");
-        assert_eq!(fetched, local);
-    }
-}

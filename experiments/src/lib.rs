@@ -1,52 +1,49 @@
-//! What the binaries of all tables share: from a typed command line to a rendered table.
+//! The engine behind every table: from a typed command line to a rendered table.
 //!
-//! The flow is one noun per arrow: arguments, validated configuration (saved first), cells run in
-//! worker processes, JSONL records, summaries, `results.csv` (derived), table.
+//! A table is one file that implements [`Table`] and calls [`main`]. The flow is one noun per arrow:
+//! options, plan, run configurations (saved first), runs in worker processes, records, finished cells,
+//! `results.csv` (derived), table.
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`allocator`] | mimalloc, and memory that is kept for the next step |
-//! | [`options`] | the options that every table has |
-//! | [`device`] | `--device` |
-//! | [`overrides`] | `--set key=value` on a closed configuration |
-//! | [`folder`] | the folder of a run: configuration, lock, summary |
-//! | [`cells`] | a plan's cells: claimed, those not complete trained |
-//! | [`checkpoint`] | the weights that cells start from |
-//! | [`replay`] | what a finished cell has trained |
-//! | [`hub`] | `hub:ID` in place of a path |
-//! | [`corpus`] | documents, tokenizer and tokens on disk |
-//! | [`encoder`], [`classification`] | a BERT of either kind, and its training on labelled texts |
-//! | [`search`] | what every arm is searched over, and the best of it |
-//! | [`names`] | closed choices by name |
-//! | [`timing`] | what a step costs, measured alone |
-//! | [`workers`] | cells side by side in processes of one thread each, with progress |
-//! | [`worker`] | the inside of such a process: progress, stop, memory |
-//! | [`statistics`] | mean, deviation, paired difference with its interval |
-//! | [`table`] | one table as terminal text, Markdown, LaTeX and CSV |
-//! | [`report`] | the files of a finished table |
-//! | [`curves`] | learning curves as SVG and PNG |
+//! | [`cli`] | the command line and its commands: run, plan, tune, sweep, report, export |
+//! | [`table`] | what a table declares: presets, data, jobs of a cell, columns |
+//! | [`arm`], [`recipe`] | what is compared; the fields that every recipe has |
+//! | [`plan`] | the cells of a table, a search or a sweep, and what they cost |
+//! | [`cell`], [`job`] | the place of a run, its whole configuration, its result; what is trained on what |
+//! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
+//! | [`run`] | folders, worker processes side by side, timing, log |
+//! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
+//! | [`results`], [`column`], [`report`], [`kappa`] | from records to a table |
+//! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
+//! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
 pub mod allocator;
-pub mod cells;
+pub mod arm;
+pub mod budget;
+pub mod cell;
 pub mod checkpoint;
-pub mod classification;
-pub mod corpus;
-pub mod curves;
+pub mod cli;
+pub mod column;
 pub mod device;
-pub mod encoder;
-pub mod folder;
+pub mod export;
 pub mod hub;
-pub mod names;
-pub mod options;
+pub mod job;
+pub mod kappa;
+pub mod language_model;
 pub mod overrides;
-pub mod replay;
+pub mod plan;
+pub mod recipe;
 pub mod report;
+pub mod results;
+pub mod run;
 pub mod search;
-pub mod statistics;
+pub mod sweep;
 pub mod table;
-pub mod timing;
-pub mod worker;
-pub mod workers;
+pub mod task;
+
+pub use cli::main;
+pub use table::Table;
 
 /// The examples of the project's README, compiled and run.
 #[cfg(doctest)]

@@ -31,38 +31,3 @@ pub fn apply<T: Serialize + DeserializeOwned>(config: T, pairs: &[String]) -> Re
     }
     Ok(serde_json::from_value(json)?)
 }
-
-#[cfg(test)]
-mod tests {
-    use serde::{Deserialize, Serialize};
-
-    use super::apply;
-
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Config {
-        epochs: usize,
-        clip: Option<f64>,
-        name: String,
-    }
-
-    fn set(pairs: &[&str]) -> Result<Config, String> {
-        let config = Config { epochs: 3, clip: None, name: "a".into() };
-        let pairs: Vec<String> = pairs.iter().map(ToString::to_string).collect();
-        apply(config, &pairs).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn values_are_typed_by_the_configuration() {
-        let config = set(&["epochs=7", "clip=0.5", "name=b"]).unwrap();
-        assert_eq!(config, Config { epochs: 7, clip: Some(0.5), name: "b".into() });
-        assert_eq!(set(&["clip=1", "clip=null"]).unwrap().clip, None);
-    }
-
-    #[test]
-    fn errors_name_the_pair() {
-        assert!(set(&["epoch=7"]).unwrap_err().contains("unknown key `epoch`; known: "));
-        assert!(set(&["epochs=many"]).unwrap_err().contains("--set epochs=many"));
-        assert!(set(&["epochs"]).unwrap_err().contains("expected key=value"));
-    }
-}

@@ -1,36 +1,248 @@
-//! The files of a finished table.
+//! From finished cells to the files of a table: results, the table in four forms, curves, texts.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use conditioned_nn::store::write_atomic;
-use serde::Serialize;
 
-use crate::curves::Figure;
-use crate::table::Table;
+use crate::arm::Arm;
+use crate::cell::Budget;
+use crate::cli::print;
+use crate::column::{DASH, Published, RowView, published};
+use crate::plan::name;
+use crate::results::{Finished, open};
+use crate::run::timing::{self, Timing};
+use crate::search::Block;
+use crate::table::{Curve, Table};
+use conditioned_report::curves::{self, Figure, Panel};
+use conditioned_report::grid::Grid;
 
-/// Writes `results.csv`, the table in four forms and the curves to `out`, and prints the table.
+/// Writes the files of the table to `out` and prints it.
 ///
 /// # Errors
-/// When a file cannot be written.
-#[allow(clippy::print_stdout)]
-pub fn write(out: &Path, results: &[impl Serialize], table: &Table, curves: &Figure) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for result in results {
-        writer.serialize(result)?;
+/// When there is no finished run, a record is damaged, or a file cannot be written.
+pub fn write<T: Table>(out: &Path) -> Result<()> {
+    let (results, from_runs) = open::<T>(out)?;
+    let grid = grid::<T>(&results, &timing::read(out)?)?;
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    for line in results.iter().flat_map(Finished::lines) {
+        csv.serialize(line)?;
     }
-    for (name, bytes) in [
-        ("results.csv", writer.into_inner()?),
-        ("table.txt", table.terminal().into_bytes()),
-        ("table.md", table.markdown().into_bytes()),
-        ("table.tex", table.latex().into_bytes()),
-        ("table.csv", table.csv()?.into_bytes()),
-    ] {
+    let mut files = vec![
+        ("results.csv", csv.into_inner()?),
+        ("table.txt", grid.terminal(None).into_bytes()),
+        ("table.md", grid.markdown().into_bytes()),
+        ("table.tex", grid.latex().into_bytes()),
+        ("table.csv", grid.csv()?.into_bytes()),
+    ];
+    if results.iter().any(|run| run.text.is_some()) {
+        files.push(("texts.md", texts(&results).into_bytes()));
+    }
+    for (name, bytes) in files {
         let path = out.join(name);
         write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
     }
-    curves.save(&out.join("curves"))?;
-    println!("{}", table.terminal());
-    println!("{}", out.join("{results.csv,table.{md,tex,csv},curves.{svg,png}}").display());
-    Ok(())
+    // Curves and texts are in the run folders alone.
+    if from_runs {
+        figure::<T>(&results).save(&out.join("curves"))?;
+    }
+    print(&grid.terminal(Grid::width()))?;
+    let curves = if from_runs { ",curves.{svg,png}" } else { "" };
+    print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))
+}
+
+/// Puts the table of `out` between the lines `<!-- NAME PRESET -->` and `<!-- end -->` of a Markdown file.
+///
+/// # Errors
+/// When the file has no such lines, or cannot be written.
+pub fn insert<T: Table>(out: &Path, file: &Path) -> Result<()> {
+    let (results, _) = open::<T>(out)?;
+    let table = grid::<T>(&results, &timing::read(out)?)?.markdown();
+    let preset = results.first().map_or(String::new(), |run| run.cell.preset.clone());
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let begin = format!("<!-- {} {preset} -->\n", T::NAME);
+    let place = text.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once("<!-- end -->")?;
+        Some(format!("{before}{begin}\n{}\n\n<!-- end -->{after}", table.trim()))
+    });
+    ensure!(place.is_some(), "{}: no lines {} and <!-- end -->", file.display(), begin.trim());
+    write_atomic(file, place.unwrap_or_default().as_bytes())
+        .with_context(|| file.display().to_string())
+}
+
+/// The runs of a cell of the table. Where the best of all settings has embedding tables as published, its
+/// runs stand in both blocks; those at equal time have their best setting.
+pub fn runs<'a>(
+    results: &'a [Finished],
+    (row, block, budget, arm): (&str, Block, Budget, Arm),
+) -> Vec<&'a Finished> {
+    let belongs = |r: &&Finished| {
+        let shared = block == Block::Tuned && r.cell.start == Block::Published && r.cell.best;
+        let own = r.cell.start == block && (budget, block) != (Budget::Time, Block::Published);
+        (r.cell.row.as_str(), r.cell.budget, r.cell.arm) == (row, budget, arm) && (own || shared)
+    };
+    results.iter().filter(belongs).collect()
+}
+
+/// The lines of the table, in order.
+fn views<'a, T: Table>(
+    results: &'a [Finished],
+    timings: &'a [Timing],
+    paper: &'a [Published],
+) -> Vec<RowView<'a>> {
+    let mut views = Vec::new();
+    for row in T::Row::value_variants().iter().map(|row| name(*row)) {
+        for &block in Block::value_variants() {
+            for &budget in Budget::value_variants() {
+                for &arm in Arm::value_variants() {
+                    let own = runs(results, (&row, block, budget, arm));
+                    // `init` chooses its scale by itself: there is nothing to tune.
+                    if own.is_empty() || (block == Block::Tuned && arm == Arm::Init) {
+                        continue;
+                    }
+                    let baseline = (&*row, block, Budget::Steps, Arm::Baseline);
+                    let of_arm = |p: &&Published| p.arm == arm && (p.row == row || p.row == "*");
+                    let paper = paper.iter().filter(of_arm);
+                    views.push(RowView {
+                        label: T::label(&row),
+                        block,
+                        budget,
+                        arm,
+                        baseline: runs(results, baseline),
+                        timing: timings.iter().find(|t| t.row == row && t.arm == arm),
+                        paper: paper.map(|p| (p.metric.as_str(), p.value)).collect(),
+                        runs: own,
+                    });
+                }
+            }
+        }
+    }
+    views
+}
+
+/// The table of all finished cells.
+///
+/// # Errors
+/// When there is none.
+pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> {
+    let Some(first) = results.first() else { bail!("no results") };
+    let (columns, paper) = (T::columns(results), published(T::PAPER)?);
+    let views = views::<T>(results, timings, &paper);
+    let mut rows: Vec<Vec<String>> = views
+        .iter()
+        .map(|view| columns.iter().map(|column| (column.show)(view)).collect())
+        .collect();
+    // Many numbers of the paper have rows of their own.
+    if !columns.iter().any(|column| column.head.starts_with("paper")) {
+        let mut arms: Vec<Arm> = Vec::new();
+        for number in &paper {
+            if !arms.contains(&number.arm) {
+                arms.push(number.arm);
+            }
+        }
+        rows.extend(arms.into_iter().map(|arm| {
+            let of_arm = paper.iter().filter(|p| p.arm == arm);
+            let numbers: BTreeMap<&str, f64> =
+                of_arm.map(|p| (p.metric.as_str(), p.value)).collect();
+            let cell = |column: &crate::column::Column| match column.head.as_str() {
+                "model" => "the paper".to_string(),
+                "arm" => arm.to_string(),
+                _ => (column.paper)(&numbers).unwrap_or(DASH.to_string()),
+            };
+            columns.iter().map(cell).collect()
+        }));
+    }
+    let smoke = match first.cell.preset.as_str() {
+        "smoke" => ", a smoke test: the numbers mean nothing".to_string(),
+        _ => String::new(),
+    };
+    Ok(Grid {
+        title: format!("{} on {}{smoke}", T::TITLE, T::on(first)),
+        columns: columns.iter().map(|column| (column.head.clone(), column.answer)).collect(),
+        rows,
+        notes: notes::<T>(results),
+    })
+}
+
+/// What a reader must know to read the numbers.
+fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
+    let mut notes = T::notes(results);
+    notes.push(
+        "mean ± standard deviation, number of seeds. Δ: difference to the baseline with the same embedding \
+         tables, seed by seed, with the 95 % interval of Student's t and the number of pairs; an interval \
+         around 0 shows no effect. Intervals cover seeds only and are not corrected for the number of \
+         comparisons."
+            .to_string(),
+    );
+    let rates: BTreeSet<String> =
+        results.iter().map(|run| run.cell.learning_rate.to_string()).collect();
+    let searched = results.iter().any(|run| run.cell.start != Block::Set);
+    notes.push(match (searched, rates.len()) {
+        (true, _) => "Embedding tables: published: they start at std 0.02 and learn at the peak rate; tuned: \
+                      their std and learning rate are searched too. The peak learning rate is searched in both, \
+                      for every arm alike, on a slice of the training data."
+            .to_string(),
+        (false, 1) => "Learning rates and embedding tables as set: nothing was searched, all arms share them."
+            .to_string(),
+        (false, _) => "Learning rates and embedding tables as set, and not the same for all arms.".to_string(),
+    });
+    let commits: BTreeSet<&str> = results.iter().map(|run| run.cell.commit.as_str()).collect();
+    if commits.len() > 1 {
+        let commits: Vec<&str> = commits.into_iter().collect();
+        notes.push(format!("The runs come from several commits: {}.", commits.join(", ")));
+    }
+    notes
+}
+
+/// The learning curves, a panel per row and block.
+fn figure<T: Table>(results: &[Finished]) -> Figure {
+    let mut panels = Vec::new();
+    for row in T::Row::value_variants().iter().map(|row| name(*row)) {
+        for &block in Block::value_variants() {
+            let curve = |arm: &Arm| {
+                if block == Block::Tuned && *arm == Arm::Init {
+                    return None;
+                }
+                let runs = runs(results, (&row, block, Budget::Steps, *arm));
+                let points: Vec<&[(usize, f64)]> = runs.iter().map(|run| &run.curve[..]).collect();
+                curves::Curve::over(arm.to_string(), &points)
+            };
+            let curves: Vec<_> = Arm::value_variants().iter().filter_map(curve).collect();
+            if !curves.is_empty() {
+                let title = format!("{}, embedding tables {}", T::label(&row), block.label());
+                panels.push(Panel { title, curves });
+            }
+        }
+    }
+    let y = match T::CURVE {
+        Curve::Evaluation(_, label) => label,
+        Curve::TrainingLoss => "training loss, mean of 10 steps",
+    };
+    Figure { x: "optimiser steps".to_string(), y: y.to_string(), panels }
+}
+
+/// What the first seed of every cell wrote.
+fn texts(results: &[Finished]) -> String {
+    let mut text = String::from("# What the models wrote\n");
+    let mut seen = Vec::new();
+    for run in results {
+        let cell = (&run.cell.row, run.cell.start, run.cell.arm);
+        if seen.contains(&cell) {
+            continue;
+        }
+        seen.push(cell);
+        let written = run.text.as_deref().unwrap_or("(nothing)");
+        let _ = write!(
+            text,
+            "\n## {}, embedding tables {}, seed {}\n\n{}\n",
+            run.cell.arm,
+            run.cell.start.label(),
+            run.cell.seed,
+            written.trim().lines().map(|line| format!("> {line}\n")).collect::<String>()
+        );
+    }
+    text
 }

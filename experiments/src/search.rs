@@ -1,55 +1,95 @@
-//! The search that every arm gets alike: peak rate, rate and scale of the tables, on a tuning slice.
+//! The search that every arm gets alike, on a slice of the training data: peak learning rate, and learning
+//! rate and initial scale of the embedding tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::cells::Cell;
-use crate::folder;
-use crate::statistics::Sample;
+use crate::arm::Arm;
+use crate::run::folder;
+use conditioned_report::statistics::Sample;
 
-/// The published deviation of the tables of language models.
+/// The published standard deviation of embedding tables.
 pub const PUBLISHED_STD: f64 = 0.02;
 
 /// A point of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
-    /// Peak rate.
-    pub rate: f64,
-    /// Rate of the tables over it.
-    pub table_rate: f64,
-    /// Deviation of the tables; null where the arm finds its own.
-    pub table_std: Option<f64>,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate of the embedding tables over it.
+    pub embedding_lr_scale: f64,
+    /// Standard deviation of the embedding tables at initialisation; null where the arm, or a checkpoint,
+    /// has its own.
+    pub embedding_std: Option<f64>,
 }
 
 impl Setting {
+    /// A learning rate with everything else as published.
+    pub fn published(learning_rate: f64) -> Self {
+        Self { learning_rate, embedding_lr_scale: 1.0, embedding_std: Some(PUBLISHED_STD) }
+    }
+
     fn is_published(&self) -> bool {
-        self.table_rate == 1.0 && self.table_std.is_none_or(|std| std == PUBLISHED_STD)
+        let std = self.embedding_std.unwrap_or(PUBLISHED_STD);
+        (self.embedding_lr_scale, std) == (1.0, PUBLISHED_STD)
     }
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rate{}-x{}", self.rate, self.table_rate)?;
-        self.table_std.map_or(Ok(()), |std| write!(f, "-std{std}"))
+        write!(f, "lr{}-x{}", self.learning_rate, self.embedding_lr_scale)?;
+        self.embedding_std.map_or(Ok(()), |std| write!(f, "-std{std}"))
     }
 }
 
-/// Where the tables of a cell start, and with which rates it goes.
+/// What is searched: every learning rate with every choice for the embedding tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Grid {
+    /// Peak learning rates.
+    pub learning_rates: &'static [f64],
+    /// (learning rate of the embedding tables over the peak, their standard deviation); the first is the
+    /// published one.
+    pub embeddings: &'static [(f64, f64)],
+}
+
+impl Grid {
+    /// The settings of an arm: the same for all, but for `init`, which finds the deviation by itself.
+    pub fn settings(&self, arm: Arm) -> Vec<Setting> {
+        let rates = self.learning_rates.iter();
+        let all = rates.flat_map(|&learning_rate| {
+            self.embeddings.iter().map(move |&(embedding_lr_scale, std)| Setting {
+                learning_rate,
+                embedding_lr_scale,
+                embedding_std: Some(std),
+            })
+        });
+        match arm {
+            Arm::Init => all
+                .filter(|setting| setting.embedding_std == Some(PUBLISHED_STD))
+                .map(|setting| Setting { embedding_std: None, ..setting })
+                .collect(),
+            _ => all.collect(),
+        }
+    }
+}
+
+/// With which setting a cell trains.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// The published scale and one rate for all, the best one.
+    /// The best learning rate for embedding tables as published.
     Published,
     /// The best setting of all.
     Tuned,
     /// As set on the command line or by the preset.
     Set,
-    /// A point of the search.
+    /// A point of a search or sweep: reads no test data.
     Point(Setting),
 }
 
@@ -65,10 +105,10 @@ impl fmt::Display for Start {
 }
 
 /// The two questions of a table, and whatever was set by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Block {
-    /// Does it help with tables as published?
+    /// Does it help with embedding tables as published?
     Published,
     /// Does it help a tuned model?
     Tuned,
@@ -77,9 +117,6 @@ pub enum Block {
 }
 
 impl Block {
-    /// All blocks.
-    pub const ALL: [Self; 3] = [Self::Published, Self::Tuned, Self::Set];
-
     /// The block of a cell; none of a point of a search.
     pub fn of(start: Start) -> Option<Self> {
         match start {
@@ -90,8 +127,8 @@ impl Block {
         }
     }
 
-    /// The name in a table.
-    pub fn name(self) -> &'static str {
+    /// Its name in a table.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Published => "published",
             Self::Tuned => "tuned",
@@ -104,7 +141,9 @@ impl Block {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// The best setting with tables as published.
+    /// The strength that it was searched at; null where the arm has none.
+    pub strength: Option<f64>,
+    /// The best setting with embedding tables as published.
     pub published: Setting,
     /// The best of all.
     pub tuned: Setting,
@@ -112,25 +151,33 @@ pub struct Search {
     points: Vec<Point>,
 }
 
-/// The tuning losses of a setting, by seed; null where the loss became infinite.
+/// The results of a setting on the tuning slice, by seed; null where the loss became infinite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Point {
     setting: Setting,
     seeds: Vec<u64>,
     loss: Vec<Option<f64>>,
+    /// What decides before the loss where there is one: the higher, the better.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    score: Vec<Option<f64>>,
 }
 
 impl Point {
-    fn mean(&self) -> f64 {
-        let values: Vec<f64> = self.loss.iter().map(|l| l.unwrap_or(f64::INFINITY)).collect();
-        Sample::of(&values).map_or(f64::INFINITY, |sample| sample.mean)
+    fn mean(values: &[Option<f64>], worst: f64) -> f64 {
+        let values: Vec<f64> = values.iter().map(|value| value.unwrap_or(worst)).collect();
+        Sample::of(&values).map_or(worst, |sample| sample.mean)
+    }
+
+    /// The smaller, the better: by score, then by loss.
+    fn rank(&self) -> (f64, f64) {
+        (-Self::mean(&self.score, 0.0), Self::mean(&self.loss, f64::INFINITY))
     }
 }
 
 impl Search {
-    /// How the cells of a table start: at the best setting with tables as published, and at the best of
-    /// all where that is another; and whether each is the best of all.
+    /// How the cells of a table start: at the best setting with embedding tables as published, and at the best
+    /// of all where that is another; and whether each is the best of all.
     pub fn starts(&self) -> Vec<(Start, Setting, bool)> {
         let same = self.tuned == self.published;
         let mut starts = vec![(Start::Published, self.published, same)];
@@ -141,12 +188,17 @@ impl Search {
     }
 
     /// Whether all of `grid` was tried.
-    pub fn covers(&self, grid: &[Setting]) -> bool {
+    pub(crate) fn covers(&self, grid: &[Setting]) -> bool {
         grid.iter().all(|setting| self.points.iter().any(|point| point.setting == *setting))
     }
 
     /// The best of a complete grid.
-    fn choose(grid: &[Setting], mut points: Vec<Point>, seeds: &[u64]) -> Result<Self> {
+    fn choose(
+        strength: Option<f64>,
+        grid: &[Setting],
+        mut points: Vec<Point>,
+        seeds: &[u64],
+    ) -> Result<Self> {
         // What an older grid left behind takes no part.
         points.retain(|point| grid.contains(&point.setting));
         for setting in grid {
@@ -159,10 +211,14 @@ impl Search {
         }
         let best = |keep: fn(&Setting) -> bool| {
             let kept = points.iter().filter(|point| keep(&point.setting));
-            kept.min_by(|a, b| a.mean().total_cmp(&b.mean())).map(|point| point.setting)
+            let best = kept.min_by(|a, b| {
+                let ((a, a_loss), (b, b_loss)) = (a.rank(), b.rank());
+                a.total_cmp(&b).then(a_loss.total_cmp(&b_loss))
+            });
+            best.map(|point| point.setting)
         };
         match (best(Setting::is_published), best(|_| true)) {
-            (Some(published), Some(tuned)) => Ok(Self { published, tuned, points }),
+            (Some(published), Some(tuned)) => Ok(Self { strength, published, tuned, points }),
             _ => bail!("no point of the search"),
         }
     }
@@ -170,14 +226,20 @@ impl Search {
 
 /// A finished point of a search.
 pub struct Trial {
-    /// What is searched for: an arm, of a model where there are several.
-    pub arm: String,
+    /// The row of the table.
+    pub row: String,
+    /// The arm.
+    pub arm: Arm,
+    /// Its strength, if it has one.
+    pub strength: Option<f64>,
     /// Its setting.
     pub setting: Setting,
     /// Its seed.
     pub seed: u64,
     /// Its loss on the tuning slice; null where it became infinite.
     pub loss: Option<f64>,
+    /// What decides before the loss, in a table that has it.
+    pub score: Option<Option<f64>>,
 }
 
 /// The outcome of a search.
@@ -185,55 +247,64 @@ pub struct Trial {
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
     preset: String,
-    /// The text searched on, by name and BLAKE3.
+    /// The data searched on, by name and BLAKE3.
     data: String,
     data_hash: String,
-    arms: BTreeMap<String, Search>,
+    rows: BTreeMap<String, BTreeMap<Arm, Search>>,
 }
 
 impl Tuned {
-    /// The outcome recorded as `text` for a preset.
-    ///
-    /// # Errors
-    /// When the record is damaged.
-    pub fn recorded(text: &str, preset: &str) -> Result<Self> {
-        serde_json::from_str(text).with_context(|| format!("recorded settings of {preset}"))
-    }
-
-    /// The outcome in a file, which must be that of a search with `preset`.
-    ///
-    /// # Errors
-    /// When it is missing, of another form or another preset.
-    pub fn read(path: &Path, preset: &str) -> Result<Self> {
-        let tuned: Self = folder::read(path)?;
-        ensure!(
-            tuned.preset == preset,
-            "{}: settings of preset {}, this run has {preset}",
-            path.display(),
-            tuned.preset
-        );
-        Ok(tuned)
-    }
-
     /// What was recorded for a preset, and over it what a file of `--tuned` has.
     ///
     /// # Errors
-    /// When either cannot be used.
-    pub fn open(recorded: Option<&str>, file: Option<&Path>, preset: &str) -> Result<Option<Self>> {
-        let mut tuned = recorded.map(|text| Self::recorded(text, preset)).transpose()?;
+    /// When either cannot be read, or the file is of another preset, or of rows that are not `known`.
+    pub fn open(
+        recorded: Option<&str>,
+        file: Option<&Path>,
+        preset: &str,
+        known: &[String],
+    ) -> Result<Self> {
+        let (data, data_hash) = (String::new(), String::new());
+        let mut tuned = match recorded {
+            Some(text) => serde_json::from_str(text)
+                .with_context(|| format!("recorded settings of preset {preset}"))?,
+            None => Self { preset: preset.to_string(), data, data_hash, rows: BTreeMap::new() },
+        };
         if let Some(path) = file {
-            let other = Self::read(path, preset)?;
-            match &mut tuned {
-                Some(tuned) => tuned.arms.extend(other.arms),
-                None => tuned = Some(other),
+            let other: Self = folder::read(path)?;
+            ensure!(
+                other.preset == preset,
+                "{}: settings of preset {}, this run has {preset}",
+                path.display(),
+                other.preset
+            );
+            for (row, arms) in other.rows {
+                ensure!(
+                    known.contains(&row),
+                    "{}: settings of {row}, this table has {}",
+                    path.display(),
+                    known.join(", ")
+                );
+                tuned.rows.entry(row).or_default().extend(arms);
             }
         }
         Ok(tuned)
     }
 
     /// The search of an arm.
-    pub fn best(&self, arm: &str) -> Option<&Search> {
-        self.arms.get(arm)
+    ///
+    /// # Errors
+    /// When it was not searched: says how to do it.
+    pub fn best(&self, row: &str, arm: Arm) -> Result<&Search> {
+        let search = self.rows.get(row).and_then(|arms| arms.get(&arm));
+        search.with_context(|| {
+            format!(
+                "{row} {arm}: no settings are recorded for preset {}. Search them with `tune --preset {} \
+                 --models {row} --arms {arm} --out DIR` and pass `--tuned DIR/tuned.json`, or give the \
+                 learning rate with `--set learning_rate=R`",
+                self.preset, self.preset
+            )
+        })
     }
 
     /// Chooses the best settings among the finished points of a search on `data`, (name, hash).
@@ -245,88 +316,37 @@ impl Tuned {
         preset: &str,
         (data, data_hash): (&str, &str),
         trials: Vec<Trial>,
-        grid: impl Fn(&str) -> Vec<Setting>,
+        grid: impl Fn(Arm) -> Vec<Setting>,
     ) -> Result<Self> {
-        let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-        for Trial { arm, setting, seed, loss } in trials {
-            let points = points.entry(arm).or_default();
-            let at =
-                points.iter().position(|point| point.setting == setting).unwrap_or_else(|| {
-                    points.push(Point { setting, seeds: Vec::new(), loss: Vec::new() });
-                    points.len() - 1
-                });
+        let mut searches: BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)> = BTreeMap::new();
+        for Trial { row, arm, strength, setting, seed, loss, score } in trials {
+            let (known, points) =
+                searches.entry((row, arm)).or_insert_with(|| (strength, Vec::new()));
+            ensure!(
+                *known == strength,
+                "{arm}: searched at different strengths; use one --out for each"
+            );
+            let at = points.iter().position(|point| point.setting == setting);
+            let at = at.unwrap_or_else(|| {
+                let (seeds, loss, score) = (Vec::new(), Vec::new(), Vec::new());
+                points.push(Point { setting, seeds, loss, score });
+                points.len() - 1
+            });
             points[at].seeds.push(seed);
             points[at].loss.push(loss);
+            points[at].score.extend(score);
         }
-        let Some(first) = points.values().flatten().next() else {
+        let first = searches.values().flat_map(|(_, points)| points).next();
+        let Some(seeds) = first.map(|point| point.seeds.clone()) else {
             bail!("no finished cell of a search")
         };
-        let seeds = first.seeds.clone();
-        let mut arms = BTreeMap::new();
-        for (arm, points) in points {
-            let search =
-                Search::choose(&grid(&arm), points, &seeds).with_context(|| arm.clone())?;
-            arms.insert(arm, search);
+        let mut rows: BTreeMap<String, BTreeMap<Arm, Search>> = BTreeMap::new();
+        for ((row, arm), (strength, points)) in searches {
+            let search = Search::choose(strength, &grid(arm), points, &seeds)
+                .with_context(|| format!("{row} {arm}"))?;
+            rows.entry(row).or_default().insert(arm, search);
         }
         let [preset, data, data_hash] = [preset, data, data_hash].map(str::to_string);
-        Ok(Self { preset, data, data_hash, arms })
-    }
-}
-
-/// That an arm has no settings, and what to do; `flags` are those that name it.
-pub fn unsearched(arm: &str, flags: &str) -> anyhow::Error {
-    anyhow!(
-        "{arm}: no settings are recorded for this preset. Search them with `tune {flags} --out DIR` and \
-         pass `--tuned DIR/tuned.json`, or give the rate with `--set rate=R`"
-    )
-}
-
-/// The finished cells below `out`, in path order.
-///
-/// # Errors
-/// When a record is damaged.
-pub fn finished<C: Cell>(out: &Path) -> Result<Vec<(C, C::Summary)>> {
-    let mut cells = Vec::new();
-    for folder in folder::find(out)? {
-        if let Some(summary) = folder.summary()? {
-            cells.push((folder.config()?, summary));
-        }
-    }
-    Ok(cells)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PUBLISHED: Setting =
-        Setting { rate: 3e-3, table_rate: 1.0, table_std: Some(PUBLISHED_STD) };
-    const FASTER: Setting = Setting { table_rate: 10.0, ..PUBLISHED };
-
-    fn choose(published: &[Option<f64>], faster: &[Option<f64>]) -> Result<Search> {
-        let losses = [(PUBLISHED, published), (FASTER, faster)].into_iter();
-        let trials = losses.flat_map(|(setting, losses)| {
-            let arm = "pooled".to_string();
-            let trial = move |(seed, &loss)| Trial { arm: arm.clone(), setting, seed, loss };
-            (0..).zip(losses).map(trial)
-        });
-        let grid = |_: &str| vec![PUBLISHED, FASTER];
-        let tuned = Tuned::choose("smoke", ("text", "hash"), trials.collect(), grid)?;
-        Ok(tuned.best("pooled").unwrap().clone())
-    }
-
-    #[test]
-    fn the_lower_mean_loss_wins_and_a_run_that_diverged_is_the_worst() {
-        let search = choose(&[Some(2.0), Some(3.0)], &[Some(2.8), Some(2.1)]).unwrap();
-        assert_eq!((search.published, search.tuned), (PUBLISHED, FASTER));
-        assert_eq!(search.starts().len(), 2);
-        let search = choose(&[Some(9.0), Some(9.0)], &[Some(0.1), None]).unwrap();
-        assert_eq!(search.starts(), [(Start::Published, PUBLISHED, true)]);
-    }
-
-    #[test]
-    fn an_arm_must_not_be_searched_less_than_another() {
-        let error = choose(&[Some(2.0), Some(3.0)], &[Some(2.8)]).unwrap_err();
-        assert!(format!("{error:#}").contains("pooled: rate0.003-x10-std0.02"), "{error:#}");
+        Ok(Self { preset, data, data_hash, rows })
     }
 }

@@ -1,139 +1,289 @@
-//! One table, four renderings.
+//! What a table declares. Everything else is the engine's.
 
-use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use comfy_table::{CellAlignment, TableStyle, presets};
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+use conditioned_models::conditioning::{ConditioningConfig, Placement};
 
-/// A table of finished text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Table {
-    /// Its title: names the data really used.
-    pub title: String,
-    /// Column heads.
-    pub columns: Vec<String>,
-    /// Rows, as long as `columns`.
-    pub rows: Vec<Vec<String>>,
-    /// What a reader must know, one sentence each.
-    pub notes: Vec<String>,
-}
+use crate::arm::Arm;
+use crate::cell::Cell;
+use crate::checkpoint::Checkpoint;
+use crate::column::Column;
+use crate::job::Job;
+use crate::recipe::Recipe;
+use crate::results::Finished;
+use crate::search::{Grid, Setting};
 
-impl Table {
-    /// For a terminal.
-    pub fn terminal(&self) -> String {
-        format!("{}\n{}\n{}", self.title, self.grid(presets::UTF8_FULL_CONDENSED), self.prose(""))
-    }
+/// A table of the paper, or one of our own: one file.
+pub trait Table: Sized + 'static {
+    /// The name of its binary, such as `table1-imagenet`; runs go to `runs/NAME`.
+    const NAME: &'static str;
 
-    /// GitHub Markdown.
-    pub fn markdown(&self) -> String {
-        format!(
-            "**{}**\n\n{}\n\n{}",
-            self.title,
-            self.grid(presets::ASCII_MARKDOWN),
-            self.prose("- ")
-        )
-    }
+    /// What it compares, in a sentence: the first line of `--help`.
+    const ABOUT: &'static str;
 
-    fn grid(&self, style: TableStyle) -> String {
-        let mut grid = comfy_table::Table::new();
-        grid.load_style(style).set_header(&self.columns).add_rows(&self.rows);
-        for column in grid.column_iter_mut() {
-            column.set_cell_alignment(CellAlignment::Left);
-        }
-        grid.to_string()
-    }
+    /// Its title, such as `Table 1`.
+    const TITLE: &'static str;
 
-    fn prose(&self, bullet: &str) -> String {
-        self.notes.iter().fold(String::new(), |mut text, note| {
-            let _ = writeln!(text, "{bullet}{note}");
-            text
-        })
-    }
+    /// The paper's numbers, `row,arm,metric,value` with `*` for any row; nothing where it has none.
+    const PAPER: &'static str = "row,arm,metric,value\n";
 
-    /// A LaTeX `table` with `booktabs` rules.
-    pub fn latex(&self) -> String {
-        let row = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
-            format!("{} \\\\\n", cells.join(" & "))
-        };
-        let rows: String = self.rows.iter().map(|cells| row(cells)).collect();
-        let notes: Vec<String> = self.notes.iter().map(|note| escape(note)).collect();
-        format!(
-            "% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{}. {}}}\n\
-             \\begin{{tabular}}{{{}}}\n\\toprule\n{}\\midrule\n{rows}\\bottomrule\n\
-             \\end{{tabular}}\n\\end{{table}}\n",
-            escape(&self.title),
-            notes.join(" "),
-            "l".repeat(self.columns.len()),
-            row(&self.columns),
-        )
-    }
+    /// The metric that a search goes by before the loss on the tuning slice, the higher the better.
+    const SCORE: Option<&'static str> = None;
 
-    /// Comma-separated values, head first; title and notes are left out.
+    /// Whether its cells can start from a checkpoint.
+    const TAKES_INIT: bool = false;
+
+    /// What the learning curves show: a metric of the evaluations, or the training loss.
+    const CURVE: Curve;
+
+    /// Its rows.
+    type Row: ValueEnum + Copy + PartialEq + Send + Sync + 'static;
+
+    /// Every number of a run but for the arm's own.
+    type Recipe: Recipe;
+
+    /// Options of its own, such as `--data`.
+    type Options: Args + Clone;
+
+    /// Commands of its own; [`NoCommands`] for none.
+    type Commands: Subcommand + Command;
+
+    /// The data of a row, named and hashed.
+    type Data;
+
+    /// Its presets.
+    fn presets() -> Vec<Preset<Self>>;
+
+    /// The preset that is taken where none is named.
+    fn default_preset(options: &Self::Options) -> &'static str;
+
+    /// Checks options, recipe and arms before anything is read or written.
     ///
     /// # Errors
-    /// When a row is longer or shorter than the head.
-    pub fn csv(&self) -> Result<String> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(&self.columns)?;
-        for row in &self.rows {
-            writer.write_record(row)?;
-        }
-        Ok(String::from_utf8(writer.into_inner()?)?)
+    /// Names what is missing, unknown or contradicts something else.
+    fn check(_: &Request<'_, Self>) -> Result<()> {
+        Ok(())
     }
-}
 
-/// Text for LaTeX: special characters, and the few symbols that our tables use.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
-            '\\' => out.push_str("\\textbackslash{}"),
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '±' => out.push_str("$\\pm$"),
-            'κ' => out.push_str("$\\kappa$"),
-            'Δ' => out.push_str("$\\Delta$"),
-            '→' => out.push_str("$\\to$"),
-            '∞' => out.push_str("$\\infty$"),
-            '≥' => out.push_str("$\\ge$"),
-            '−' => out.push_str("$-$"),
-            '×' => out.push_str("$\\times$"),
-            _ => out.push(c),
-        }
+    /// The data of a row, read once; files that are made of them go to `request.data_folder()`.
+    ///
+    /// # Errors
+    /// When they are missing, or not as they should be.
+    fn data(request: &Request<'_, Self>) -> Result<Self::Data>;
+
+    /// The names of the stages of a cell, in order; one without a name is all there is to most.
+    fn stages(_: &Self::Data) -> Vec<String> {
+        Vec::new()
     }
-    out
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table() -> Table {
-        Table {
-            title: "T, 100 % real".into(),
-            columns: vec!["a_b".into(), "Δ".into()],
-            rows: vec![vec!["x, y".into(), "1 ± 2".into()]],
-            notes: vec!["A note.".into()],
+    /// Where an arm acts unless the recipe says otherwise.
+    fn placement(arm: Arm) -> Placement {
+        match arm {
+            // A conditioned position table does harm: docs/LOG.md.
+            Arm::Table => Placement::BeforePosition,
+            _ => Placement::AfterPosition,
         }
     }
 
-    #[test]
-    fn every_form_holds_every_cell() {
-        let table = table();
-        assert!(table.terminal().contains("1 ± 2"));
-        assert_eq!(table.csv().unwrap(), "a_b,Δ\n\"x, y\",1 ± 2\n");
-        let markdown = table.markdown();
-        assert!(markdown.contains("| a_b  | Δ     |"), "{markdown}");
-        assert!(markdown.contains("- A note."));
+    /// What a cell trains in a stage: network, task and training run.
+    ///
+    /// # Errors
+    /// When the recipe contradicts itself, or does not fit the data.
+    fn job(request: &Request<'_, Self>, data: &Self::Data, cell: &Stage<'_>) -> Result<Job>;
+
+    /// The columns of the table of these results.
+    fn columns(results: &[Finished]) -> Vec<Column>;
+
+    /// What follows the title: the data, and what they stand in for.
+    fn on(first: &Finished) -> String {
+        first.data.clone()
     }
 
-    #[test]
-    fn latex_is_escaped() {
-        let latex = table().latex();
-        assert!(latex.contains("a\\_b & $\\Delta$ \\\\"), "{latex}");
-        assert!(latex.contains("100 \\% real"), "{latex}");
-        assert!(latex.contains("1 $\\pm$ 2"), "{latex}");
+    /// What a reader must know beside what is said of every table, a sentence or two each.
+    fn notes(_: &[Finished]) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A row's name in the table.
+    fn label(row: &str) -> String {
+        row.to_string()
     }
 }
+
+/// What learning curves show.
+#[derive(Debug, Clone, Copy)]
+pub enum Curve {
+    /// A metric of the evaluations on the way, and its name on the axis.
+    Evaluation(&'static str, &'static str),
+    /// The training loss, averaged over some steps.
+    TrainingLoss,
+}
+
+/// A named recipe with all that goes with it.
+pub struct Preset<T: Table> {
+    /// Its name.
+    pub name: &'static str,
+    /// The recipe of a row.
+    pub recipe: fn(T::Row) -> T::Recipe,
+    /// Rows that run unless others are asked for.
+    pub rows: &'static [T::Row],
+    /// Arms that run unless others are asked for.
+    pub arms: &'static [Arm],
+    /// Seeds per cell unless another number is asked for.
+    pub seeds: u64,
+    /// What `tune` searches.
+    pub grid: Grid,
+    /// Seeds of each point of a search.
+    pub search_seeds: u64,
+    /// What `sweep` changes, one after the other.
+    pub sweep: &'static [Change],
+    /// The outcome of the search, `tuned/NAME.json`.
+    pub tuned: Option<&'static str>,
+    /// What a step took when the committed results were made, `timings.csv`: for an estimate of the time.
+    pub timings: Option<&'static str>,
+    /// Whether the arms run again at the time that the baseline takes.
+    pub equal_time: bool,
+}
+
+impl<T: Table> Preset<T> {
+    /// A preset of three seeds, whose points are searched with one, with nothing recorded and nothing to sweep.
+    pub fn new(
+        name: &'static str,
+        recipe: fn(T::Row) -> T::Recipe,
+        rows: &'static [T::Row],
+        arms: &'static [Arm],
+        grid: Grid,
+    ) -> Self {
+        Self {
+            name,
+            recipe,
+            rows,
+            arms,
+            seeds: 3,
+            grid,
+            search_seeds: 1,
+            sweep: &[],
+            tuned: None,
+            timings: None,
+            equal_time: false,
+        }
+    }
+}
+
+/// Changes of the recipe that a sweep tries one at a time, and the arms that they concern.
+pub struct Change {
+    /// Each as by `--set`: `key=value`, or several of them after a space.
+    pub one_of: &'static [&'static str],
+    /// The arms.
+    pub arms: &'static [Arm],
+}
+
+/// What was asked for, of one row.
+pub struct Request<'a, T: Table> {
+    /// The preset.
+    pub preset: &'static str,
+    /// The options of the table.
+    pub options: &'a T::Options,
+    /// The row.
+    pub row: T::Row,
+    /// Its recipe, with what was set on the command line.
+    pub recipe: &'a T::Recipe,
+    /// The arms.
+    pub arms: &'a [Arm],
+    /// Where runs go.
+    pub out: &'a Path,
+    /// A checkpoint that every cell starts from.
+    pub init: Option<&'a Path>,
+    /// Whether the first stage alone is run, as in a search or a sweep, which read no test data.
+    pub first_stage_only: bool,
+}
+
+impl<T: Table> Request<'_, T> {
+    /// Where files go that are made of the data.
+    pub fn data_folder(&self) -> PathBuf {
+        self.out.join("data")
+    }
+
+    /// What an arm does under the recipe, over a run of `steps` micro-batches.
+    ///
+    /// # Errors
+    /// When a strength is negative or not finite.
+    pub fn conditioning(&self, arm: Arm, steps: usize) -> Result<ConditioningConfig> {
+        let shared = self.recipe.shared();
+        let placement = match arm {
+            Arm::Table => T::placement(arm),
+            _ => shared.placement.unwrap_or(T::placement(arm)),
+        };
+        arm.conditioning(shared, placement, steps)
+    }
+
+    /// Refuses norm-matched tokens in front of the layer norm of an embedding.
+    ///
+    /// # Errors
+    /// When an arm would be the baseline there.
+    pub fn check_norm_matched(&self) -> Result<()> {
+        for &arm in self.arms {
+            let placement = self.conditioning(arm, 1)?.placement;
+            ensure!(
+                !matches!(arm, Arm::PooledNormMatched | Arm::PerSequenceNormMatched)
+                    || placement != Placement::AfterPosition,
+                "--arms {arm}: the layer norm that follows takes any factor out again, so that this is the \
+                 baseline; take --set placement=after-norm or before-position"
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that data are given where the preset needs them, and only there: `embedded` are the presets that
+    /// bring their own, `needed` is what the others take.
+    ///
+    /// # Errors
+    /// When they are missing, or not wanted.
+    pub fn check_data(&self, given: bool, embedded: &[&str], needed: &str) -> Result<()> {
+        match (embedded.contains(&self.preset), given) {
+            (true, true) => bail!(
+                "preset {} trains on data of its own; leave out the files, or take another preset",
+                self.preset
+            ),
+            (false, false) => bail!("preset {} needs {needed}", self.preset),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A stage of a cell, and the setting that it trains with.
+pub struct Stage<'a> {
+    /// The cell.
+    pub cell: &'a Cell,
+    /// Its setting; an `embedding_std` that is null is found by the arm, or given by a checkpoint.
+    pub setting: Setting,
+    /// The number of the stage, from 0.
+    pub number: usize,
+    /// What the stage before it left.
+    pub earlier: Option<Checkpoint>,
+}
+
+/// A command of a table's own.
+pub trait Command {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Whatever it fails with.
+    fn run(self) -> Result<()>;
+}
+
+/// For tables without commands of their own.
+#[derive(Subcommand)]
+pub enum NoCommands {}
+
+impl Command for NoCommands {
+    fn run(self) -> Result<()> {
+        match self {}
+    }
+}
+
+/// For tables without options of their own.
+#[derive(Args, Clone)]
+pub struct NoOptions {}

@@ -1,160 +1,245 @@
 //! Table 4: a BERT pre-trained and fine-tuned on GLUE, with and without conditioned tokens.
-//!
-//! `run` pre-trains every cell (model x arm x tables x budget x seed), fine-tunes it on the tasks that
-//! are there and prints the table, `plan` only lists the pre-trainings; `tune` searches rates and table
-//! scale for every arm on documents held out from pre-training; `report` rebuilds the table from the
-//! records.
 
-mod arm;
-mod budget;
-mod cell;
-mod masked;
-mod options;
-mod plan;
-mod recipe;
-mod report;
-mod results;
-mod sweep;
-mod tasks;
-mod train;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use experiments::allocator::keep_memory;
-use experiments::cells::{self, Cell};
-use experiments::folder::Folder;
-use experiments::search::{self, Start, Trial, Tuned};
-use experiments::timing;
-use experiments::worker::{self, interrupted_flag};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use conditioned_data::Task;
+use conditioned_models::conditioning::Placement;
+use experiments::arm::Arm::{self, Baseline, PerSequence, Pooled};
+use experiments::column::{self, Column};
+use experiments::job::Job;
+use experiments::recipe::Shared;
+use experiments::recipe::encoder::{EncoderData, EncoderRecipe};
+use experiments::results::Finished;
+use experiments::search::Grid;
+use experiments::table::{Change, Curve, NoCommands, Preset, Request, Stage, Table};
 
-use crate::budget::Shares;
-use crate::cell::{Pretraining, RunConfig};
-use crate::options::{OUT, Options, SEARCH_OUT, SWEEP_OUT};
-use crate::plan::Plan;
-use crate::results::Together;
+struct Table4;
 
-/// A BERT on GLUE with and without conditioned tokens.
-#[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    options: Options,
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Row {
+    /// The paper's: pre-norm, gated, without biases.
+    CrammedBert,
+    /// The published BERT, post-norm.
+    Bert,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Train every cell that is not there yet, then print the table (the default).
-    Run(Options),
-    /// Search rates and table scale for every arm on held-out documents; write DIR/tuned.json.
-    Tune(Options),
-    /// Change strength and placement, on held-out documents.
-    Sweep(Options),
-    /// Print every pre-training with parameters, arithmetic and memory, and train nothing.
-    Plan(Options),
-    /// Rebuild table and curves from the records of --out.
-    Report {
-        /// Where the runs are.
-        #[arg(long, default_value = OUT)]
-        out: PathBuf,
-    },
-    /// Train one cell (started by `run`).
-    #[command(hide = true)]
-    Train { folder: PathBuf },
-    /// Time the steps of one cell (started by `run`).
-    #[command(hide = true)]
-    Time { folder: PathBuf },
+#[derive(Args, Clone)]
+struct Options {
+    /// A text file, a .jsonl file with `text`, a folder of either, or hub:ID, to pre-train on.
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// A folder with a folder per task of GLUE (rte, RTE, ...), or hub:ID (nyu-mll/glue).
+    #[arg(long)]
+    data: Option<PathBuf>,
 }
+
+/// Generated text and generated pairs: minutes.
+fn short(_: Row) -> EncoderRecipe {
+    EncoderRecipe::small()
+}
+
+/// A small network on some generated text: seconds, for tests.
+fn smoke(row: Row) -> EncoderRecipe {
+    EncoderRecipe {
+        width: 16,
+        hidden: 32,
+        heads: 2,
+        documents: 400,
+        tune: 0.1,
+        test: 0.1,
+        micro_batches: 24,
+        accumulate: 2,
+        batch_ramp: 0.6,
+        evaluations: 2,
+        evaluation_windows: 16,
+        task_rows: 40,
+        task_dev_rows: 20,
+        task_epochs: 2,
+        ..short(row)
+    }
+}
+
+/// `--corpus` and the tasks in `--data`: hours.
+fn glue_cpu(row: Row) -> EncoderRecipe {
+    EncoderRecipe {
+        width: 128,
+        depth: 4,
+        heads: 4,
+        hidden: 512,
+        linear_std: 0.05,
+        context: 128,
+        window: 128,
+        tokenizer: "wordpiece-4096".to_string(),
+        documents: 0,
+        micro_batches: 6000,
+        task_rows: 0,
+        task_dev_rows: 0,
+        task_epochs: 5,
+        task_batch_size: 16,
+        task_learning_rate: 1e-3,
+        task_warmup: 0.1,
+        task_max_length: 128,
+        task_dropout: 0.1,
+        ..short(row)
+    }
+}
+
+/// The published Crammed BERT; its real budget is a day of one GPU, this the upper limit of its configuration.
+fn paper(row: Row) -> EncoderRecipe {
+    EncoderRecipe {
+        width: 768,
+        depth: 16,
+        heads: 12,
+        hidden: 3072,
+        linear_std: 0.02,
+        tokenizer: "wordpiece-32768".to_string(),
+        batch_size: 128,
+        micro_batches: 900_000,
+        accumulate: 64,
+        batch_ramp: 0.6,
+        evaluations: 100,
+        evaluation_windows: 4096,
+        task_learning_rate: 4e-5,
+        shared: Shared { learning_rate: Some(1e-3), strength: 1.0, ..Shared::default() },
+        ..glue_cpu(row)
+    }
+}
+
+impl Table for Table4 {
+    const NAME: &'static str = "table4-glue";
+    const ABOUT: &'static str =
+        "A BERT pre-trained and fine-tuned on GLUE with and without conditioned tokens";
+    const TITLE: &'static str = "Table 4";
+    const PAPER: &'static str = include_str!("paper.csv");
+    const CURVE: Curve = Curve::Evaluation("tune_loss", "loss on the tuning slice, nats per word");
+    type Row = Row;
+    type Recipe = EncoderRecipe;
+    type Options = Options;
+    type Commands = NoCommands;
+    type Data = EncoderData;
+
+    fn presets() -> Vec<Preset<Self>> {
+        // In front of a layer norm, where pooled tokens stand, norm-matched ones are the baseline.
+        let arms = &[Baseline, PerSequence, Pooled];
+        let preset = |name, recipe, grid| Preset {
+            sweep: SWEEP,
+            equal_time: true,
+            ..Preset::new(name, recipe, &[Row::CrammedBert], arms, grid)
+        };
+        vec![
+            Preset {
+                seeds: 2,
+                tuned: Some(include_str!("tuned/smoke.json")),
+                ..preset("smoke", smoke, SMOKE)
+            },
+            Preset {
+                tuned: Some(include_str!("tuned/short.json")),
+                timings: Some(include_str!("results/short/timings.csv")),
+                ..preset("short", short, SHORT)
+            },
+            preset("glue-cpu", glue_cpu, SHORT),
+            Preset { seeds: 5, ..preset("paper", paper, PAPER) },
+        ]
+    }
+
+    fn default_preset(options: &Options) -> &'static str {
+        if options.data.is_some() || options.corpus.is_some() { "glue-cpu" } else { "short" }
+    }
+
+    fn check(request: &Request<'_, Self>) -> Result<()> {
+        let Options { corpus, data } = request.options;
+        let generated = ["smoke", "short"];
+        request.check_data(
+            corpus.is_some(),
+            &generated,
+            "--corpus with the text to pre-train on",
+        )?;
+        let tasks = data.is_some() || (request.first_stage_only && corpus.is_some());
+        request.check_data(tasks, &generated, "--data with the folders of GLUE's tasks")?;
+        request.check_norm_matched()
+    }
+
+    fn data(request: &Request<'_, Self>) -> Result<EncoderData> {
+        let Options { corpus, data } = request.options;
+        EncoderRecipe::data(request, corpus.as_deref(), data.as_deref())
+    }
+
+    fn stages(data: &EncoderData) -> Vec<String> {
+        data.stages()
+    }
+
+    /// Where each was best in the sweep of docs/LOG.md; a control stands where what it controls does.
+    fn placement(arm: Arm) -> Placement {
+        match arm {
+            PerSequence | Arm::Table => Placement::BeforePosition,
+            _ => Placement::AfterPosition,
+        }
+    }
+
+    fn job(request: &Request<'_, Self>, data: &EncoderData, stage: &Stage<'_>) -> Result<Job> {
+        EncoderRecipe::job(request, request.row == Row::CrammedBert, data, stage)
+    }
+
+    fn columns(results: &[Finished]) -> Vec<Column> {
+        let score = |task: Task| format!("{}/score", task.name());
+        let is_there =
+            |task: &Task| results.iter().any(|run| run.metrics.contains_key(&score(*task)));
+        let there: Vec<String> = Task::ALL.into_iter().filter(is_there).map(score).collect();
+        let mut columns = vec![
+            column::model(),
+            column::start(),
+            column::budget(),
+            column::arm(false),
+            column::strength(),
+            column::setting(),
+            column::seconds(),
+            column::spread("loss of hidden words", "test_loss", 3),
+            column::difference("Δ of the loss", "test_loss", 3),
+        ];
+        columns.extend(Task::ALL.map(|task| column::spread(task.title(), score(task), 1)));
+        columns.extend(column::average(there, Task::ALL.map(score).to_vec(), 1));
+        columns.push(column::kappa("κ(X) → κ(Y)", "sequence"));
+        columns
+    }
+
+    fn on(first: &Finished) -> String {
+        let stand_in = if first.cell.preset == "short" { ", stand-in for GLUE" } else { "" };
+        format!("{}{stand_in}", first.data)
+    }
+
+    fn notes(results: &[Finished]) -> Vec<String> {
+        EncoderRecipe::notes(results)
+    }
+}
+
+const SMOKE: Grid = Grid { learning_rates: &[3e-3], embeddings: &[(1.0, 0.02), (1.0, 0.1)] };
+const SHORT: Grid = Grid {
+    learning_rates: &[4e-3, 8e-3, 1.6e-2],
+    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (4.0, 0.02)],
+};
+const PAPER: Grid = Grid {
+    learning_rates: &[5e-4, 1e-3, 2e-3],
+    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3)],
+};
+
+const SWEEP: &[Change] = &[Change {
+    one_of: &[
+        "placement=before-position strength=0.1",
+        "placement=before-position strength=0.3",
+        "placement=before-position strength=1",
+        "placement=after-position strength=0.1",
+        "placement=after-position strength=0.3",
+        "placement=after-position strength=1",
+        "placement=after-norm strength=0.1",
+        "placement=after-norm strength=0.3",
+        "placement=after-norm strength=1",
+    ],
+    arms: &[PerSequence, Pooled],
+}];
 
 fn main() -> ExitCode {
-    keep_memory();
-    let cli = Cli::parse();
-    let result = match cli.command.unwrap_or(Command::Run(cli.options)) {
-        Command::Run(options) => Plan::new(&options, OUT).and_then(|plan| run(&plan)),
-        Command::Tune(options) => Plan::new(&options, SEARCH_OUT).and_then(|plan| tune(&plan)),
-        Command::Sweep(options) => {
-            Plan::new(&options, SWEEP_OUT).and_then(|plan| sweep::run(&plan, &*interrupted_flag()?))
-        }
-        Command::Plan(options) => Plan::new(&options, OUT).and_then(|plan| print(&plan)),
-        Command::Report { out } => report::write(&out),
-        Command::Train { folder } => return worker::exit(train::train(&Folder::new(folder))),
-        Command::Time { folder } => time(&Folder::new(folder)),
-    };
-    worker::exit(result.map(|()| true))
-}
-
-/// Pre-trains at the budget in tokens, times a step of each arm, pre-trains at the budget in time,
-/// fine-tunes all of them, writes and prints the table.
-fn run(plan: &Plan) -> Result<()> {
-    let (place, stop) = (&plan.place, interrupted_flag()?);
-    let train = |cells: &[RunConfig]| cells::train(cells, &place.out, place.threads, &stop);
-    let configs = |runs: &[Pretraining]| -> Vec<RunConfig> {
-        runs.iter().cloned().map(RunConfig::from).collect()
-    };
-    let tasks = plan.tasks()?;
-    let mut runs = plan.pretrainings()?;
-    train(&configs(&runs))?;
-    if place.shard.is_part() {
-        train(&plan.fine_tunings(&runs, &tasks)?)?;
-        eprintln!(
-            "this shard is complete; when all are, the same without --shard adds the cells at equal time \
-             and makes the table"
-        );
-        return Ok(());
-    }
-    let named = |run: &Pretraining| {
-        (run.cell.model.to_string(), run.cell.arm.to_string(), run.folder(&place.out))
-    };
-    timing::measure(&place.out, runs.iter().map(named), &stop)?;
-    let shares = Shares::keep(&place.out, &timing::read(&place.out)?, &runs)?;
-    let timed = Plan::at_equal_time(&runs, &shares);
-    train(&configs(&timed))?;
-    runs.extend(timed);
-    train(&plan.fine_tunings(&runs, &tasks)?)?;
-    report::write(&place.out)
-}
-
-/// Times the steps of a cell.
-fn time(folder: &Folder) -> Result<()> {
-    let config: RunConfig = folder.config()?;
-    timing::time(|run, control| train::run_cell(&config, run, control).map(|_| ()))
-}
-
-/// Prints what `run` would pre-train.
-#[allow(clippy::print_stdout)]
-fn print(plan: &Plan) -> Result<()> {
-    println!("{}", plan::describe(&plan.pretrainings()?).terminal());
-    Ok(())
-}
-
-/// Trains the cells of the search and records the best settings of every arm.
-fn tune(plan: &Plan) -> Result<()> {
-    let cells: Vec<RunConfig> = plan.search()?.into_iter().map(RunConfig::from).collect();
-    cells::tune(&cells, &plan.place, &*interrupted_flag()?, choose)
-}
-
-/// The best settings among the finished cells of a search in `out`.
-fn choose(out: &Path) -> Result<Tuned> {
-    let mut trials = Vec::new();
-    let mut together = Together::default();
-    let mut first: Option<Pretraining> = None;
-    for (config, summary) in search::finished::<RunConfig>(out)? {
-        let RunConfig::Pretraining(run) = &config else { continue };
-        let Start::Point(setting) = run.cell.start else { continue };
-        together.check(&config.name(), run, None)?;
-        first.get_or_insert_with(|| (**run).clone());
-        trials.push(Trial {
-            arm: plan::key(run.cell.model, run.cell.arm),
-            setting,
-            seed: run.cell.seed,
-            loss: summary.metrics.get("tune_loss").copied().flatten(),
-        });
-    }
-    let Some(first) = first else { bail!("{}: no finished cell of a search", out.display()) };
-    let data = (first.text.name.as_str(), first.text.hash.as_str());
-    Tuned::choose(first.preset.name(), data, trials, |_| recipe::grid(first.preset))
+    experiments::main::<Table4>()
 }

@@ -79,21 +79,25 @@ impl Scene {
 
     fn run(&self, out: &str, others: &[&str]) -> String {
         let out = self.str(out);
-        let others = [&["--set", "longest=48", "--set", "batch_size=16", "--out", &out], others];
+        let others = [&["--set", "max_length=48", "--set", "batch_size=16", "--out", &out], others];
         let arguments = self.arguments(&others.concat());
         FINETUNE.success(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn fails(&self, others: &[&str]) -> String {
         let out = self.str("none");
-        let own = ["--set", "longest=48", "--out", &out];
+        let own = ["--set", "max_length=48", "--out", &out];
         let arguments = self.arguments(&[&own[..], others].concat());
         FINETUNE.failure(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }
 
-const ARMS: [&str; 4] =
-    ["--arms", "baseline,pooled,per-sequence,norm-matched", "--set", "placement=before-position"];
+const ARMS: [&str; 4] = [
+    "--arms",
+    "baseline,pooled,per-sequence,pooled-norm-matched",
+    "--set",
+    "placement=before-position",
+];
 
 #[test]
 fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
@@ -103,9 +107,14 @@ fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
         scene.run(out, &others)
     };
     let table = run("first", "1");
-    for word in
-        ["train, 96 training texts", "accuracy", "f1", "matthews", "norm-matched", "per-sequence"]
-    {
+    for word in [
+        "train, 96 training texts",
+        "accuracy",
+        "f1",
+        "matthews",
+        "pooled-norm-matched",
+        "per-sequence",
+    ] {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
     run("second", "2");
@@ -113,12 +122,12 @@ fn a_table_repeats_bit_for_bit_and_its_models_leave_it() {
     assert_eq!(run("first", "1"), table, "a second run keeps every cell");
     assert_eq!(FINETUNE.success(&["report", "--out", &scene.str("first")]), table);
 
-    let cell = scene.path("first/pooled/seed100");
-    FINETUNE.resumes(&cell, scene.path("killed"));
+    let cell = scene.path("first/bert/pooled-set/seed100");
+    FINETUNE.resumes(&cell, &scene.path("killed"));
 
     // A plain BERT comes out of what folds, and a marked one of what does not.
     for (arm, folds) in [("baseline", true), ("pooled", true), ("per-sequence", false)] {
-        let (from, to) = (scene.str(&format!("first/{arm}/seed100")), scene.str(arm));
+        let (from, to) = (scene.str(&format!("first/bert/{arm}-set/seed100")), scene.str(arm));
         FINETUNE.success(&["export", "--run", &from, "--out", &to]);
         let config = bert::read_config(Path::new(&to)).unwrap();
         assert_eq!(config.conditioning.method == Method::None, folds, "{arm}");
@@ -168,7 +177,7 @@ fn a_sweep_reads_no_dev_text_and_cut_texts_are_counted() {
         "--arms",
         "baseline,pooled",
         "--set",
-        "longest=48",
+        "max_length=48",
         "--set",
         "epochs=1",
         "--out",
@@ -178,11 +187,12 @@ fn a_sweep_reads_no_dev_text_and_cut_texts_are_counted() {
         std::iter::once("sweep").chain(arguments.iter().map(String::as_str)).collect();
     let table = FINETUNE.success(&arguments);
     assert!(table.contains("strength=0.01") && table.contains("placement=after-norm"), "{table}");
-    let summary = text(&scene.path("sweep/pooled-strength=0.01/seed0/summary.json"));
+    let summary =
+        text(&scene.path("sweep/strength=0.01/bert/pooled-lr0.0001-x1-std0.02/seed0/summary.json"));
     assert!(summary.contains("tune_accuracy") && !summary.contains("dev_"), "{summary}");
 
-    let cut = scene.run("cut", &["--arms", "baseline", "--seeds", "1", "--set", "longest=10"]);
-    assert!(cut.contains("texts cut to 10 tokens: 40 of dev, 96 of train"), "{cut}");
+    let cut = scene.run("cut", &["--arms", "baseline", "--seeds", "1", "--set", "max_length=10"]);
+    assert!(cut.contains("cut: 40 of dev, 96 of train"), "{cut}");
 }
 
 #[test]
@@ -195,11 +205,11 @@ fn scores_two_dev_sets_and_frozen_layers() {
     }
     std::fs::write(scene.path("scores.csv"), scores).unwrap();
     let (model, file, out) = (scene.str("model"), scene.str("scores.csv"), scene.str("scores"));
-    let common = ["--init", &model, "--arms", "baseline", "--seeds", "1", "--set", "longest=48"];
+    let common = ["--init", &model, "--arms", "baseline", "--seeds", "1", "--set", "max_length=48"];
     let own = ["--task", &file, "--dev", &file, "--scores", "--out", &out];
     let table = FINETUNE.success(&[&common[..], &own[..]].concat());
     assert!(table.contains("pearson") && table.contains("spearman"), "{table}");
-    let (run, exported) = (scene.str("scores/baseline/seed100"), scene.str("regression"));
+    let (run, exported) = (scene.str("scores/bert/baseline-set/seed100"), scene.str("regression"));
     FINETUNE.success(&["export", "--run", &run, "--out", &exported]);
     assert!(text(&scene.path("regression/config.json")).contains("regression"));
 
@@ -224,13 +234,14 @@ fn scores_two_dev_sets_and_frozen_layers() {
     let rates = ["--set", "frozen_layers=1", "--set", "layer_decay=0.5"];
     FINETUNE.success(&[&common[..], &own[..], &rates[..]].concat());
     let summary: serde_json::Value =
-        serde_json::from_str(&text(&scene.path("mnli/baseline/seed100/summary.json"))).unwrap();
+        serde_json::from_str(&text(&scene.path("mnli/bert/baseline-set/seed100/summary.json")))
+            .unwrap();
     let metric = |name: &str| summary["metrics"][name].as_f64().unwrap();
     let mean = (metric("matched_accuracy") + metric("mismatched_accuracy")) / 2.0;
     assert!((metric("accuracy") - mean).abs() < 1e-9, "{summary}");
 
     // What is frozen keeps its bits, the rest moves.
-    let (run, exported) = (scene.str("mnli/baseline/seed100"), scene.str("frozen"));
+    let (run, exported) = (scene.str("mnli/bert/baseline-set/seed100"), scene.str("frozen"));
     FINETUNE.success(&["export", "--run", &run, "--out", &exported]);
     let tensors = |folder: &str| {
         let path = Path::new(folder).join("model.safetensors");
@@ -250,16 +261,16 @@ fn what_cannot_be_is_one_error_that_names_it() {
     let scene = Scene::new();
     let set = |pair: &str| scene.fails(&["--set", pair]);
     let cases = [
-        (set("longest=64"), "longer than the position table"),
-        (set("longest=2"), "longest"),
+        (set("max_length=64"), "than the position table of"),
+        (set("max_length=2"), "max_length"),
         (set("frozen_layers=3"), "frozen_layers=3"),
         (set("strength=-1"), "-1"),
         (set("tune=1"), "tune=1"),
         (set("layer_decay=2"), "layer_decay=2"),
         (set("rat=1"), "unknown key `rat`"),
-        (scene.fails(&["--arms", "table"]), "unknown arm `table`"),
-        (scene.fails(&["--seeds", "0"]), "--seeds 0"),
-        (scene.fails(&["--arms", "norm-matched"]), "takes any factor out"),
+        (scene.fails(&["--arms", "magic"]), "invalid value 'magic'"),
+        (scene.fails(&["--seeds", "0"]), "--seeds"),
+        (scene.fails(&["--arms", "pooled-norm-matched"]), "takes any factor out"),
         (scene.fails(&["--data", "x"]), "--data is for the tasks of GLUE"),
         (FINETUNE.failure(&["--task", "rte"]), "--init is missing"),
         (FINETUNE.failure(&["--init", &scene.str("model")]), "--task is missing"),

@@ -4,11 +4,12 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Binary, results, text, untrained};
+use support::{Binary, LONGEST, has_checkpoint, lines, results, text, untrained};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
 
@@ -25,13 +26,13 @@ fn failure(arguments: &[&str]) -> String {
 }
 
 const SMALL: [&str; 8] =
-    ["--preset", "smoke", "--models", "vit", "--arms", "baseline,pooled", "--seeds", "2"];
+    ["--preset", "smoke", "--models", "vit", "--arms", "baseline,pooled-current", "--seeds", "2"];
 
 #[test]
 fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     let root = tempfile::tempdir().unwrap();
     let (first, second) = (root.path().join("first"), root.path().join("second"));
-    let arms = "baseline,init,conditioned,pooled,norm-matched,theorem,standardised";
+    let arms = "baseline,init,per-sequence,pooled-current,per-sequence-norm-matched,standardised";
     let run = |out: &Path, threads: &str| {
         let out = out.to_str().unwrap();
         success(&["--preset", "smoke", "--arms", arms, "--threads", threads, "--out", out])
@@ -43,8 +44,10 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     // Every arm has a run in the record, and a row of its own in the table.
     for arm in arms.split(',') {
         for row in ["vit", "deit"] {
-            let line = format!(",{row},{arm},published,");
-            assert!(results(&first).contains(&line), "no run {line}");
+            let is_run = |line: &HashMap<String, String>| {
+                (&*line["row"], &*line["arm"], &*line["start"]) == (row, arm, "published")
+            };
+            assert!(lines(&first).iter().any(is_run), "no run of {row} {arm}");
         }
         let rows = text(&first.join("table.csv"));
         let of_arm = rows.lines().filter(|line| line.contains(&format!(",{arm},")));
@@ -56,7 +59,7 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
 
     run(&second, "2");
     assert_eq!(results(&first), results(&second), "one and two cells side by side");
-    let cell = "vit/pooled-published/seed100/metrics.jsonl";
+    let cell = "vit/pooled-current-published/seed100/metrics.jsonl";
     assert_eq!(text(&first.join(cell)), text(&second.join(cell)));
 
     // A second run keeps every cell, a report needs no training: the same table.
@@ -69,10 +72,10 @@ fn one_and_two_threads_train_to_the_same_bits() {
     let root = tempfile::tempdir().unwrap();
     let (one, two) = (root.path().join("one"), root.path().join("two"));
     // Wide batches, so that the kernels have several pieces to share.
-    let wide = ["--models", "vit", "--arms", "conditioned,pooled", "--seeds", "1"];
+    let wide = ["--models", "vit", "--arms", "per-sequence,pooled-current", "--seeds", "1"];
     let wide = [&wide[..], &["--set", "width=64", "--set", "batch_size=110"]].concat();
     success(&[&["--preset", "smoke", "--out", one.to_str().unwrap()], &wide[..]].concat());
-    for cell in ["vit/conditioned-published/seed100", "vit/pooled-published/seed100"] {
+    for cell in ["vit/per-sequence-published/seed100", "vit/pooled-current-published/seed100"] {
         let folder = untrained(&one.join(cell), two.join(cell));
         TABLE1.work(&folder, "2");
         let metrics = |out: &Path| text(&out.join(cell).join("metrics.jsonl"));
@@ -95,9 +98,9 @@ fn a_killed_run_resumes_to_the_same_results() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let checkpoints = killed.join("vit/baseline-published/seed100/checkpoints");
-    let limit = Instant::now() + Duration::from_secs(120);
-    while !checkpoints.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+    let folder = killed.join("vit/baseline-published/seed100");
+    let limit = Instant::now() + LONGEST;
+    while !has_checkpoint(&folder) {
         assert!(Instant::now() < limit, "no checkpoint after two minutes");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -106,7 +109,6 @@ fn a_killed_run_resumes_to_the_same_results() {
     assert!(!killed.join("results.csv").exists(), "it was killed in the middle");
 
     // The orphaned worker stops when its input closes; until then its folder is locked.
-    let folder = killed.join("vit/baseline-published/seed100");
     let lock = std::fs::File::open(folder.join("lock")).unwrap();
     while lock.try_lock().is_err() {
         assert!(Instant::now() < limit, "the worker outlives its parent");
@@ -126,30 +128,12 @@ fn a_killed_run_resumes_to_the_same_results() {
 #[test]
 fn a_worker_killed_in_a_step_resumes_from_its_checkpoint() {
     let root = tempfile::tempdir().unwrap();
-    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
-    let one = ["--preset", "smoke", "--models", "deit", "--arms", "pooled", "--seeds", "1"];
+    let whole = root.path().join("whole");
+    let one = ["--preset", "smoke", "--models", "deit", "--arms", "pooled-current", "--seeds", "1"];
     let long = ["--set", "epochs=40", "--out", whole.to_str().unwrap()];
     success(&[&one[..], &long[..]].concat());
-    let cell = "deit/pooled-published/seed100";
-    let folder = untrained(&whole.join(cell), killed.join(cell));
-    let is_checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
-        entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
-    };
-    let mut child = TABLE1.worker(&folder, "1").spawn().unwrap();
-    let limit = Instant::now() + Duration::from_secs(120);
-    while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(is_checkpoint)) {
-        assert!(Instant::now() < limit, "no checkpoint after two minutes");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!folder.join("summary.json").exists(), "it was killed in the middle");
-
-    let first: serde_json::Value = serde_json::from_str(&TABLE1.work(&folder, "1")).unwrap();
-    assert!(first["step"].as_u64().unwrap() > 1, "it resumed: {first}");
-    for file in ["metrics.jsonl", "summary.json"] {
-        assert_eq!(text(&whole.join(cell).join(file)), text(&folder.join(file)), "{file}");
-    }
+    let run = whole.join("deit/pooled-current-published/seed100");
+    TABLE1.resumes(&run, &root.path().join("killed"));
 }
 
 #[test]
@@ -161,11 +145,11 @@ fn a_search_records_settings_that_a_run_uses() {
     success(&[&["tune"], &arguments[..], &["--out", search]].concat());
     let tuned = format!("{search}/tuned.json");
     let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
-    assert_eq!(json["rows"]["vit"]["baseline"]["published"]["table_std"], 0.02);
+    assert_eq!(json["rows"]["vit"]["baseline"]["published"]["embedding_std"], 0.02);
     success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
     assert!(text(&Path::new(out).join("results.csv")).lines().count() >= 2);
     // No cell of a search has seen the test images.
-    let summary = format!("{search}/vit/baseline-rate0.002-std0.02/seed0/summary.json");
+    let summary = format!("{search}/vit/baseline-lr0.002-x1-std0.02/seed0/summary.json");
     assert!(!text(Path::new(&summary)).contains("test_"));
 }
 
@@ -185,24 +169,24 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", &at("absent")], &["absent"]),
         (&["--data", &at("empty")], &["empty", "train-images"]),
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
-        (&["--preset", "huge"], &["unknown preset `huge`", "smoke, short, mnist-4k"]),
+        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k"]),
         (&["--preset", "mnist-4k"], &["--data"]),
-        (&["--models", "resnet"], &["unknown model `resnet`", "vit, deit"]),
-        (&["--arms", "magic"], &["unknown arm `magic`", "pooled"]),
+        (&["--models", "resnet"], &["invalid value 'resnet'", "vit, deit"]),
+        (&["--arms", "magic"], &["invalid value 'magic'", "pooled-current"]),
         (&["--set", "epoch=3"], &["unknown key `epoch`", "epochs"]),
         (&["--set", "epochs=few"], &["--set epochs=few"]),
-        (&["--seeds", "0"], &["--seeds 0"]),
-        (&["--threads", "0"], &["--threads 0"]),
-        (&["--shard", "2/2"], &["--shard 2/2"]),
+        (&["--seeds", "0"], &["--seeds", "0 is not in 1.."]),
+        (&["--threads", "0"], &["--threads", "at least 1"]),
+        (&["--shard", "2/2"], &["--shard", "0 <= i < n"]),
         (&["--device", "cuda:0"], &["built without CUDA"]),
         (&["--device", "abacus"], &["unknown device `abacus`"]),
         (&["--tuned", &at("absent"), "--preset", "smoke"], &["absent"]),
         (&["--preset", "smoke", "--set", "train_images=5000"], &["UCI digits", "5000"]),
         (&["--preset", "smoke", "--set", "strength=-1"], &["-1"]),
-        (&["--preset", "smoke", "--set", "epochs=0"], &["`epochs` must be at least 1"]),
+        (&["--preset", "smoke", "--set", "epochs=0"], &["`length.epochs` must be at least 1"]),
         (&["--preset", "smoke", "--set", "width=63"], &["4 heads do not divide width 63"]),
         (&["--preset", "smoke", "--set", "batch_size=0"], &["batch_size=0"]),
-        (&["--preset", "smoke", "--set", "model=vit-28"], &["vit-28 takes [1, 28, 28]"]),
+        (&["--preset", "smoke", "--set", "model=vit-28"], &["takes [1, 28, 28]"]),
     ];
     for (arguments, expected) in cases {
         let error = failure(&[*arguments, &["--out", &out]].concat());
@@ -222,8 +206,9 @@ fn an_absurd_rate_stops_the_run_by_name_and_step() {
     let out = root.path().join("out");
     // One arm and one seed: of several cells, whichever fails first is the one named.
     let one = ["--preset", "smoke", "--models", "vit", "--arms", "baseline", "--seeds", "1"];
-    let error =
-        failure(&[&one[..], &["--set", "rate=1e30", "--out", out.to_str().unwrap()]].concat());
+    let error = failure(
+        &[&one[..], &["--set", "learning_rate=1e30", "--out", out.to_str().unwrap()]].concat(),
+    );
     for part in ["vit baseline set seed 100", "step", "lower the rate"] {
         assert!(error.contains(part), "{error}");
     }

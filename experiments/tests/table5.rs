@@ -6,14 +6,14 @@ mod support;
 
 use std::path::Path;
 
-use support::{Binary, results, text, untrained};
+use support::{Binary, lines, results, text, untrained};
 
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
 
 /// The gap of a causal model: rounding in f32.
 const NO_LEAK: f64 = 1e-5;
 
-const ARMS: &str = "baseline,init,pooled,table,norm-matched,literal";
+const ARMS: &str = "baseline,init,pooled,table,pooled-norm-matched,per-sequence";
 
 fn run(out: &Path, threads: &str) -> String {
     let out = out.to_str().unwrap();
@@ -27,27 +27,26 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     let root = tempfile::tempdir().unwrap();
     let (first, second) = (root.path().join("first"), root.path().join("second"));
     let table = run(&first, "1");
-    for word in ["generated stories", "published", "literal (sees the future)", "2.41", "2.36"] {
+    for word in ["generated stories", "published", "per-sequence (sees the future)", "2.41", "2.36"]
+    {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
     for arm in ARMS.split(',') {
-        assert!(results(&first).contains(&format!(",{arm},published,")), "no run of {arm}");
+        assert!(lines(&first).iter().any(|line| line["arm"] == arm), "no run of {arm}");
     }
-    for file in ["timings.csv", "table.md", "table.tex", "table.csv", "curves.svg", "stories.md"] {
+    for file in ["timings.csv", "table.md", "table.tex", "table.csv", "curves.svg", "texts.md"] {
         assert!(first.join(file).exists(), "{file}");
     }
 
-    // The column that says it: only the literal method finds its targets inside the window.
-    let mut reader = csv::Reader::from_path(first.join("results.csv")).unwrap();
-    for line in reader.deserialize::<std::collections::HashMap<String, String>>() {
-        let line = line.unwrap();
-        let gap: f64 = line["leak_gap"].parse().unwrap();
-        assert_eq!(gap.abs() > NO_LEAK, line["arm"] == "literal", "{}: {gap}", line["arm"]);
+    // The column that says it: only the arm that is not causal finds its targets inside the window.
+    for line in lines(&first).iter().filter(|line| line["metric"] == "leak_gap") {
+        let gap: f64 = line["value"].parse().unwrap();
+        assert_eq!(gap.abs() > NO_LEAK, line["arm"] == "per-sequence", "{}: {gap}", line["arm"]);
     }
 
     run(&second, "2");
     assert_eq!(results(&first), results(&second), "one and two cells side by side");
-    let cell = "pooled-published/seed100";
+    let cell = "gpt2/pooled-published/seed100";
     for file in ["metrics.jsonl", "summary.json"] {
         assert_eq!(text(&first.join(cell).join(file)), text(&second.join(cell).join(file)));
     }
@@ -56,8 +55,8 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     assert_eq!(TABLE5.success(&["report", "--out", first.to_str().unwrap()]), table);
 
     // Pooled Gram and conditioned tables live in the checkpoint or follow from it.
-    for cell in ["pooled-published/seed100", "table-published/seed100"] {
-        TABLE5.resumes(&first.join(cell), root.path().join(cell));
+    for cell in ["gpt2/pooled-published/seed100", "gpt2/table-published/seed100"] {
+        TABLE5.resumes(&first.join(cell), &root.path().join(cell));
     }
 }
 
@@ -70,11 +69,11 @@ fn a_search_records_settings_that_a_run_uses() {
     TABLE5.success(&[&["tune"], &arguments[..], &["--out", search]].concat());
     let tuned = format!("{search}/tuned.json");
     let json: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
-    assert_eq!(json["arms"]["baseline"]["published"]["table_std"], 0.02);
+    assert_eq!(json["rows"]["gpt2"]["baseline"]["published"]["embedding_std"], 0.02);
     TABLE5.success(&[&arguments[..], &["--tuned", &tuned, "--out", out]].concat());
     assert!(text(&Path::new(out).join("results.csv")).lines().count() >= 2);
     // No cell of a search has seen the test documents.
-    let summary = format!("{search}/baseline-rate0.003-x1-std0.02/seed0/summary.json");
+    let summary = format!("{search}/gpt2/baseline-lr0.003-x1-std0.02/seed0/summary.json");
     assert!(!text(Path::new(&summary)).contains("test_"));
 }
 
@@ -90,7 +89,8 @@ fn text_files_are_trained_on() {
     let few = ["prefix_windows=4", "prefix_lengths=[4,16]", "test_windows=4", "batch_size=2"];
     let few: Vec<&str> = few.iter().flat_map(|pair| ["--set", pair]).collect();
     let data = ["--preset", "shakespeare", "--data", file.to_str().unwrap(), "--seeds", "1"];
-    let rest = ["--arms", "baseline", "--set", "rate=1e-3", "--out", out.to_str().unwrap()];
+    let rest =
+        ["--arms", "baseline", "--set", "learning_rate=1e-3", "--out", out.to_str().unwrap()];
     let error = TABLE5.failure(&[&data[..], &small[..], &few[..], &rest[..]].concat());
     assert!(error.contains("--set prompt=ROMEO:"), "{error}");
     let rest = [&rest[..], &["--set", "prompt=Roses"]].concat();
@@ -102,17 +102,24 @@ fn text_files_are_trained_on() {
 fn a_model_is_exported_judged_continued_and_trained_on() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
-    let run =
-        ["--preset", "smoke", "--arms", "pooled,literal", "--allow-future-leak", "--seeds", "1"];
-    let fast = ["--set", "rate=3e-3", "--set", "steps=3"];
+    let run = [
+        "--preset",
+        "smoke",
+        "--arms",
+        "pooled,per-sequence",
+        "--allow-future-leak",
+        "--seeds",
+        "1",
+    ];
+    let fast = ["--set", "learning_rate=3e-3", "--set", "steps=3"];
     TABLE5.success(&[&run[..], &fast, &["--out", &at("out")]].concat());
-    let cell = |arm: &str| format!("{}/{arm}-set/seed100", at("out"));
+    let cell = |arm: &str| format!("{}/gpt2/{arm}-set/seed100", at("out"));
     let model = at("model");
     TABLE5.success(&["export", "--run", &cell("pooled"), "--out", &model]);
-    let error = TABLE5.failure(&["export", "--run", &cell("literal"), "--out", &at("leaky")]);
+    let error = TABLE5.failure(&["export", "--run", &cell("per-sequence"), "--out", &at("leaky")]);
     assert!(error.contains("cannot be folded"), "{error}");
     let error = TABLE5.failure(&["export", "--run", &at("out"), "--out", &at("leaky")]);
-    assert!(error.contains("config.json"), "{error}");
+    assert!(error.contains("run.json"), "{error}");
 
     let text_file = at("text.txt");
     std::fs::write(&text_file, "Once upon a time.\n<|endoftext|>\nOne day a dog ran home.")
@@ -134,10 +141,10 @@ fn a_model_is_exported_judged_continued_and_trained_on() {
     // Training on, with and without conditioning, from the checkpoint and its tokenizer.
     let init = ["--preset", "smoke", "--init", &model, "--arms", "baseline,pooled", "--seeds", "1"];
     let error = TABLE5.failure(&[&init[..], &["--out", &at("on")]].concat());
-    assert!(error.contains("--set rate="), "{error}");
+    assert!(error.contains("--set learning_rate="), "{error}");
     let table = TABLE5.success(&[&init[..], &fast, &["--out", &at("on")]].concat());
     assert!(table.contains("as set") && table.contains("pooled"), "{table}");
-    let again = format!("{}/baseline-set/seed100", at("on"));
+    let again = format!("{}/gpt2/baseline-set/seed100", at("on"));
     TABLE5.success(&["export", "--run", &again, "--out", &at("model2")]);
     TABLE5.success(&["eval", "--model", &at("model2"), "--text", &text_file]);
 
@@ -175,12 +182,12 @@ fn bad_input_gets_one_clear_error() {
         #[cfg(not(feature = "hub"))]
         ("--preset paper --data hub:a/b".to_string(), &["hub:a/b", "--features hub"]),
         ("--preset shakespeare".to_string(), &["--data"]),
-        (format!("--preset short --data {}", at("tiny.txt")), &["leave out --data"]),
-        ("--preset huge".to_string(), &["unknown preset `huge`", "shakespeare"]),
-        ("--arms magic".to_string(), &["unknown arm `magic`", "norm-matched"]),
+        (format!("--preset short --data {}", at("tiny.txt")), &["leave out the files"]),
+        ("--preset huge".to_string(), &["invalid value 'huge'", "shakespeare"]),
+        ("--arms magic".to_string(), &["invalid value 'magic'", "pooled-norm-matched"]),
         (
-            "--preset smoke --arms literal".to_string(),
-            &["literal (--allow-future-leak)", "not causal", "whole sequence", "`earlier`"],
+            "--preset smoke --arms per-sequence".to_string(),
+            &["per-sequence (--allow-future-leak)", "not causal", "whole sequence", "`earlier`"],
         ),
         (set("epoch=3"), &["unknown key `epoch`", "steps"]),
         (set("steps=10"), &["steps=10", "multiple of evaluations"]),
@@ -192,9 +199,9 @@ fn bad_input_gets_one_clear_error() {
         (set("prefix_lengths=[16,33]"), &["33", "context, 32"]),
         (set("prefix_lengths=[32]"), &["at least one below the context"]),
         (set("context=100000"), &["do not fill a window of 100000"]),
-        (set("rate=-1"), &["schedule.peak"]),
-        ("--seeds 0".to_string(), &["--seeds 0"]),
-        ("--threads 0".to_string(), &["--threads 0"]),
+        (set("learning_rate=-1"), &["schedule.peak"]),
+        ("--seeds 0".to_string(), &["--seeds"]),
+        ("--threads 0".to_string(), &["--threads"]),
         ("--device cuda:0".to_string(), &["built without CUDA"]),
     ];
     let out = at("out");
@@ -216,7 +223,7 @@ fn tokens_that_were_changed_are_refused() {
     let arguments =
         ["--preset", "smoke", "--arms", "baseline", "--seeds", "1", "--out", out.to_str().unwrap()];
     TABLE5.success(&arguments);
-    let cell = "baseline-published/seed100";
+    let cell = "gpt2/baseline-published/seed100";
     let data = out.join("data").read_dir().unwrap().next().unwrap().unwrap().path();
     let shard = data.join("tokens/000000.tokens");
     let bytes = std::fs::read(&shard).unwrap();

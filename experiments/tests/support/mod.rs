@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Not every test file uses all of it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -26,15 +27,16 @@ impl Binary {
         stdout(&output)
     }
 
-    /// Runs the command and returns its error, which must be one line without a panic.
+    /// Runs the command and returns its one error, which is no panic, with what stands below it: the names that
+    /// it knows.
     pub(crate) fn failure(self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         let text = stderr(&output);
         assert!(!output.status.success(), "{arguments:?} succeeded");
-        let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
+        let errors = text.lines().filter(|line| line.starts_with("error: "));
+        assert_eq!(errors.count(), 1, "{arguments:?}: {text}");
         assert!(!text.contains("panicked"), "{arguments:?}: {text}");
-        errors[0].to_string()
+        text.split_once("error: ").unwrap().1.to_string()
     }
 
     /// Trains the cell of a folder as `run` does, and returns the first line of its progress.
@@ -48,28 +50,33 @@ impl Binary {
         stdout(&output).lines().next().unwrap_or_default().to_string()
     }
 
-    /// Trains a finished cell again in `copy`, killed at its first checkpoint and started anew: record and
-    /// summary must be the same bits.
-    pub(crate) fn resumes(self, cell: &Path, copy: PathBuf) {
-        let folder = untrained(cell, copy);
+    /// Trains a finished run again in a copy, killed at its first checkpoint and started anew: it goes on
+    /// from there, and record and summary are the same bits.
+    pub(crate) fn resumes(self, run: &Path, copy: &Path) {
+        // A small run may be through before it is killed, and then nothing would be tested: it is tried again.
+        let killed = (0..KILLS).map(|i| self.killed(run, copy.join(i.to_string())));
+        let folder = killed.flatten().next();
+        let folder = folder.unwrap_or_else(|| panic!("{}: never killed in time", run.display()));
+        let first: serde_json::Value = serde_json::from_str(&self.work(&folder, "2")).unwrap();
+        assert!(first["step"].as_u64().unwrap() > 1, "{}: it began anew", run.display());
+        for file in ["metrics.jsonl", "summary.json"] {
+            let (first, again) = (text(&run.join(file)), text(&folder.join(file)));
+            assert_eq!(first, again, "{}: {file}", run.display());
+        }
+    }
+
+    /// A run that was killed after a checkpoint and before its end; `None` when it was too fast.
+    fn killed(self, run: &Path, copy: PathBuf) -> Option<PathBuf> {
+        let folder = untrained(run, copy);
         let mut child = self.worker(&folder, "1").spawn().unwrap();
-        let limit = Instant::now() + Duration::from_secs(120);
-        let checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.unwrap().path().extension().is_some_and(|extension| extension == "safetensors")
-        };
-        while !folder.join("checkpoints").read_dir().is_ok_and(|mut d| d.any(checkpoint)) {
+        let limit = Instant::now() + LONGEST;
+        while !has_checkpoint(&folder) && !folder.join("summary.json").exists() {
             assert!(Instant::now() < limit, "no checkpoint after two minutes");
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_micros(200));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        if !folder.join("summary.json").exists() {
-            self.work(&folder, "2");
-        }
-        for file in ["metrics.jsonl", "summary.json"] {
-            let (first, again) = (text(&cell.join(file)), text(&folder.join(file)));
-            assert_eq!(first, again, "{}: {file}", cell.display());
-        }
+        (!folder.join("summary.json").exists() && has_checkpoint(&folder)).then_some(folder)
     }
 
     /// A worker as `run` starts it.
@@ -79,6 +86,20 @@ impl Binary {
         worker.stdin(Stdio::piped()).stdout(Stdio::piped());
         worker
     }
+}
+
+/// How often a run is started to be killed in the middle.
+const KILLS: usize = 30;
+
+/// How long a test waits for something that takes moments.
+pub(crate) const LONGEST: Duration = Duration::from_secs(120);
+
+/// Whether a run has written a checkpoint.
+pub(crate) fn has_checkpoint(folder: &Path) -> bool {
+    let is_checkpoint = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"))
+    };
+    folder.join("checkpoints").read_dir().is_ok_and(|mut files| files.any(is_checkpoint))
 }
 
 /// What a process printed.
@@ -102,9 +123,20 @@ pub(crate) fn results(out: &Path) -> String {
     lines.lines().map(|line| line.rsplit_once(',').unwrap().0).collect::<Vec<_>>().join("\n")
 }
 
-/// A copy of a cell as it is before it is trained.
+/// The lines of `results.csv`.
+pub(crate) fn lines(out: &Path) -> Vec<HashMap<String, String>> {
+    let mut reader = csv::Reader::from_path(out.join("results.csv")).unwrap();
+    reader.deserialize().collect::<Result<_, _>>().unwrap()
+}
+
+/// The arguments `--set KEY=VALUE` of some pairs.
+pub(crate) fn set<'a>(pairs: &[&'a str]) -> Vec<&'a str> {
+    pairs.iter().flat_map(|pair| ["--set", *pair]).collect()
+}
+
+/// A copy of a run as it is before it is trained.
 pub(crate) fn untrained(folder: &Path, copy: PathBuf) -> PathBuf {
     std::fs::create_dir_all(&copy).unwrap();
-    std::fs::copy(folder.join("config.json"), copy.join("config.json")).unwrap();
+    std::fs::copy(folder.join("run.json"), copy.join("run.json")).unwrap();
     copy
 }

@@ -1,0 +1,95 @@
+//! The budget in time: how many micro-batches an arm has for what the baseline takes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use conditioned_train::Length;
+use serde::{Deserialize, Serialize};
+
+use crate::arm::Arm;
+use crate::cell::{Budget, Cell, RunConfig};
+use crate::run::folder;
+use crate::run::timing::Timing;
+use crate::search::Start;
+
+/// By row and arm, what the time of the baseline is worth.
+///
+/// Measured once and kept in `budgets.json`: a run that goes on must not change its length.
+pub struct Shares(BTreeMap<String, Share>);
+
+/// Micro-batches of an arm at the time of the baseline, over those of the baseline.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Share {
+    /// BLAKE3 of what was timed.
+    recipe: String,
+    share: f64,
+}
+
+fn key(row: &str, arm: Arm) -> String {
+    format!("{row} {arm}")
+}
+
+impl Shares {
+    /// What was kept in `out`, or follows from the `timings` of `runs` and is kept from now on. A row
+    /// without baseline has none.
+    ///
+    /// # Errors
+    /// When the file is damaged, of another recipe, or cannot be written.
+    pub fn keep(out: &Path, timings: &[Timing], runs: &[RunConfig]) -> Result<Self> {
+        let file = out.join("budgets.json");
+        let mut shares: BTreeMap<String, Share> =
+            if file.exists() { folder::read(&file)? } else { BTreeMap::new() };
+        for run in runs {
+            let (row, arm) = (&run.cell.row, run.cell.arm);
+            let (key, recipe) = (key(row, arm), recipe(run)?);
+            if let Some(kept) = shares.get(&key) {
+                ensure!(
+                    kept.recipe == recipe,
+                    "{}: {key} was timed with another recipe; choose another --out",
+                    file.display()
+                );
+                continue;
+            }
+            let ms = |arm: Arm| {
+                let own = |timing: &&Timing| timing.row == *row && timing.arm == arm;
+                timings.iter().find(own).map(|timing| timing.ms_per_step)
+            };
+            if let (Some(baseline), Some(own)) = (ms(Arm::Baseline), ms(arm)) {
+                shares.insert(key, Share { recipe, share: baseline / own });
+            }
+        }
+        folder::write(&file, &shares)?;
+        Ok(Self(shares))
+    }
+
+    /// Of `runs`, those that other arms than the baseline have at its time: each at its best setting. Where no
+    /// baseline was timed there are none.
+    pub fn at_equal_time(&self, runs: &[RunConfig]) -> Vec<RunConfig> {
+        let best = runs.iter().filter(|run| run.best || run.cell.start == Start::Set);
+        let others = best.filter(|run| run.cell.arm != Arm::Baseline);
+        others.filter_map(|run| self.with_time(run)).collect()
+    }
+
+    /// A run with as many micro-batches as the baseline has time for, to the nearest multiple of the way
+    /// between two evaluations.
+    fn with_time(&self, run: &RunConfig) -> Option<RunConfig> {
+        let Share { share, .. } = self.0.get(&key(&run.cell.row, run.cell.arm))?;
+        let evaluations = run.job.micro_batches() / run.job.fit.evaluate_every;
+        let every = (share * run.job.fit.evaluate_every as f64).round().max(1.0) as usize;
+        let mut run = run.clone();
+        run.cell = Cell { budget: Budget::Time, ..run.cell };
+        let fit = &mut run.job.fit;
+        fit.length = Length::MicroBatches(every * evaluations);
+        (fit.evaluate_every, fit.checkpoint_every) = (every, every);
+        Some(run)
+    }
+}
+
+/// What the cost of a step depends on, wherever it lies.
+fn recipe(run: &RunConfig) -> Result<String> {
+    let common = run.common();
+    let timed = serde_json::to_string(&(common.identity()?, run.job.network.conditioning()))?;
+    Ok(blake3::hash(timed.as_bytes()).to_hex().to_string())
+}

@@ -1,0 +1,274 @@
+//! The command line of every table, and its commands.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::{info, info_span};
+
+use crate::allocator::keep_memory;
+use crate::arm::Arm;
+use crate::budget::Shares;
+use crate::plan::{Plan, Purpose, Shard};
+use crate::results::Together;
+use crate::run::folder::{self, Folder};
+use crate::run::log::{self, Format};
+use crate::run::worker::{self, interrupted_flag};
+use crate::run::{queue, timing};
+use crate::search::{Start, Trial, Tuned};
+use crate::table::{Command as _, Table};
+use crate::{export, report, sweep};
+
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli<T: Table> {
+    #[command(subcommand)]
+    command: Option<Command<T>>,
+    #[command(flatten)]
+    options: Options<T>,
+    /// The form of progress, warnings and timings on standard error; RUST_LOG=debug shows more of them.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: Format,
+}
+
+/// What is run, how often, where it is computed, and where it goes.
+#[derive(Args, Clone)]
+#[group(skip)]
+pub struct Options<T: Table> {
+    /// A named recipe with its rows, arms and seeds.
+    #[arg(long, value_parser = presets::<T>())]
+    pub preset: Option<String>,
+    /// Rows of the table, separated by commas. Default: those of the preset.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub models: Option<Vec<T::Row>>,
+    /// Arms, separated by commas. Default: those of the preset.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub arms: Option<Vec<Arm>>,
+    /// Seeds per cell. Default: as many as the preset says, fewer in a search or sweep.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: Option<u64>,
+    /// Overrides a field of the recipe; a wrong key prints them all.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// A folder of Hugging Face that every cell starts from, or hub:ID.
+    #[arg(long)]
+    pub init: Option<PathBuf>,
+    /// Settings found by `tune`. Default: those recorded with this table.
+    #[arg(long)]
+    pub tuned: Option<PathBuf>,
+    /// cpu, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Runs side by side, one thread each. Default: the number of cores.
+    #[arg(long, value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; when all are there, the same without
+    /// --shard makes the table.
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    /// Where runs and tables go. Default: runs/NAME of this binary, runs/NAME-search, runs/NAME-sweep.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Options of the table itself.
+    #[command(flatten)]
+    pub own: T::Options,
+}
+
+fn presets<T: Table>() -> PossibleValuesParser {
+    PossibleValuesParser::new(T::presets().into_iter().map(|preset| preset.name))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number of at least 1".to_string()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[derive(Subcommand)]
+enum Command<T: Table> {
+    /// Train every cell that is not there yet, then print the table (the default).
+    Run(Options<T>),
+    /// Print every cell with its parameters, arithmetic, memory and time, and train nothing.
+    Plan(Options<T>),
+    /// Search learning rates and embedding tables for every arm on a slice of the training data; write
+    /// DIR/tuned.json.
+    Tune(Options<T>),
+    /// Change one number of the recipe at a time, on a slice of the training data.
+    Sweep(Options<T>),
+    /// Make table and curves again from the records of --out.
+    Report {
+        /// Where the runs are, or a results.csv of theirs. Default: runs/NAME of this binary.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// A Markdown file to put the table into, between `<!-- NAME PRESET -->` and `<!-- end -->`.
+        #[arg(long)]
+        insert: Option<PathBuf>,
+    },
+    /// Write the model of a finished run for other programs.
+    Export {
+        /// The folder of a finished run.
+        #[arg(long)]
+        run: PathBuf,
+        /// The folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    #[command(flatten)]
+    Own(T::Commands),
+    /// Train one run (started by `run`).
+    #[command(hide = true)]
+    Train { folder: PathBuf },
+    /// Time the steps of one run (started by `run`).
+    #[command(hide = true)]
+    Time { folder: PathBuf },
+}
+
+/// The program of a table.
+pub fn main<T: Table>() -> ExitCode {
+    keep_memory();
+    // A flattened group of options would give the program its own description.
+    let matches = Cli::<T>::command().name(T::NAME).about(T::ABOUT).get_matches();
+    let cli = Cli::<T>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = cli.command.unwrap_or(Command::Run(cli.options));
+    match &command {
+        Command::Train { folder } => return work::<T>(folder, worker::train),
+        Command::Time { folder } => return work::<T>(folder, timing::time),
+        _ => {}
+    }
+    // A reader that has seen enough, such as `head`, ends this process as it ends any other.
+    sigpipe::reset();
+    log::init(cli.log_format);
+    match info_span!("table", table = T::NAME).in_scope(|| run_command(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if cli.log_format == Format::Json => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// What a worker does in the folder of its run.
+fn work<T: Table>(folder: &Path, work: fn(&Folder) -> Result<ExitCode>) -> ExitCode {
+    let done = log::init_worker(folder).and_then(|()| {
+        info_span!("run", table = T::NAME, folder = %folder.display())
+            .in_scope(|| work(&Folder::new(folder)))
+    });
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// The end of a process that failed: what is wrong, on standard error, whatever `RUST_LOG` says.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Prints a line of a result.
+///
+/// # Errors
+/// When standard output cannot be written.
+#[allow(clippy::print_stdout)]
+pub fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output")
+}
+
+fn run_command<T: Table>(command: Command<T>) -> Result<()> {
+    match command {
+        Command::Run(options) => run(&Plan::<T>::new(&options, Purpose::Table)?),
+        Command::Plan(options) => {
+            let plan = Plan::<T>::new(&options, Purpose::Plan)?;
+            print(&plan.describe(&plan.table()?).terminal(conditioned_report::grid::Grid::width()))
+        }
+        Command::Tune(options) => tune(&Plan::<T>::new(&options, Purpose::Search)?),
+        Command::Sweep(options) => {
+            sweep::run(&Plan::<T>::new(&options, Purpose::Sweep)?, &*interrupted_flag()?)
+        }
+        Command::Report { out, insert } => {
+            let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
+            report::write::<T>(&out)?;
+            insert.map_or(Ok(()), |file| report::insert::<T>(&out, &file))
+        }
+        Command::Export { run, out } => export::export(&run, &out),
+        Command::Own(command) => command.run(),
+        Command::Train { .. } | Command::Time { .. } => bail!("a worker is no command"),
+    }
+}
+
+/// Trains the cells of the table stage by stage, times a step of each row and arm, writes and prints the
+/// table.
+fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
+    let stop = interrupted_flag()?;
+    let cells = plan.table()?;
+    info!("{}", plan.announcement(&cells));
+    let train = |runs: &[_]| queue::train(runs, &plan.out, plan.side_by_side, &stop);
+    let mut runs = cells.runs.clone();
+    train(&runs)?;
+    if plan.shard.is_part() {
+        train(&plan.later_stages(&cells, &runs)?)?;
+        info!("this shard is complete; when all are, the same without --shard makes the table");
+        return Ok(());
+    }
+    let timings = timing::measure(&plan.out, &runs, &stop)?;
+    if plan.preset().equal_time {
+        let timed = Shares::keep(&plan.out, &timings, &runs)?.at_equal_time(&runs);
+        train(&timed)?;
+        runs.extend(timed);
+    }
+    train(&plan.later_stages(&cells, &runs)?)?;
+    report::write::<T>(&plan.out)
+}
+
+/// Trains the cells of the search and writes the best settings of every arm to `tuned.json`.
+fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
+    let stop: &AtomicBool = &*interrupted_flag()?;
+    let cells = plan.search()?;
+    info!("{}", plan.announcement(&cells));
+    queue::train(&cells.runs, &plan.out, plan.side_by_side, stop)?;
+    if plan.shard.is_part() {
+        info!("this shard is complete; when all are, `tune` without --shard records the best");
+        return Ok(());
+    }
+    let path = plan.out.join("tuned.json");
+    folder::write(&path, &choose(plan, &plan.out)?)?;
+    print(&path.display().to_string())
+}
+
+/// The best settings among the finished runs of a search in `out`.
+fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
+    let mut trials = Vec::new();
+    let mut together = Together::default();
+    let mut data = None;
+    for folder in folder::find(out)? {
+        let config = folder.config()?;
+        let Some(summary) = folder.summary()? else { continue };
+        let Start::Point(setting) = config.cell.start else { continue };
+        ensure!(
+            (config.table.as_str(), config.preset.as_str()) == (T::NAME, plan.preset().name),
+            "{}: a search of {}, preset {}; choose another --out",
+            folder.path().display(),
+            config.table,
+            config.preset
+        );
+        together.check(folder.path(), &config)?;
+        let (name, hash) = config.job.task.data();
+        data.get_or_insert((name.to_string(), hash.to_string()));
+        trials.push(Trial {
+            row: config.cell.row.clone(),
+            arm: config.cell.arm,
+            strength: config.job.network.conditioning().method.strength(),
+            setting,
+            seed: config.cell.seed,
+            loss: summary.metric("tune_loss"),
+            score: T::SCORE.map(|score| summary.metric(score)),
+        });
+    }
+    let (name, hash) = data.with_context(|| format!("{}: no finished search", out.display()))?;
+    let grid = |arm| plan.preset().grid.settings(arm);
+    Tuned::choose(plan.preset().name, (&name, &hash), trials, grid)
+}

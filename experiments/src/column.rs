@@ -1,0 +1,297 @@
+//! The columns of a table: what stands in a cell, from the runs of its row.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::arm::Arm;
+use crate::cell::Budget;
+use crate::results::Finished;
+use crate::run::timing::Timing;
+use crate::search::Block;
+use conditioned_report::statistics::Sample;
+
+/// An empty field.
+pub const DASH: &str = "–";
+
+/// What a line of a table is about.
+pub struct RowView<'a> {
+    /// The model's name in the table.
+    pub label: String,
+    /// Which question it answers.
+    pub block: Block,
+    /// What limited the runs.
+    pub budget: Budget,
+    /// The arm.
+    pub arm: Arm,
+    /// Its runs, a seed each.
+    pub runs: Vec<&'a Finished>,
+    /// The runs of the baseline that it is compared with.
+    pub baseline: Vec<&'a Finished>,
+    /// What a step costs.
+    pub timing: Option<&'a Timing>,
+    /// The paper's numbers of its row and arm, by metric.
+    pub paper: BTreeMap<&'a str, f64>,
+}
+
+type Show = Box<dyn Fn(&RowView<'_>) -> String>;
+type ShowPaper = Box<dyn Fn(&BTreeMap<&str, f64>) -> Option<String>>;
+
+/// A column.
+pub struct Column {
+    /// Its head.
+    pub head: String,
+    /// Whether it carries the answer: it stays on a narrow terminal.
+    pub answer: bool,
+    /// What stands in a cell.
+    pub show: Show,
+    /// What stands there in a row of the paper's own.
+    pub paper: ShowPaper,
+}
+
+impl Column {
+    /// A column by what stands in its cells.
+    pub fn new(head: impl Into<String>, show: impl Fn(&RowView<'_>) -> String + 'static) -> Self {
+        Self { head: head.into(), answer: false, show: Box::new(show), paper: Box::new(|_| None) }
+    }
+
+    /// The same column, which stays on a narrow terminal.
+    pub fn answer(self) -> Self {
+        Self { answer: true, ..self }
+    }
+
+    fn with_paper(self, paper: impl Fn(&BTreeMap<&str, f64>) -> Option<String> + 'static) -> Self {
+        Self { paper: Box::new(paper), ..self }
+    }
+}
+
+/// The model.
+pub fn model() -> Column {
+    Column::new("model", |row| row.label.clone()).answer()
+}
+
+/// Whether embedding tables are as published or tuned.
+pub fn start() -> Column {
+    let show = |row: &RowView<'_>| match (row.block, row.arm) {
+        (Block::Published, Arm::Init) => "own scale".to_string(),
+        (block, _) => block.label().to_string(),
+    };
+    Column::new("embedding tables", show).answer()
+}
+
+/// What limited the runs.
+pub fn budget() -> Column {
+    Column::new("budget", |row| match row.budget {
+        Budget::Steps => "same tokens".to_string(),
+        Budget::Time => "same time".to_string(),
+    })
+    .answer()
+}
+
+/// The arm; `leaks` says of a causal model that the arm is not causal.
+pub fn arm(leaks: bool) -> Column {
+    let show = move |row: &RowView<'_>| match row.arm {
+        Arm::PerSequence | Arm::PooledCurrent | Arm::PerSequenceNormMatched if leaks => {
+            format!("{} (sees the future)", row.arm)
+        }
+        Arm::Standardised | Arm::TokenGraying if leaks => format!("{} (sees the future)", row.arm),
+        arm => arm.to_string(),
+    };
+    Column::new("arm", show).answer()
+}
+
+/// Strength t.
+pub fn strength() -> Column {
+    Column::new("t", |row| {
+        let strength = row.runs.first().and_then(|run| run.cell.strength);
+        strength.map_or(DASH.to_string(), |t| t.to_string())
+    })
+}
+
+/// Learning rate, learning rate and deviation of the embedding tables, of positions where they differ.
+pub fn setting() -> Column {
+    Column::new("learning rate, of embedding tables, their std", |row| {
+        let Some(first) = row.runs.first().map(|run| &run.cell) else { return DASH.to_string() };
+        let mean = |of: fn(&Finished) -> f64| {
+            Sample::of(&row.runs.iter().map(|run| of(run)).collect::<Vec<_>>())
+                .map_or(f64::NAN, |sample| sample.mean)
+        };
+        let std = mean(|run| run.cell.embedding_std);
+        let position = mean(|run| run.cell.position_std);
+        let position =
+            if std == position { String::new() } else { format!(", positions {position:.2}") };
+        format!("{}, x{}, {std:.2}{position}", first.learning_rate, first.embedding_lr_scale)
+    })
+}
+
+/// The values of a metric by seed, where they are finite.
+pub fn values(runs: &[&Finished], metric: &str) -> BTreeMap<u64, f64> {
+    runs.iter().filter_map(|run| Some((run.cell.seed, run.metric(metric)?))).collect()
+}
+
+fn spread_of(values: &BTreeMap<u64, f64>, decimals: usize) -> String {
+    let values: Vec<f64> = values.values().copied().collect();
+    Sample::of(&values).map_or(DASH.to_string(), |sample| sample.spread(decimals))
+}
+
+/// The paired difference over the seeds that both have.
+fn difference_of(
+    arm: Arm,
+    values: &BTreeMap<u64, f64>,
+    baseline: &BTreeMap<u64, f64>,
+    decimals: usize,
+) -> String {
+    if arm == Arm::Baseline {
+        return DASH.to_string();
+    }
+    let pairs = values.iter().filter_map(|(seed, value)| Some(value - baseline.get(seed)?));
+    let pairs: Vec<f64> = pairs.collect();
+    Sample::of(&pairs).map_or(DASH.to_string(), |sample| sample.difference(decimals))
+}
+
+/// Mean, deviation and number of a metric.
+pub fn spread(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
+    let metric = metric.into();
+    let of_paper = metric.clone();
+    Column::new(head, move |row| spread_of(&values(&row.runs, &metric), decimals))
+        .with_paper(move |paper| paper.get(&*of_paper).map(|value| format!("{value:.decimals$}")))
+}
+
+/// The difference of a metric to the baseline, seed by seed, with its interval.
+pub fn difference(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
+    let metric = metric.into();
+    Column::new(head, move |row| {
+        let (own, baseline) = (values(&row.runs, &metric), values(&row.baseline, &metric));
+        difference_of(row.arm, &own, &baseline, decimals)
+    })
+    .answer()
+}
+
+/// By seed the mean of metrics; none of a seed that lacks one.
+fn averages(runs: &[&Finished], metrics: &[String]) -> BTreeMap<u64, f64> {
+    let mean = |run: &&Finished| {
+        let all: Option<Vec<f64>> = metrics.iter().map(|metric| run.metric(metric)).collect();
+        let all = all.filter(|all| !all.is_empty())?;
+        Some((run.cell.seed, all.iter().sum::<f64>() / all.len() as f64))
+    };
+    runs.iter().filter_map(mean).collect()
+}
+
+/// The mean of metrics, and its difference to the baseline; the paper's is over `of_paper`.
+pub fn average(metrics: Vec<String>, of_paper: Vec<String>, decimals: usize) -> [Column; 2] {
+    let own = metrics.clone();
+    let mean = move |paper: &BTreeMap<&str, f64>| {
+        let all: Option<Vec<f64>> = of_paper.iter().map(|m| paper.get(&**m).copied()).collect();
+        let all = all.filter(|all| !all.is_empty())?;
+        Some(format!("{:.decimals$}", all.iter().sum::<f64>() / all.len() as f64))
+    };
+    [
+        Column::new("average", move |row| spread_of(&averages(&row.runs, &own), decimals))
+            .answer()
+            .with_paper(mean),
+        Column::new("Δ of the average", move |row| {
+            let (own, other) = (averages(&row.runs, &metrics), averages(&row.baseline, &metrics));
+            difference_of(row.arm, &own, &other, decimals)
+        })
+        .answer(),
+    ]
+}
+
+/// The mean of a metric in some form.
+pub fn mean(head: &str, metric: &'static str, form: fn(f64) -> String) -> Column {
+    Column::new(head, move |row| {
+        let values: Vec<f64> = values(&row.runs, metric).into_values().collect();
+        Sample::of(&values).map_or(DASH.to_string(), |sample| form(sample.mean))
+    })
+}
+
+/// The mean of a number of steps that some runs may not have reached.
+pub fn steps_to(head: String, metric: &'static str) -> Column {
+    Column::new(head, move |row| {
+        let reached: Vec<f64> = values(&row.runs, metric).into_values().collect();
+        let all = row.runs.len();
+        match Sample::of(&reached) {
+            Some(sample) if sample.n == all => format!("{:.0}", sample.mean),
+            Some(sample) => format!("{:.0} ({} of {all} runs)", sample.mean, sample.n),
+            None => "not reached".to_string(),
+        }
+    })
+}
+
+/// Condition numbers without and with the arm; `which` is `sequence` or `pooled`.
+pub fn kappa(head: &str, which: &'static str) -> Column {
+    Column::new(head, move |row| {
+        // A median over seeds would hide a run; the mean shows it.
+        let number = |side: &str| {
+            let metric = format!("kappa_{which}_{side}");
+            let all: Option<Vec<f64>> = row.runs.iter().map(|run| run.metric(&metric)).collect();
+            match all.and_then(|all| Sample::of(&all)) {
+                Some(sample) if sample.mean < 9.95 => format!("{:.1}", sample.mean),
+                Some(sample) if sample.mean > 1e5 => format!("{:.0e}", sample.mean),
+                Some(sample) => format!("{:.0}", sample.mean),
+                None => "∞".to_string(),
+            }
+        };
+        match row.arm.changes_tokens() {
+            false => number("plain"),
+            true => format!("{} → {}", number("plain"), number("conditioned")),
+        }
+    })
+}
+
+/// Median milliseconds of a step, alone on one thread.
+pub fn ms_per_step() -> Column {
+    Column::new("ms per step", |row| {
+        row.timing.map_or(DASH.to_string(), |timing| format!("{:.1}", timing.ms_per_step))
+    })
+}
+
+/// Tokens a second, from a step of `step_tokens`.
+pub fn tokens_per_second() -> Column {
+    Column::new("tokens/s", |row| {
+        let tokens = row.runs.first().and_then(|run| run.metric("step_tokens"));
+        let speed = row.timing.zip(tokens).map(|(t, tokens)| 1e3 * tokens / t.ms_per_step);
+        speed.map_or(DASH.to_string(), |speed| format!("{speed:.0}"))
+    })
+}
+
+/// Seconds of the whole first stage on one thread.
+pub fn seconds() -> Column {
+    Column::new("seconds", |row| {
+        let steps = row.runs.first().and_then(|run| run.metric("timed_steps"));
+        let seconds = row.timing.zip(steps).map(|(t, steps)| 1e-3 * t.ms_per_step * steps);
+        seconds.map_or(DASH.to_string(), |seconds| format!("{seconds:.0}"))
+    })
+}
+
+/// The paper's number of a row and arm, beside the block of published embedding tables.
+pub fn paper(head: &str, metric: &'static str, decimals: usize) -> Column {
+    Column::new(format!("paper: {head}"), move |row| match row.paper.get(metric) {
+        Some(value) if row.block != Block::Tuned => format!("{value:.decimals$}"),
+        _ => DASH.to_string(),
+    })
+}
+
+/// A number of the paper: a line of `paper.csv`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The row of the table; `*` is any.
+    pub row: String,
+    /// The arm.
+    pub arm: Arm,
+    /// The metric.
+    pub metric: String,
+    /// The number.
+    pub value: f64,
+}
+
+/// The numbers in the text of a `paper.csv`.
+///
+/// # Errors
+/// When a line is of another form.
+pub fn published(text: &str) -> Result<Vec<Published>> {
+    let lines = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect::<Vec<_>>();
+    lines.into_iter().collect::<std::result::Result<_, _>>().context("paper.csv")
+}

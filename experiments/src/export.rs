@@ -1,0 +1,257 @@
+//! Models of finished runs for other programs, and the first batches of a run for a comparison.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+use clap::Args;
+use conditioned_data::{Normalisation, TextBatch, Tokenizer};
+use conditioned_models::encoder::EncoderConfig;
+use conditioned_models::gpt2::Gpt2;
+use conditioned_models::hugging_face::bert::{self, Head};
+use conditioned_models::hugging_face::{gpt2, timm};
+use conditioned_models::network::Network;
+use conditioned_models::vit::Vit;
+use conditioned_nn::Store;
+use conditioned_nn::store::{load_tensors, save_tensors, write_atomic};
+
+use crate::cell::{RunConfig, Summary};
+use crate::checkpoint::Checkpoint;
+use crate::cli::print;
+use crate::job::{self, Init, TaskConfig, WEIGHTS};
+use crate::run::folder::Folder;
+use crate::run::worker::boxed;
+use crate::task::texts::{TextClassification, TextsConfig};
+
+/// The file of a tokenizer, in a run and in what is written.
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Writes the model of a finished run: plain where its conditioning folds into the weights, else as it is, to
+/// be read by this project, or refused with the reason.
+///
+/// # Errors
+/// When the run is not finished, `out` is in a run folder, the model cannot be written so, or a file cannot be
+/// written.
+pub fn export(run: &Path, out: &Path) -> Result<()> {
+    let folder = Folder::new(run);
+    let config = folder.config()?;
+    let summary = folder.summary()?.filter(|_| !config.cell.is_search());
+    let summary = summary.with_context(|| {
+        format!("{}: not a finished run of a table; `run` makes them", run.display())
+    })?;
+    let target = std::path::absolute(out).with_context(|| out.display().to_string())?;
+    let inside = target.ancestors().find(|path| Folder::new(*path).is_run());
+    ensure!(
+        inside.is_none(),
+        "--out {}: in the folder of a run, whose files it would replace; choose another",
+        out.display()
+    );
+    let store = job::store(&config)?;
+    match (&config.job.network, &config.job.task) {
+        (Network::Vit(network), TaskConfig::Images(task)) => {
+            fill(&store, run, || Vit::new(network, store.builder()).map(|_| ()))?;
+            let normalisation = Normalisation::measure(&task.data.load()?.train)?;
+            let numbers = (&*normalisation.mean, &*normalisation.std);
+            timm::export(out, network, numbers, &store).with_context(|| config.name())?;
+        }
+        (Network::Gpt2(network), _) => {
+            fill(&store, run, || Gpt2::new(network, store.builder()).map(|_| ()))?;
+            let tokenizer = Tokenizer::read(run.join(TOKENIZER))?;
+            gpt2::export(out, network, &store, Some(tokenizer.end_of_text()))
+                .with_context(|| config.name())?;
+            tokenizer.save(out.join(TOKENIZER))?;
+        }
+        (Network::Encoder(EncoderConfig::Bert(network)), TaskConfig::Texts(task)) => {
+            let outputs = task.data.classes.len().max(1);
+            fill(&store, run, || {
+                EncoderConfig::Bert(network.clone())
+                    .classifier(outputs, store.builder())
+                    .map(|_| ())
+            })?;
+            let classes = task.data.classes.clone();
+            let head = if classes.is_empty() { Head::Score } else { Head::Classes(classes) };
+            let folds = network.folds();
+            match folds {
+                true => bert::export(out, network, &head, &store)?,
+                false => bert::write(out, network, &head, &store)?,
+            }
+            Tokenizer::read(run.join(TOKENIZER))?.save(out.join(TOKENIZER))?;
+            let context = network.context;
+            write(&out.join("tokenizer_config.json"), &tokenizer_config(&config, context))?;
+            write(&out.join("README.md"), &model_card(&config, task, &summary, folds))?;
+        }
+        (Network::Encoder(EncoderConfig::Bert(network)), TaskConfig::Masked(_)) => {
+            fill(&store, run, || {
+                EncoderConfig::Bert(network.clone()).masked_lm(store.builder()).map(|_| ())
+            })?;
+            match network.folds() {
+                true => bert::export(out, network, &Head::MaskedLm, &store)?,
+                false => bert::write(out, network, &Head::MaskedLm, &store)?,
+            }
+            Tokenizer::read(run.join(TOKENIZER))?.save(out.join(TOKENIZER))?;
+        }
+        (Network::Encoder(EncoderConfig::CrammedBert(_)), _) => {
+            bail!(
+                "{}: Crammed BERT has no folder layout that other programs read; its tensors stand in {}, \
+                 under the names of JonasGeiping/cramming",
+                config.name(),
+                run.join(WEIGHTS).display()
+            )
+        }
+        _ => bail!("{}: nothing to export", config.name()),
+    }
+    print(&out.display().to_string())
+}
+
+/// Makes a model in `store` and gives it the weights of a run.
+fn fill(store: &Store, run: &Path, build: impl FnOnce() -> candle_core::Result<()>) -> Result<()> {
+    build()?;
+    let file = run.join(WEIGHTS);
+    ensure!(
+        file.exists(),
+        "{}: the weights of the run are gone; remove the folder and `run` it again",
+        file.display()
+    );
+    store.assign(&file, load_tensors(&file, store.device())?)?;
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    write_atomic(path, text.as_bytes()).with_context(|| path.display().to_string())
+}
+
+/// The checkpoint's settings of its tokenizer, or those with which transformers takes `tokenizer.json` as
+/// it is: by itself it would lower-case the texts of any BERT.
+fn tokenizer_config(config: &RunConfig, context: usize) -> String {
+    let init = config.job.init.as_ref();
+    let own = init.and_then(|init| {
+        std::fs::read_to_string(init.checkpoint().folder.join("tokenizer_config.json")).ok()
+    });
+    own.unwrap_or_else(|| {
+        let settings = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": context,
+            "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]",
+            "mask_token": "[MASK]", "unk_token": "[UNK]",
+        });
+        format!("{settings:#}\n")
+    })
+}
+
+/// What a reader of the model must know.
+fn model_card(config: &RunConfig, task: &TextsConfig, summary: &Summary, folds: bool) -> String {
+    let metrics: Vec<String> = summary
+        .metrics
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_truncated"))
+        .filter_map(|(name, value)| Some(format!("| {name} | {:.4} |", (*value)?)))
+        .collect();
+    let arm = config.cell.arm;
+    let conditioning = match (arm.changes_tokens(), folds) {
+        (false, true) => "None.".to_string(),
+        (true, true) => format!(
+            "`{arm}`, folded into the three embedding tables: this is a plain BERT, which transformers loads \
+             as any other."
+        ),
+        (_, false) => format!(
+            "`{arm}`: what it does cannot be folded into tables. `config.json` has the model type \
+             `conditioned-bert` and the field `conditioning`; conditioned-models reads the folder \
+             (`hugging_face::bert`), transformers does not."
+        ),
+    };
+    let labels = match task.data.classes.is_empty() {
+        true => "A score.".to_string(),
+        false => task.data.classes.join(", "),
+    };
+    let init = config.job.init.as_ref().map(Init::checkpoint);
+    format!(
+        "{}\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
+         Conditioning of the tokens\n\n{conditioning}\n\n## Training\n\n{} texts, {} steps, {} texts a \
+         step, peak learning rate {}, seed {}.\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
+         licences of the checkpoint and of the texts apply.\n",
+        front_matter(init),
+        init.map_or(config.cell.row.clone(), Checkpoint::name),
+        task.data.name,
+        task.data.train_len,
+        summary.steps,
+        task.batch_size,
+        config.job.fit.schedule.peak,
+        config.cell.seed,
+        metrics.join("\n")
+    )
+}
+
+/// What the hub reads of a card.
+fn front_matter(init: Option<&Checkpoint>) -> String {
+    let hub = init.and_then(|init| init.hub.as_ref());
+    let base = hub.map(|id| format!("base_model: {id}\n")).unwrap_or_default();
+    format!("---\npipeline_tag: text-classification\n{base}---\n")
+}
+
+/// A run on texts, and the file for its start.
+#[derive(Args)]
+pub struct Case {
+    /// The folder of a run.
+    #[arg(long)]
+    run: PathBuf,
+    /// Batches to write.
+    #[arg(long, default_value_t = 20)]
+    batches: usize,
+    /// The texts to report on, too.
+    #[arg(long)]
+    dev: bool,
+    /// The safetensors file to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Writes parameters and batches with which a run on texts starts, for a comparison with another program.
+///
+/// # Errors
+/// When the run cannot be read or is not on texts, or the file cannot be written.
+pub fn case(Case { run, batches, dev, out }: &Case) -> Result<()> {
+    let config = Folder::new(run).config()?;
+    let (Network::Encoder(network), TaskConfig::Texts(task)) =
+        (&config.job.network, &config.job.task)
+    else {
+        bail!("{}: not a run on texts", config.name())
+    };
+    let store = job::store(&config)?;
+    let task = TextClassification::new(&config, network, task, &store).map_err(boxed)?;
+    job::start(&config, &store)?;
+    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, var) in store.parameters() {
+        tensors.insert(format!("parameter/{name}"), var.as_detached_tensor());
+    }
+    let mut add = |kind: &str, batches: Vec<TextBatch>| {
+        for (i, batch) in batches.into_iter().enumerate() {
+            tensors.insert(format!("{kind}{i}/ids"), batch.ids);
+            tensors.insert(format!("{kind}{i}/types"), batch.types);
+            tensors.insert(format!("{kind}{i}/mask"), batch.mask);
+            tensors.insert(format!("{kind}{i}/labels"), batch.labels);
+        }
+    };
+    add("batch", task.first_batches(*batches).map_err(boxed)?);
+    if *dev {
+        add("dev", task.dev_batches().map_err(boxed)?);
+    }
+    save_tensors(out, tensors, &BTreeMap::new())?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_names_the_checkpoint_that_others_can_find() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Checkpoint::read(folder.path()).unwrap();
+        let plain = "---\npipeline_tag: text-classification\n---\n";
+        assert_eq!(front_matter(Some(&local)), plain);
+        let card = front_matter(Some(&local.of_hub(Some("someone/small-bert"))));
+        assert!(card.contains("\nbase_model: someone/small-bert\n---\n"), "{card}");
+    }
+}

@@ -1,0 +1,292 @@
+//! A job: one network trained on one task. A run is a pure function of its [`RunConfig`].
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use candle_core::DType;
+use conditioned_models::encoder::EncoderConfig;
+use conditioned_models::hugging_face::{bert, gpt2};
+use conditioned_models::network::Network;
+use conditioned_nn::Store;
+use conditioned_nn::store::load_tensors;
+use conditioned_train::{Control, FitConfig, Length, Outcome, Run, Status, Task, fit};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::RunConfig;
+use crate::checkpoint::Checkpoint;
+use crate::device;
+use crate::run::worker::boxed;
+use crate::task::images::{ImageClassification, ImagesConfig};
+use crate::task::language::{LanguageConfig, LanguageModel};
+use crate::task::masked::{MaskedConfig, MaskedLanguageModel};
+use crate::task::texts::{TextClassification, TextsConfig};
+
+/// The weights of a finished run in its folder.
+pub const WEIGHTS: &str = "model.safetensors";
+
+/// What it is trained on, and how it is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskConfig {
+    /// Classes of images.
+    Images(ImagesConfig),
+    /// The next token.
+    Language(LanguageConfig),
+    /// Hidden tokens.
+    Masked(MaskedConfig),
+    /// Classes or scores of texts.
+    Texts(TextsConfig),
+}
+
+/// The weights that a job starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// A folder of Hugging Face.
+    HuggingFace(Checkpoint),
+    /// The earlier stage of the same cell.
+    Stage(Checkpoint),
+}
+
+impl Init {
+    /// Whether each cell has its own.
+    pub fn is_of_cell(&self) -> bool {
+        matches!(self, Self::Stage(_))
+    }
+
+    /// The folder.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        match self {
+            Self::HuggingFace(checkpoint) | Self::Stage(checkpoint) => checkpoint,
+        }
+    }
+}
+
+/// One network trained on one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// What is trained.
+    pub network: Network,
+    /// The weights that it starts from; null draws them.
+    pub init: Option<Init>,
+    /// What it is trained on.
+    pub task: TaskConfig,
+    /// The training run.
+    pub fit: FitConfig,
+}
+
+impl TaskConfig {
+    /// The data, by name and BLAKE3.
+    pub fn data(&self) -> (&str, &str) {
+        match self {
+            Self::Images(task) => (&task.data.name, &task.data.hash),
+            Self::Language(task) => (&task.text.name, &task.text.hash),
+            Self::Masked(task) => (&task.text.name, &task.text.hash),
+            Self::Texts(task) => (&task.data.name, &task.data.hash),
+        }
+    }
+
+    /// (tokens of a sequence that is trained on, sequences or images of a micro-batch, micro-batches of an
+    /// epoch).
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        match self {
+            Self::Images(task) => {
+                (0, task.batch_size, (task.data.train_images / task.batch_size).max(1))
+            }
+            Self::Language(task) => (task.window, task.batch_size, 1),
+            Self::Masked(task) => (task.window, task.batch_size, 1),
+            Self::Texts(task) => {
+                (task.max_length, task.batch_size, task.train_rows().div_ceil(task.batch_size))
+            }
+        }
+    }
+
+    /// Numbers that a table or its notes show beside the metrics.
+    pub fn facts(&self) -> Vec<(&'static str, f64)> {
+        match self {
+            Self::Images(task) => task.facts(),
+            Self::Language(task) => task.facts(),
+            Self::Masked(task) => task.facts(),
+            Self::Texts(task) => task.facts(),
+        }
+    }
+}
+
+impl Job {
+    /// Micro-batches of the whole run.
+    pub fn micro_batches(&self) -> usize {
+        let (.., per_epoch) = self.task.sizes();
+        match self.fit.length {
+            Length::Epochs(epochs) => epochs * per_epoch,
+            Length::MicroBatches(count) => count,
+        }
+    }
+
+    /// Floating-point operations of the whole run: a multiply-accumulate is two, and backward takes two
+    /// forward passes.
+    pub fn operations(&self) -> f64 {
+        let (tokens, batch, _) = self.task.sizes();
+        6.0 * self.network.macs(tokens) as f64 * (self.micro_batches() * batch) as f64
+    }
+
+    /// Checks network and training run.
+    ///
+    /// # Errors
+    /// Names the first setting that cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        self.network.validate()?;
+        Ok(self.fit.validate()?)
+    }
+
+    /// The deviation of the embedding tables that makes kappa of the tokens of the first batch smallest, among
+    /// 14 from 0.01 to 0.9 by factors of sqrt(2).
+    ///
+    /// kappa falls with the scale until the tables drown what they are added to, so the best is often the
+    /// largest; beyond it the truncation at +-2 makes the deviation that is drawn fall behind the one asked
+    /// for.
+    ///
+    /// # Errors
+    /// When the first batch cannot be read, or kappa is infinite at every scale.
+    pub fn smallest_kappa_std(&self, seed: u64) -> Result<f64> {
+        let input = match &self.task {
+            TaskConfig::Images(task) => task.first_batch(seed)?,
+            TaskConfig::Language(task) => task.first_batch(seed)?,
+            TaskConfig::Masked(task) => task.first_batch(seed)?,
+            TaskConfig::Texts(_) => bail!("arm init: a checkpoint has embedding tables of its own"),
+        };
+        let mut best = (f64::INFINITY, None);
+        for i in 0..14 {
+            let std = 0.01 * 2f64.powf(0.5 * f64::from(i));
+            let mut network = self.network.clone();
+            network.set_init_std(std);
+            let tokens = network.fresh_tokens(seed, &input)?;
+            let kappa = crate::kappa::median_of_sequences(&tokens.plain)?;
+            if kappa < best.0 {
+                best = (kappa, Some(std));
+            }
+        }
+        match best.1 {
+            Some(std) => Ok(std),
+            None => bail!("arm init: kappa of the first batch is infinite at every scale"),
+        }
+    }
+}
+
+/// What a finished run leaves beside its last evaluation.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// Further numbers.
+    pub metrics: BTreeMap<String, f64>,
+    /// What a language model wrote.
+    pub text: Option<String>,
+}
+
+/// A task that a cell trains on.
+pub trait CellTask: Task {
+    /// What follows from a run that is finished, by its weights and records. An error here loses nothing:
+    /// it is logged, and the run is finished without it.
+    ///
+    /// # Errors
+    /// When a record cannot be read or a text not be written.
+    fn extras(&self, _config: &RunConfig, _run: &Run, _store: &Store) -> Result<Extras> {
+        Ok(Extras::default())
+    }
+}
+
+/// Trains a run in its folder, from its newest checkpoint on.
+///
+/// # Errors
+/// When anything fails; the last checkpoint stands.
+pub fn train(
+    config: &RunConfig,
+    run: &Run,
+    control: &mut Control<'_>,
+) -> Result<(Outcome, Store, Extras)> {
+    let store = store(config)?;
+    match (&config.job.network, &config.job.task) {
+        (Network::Vit(network), TaskConfig::Images(task)) => {
+            let task = ImageClassification::new(config, network, task, &store).map_err(boxed)?;
+            train_task(&task, store, config, run, control)
+        }
+        (Network::Gpt2(network), TaskConfig::Language(task)) => {
+            // Its checkpoints are read before the model is built: conditioned tables follow their weights.
+            start(config, &store)?;
+            let task = LanguageModel::new(config, network, task, &store).map_err(boxed)?;
+            train_task(&task, store, config, run, control)
+        }
+        (Network::Encoder(network), TaskConfig::Masked(task)) => {
+            let task = MaskedLanguageModel::new(config, network, task, &store).map_err(boxed)?;
+            train_task(&task, store, config, run, control)
+        }
+        (Network::Encoder(network), TaskConfig::Texts(task)) => {
+            let task = TextClassification::new(config, network, task, &store).map_err(boxed)?;
+            start(config, &store)?;
+            train_task(&task, store, config, run, control)
+        }
+        _ => bail!("{}: this network cannot be trained on this task", config.name()),
+    }
+}
+
+fn train_task<T: CellTask>(
+    task: &T,
+    store: Store,
+    config: &RunConfig,
+    run: &Run,
+    control: &mut Control<'_>,
+) -> Result<(Outcome, Store, Extras)> {
+    let outcome = fit(task, &store, &config.job.fit, run, control)?;
+    let extras = match outcome.status {
+        Status::Interrupted => Extras::default(),
+        Status::Finished => task.extras(config, run, &store).unwrap_or_else(|error| {
+            tracing::warn!("{}: after training: {error:#}", config.name());
+            Extras::default()
+        }),
+    };
+    Ok((outcome, store, extras))
+}
+
+/// An empty store of the device and seed of a run.
+///
+/// # Errors
+/// When the device cannot be opened.
+pub fn store(config: &RunConfig) -> Result<Store> {
+    Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device)?))
+}
+
+/// Gives a model the weights that its run starts from.
+///
+/// # Errors
+/// When they are not those that the run was planned with, or do not fit.
+pub fn start(config: &RunConfig, store: &Store) -> Result<()> {
+    let Some(init) = &config.job.init else { return Ok(()) };
+    let folder = &init.checkpoint().folder;
+    init.checkpoint().check()?;
+    match (init, &config.job.network) {
+        (Init::Stage(_), _) => start_from_stage(store, &folder.join(WEIGHTS)),
+        (Init::HuggingFace(_), Network::Gpt2(network)) => {
+            Ok(gpt2::read_weights(folder, network, store)?)
+        }
+        (Init::HuggingFace(_), Network::Encoder(EncoderConfig::Bert(_))) => {
+            bert::read_encoder(folder, store)?;
+            Ok(())
+        }
+        _ => bail!("{}: this network has no checkpoints of Hugging Face here", folder.display()),
+    }
+}
+
+/// Gives an encoder the tensors of an earlier stage, statistics of its conditioning included; the
+/// classifier is new, and the head for hidden words stays behind.
+fn start_from_stage(store: &Store, file: &Path) -> Result<()> {
+    let mut tensors = load_tensors(file, store.device())?;
+    tensors.retain(|name, _| !name.starts_with("cls."));
+    for (name, var) in store.tensors() {
+        if let Entry::Vacant(new) = tensors.entry(name) {
+            new.insert(var.as_detached_tensor().copy()?);
+        }
+    }
+    store.assign(file, tensors)?;
+    Ok(())
+}

@@ -1,0 +1,510 @@
+//! What will be run: the validated form of the options, and the cells that follow from it.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::arm::Arm;
+use crate::cell::{Budget, Cell, FORMAT, RunConfig};
+use crate::checkpoint::Checkpoint;
+use crate::cli::Options;
+use crate::device;
+use crate::overrides;
+use crate::recipe::Recipe;
+use crate::run::timing;
+use crate::search::{PUBLISHED_STD, Setting, Start, Tuned};
+use crate::table::{Preset, Request, Stage, Table};
+use conditioned_report::grid::Grid;
+
+/// The first seed of a table. Searches begin at 0: no network that helped to choose a setting is
+/// counted in the table.
+const FIRST_SEED: u64 = 100;
+
+/// Seeds of each change of a sweep.
+const SWEEP_SEEDS: u64 = 2;
+
+/// What one thread does in a second, for an estimate of the time where none was recorded.
+const OPERATIONS_PER_SECOND: f64 = 2e10;
+
+/// Rows, arms, seeds and settings, all known to exist.
+pub struct Plan<T: Table> {
+    preset: Rc<Preset<T>>,
+    options: T::Options,
+    rows: Vec<(T::Row, T::Recipe)>,
+    arms: Vec<Arm>,
+    seeds: Option<u64>,
+    device: String,
+    tuned: Tuned,
+    init: Option<PathBuf>,
+    purpose: Purpose,
+    /// Where runs and tables go.
+    pub out: PathBuf,
+    /// Runs side by side.
+    pub side_by_side: usize,
+    /// Which of the cells are run here.
+    pub shard: Shard,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A table.
+    Table,
+    /// To be read: nothing is trained, and later stages are left out.
+    Plan,
+    /// A search; reads no test data.
+    Search,
+    /// A sweep; reads no test data.
+    Sweep,
+}
+
+/// Which part of a plan is run here: cells i, i + n, i + 2n, ...
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    count: usize,
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/');
+        match parts.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?))) {
+            Some((index, count)) if index < count => Ok(Self { index, count }),
+            _ => Err("expected i/n with 0 <= i < n".to_string()),
+        }
+    }
+}
+
+impl Shard {
+    /// All of a plan.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Whether other shards train other cells of the same plan.
+    pub fn is_part(self) -> bool {
+        self.count > 1
+    }
+}
+
+/// The cells of a plan, with what their later stages need.
+pub struct Cells<T: Table> {
+    /// The first stage of every cell.
+    pub runs: Vec<RunConfig>,
+    settings: Vec<Setting>,
+    /// The data by row.
+    data: Vec<(String, T::Data)>,
+}
+
+impl<T: Table> Plan<T> {
+    /// Checks the options before anything is read or written.
+    ///
+    /// # Errors
+    /// When something is unknown, missing or contradicts something else, or the device is not there.
+    pub fn new(options: &Options<T>, purpose: Purpose) -> Result<Self> {
+        let name = options.preset.as_deref().unwrap_or(T::default_preset(&options.own));
+        let preset = T::presets().into_iter().find(|preset| preset.name == name);
+        let preset = preset.with_context(|| format!("unknown preset `{name}`"))?;
+        device::open(&options.device)?;
+        let mut arms = options.arms.clone().unwrap_or_else(|| preset.arms.to_vec());
+        let mut seen = Vec::new();
+        arms.retain(|arm| {
+            !seen.contains(arm) && {
+                seen.push(*arm);
+                true
+            }
+        });
+        let mut rows = options.models.clone().unwrap_or_else(|| preset.rows.to_vec());
+        let mut seen = Vec::new();
+        rows.retain(|row| {
+            !seen.contains(row) && {
+                seen.push(*row);
+                true
+            }
+        });
+        let rows = rows.into_iter().map(|row| {
+            let recipe = match options.init {
+                Some(_) => (preset.recipe)(row).for_checkpoint(),
+                None => (preset.recipe)(row),
+            };
+            let recipe: T::Recipe = overrides::apply(recipe, &options.set)?;
+            recipe.shared().validate()?;
+            recipe.validate()?;
+            Ok((row, recipe))
+        });
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let shared = rows.first().map(|(_, recipe)| recipe.shared());
+        ensure!(
+            options.tuned.is_none() || shared.is_none_or(|shared| shared.learning_rate.is_none()),
+            "--tuned: the learning rate is set, so that nothing searched is used; --set learning_rate=null \
+             takes it"
+        );
+        ensure!(
+            options.init.is_none() || T::TAKES_INIT,
+            "--init: the cells of {} train from scratch",
+            T::NAME
+        );
+        let suffix = match purpose {
+            Purpose::Table | Purpose::Plan => "",
+            Purpose::Search => "-search",
+            Purpose::Sweep => "-sweep",
+        };
+        ensure!(
+            options.tuned.is_none() || purpose != Purpose::Search,
+            "--tuned: `tune` finds settings, it takes none"
+        );
+        // What was recorded is for training from scratch.
+        let recorded = if options.init.is_some() { None } else { preset.tuned };
+        let known: Vec<String> = T::Row::value_variants().iter().map(|row| self::name(*row)).collect();
+        let plan = Self {
+            tuned: Tuned::open(recorded, options.tuned.as_deref(), preset.name, &known)?,
+            options: options.own.clone(),
+            rows,
+            arms,
+            seeds: options.seeds,
+            device: options.device.clone(),
+            init: options.init.clone(),
+            purpose,
+            out: options.out.clone().unwrap_or_else(|| format!("runs/{}{suffix}", T::NAME).into()),
+            side_by_side: options
+                .threads
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)),
+            shard: options.shard.unwrap_or(Shard::WHOLE),
+            preset: Rc::new(preset),
+        };
+        for (row, recipe) in &plan.rows {
+            T::check(&plan.request(*row, recipe))?;
+        }
+        Ok(plan)
+    }
+
+    fn request<'a>(&'a self, row: T::Row, recipe: &'a T::Recipe) -> Request<'a, T> {
+        Request {
+            preset: self.preset.name,
+            options: &self.options,
+            row,
+            recipe,
+            arms: &self.arms,
+            out: &self.out,
+            init: self.init.as_deref(),
+            first_stage_only: self.purpose != Purpose::Table,
+        }
+    }
+
+    /// The preset.
+    pub fn preset(&self) -> &Preset<T> {
+        &self.preset
+    }
+
+    /// The cells of the table: every arm at its best setting for embedding tables as published, and at its
+    /// best of all where that is another; or as set.
+    ///
+    /// # Errors
+    /// When an arm has no recorded settings, or data and recipe do not fit.
+    pub fn table(&self) -> Result<Cells<T>> {
+        self.cells(FIRST_SEED, self.preset.seeds, |row, arm, recipe| self.starts(row, arm, recipe))
+    }
+
+    fn starts(
+        &self,
+        row: &str,
+        arm: Arm,
+        recipe: &T::Recipe,
+    ) -> Result<Vec<(Start, Setting, bool)>> {
+        let shared = recipe.shared();
+        let with_set = |setting: Setting| {
+            let embedding_std = match arm {
+                // It finds its own.
+                Arm::Init => None,
+                _ => shared.embedding_std.or(setting.embedding_std),
+            };
+            let lr_scale = shared.embedding_lr_scale.unwrap_or(setting.embedding_lr_scale);
+            vec![(
+                Start::Set,
+                Setting { embedding_lr_scale: lr_scale, embedding_std, ..setting },
+                false,
+            )]
+        };
+        if let Some(learning_rate) = shared.learning_rate {
+            return Ok(with_set(Setting::published(learning_rate)));
+        }
+        let best = self.tuned.best(row, arm)?;
+        let strength = arm.conditioning(shared, T::placement(arm), 1)?.method.strength();
+        if best.strength.is_some() && best.strength != strength {
+            tracing::warn!(
+                "{row} {arm}: the recorded settings were searched at strength {}, this run has {}",
+                best.strength.unwrap_or_default(),
+                strength.unwrap_or_default()
+            );
+        }
+        if !best.covers(&self.preset.grid.settings(arm)) {
+            tracing::warn!("{row} {arm}: the recorded search has not tried all that `tune` would");
+        }
+        match shared.is_set() {
+            true => Ok(with_set(best.published)),
+            false => Ok(best.starts()),
+        }
+    }
+
+    /// The cells of the search: the same grid for every arm.
+    ///
+    /// # Errors
+    /// When data and recipe do not fit, or the recipe fixes what is searched.
+    pub fn search(&self) -> Result<Cells<T>> {
+        for (_, recipe) in &self.rows {
+            ensure!(
+                !recipe.shared().is_set(),
+                "the recipe fixes what `tune` searches; --set learning_rate=null, embedding_lr_scale=null \
+                 and embedding_std=null free it"
+            );
+        }
+        self.cells(0, self.preset.search_seeds, |_, arm, _| {
+            let settings = self.preset.grid.settings(arm).into_iter();
+            Ok(settings.map(|setting| (Start::Point(setting), setting, false)).collect())
+        })
+    }
+
+    /// The cells of a change of a sweep, at the best setting of each arm; they read no test data.
+    ///
+    /// # Errors
+    /// When an arm has no recorded settings, or the change cannot be.
+    pub fn changed(&self, change: &str, arms: &[Arm]) -> Result<Cells<T>> {
+        let set: Vec<String> = change.split(' ').map(str::to_string).collect();
+        let mut changed = self.with_arms(arms);
+        for (_, recipe) in &mut changed.rows {
+            *recipe = overrides::apply(recipe.clone(), &set)?;
+            recipe.shared().validate()?;
+            recipe.validate()?;
+        }
+        changed.cells(0, SWEEP_SEEDS, |row, arm, recipe| {
+            let best = changed.starts(row, arm, recipe)?.pop();
+            Ok(best.map(|(_, best, _)| (Start::Point(best), best, false)).into_iter().collect())
+        })
+    }
+
+    /// The same plan for those of its arms that are among `arms`.
+    fn with_arms(&self, arms: &[Arm]) -> Self {
+        Self {
+            preset: self.preset.clone(),
+            options: self.options.clone(),
+            rows: self.rows.clone(),
+            arms: self.arms.iter().filter(|arm| arms.contains(arm)).copied().collect(),
+            device: self.device.clone(),
+            tuned: self.tuned.clone(),
+            init: self.init.clone(),
+            out: self.out.clone(),
+            ..*self
+        }
+    }
+
+    /// All cells of this shard, seeds outermost within a row: whoever stops early has every arm with fewer
+    /// seeds.
+    fn cells(
+        &self,
+        first_seed: u64,
+        seeds: u64,
+        starts: impl Fn(&str, Arm, &T::Recipe) -> Result<Vec<(Start, Setting, bool)>>,
+    ) -> Result<Cells<T>> {
+        // Before the data are prepared, which may take a while.
+        let settings = self.rows.iter().map(|(row, recipe)| {
+            let of_arm = self.arms.iter().map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
+            of_arm.collect::<Result<Vec<_>>>()
+        });
+        let settings = settings.collect::<Result<Vec<_>>>()?;
+        let mut cells = Cells { runs: Vec::new(), settings: Vec::new(), data: Vec::new() };
+        let mut count = 0;
+        for ((row, recipe), arms) in self.rows.iter().zip(settings) {
+            let request = self.request(*row, recipe);
+            let data = T::data(&request)?;
+            for seed in first_seed..first_seed + self.seeds.unwrap_or(seeds) {
+                for &(arm, ref starts) in &arms {
+                    for &(start, setting, best) in starts {
+                        count += 1;
+                        if (count - 1) % self.shard.count != self.shard.index {
+                            continue;
+                        }
+                        let (row, budget) = (name(*row), Budget::Steps);
+                        let cell = Cell { row, arm, start, budget, seed };
+                        let run = self.run(&request, &data, cell, setting, 0, None)?;
+                        cells.runs.push(RunConfig { best, ..run });
+                        cells.settings.push(setting);
+                    }
+                }
+            }
+            cells.data.push((name(*row), data));
+        }
+        Ok(cells)
+    }
+
+    /// The configuration of a stage of a cell.
+    fn run(
+        &self,
+        request: &Request<'_, T>,
+        data: &T::Data,
+        cell: Cell,
+        setting: Setting,
+        number: usize,
+        earlier: Option<Checkpoint>,
+    ) -> Result<RunConfig> {
+        let stage = Stage { cell: &cell, setting, number, earlier };
+        let mut job = T::job(request, data, &stage).with_context(|| cell.to_string())?;
+        if cell.arm == Arm::Init && number == 0 {
+            let std = job.smallest_kappa_std(cell.seed).with_context(|| cell.to_string())?;
+            job.network.set_init_std(std);
+        }
+        job.validate().with_context(|| cell.to_string())?;
+        Ok(RunConfig {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            table: T::NAME.to_string(),
+            preset: self.preset.name.to_string(),
+            cell,
+            stage: T::stages(data).get(number).cloned(),
+            best: false,
+            job,
+            device: self.device.clone(),
+        })
+    }
+
+    /// The later stages of `runs`, whose first stage is complete, in order.
+    ///
+    /// # Errors
+    /// When a run has left no weights.
+    pub fn later_stages(&self, cells: &Cells<T>, runs: &[RunConfig]) -> Result<Vec<RunConfig>> {
+        let mut later = Vec::new();
+        for (row, recipe) in &self.rows {
+            let (request, row) = (self.request(*row, recipe), name(*row));
+            let Some((_, data)) = cells.data.iter().find(|(of, _)| *of == row) else { continue };
+            for first in runs.iter().filter(|run| run.cell.row == row) {
+                let setting = cells.setting(first).unwrap_or(Setting::published(0.0));
+                for number in 1..T::stages(data).len() {
+                    let folder = std::path::absolute(first.folder(&self.out))?;
+                    let earlier = Some(Checkpoint::read(&folder)?);
+                    let cell = first.cell.clone();
+                    let run = self.run(&request, data, cell, setting, number, earlier)?;
+                    later.push(RunConfig { best: first.best, ..run });
+                }
+            }
+        }
+        Ok(later)
+    }
+
+    /// What the cells cost: a row per model, arm and setting.
+    pub fn describe(&self, cells: &Cells<T>) -> Grid {
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for run in &cells.runs {
+            let Cell { row, arm, start, seed, .. } = &run.cell;
+            let name = format!("{row} {arm} {start}");
+            if let Some(known) = rows.iter_mut().find(|row| row[0] == name) {
+                known[1] = format!("{} {seed}", known[1]);
+                continue;
+            }
+            let job = &run.job;
+            let (tokens, batch, _) = job.task.sizes();
+            let parameters = job.network.parameter_count();
+            let samples = job.micro_batches() * batch;
+            rows.push(vec![
+                name,
+                seed.to_string(),
+                format!("{}, x{}", job.fit.schedule.peak, job.fit.groups.table_rate),
+                format!("{:.3}", job.network.embedding_stds().0),
+                parameters.to_string(),
+                (samples * tokens.max(1)).to_string(),
+                format!("{:.3}", job.operations() * 1e-15),
+                // Weights, gradient and AdamW's two moments in f32.
+                format!("{:.0}", 16.0 * parameters as f64 / (1 << 20) as f64),
+                duration(self.seconds(run)),
+            ]);
+        }
+        let columns = [
+            ("cell", true),
+            ("seeds", true),
+            ("learning rate, of embedding tables", false),
+            ("std of embedding tables", false),
+            ("parameters", false),
+            ("images or tokens", false),
+            ("PFLOP a seed", false),
+            ("MiB of parameters and their state", false),
+            ("time a seed, one thread", true),
+        ];
+        let mut notes = vec![
+            "Activations, heads, evaluation and data are not counted in operations and memory."
+                .to_string(),
+        ];
+        if self.preset.equal_time {
+            notes.push("Later stages and the runs at equal time come on top.".to_string());
+        }
+        notes.push(self.announcement(cells));
+        Grid {
+            title: format!("{}: {} runs", T::TITLE, cells.runs.len()),
+            columns: columns.map(|(head, answer)| (head.to_string(), answer)).to_vec(),
+            rows,
+            notes,
+        }
+    }
+
+    /// What will be done and how long it takes, in a sentence.
+    pub fn announcement(&self, cells: &Cells<T>) -> String {
+        let (runs, arms) = (cells.runs.len(), self.arms.len());
+        let seconds: f64 = cells.runs.iter().map(|run| self.seconds(run)).sum();
+        let basis = match self.preset.timings {
+            Some(_) => "by the times of the committed results",
+            None => "roughly, by its operations",
+        };
+        let stages = cells.data.first().map_or(0, |(_, data)| T::stages(data).len());
+        let stages = match stages {
+            0 | 1 => String::new(),
+            n => format!(" of the first of {n} stages"),
+        };
+        format!(
+            "{runs} runs{stages}: {} of {} with {arms} arms, {} side by side: about {} ({basis})",
+            count(cells.data.len(), "model"),
+            self.preset.name,
+            self.side_by_side,
+            duration(seconds / self.side_by_side as f64)
+        )
+    }
+
+    /// About what a run takes on one thread.
+    fn seconds(&self, run: &RunConfig) -> f64 {
+        let timings = self.preset.timings.and_then(|text| timing::parse(text).ok());
+        let (row, arm) = (&run.cell.row, run.cell.arm);
+        let recorded = timings.iter().flatten().find(|t| t.row == *row && t.arm == arm);
+        let steps = run.job.micro_batches() as f64 / run.job.fit.accumulate as f64;
+        match recorded {
+            Some(timing) => 1e-3 * timing.ms_per_step * steps,
+            None => run.job.operations() / OPERATIONS_PER_SECOND,
+        }
+    }
+}
+
+impl<T: Table> Cells<T> {
+    fn setting(&self, run: &RunConfig) -> Option<Setting> {
+        let same = |other: &RunConfig| {
+            (&other.cell.row, other.cell.arm, other.cell.start, other.cell.seed)
+                == (&run.cell.row, run.cell.arm, run.cell.start, run.cell.seed)
+        };
+        self.runs.iter().position(same).map(|at| self.settings[at])
+    }
+}
+
+/// The name of a row.
+pub fn name<R: ValueEnum>(row: R) -> String {
+    row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+fn duration(seconds: f64) -> String {
+    let duration = std::time::Duration::from_secs_f64(seconds.max(1.0));
+    indicatif::HumanDuration(duration).to_string()
+}
+
+/// The standard deviation that embedding tables have at a setting, until the arm finds its own.
+pub fn embedding_std(setting: Setting) -> f64 {
+    setting.embedding_std.unwrap_or(PUBLISHED_STD)
+}

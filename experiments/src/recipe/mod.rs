@@ -1,0 +1,160 @@
+//! Every number of a run but for the arm's own, by kind of task, and the job that follows from it.
+
+pub mod encoder;
+pub mod images;
+pub mod language;
+pub mod texts;
+
+use anyhow::{Result, ensure};
+use conditioned_models::EMBEDDING_TABLES;
+use conditioned_models::conditioning::Placement;
+use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Length, Schedule, Shape};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::table::Stage;
+
+/// Every number of a run but for the arm's own: the keys of `--set`.
+pub trait Recipe: Serialize + DeserializeOwned + Clone {
+    /// The fields that every recipe has.
+    fn shared(&self) -> &Shared;
+
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    fn validate(&self) -> Result<()>;
+
+    /// The recipe for cells that start from a checkpoint, before anything is set on the command line.
+    fn for_checkpoint(self) -> Self {
+        self
+    }
+}
+
+/// The fields of every recipe; part of it by `#[serde(flatten)]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shared {
+    /// Peak learning rate for every arm; null takes the searched ones.
+    pub learning_rate: Option<f64>,
+    /// Learning rate of the embedding tables over the peak; null takes the searched ones.
+    pub embedding_lr_scale: Option<f64>,
+    /// Standard deviation of the embedding tables at initialisation; null takes the searched ones.
+    pub embedding_std: Option<f64>,
+    /// Strength t of per-sequence, pooled and their controls.
+    pub strength: f64,
+    /// Strength t of table.
+    pub table_strength: f64,
+    /// Weight of a new batch in the running Gram matrix of pooled conditioning.
+    pub momentum: f64,
+    /// before-position, after-position or after-norm; null is the arm's own place.
+    pub placement: Option<Placement>,
+    /// Part of all steps over which tokens go from unconditioned to conditioned.
+    pub ramp: f64,
+    /// Power of the singular values in token-graying.
+    pub graying_epsilon: f64,
+    /// lambda of spectral-conditioning.
+    pub spectral_lambda: f64,
+}
+
+impl Default for Shared {
+    /// Searched settings, strength 0.3, and the published numbers of the siblings.
+    fn default() -> Self {
+        Self {
+            learning_rate: None,
+            embedding_lr_scale: None,
+            embedding_std: None,
+            strength: 0.3,
+            table_strength: 0.3,
+            momentum: 0.1,
+            placement: None,
+            ramp: 0.0,
+            graying_epsilon: 0.6,
+            spectral_lambda: 10.0,
+        }
+    }
+}
+
+impl Shared {
+    /// Checks what the types of the fields cannot.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(self.strength.is_finite(), "--set strength={}: must be finite", self.strength);
+        ensure!((0.0..1.0).contains(&self.ramp), "--set ramp={}: must be in [0, 1)", self.ramp);
+        ensure!(
+            self.momentum > 0.0 && self.momentum <= 1.0,
+            "--set momentum={}: must be above 0 and at most 1",
+            self.momentum
+        );
+        Ok(())
+    }
+
+    /// Whether anything that a search looks for is set by hand.
+    pub fn is_set(&self) -> bool {
+        self.learning_rate.or(self.embedding_lr_scale).or(self.embedding_std).is_some()
+    }
+}
+
+/// Checks that each of these numbers is at least one.
+///
+/// # Errors
+/// Names the first key that is zero.
+pub fn at_least_one<const N: usize>(counts: [(&str, usize); N]) -> Result<()> {
+    for (key, count) in counts {
+        ensure!(count > 0, "--set {key}=0: at least one is needed");
+    }
+    Ok(())
+}
+
+/// How a network is optimised; part of a recipe by `#[serde(flatten)]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Part of all steps that warms up.
+    pub warmup: f64,
+    /// Last learning rate over the peak.
+    pub floor: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// AdamW's second decay.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// Largest global gradient norm; null does not clip.
+    pub clip: Option<f64>,
+    /// Decay of the evaluated moving average; null evaluates the weights themselves.
+    pub ema: Option<f64>,
+}
+
+impl Default for Training {
+    /// A tenth of warm-up, a cosine to zero, and AdamW as PyTorch has it.
+    fn default() -> Self {
+        let AdamWConfig { beta2, eps, .. } = AdamWConfig::default();
+        Self { warmup: 0.1, floor: 0.0, weight_decay: 0.05, beta2, eps, clip: None, ema: None }
+    }
+}
+
+impl Training {
+    /// The training run of a stage, with a cosine schedule, evaluated after every `every` epochs or
+    /// micro-batches.
+    pub fn fit(&self, stage: &Stage<'_>, length: Length, every: usize) -> FitConfig {
+        let Self { warmup, floor, weight_decay, beta2, eps, clip, ema } = *self;
+        let shape = Shape::Cosine { warmup, floor };
+        FitConfig {
+            length,
+            accumulate: 1,
+            ramp: 0.0,
+            schedule: Schedule { peak: stage.setting.learning_rate, shape },
+            adamw: AdamWConfig { beta2, eps, ..AdamWConfig::default() },
+            groups: GroupRule {
+                table_rate: stage.setting.embedding_lr_scale,
+                ..GroupRule::new(weight_decay, EMBEDDING_TABLES)
+            },
+            clip,
+            ema,
+            evaluate_every: every,
+            checkpoint_every: every,
+            seed: stage.cell.seed,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Finished runs: from run folders to the cells of a table and the lines of `results.csv`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use conditioned_models::conditioning::ConditioningConfig;
+use conditioned_train::{Event, record};
+use serde::{Deserialize, Serialize};
+
+use crate::arm::Arm;
+use crate::cell::{Budget, RunConfig, Summary};
+use crate::job::Init;
+use crate::plan::name;
+use crate::run::folder::{self, Folder};
+use crate::search::Block;
+use crate::table::{Curve, Table};
+
+/// Steps whose training losses make a point of a curve.
+const SMOOTHED: usize = 10;
+
+/// A finished cell, all its stages together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// What all its lines say.
+    pub cell: Line,
+    /// The data of its first stage, by name.
+    pub data: String,
+    /// The data of the later stages, by stage.
+    pub later: BTreeMap<String, String>,
+    /// Its numbers, those of later stages as `STAGE/METRIC`; `None` where one is not finite.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// What a language model wrote.
+    pub text: Option<String>,
+    /// Its learning curve, by step.
+    pub curve: Vec<(usize, f64)>,
+}
+
+/// One number of a finished run: a line of `results.csv`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// The preset of its recipe.
+    pub preset: String,
+    /// The row of the table.
+    pub row: String,
+    /// The arm.
+    pub arm: Arm,
+    /// Where its setting comes from.
+    pub start: Block,
+    /// Whether its setting is the best of all that were searched.
+    pub best: bool,
+    /// What limited it.
+    pub budget: Budget,
+    /// Its seed.
+    pub seed: u64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate of the embedding tables over it.
+    pub embedding_lr_scale: f64,
+    /// Deviation of the embedding tables at initialisation, of words or class token.
+    pub embedding_std: f64,
+    /// The same of positions.
+    pub position_std: f64,
+    /// Strength t of the method; empty where there is none.
+    pub strength: Option<f64>,
+    /// Optimiser steps of the first stage.
+    pub steps: usize,
+    /// Trainable scalars of the first stage.
+    pub parameters: usize,
+    /// The data of the number.
+    pub data: String,
+    /// What the number is.
+    pub metric: String,
+    /// Empty where it is not finite.
+    pub value: Option<f64>,
+    /// The commits that trained it.
+    pub commit: String,
+}
+
+impl Finished {
+    /// A number that is there and finite.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name).copied().flatten()
+    }
+
+    /// Its lines of `results.csv`.
+    pub fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+        self.metrics.iter().map(|(metric, &value)| {
+            let stage = metric.split_once('/').and_then(|(stage, _)| self.later.get(stage));
+            let data = stage.unwrap_or(&self.data).clone();
+            Line { data, metric: metric.clone(), value, ..self.cell.clone() }
+        })
+    }
+
+    fn key(&self) -> (&str, Block, Budget, Arm, u64) {
+        let Line { row, start, budget, arm, seed, .. } = &self.cell;
+        (row, *start, *budget, *arm, *seed)
+    }
+}
+
+/// The cells of a `results.csv`.
+///
+/// # Errors
+/// When a line is of another form.
+pub fn parse(text: &str) -> Result<Vec<Finished>> {
+    let mut cells: Vec<Finished> = Vec::new();
+    for line in csv::Reader::from_reader(text.as_bytes()).deserialize() {
+        let line: Line = line?;
+        let of_cell = |cell: &Finished| {
+            let Line { row, start, budget, arm, seed, .. } = &line;
+            cell.key() == (row, *start, *budget, *arm, *seed)
+        };
+        let at = cells.iter().rposition(of_cell).unwrap_or_else(|| {
+            let cell = Line { metric: String::new(), value: None, ..line.clone() };
+            cells.push(new(cell, String::new()));
+            cells.len() - 1
+        });
+        match line.metric.split_once('/') {
+            Some((stage, _)) => drop(cells[at].later.insert(stage.to_string(), line.data)),
+            None => cells[at].data = line.data,
+        }
+        let metric = line.metric.clone();
+        ensure!(
+            cells[at].metrics.insert(line.metric, line.value).is_none(),
+            "{} {} seed {}: {metric} twice",
+            line.row,
+            line.arm,
+            line.seed
+        );
+    }
+    Ok(cells)
+}
+
+fn new(cell: Line, data: String) -> Finished {
+    let (later, metrics) = (BTreeMap::new(), BTreeMap::new());
+    Finished { cell, data, later, metrics, text: None, curve: Vec::new() }
+}
+
+/// All finished cells of a table below `out`, sorted.
+///
+/// # Errors
+/// When there is none, a record is damaged, or runs do not belong together.
+pub fn collect<T: Table>(out: &Path) -> Result<Vec<Finished>> {
+    ensure!(out.is_dir(), "{}: no such folder; `run` makes it", out.display());
+    let mut runs = Vec::new();
+    let mut together = Together::default();
+    for folder in folder::find(out)? {
+        let config = folder.config()?;
+        ensure!(
+            config.table == T::NAME,
+            "{}: a run of {}; this is {}",
+            folder.path().display(),
+            config.table,
+            T::NAME
+        );
+        let (Some(summary), Some(start)) = (folder.summary()?, Block::of(config.cell.start)) else {
+            continue;
+        };
+        together.check(folder.path(), &config)?;
+        runs.push((config, summary, start, folder));
+    }
+    // First stages first: the others are added to them.
+    runs.sort_by_key(|(config, ..)| config.job.init.as_ref().is_some_and(Init::is_of_cell));
+    let mut cells: Vec<Finished> = Vec::new();
+    for (config, summary, start, folder) in runs {
+        let cell = line(&config, &summary, start, folder.commits()?);
+        let data = config.job.task.data().0.to_string();
+        let key = |c: &Line| (c.row.clone(), c.start, c.budget, c.arm, c.seed);
+        let first = cells.iter().position(|other| key(&other.cell) == key(&cell));
+        let later = config.job.init.as_ref().is_some_and(Init::is_of_cell);
+        let (at, prefix) = match (first, &config.stage) {
+            (Some(at), Some(stage)) if later => {
+                cells[at].later.insert(stage.clone(), data);
+                // What a later stage shows is the work of both.
+                let commit = &mut cells[at].cell.commit;
+                if !commit.ends_with(&cell.commit) {
+                    *commit = format!("{commit} then {}", cell.commit);
+                }
+                (at, format!("{stage}/"))
+            }
+            (None, _) if !later => {
+                let mut finished = new(cell, data);
+                finished.curve = curve::<T>(&folder)?;
+                finished.text.clone_from(&summary.text);
+                cells.push(finished);
+                (cells.len() - 1, String::new())
+            }
+            (None, _) => bail!("{}: the stage before it is missing", folder.path().display()),
+            (Some(_), _) => bail!("{}: the same cell twice", folder.path().display()),
+        };
+        let facts = facts(&config).into_iter().map(|(name, value)| (name.to_string(), Some(value)));
+        for (name, value) in summary.metrics.into_iter().chain(facts) {
+            cells[at].metrics.insert(format!("{prefix}{name}"), value);
+        }
+    }
+    if cells.is_empty() {
+        bail!("{}: no finished run", out.display());
+    }
+    let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
+    let order = |row: &str| rows.iter().position(|other| other == row);
+    cells.sort_by(|a, b| {
+        order(&a.cell.row).cmp(&order(&b.cell.row)).then_with(|| a.key().cmp(&b.key()))
+    });
+    Ok(cells)
+}
+
+fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> Line {
+    let (embedding_std, position_std) = config.job.network.embedding_stds();
+    Line {
+        preset: config.preset.clone(),
+        row: config.cell.row.clone(),
+        arm: config.cell.arm,
+        start,
+        best: config.best,
+        budget: config.cell.budget,
+        seed: config.cell.seed,
+        learning_rate: config.job.fit.schedule.peak,
+        embedding_lr_scale: config.job.fit.groups.table_rate,
+        embedding_std,
+        position_std,
+        strength: config.job.network.conditioning().method.strength(),
+        steps: summary.steps,
+        parameters: summary.parameters,
+        data: String::new(),
+        metric: String::new(),
+        value: None,
+        commit,
+    }
+}
+
+/// Numbers that follow from the configuration.
+fn facts(config: &RunConfig) -> Vec<(&'static str, f64)> {
+    let fit = &config.job.fit;
+    // The first steps of a batch ramp are one micro-batch long, as is the step that is timed.
+    let per_step = if fit.ramp > 0.0 { 1 } else { fit.accumulate };
+    let mut facts = config.job.task.facts();
+    facts.push(("timed_steps", (config.job.micro_batches() / per_step) as f64));
+    facts
+}
+
+fn curve<T: Table>(folder: &Folder) -> Result<Vec<(usize, f64)>> {
+    let events = record::read(&folder.path().join("metrics.jsonl"))?.into_iter();
+    let point = |event| match (event, T::CURVE) {
+        (Event::Evaluation { step, metrics, .. }, Curve::Evaluation(name, _)) => {
+            Some((step, *metrics.get(name)?))
+        }
+        (Event::Step { step, loss, .. }, Curve::TrainingLoss) => Some((step, loss)),
+        _ => None,
+    };
+    let points: Vec<(usize, f64)> = events.filter_map(point).collect();
+    if matches!(T::CURVE, Curve::Evaluation(..)) {
+        return Ok(points);
+    }
+    let means = points.chunks(SMOOTHED).filter_map(|chunk| {
+        let mean = chunk.iter().map(|(_, loss)| loss).sum::<f64>() / chunk.len() as f64;
+        Some((chunk.last()?.0, mean))
+    });
+    Ok(means.collect())
+}
+
+/// What the runs of one table, or of one search, must share.
+#[derive(Default)]
+pub struct Together {
+    common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
+    conditioning: BTreeMap<(String, Arm), ConditioningConfig>,
+}
+
+impl Together {
+    /// Adds a run in the folder `at`.
+    ///
+    /// # Errors
+    /// When it does not belong to those before: another recipe, or another strength or placement of its arm.
+    pub fn check(&mut self, at: &Path, config: &RunConfig) -> Result<()> {
+        let common = config.common();
+        let key = (config.cell.row.clone(), config.stage.clone(), config.cell.budget);
+        let (first, first_at) =
+            self.common.entry(key).or_insert_with(|| (common.clone(), at.to_path_buf()));
+        ensure!(
+            *first == common,
+            "{} and {}: runs of different recipes do not belong in one table; separate them",
+            first_at.display(),
+            at.display()
+        );
+        let conditioning = config.job.network.conditioning();
+        let key = (config.cell.row.clone(), config.cell.arm);
+        ensure!(
+            *self.conditioning.entry(key).or_insert(conditioning) == conditioning,
+            "{}: another strength or placement than in other runs of {}; they do not belong in one \
+             table; separate them",
+            at.display(),
+            config.cell.arm
+        );
+        Ok(())
+    }
+}
+
+/// The cells of a committed or finished table: of its run folders, or of its `results.csv` alone.
+///
+/// # Errors
+/// As [`collect`], or when the file is damaged.
+pub fn open<T: Table>(out: &Path) -> Result<(Vec<Finished>, bool)> {
+    let file = out.join("results.csv");
+    if file.exists() && folder::find(out)?.is_empty() {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let cells = parse(&text).with_context(|| file.display().to_string())?;
+        let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
+        for cell in &cells {
+            ensure!(
+                rows.contains(&cell.cell.row) && cell.cell.preset == cells[0].cell.preset,
+                "{}: {} of preset {}: not one table of {}",
+                file.display(),
+                cell.cell.row,
+                cell.cell.preset,
+                T::NAME
+            );
+        }
+        return Ok((cells, false));
+    }
+    Ok((collect::<T>(out)?, true))
+}

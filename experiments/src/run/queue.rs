@@ -1,0 +1,185 @@
+//! Runs side by side: each in a process of its own with one thread, so that small models fill all
+//! cores, a crash takes one run, and memory is given back.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use tracing::{Span, info, info_span};
+
+use crate::cell::RunConfig;
+use crate::run::folder::Folder;
+use crate::run::log;
+use crate::run::worker::{INTERRUPTED, Progress};
+
+/// What an interrupted command says.
+pub const RESUME: &str = "interrupted; the same command goes on where it stopped";
+
+/// Trains those of `runs` that are not complete, `side_by_side` at a time, each by `train FOLDER` of this
+/// binary.
+///
+/// On a terminal every run has a bar; in a pipe or a file there is one line a finished run. After the first
+/// failure no run is begun.
+///
+/// # Errors
+/// When a folder holds another run, before anything is written; the first failure, with what the worker
+/// said; or that the command was interrupted.
+pub fn train(runs: &[RunConfig], out: &Path, side_by_side: usize, stop: &AtomicBool) -> Result<()> {
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("--out {}: cannot be created", out.display()))?;
+    let folder = |run: &RunConfig| Folder::new(run.folder(out));
+    for run in runs {
+        folder(run).check(run)?;
+    }
+    let mut pending = VecDeque::new();
+    for run in runs {
+        folder(run).claim(run)?;
+        if folder(run).summary()?.is_none() {
+            pending.push_back(run);
+        }
+    }
+    if pending.len() < runs.len() {
+        info!("{} of {} runs are complete and are kept", runs.len() - pending.len(), runs.len());
+    }
+    let board = Board::new(pending.len());
+    let queue = Mutex::new(pending);
+    let failure = Mutex::new(None);
+    let parent = Span::current();
+    std::thread::scope(|scope| {
+        for _ in 0..side_by_side.max(1) {
+            scope.spawn(|| {
+                let _in_table = parent.enter();
+                while !stop.load(Ordering::Relaxed) && lock(&failure).is_none() {
+                    let Some(run) = lock(&queue).pop_front() else { break };
+                    let (name, folder) = (run.name(), run.folder(out));
+                    let cell = info_span!("cell", cell = name);
+                    let trained = cell.in_scope(|| train_one(&name, &folder, &board, stop));
+                    if let Err(error) = trained {
+                        lock(&failure).get_or_insert(error.context(name));
+                    }
+                }
+            });
+        }
+    });
+    board.total.finish_and_clear();
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        _ if stop.load(Ordering::Relaxed) => bail!(RESUME),
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The arguments that make this binary a worker on a run folder.
+pub fn worker(command: &str, folder: &Path) -> Vec<OsString> {
+    vec![command.into(), folder.into()]
+}
+
+/// A command that runs this binary again, with one thread.
+///
+/// # Errors
+/// When the binary cannot be found.
+pub fn this_binary(arguments: &[OsString]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("this binary is gone")?);
+    command.args(arguments).env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
+    Ok(command)
+}
+
+fn train_one(name: &str, folder: &Path, board: &Board, stop: &AtomicBool) -> Result<()> {
+    let bar = board.begin(name);
+    let began = Instant::now();
+    let mut child = this_binary(&worker("train", folder))?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start a worker")?;
+    // The worker stops when this end of its standard input closes, also when we are killed.
+    let mut stdin = child.stdin.take();
+    let stdout = child.stdout.take().ok_or_else(|| anyhow!("no output"))?;
+    let stderr = child.stderr.take().ok_or_else(|| anyhow!("no output"))?;
+    let span = Span::current();
+    let messages = std::thread::spawn(move || {
+        let _in_cell = span.enter();
+        log::hand_on(BufReader::new(stderr))
+    });
+    let progress = std::thread::spawn({
+        let bar = bar.clone();
+        move || BufReader::new(stdout).lines().map_while(Result::ok).for_each(|l| show(&bar, &l))
+    });
+    let status = loop {
+        if stop.load(Ordering::Relaxed) {
+            stdin.take();
+        }
+        match child.try_wait()? {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let _ = progress.join();
+    let messages = messages.join().unwrap_or_default();
+    bar.finish_and_clear();
+    match status.code() {
+        Some(0) => {
+            board.done(name, began.elapsed());
+            Ok(())
+        }
+        Some(code) if code == i32::from(INTERRUPTED) && stop.load(Ordering::Relaxed) => Ok(()),
+        _ if messages.trim().is_empty() => bail!("the worker ended with {status}"),
+        _ => bail!("{}", messages.trim().trim_start_matches("error: ")),
+    }
+}
+
+/// The progress of all runs.
+struct Board {
+    total: ProgressBar,
+    began: Instant,
+    count: Mutex<(usize, usize)>,
+}
+
+impl Board {
+    fn new(runs: usize) -> Self {
+        let total = log::bars().add(ProgressBar::new(runs as u64));
+        total.set_style(style("{bar:24} {pos}/{len} runs, {elapsed} gone, {eta} left"));
+        Self { total, began: Instant::now(), count: Mutex::new((0, runs)) }
+    }
+
+    fn begin(&self, name: &str) -> ProgressBar {
+        let bar = log::bars().insert_before(&self.total, ProgressBar::new(0));
+        bar.set_style(style("{bar:24} {prefix}  step {pos}/{len}  loss {msg}  {eta} left"));
+        bar.set_prefix(name.to_string());
+        bar
+    }
+
+    fn done(&self, name: &str, took: Duration) {
+        let mut count = lock(&self.count);
+        count.0 += 1;
+        self.total.inc(1);
+        let (done, runs) = *count;
+        let left = self.began.elapsed().mul_f64((runs - done) as f64 / done as f64);
+        let (took, left) = (HumanDuration(took), HumanDuration(left));
+        info!("[{done}/{runs}] {name} in {took}, about {left} left");
+    }
+}
+
+fn show(bar: &ProgressBar, line: &str) {
+    let Ok(progress) = serde_json::from_str::<Progress>(line) else { return };
+    bar.set_length(progress.total as u64);
+    bar.set_position(progress.step as u64);
+    bar.set_message(format!("{:.3}", progress.loss));
+}
+
+/// A template of ours; should it not parse, the default style is better than an end.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,175 @@
+//! The inside of a worker process: progress to the parent, and the parent's wish to stop.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use candle_core::Tensor;
+use conditioned_train::{Control, Metrics, Run, Status, TaskError, TrainError};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Summary;
+use crate::job::{self, WEIGHTS};
+use crate::run::folder::Folder;
+
+/// Exit code of a worker that was stopped and can be resumed.
+pub const INTERRUPTED: u8 = 75;
+
+/// Least time between two progress lines.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// One line of a worker's standard output.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// The loss of this step.
+    pub loss: f64,
+}
+
+/// Writes progress lines, not too often.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    last: Option<Instant>,
+}
+
+impl Reporter {
+    /// Reports a step; lines that nobody reads any more are dropped.
+    pub fn report(&mut self, progress: Progress) {
+        let due = self.last.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if !due && progress.step < progress.total {
+            return;
+        }
+        self.last = Some(Instant::now());
+        if let Ok(line) = serde_json::to_string(&progress) {
+            let mut stdout = std::io::stdout().lock();
+            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        }
+    }
+}
+
+/// Trains the run of `folder` to its end and writes its weights and summary.
+///
+/// # Errors
+/// When anything fails; the last checkpoint stands.
+pub fn train(folder: &Folder) -> Result<ExitCode> {
+    let _lock = folder.lock()?;
+    let config = folder.config()?;
+    folder.enter()?;
+    let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
+    let mut reporter = Reporter::default();
+    let mut progress = |p: conditioned_train::Progress| {
+        tracing::debug!(step = p.step, loss = p.loss, learning_rate = p.rate, "step");
+        reporter.report(Progress { step: p.step, total: p.total, loss: p.loss });
+    };
+    let stop = stop_flag()?;
+    let mut control = Control { stop: &stop, progress: &mut progress };
+    tracing::info!("training begins");
+    let trained = job::train(&config, &run, &mut control);
+    folder.leave()?;
+    let (outcome, store, extras) = match trained {
+        Err(error) if config.cell.is_search() && is_divergence(&error) => {
+            tracing::info!("the loss became infinite: the worst result of a search");
+            folder.finish(&Summary::default())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        done => done?,
+    };
+    for checkpoint in &outcome.set_aside {
+        tracing::warn!("a damaged checkpoint was passed over: {}", checkpoint.display());
+    }
+    if outcome.status == Status::Interrupted {
+        tracing::info!(step = outcome.step, "interrupted");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let mut metrics = outcome.metrics;
+    metrics.extend(extras.metrics);
+    // A search leaves its scores alone: of hundreds of networks nobody needs the weights.
+    if !config.cell.is_search() {
+        // What was evaluated is what is kept.
+        let averages: BTreeMap<String, Tensor> = outcome.averages.into_iter().collect();
+        for (name, parameter) in store.parameters() {
+            if let Some(average) = averages.get(&name) {
+                parameter.set(average)?;
+            }
+        }
+        store.save(&run.folder.join(WEIGHTS), &BTreeMap::new())?;
+    }
+    folder.finish(&Summary {
+        metrics: finite(metrics),
+        steps: outcome.step,
+        parameters: store.parameter_count(),
+        text: extras.text,
+    })?;
+    remove(&run.checkpoints())?;
+    tracing::info!(steps = outcome.step, "finished");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a folder that may be gone already.
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| folder.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_divergence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TrainError::NonFinite { .. }))
+}
+
+/// Metrics as JSON can hold them: a number that is not finite is null.
+pub fn finite(metrics: Metrics) -> BTreeMap<String, Option<f64>> {
+    metrics.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect()
+}
+
+/// A task's error as anyhow's, which does not take boxes.
+pub fn boxed(error: TaskError) -> anyhow::Error {
+    anyhow!("{error}")
+}
+
+/// A flag that is set on Ctrl-C, on termination, and when the parent closes our standard input:
+/// so a worker never outlives the process that started it.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = interrupted_flag()?;
+    let flag = stop.clone();
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = [0; 64];
+        while stdin.read(&mut buffer).is_ok_and(|n| n > 0) {}
+        flag.store(true, Ordering::Relaxed);
+    });
+    Ok(stop)
+}
+
+/// A flag that is set on Ctrl-C and on termination.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn interrupted_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("cannot install the Ctrl-C handler")?;
+    Ok(stop)
+}
+
+/// The peak memory of this process in MiB, where the system tells.
+pub fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}

@@ -1,0 +1,182 @@
+//! Image classification: loaders, loss, evaluation.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{D, Tensor};
+use candle_nn::VarBuilder;
+use conditioned_data::{Augment, Batch, ImageData, Images, Loader, LoaderConfig, Normalisation};
+use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_train::{Batches, Event, Metrics, Run, Task, TaskError, record};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::RunConfig;
+use crate::job::{CellTask, Extras};
+use crate::kappa;
+use crate::run::worker::boxed;
+
+/// Images per batch of an evaluation.
+const EVALUATION_BATCH: usize = 256;
+
+/// Training images that running statistics are recalibrated on.
+const RECALIBRATION_IMAGES: usize = 4096;
+
+/// Images of the tuning slice whose condition numbers are measured.
+const KAPPA_IMAGES: usize = 64;
+
+/// Images and how they are served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesConfig {
+    /// The images.
+    pub data: ImageData,
+    /// Images per step.
+    pub batch_size: usize,
+    /// What is done to training images.
+    pub augment: Augment,
+    /// Tuning accuracy in % whose first step is recorded as `steps_to_target`.
+    pub target: f64,
+}
+
+impl ImagesConfig {
+    /// The images of the first training batch of a seed, not augmented: (B, C, H, W).
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn first_batch(&self, seed: u64) -> Result<Tensor> {
+        let splits = self.data.load()?;
+        let normalisation = Normalisation::measure(&splits.train)?;
+        let order = LoaderConfig::training(self.batch_size, seed);
+        let device = &candle_core::Device::Cpu;
+        first_images(&Loader::new(splits.train, order, &normalisation, device)?).map_err(boxed)
+    }
+
+    /// Numbers that the table shows.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, f64)> {
+        vec![("train_images", self.data.train_images as f64), ("target", self.target)]
+    }
+}
+
+/// A model in training, its images, and how it is judged.
+pub(crate) struct ImageClassification {
+    network: VitConfig,
+    model: Vit,
+    train: Loader,
+    recalibration: Loader,
+    tune: Loader,
+    /// Not in a search.
+    test: Option<Loader>,
+    /// The images whose condition numbers are measured.
+    kappa: Tensor,
+    target: f64,
+}
+
+impl ImageClassification {
+    /// The task of a run; the model's parameters are created in `store`.
+    pub(crate) fn new(
+        config: &RunConfig,
+        network: &VitConfig,
+        task: &ImagesConfig,
+        store: &Store,
+    ) -> Result<Self, TaskError> {
+        let splits = task.data.load()?;
+        let device = store.device();
+        let normalisation = Normalisation::measure(&splits.train)?;
+        let training = LoaderConfig {
+            augment: task.augment.clone(),
+            ..LoaderConfig::training(task.batch_size, config.cell.seed)
+        };
+        let evaluation = |images: Arc<Images>, batch: usize| {
+            Loader::new(images, LoaderConfig::evaluation(batch), &normalisation, device)
+        };
+        let some = splits.train.len().min(RECALIBRATION_IMAGES);
+        let recalibration = Arc::new(splits.train.take(some)?);
+        let tune = evaluation(splits.tune.clone(), EVALUATION_BATCH)?;
+        let images = splits.tune.len().min(KAPPA_IMAGES);
+        Ok(Self {
+            kappa: first_images(&evaluation(splits.tune.clone(), images)?)?,
+            model: Vit::new(network, store.builder())?,
+            network: network.clone(),
+            train: Loader::new(splits.train.clone(), training, &normalisation, device)?,
+            recalibration: evaluation(recalibration, EVALUATION_BATCH)?,
+            test: match config.cell.is_search() {
+                true => None,
+                false => Some(evaluation(splits.test.clone(), EVALUATION_BATCH)?),
+            },
+            tune,
+            target: task.target,
+        })
+    }
+}
+
+impl Task for ImageClassification {
+    type Batch = Batch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.train.batches()
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Batch>, TaskError> {
+        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+    }
+
+    fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor, TaskError> {
+        Ok(cross_entropy(&self.model.forward(&batch.images, mode)?, &batch.targets)?)
+    }
+
+    /// Loss and accuracy on the tuning slice and kappa of the tokens; at the end also the test.
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
+        let model = Vit::new(&self.network, weights)?;
+        model.recalibrate(
+            self.recalibration.epoch(0).map(|batch| Ok::<_, TaskError>(batch?.images)),
+        )?;
+        let mut metrics = Metrics::new();
+        let mut judge = |set: &str, images: &Loader| -> Result<(), TaskError> {
+            let (loss, accuracy) = score(&model, images)?;
+            metrics.insert(format!("{set}_loss"), loss);
+            metrics.insert(format!("{set}_accuracy"), accuracy);
+            Ok(())
+        };
+        judge("tune", &self.tune)?;
+        if let Some(test) = self.test.as_ref().filter(|_| last) {
+            judge("test", test)?;
+        }
+        kappa::add_of_sequences(&mut metrics, &model.tokens(&self.kappa)?)?;
+        Ok(metrics)
+    }
+}
+
+impl CellTask for ImageClassification {
+    /// The first evaluated step at which the tuning accuracy reached the target; NaN where none did.
+    fn extras(&self, _: &RunConfig, run: &Run, _: &Store) -> Result<Extras> {
+        let reached = record::read(&run.metrics())?.into_iter().find_map(|event| match event {
+            Event::Evaluation { step, metrics, .. } => {
+                metrics.get("tune_accuracy").is_some_and(|a| *a >= self.target).then_some(step)
+            }
+            _ => None,
+        });
+        let steps = reached.map_or(f64::NAN, |step| step as f64);
+        Ok(Extras { metrics: [("steps_to_target".to_string(), steps)].into(), text: None })
+    }
+}
+
+/// Mean cross-entropy and accuracy in %.
+fn score(model: &Vit, images: &Loader) -> Result<(f64, f64), TaskError> {
+    let (mut loss, mut right, mut n) = (0.0, 0.0, 0.0);
+    for batch in images.epoch(0) {
+        let batch = batch?;
+        let count = batch.labels.len() as f64;
+        let logits = model.forward(&batch.images, Mode::Eval)?;
+        loss += count * f64::from(cross_entropy(&logits, &batch.targets)?.to_scalar::<f32>()?);
+        let guesses: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+        right += guesses.iter().zip(&batch.labels).filter(|(guess, label)| guess == label).count()
+            as f64;
+        n += count;
+    }
+    Ok((loss / n, 100.0 * right / n))
+}
+
+fn first_images(loader: &Loader) -> Result<Tensor, TaskError> {
+    Ok(loader.epoch(0).next().ok_or("no images")??.images)
+}

@@ -1,0 +1,342 @@
+//! The engine behind all tables, by the real binaries: what every table must do alike.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use support::{Binary, lines, results, stderr, text};
+
+const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
+const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
+const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
+const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
+const TOY: Binary = Binary(env!("CARGO_BIN_EXE_toy-table"));
+
+/// The signal of a closed pipe.
+const SIGPIPE: i32 = 13;
+
+/// One arm of one model, in seconds.
+const ONE: [&str; 6] = ["--preset", "smoke", "--models", "vit", "--seeds", "1"];
+
+fn at(root: &tempfile::TempDir, name: &str) -> String {
+    root.path().join(name).to_str().unwrap().to_string()
+}
+
+#[test]
+fn the_table_of_contributing_goes_through_every_command() {
+    let page = text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../CONTRIBUTING.md"));
+    let code = text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("toy_table/main.rs"));
+    assert!(code.lines().count() < 80);
+    assert!(page.contains(code.trim()), "CONTRIBUTING.md does not show toy_table/main.rs");
+
+    let root = tempfile::tempdir().unwrap();
+    let (search, out) = (at(&root, "search"), at(&root, "out"));
+    // Nothing was searched yet: the error says how.
+    let error = TOY.failure(&["--out", &out]);
+    assert!(error.contains("tune --preset small --models vit --arms baseline"), "{error}");
+    TOY.success(&["tune", "--out", &search]);
+    let tuned = format!("{search}/tuned.json");
+    let plan = TOY.success(&["plan", "--tuned", &tuned]);
+    assert!(plan.contains("vit pooled published") && plan.contains("4 runs"), "{plan}");
+    let run = ["--tuned", &tuned, "--set", "epochs=8", "--out", &out];
+    let table = TOY.success(&run);
+    assert!(table.contains("pooled") && table.contains("Δ to baseline"), "{table}");
+    assert_eq!(TOY.success(&["report", "--out", &out]), table);
+    let cell = root.path().join("out/vit/pooled-published/seed100");
+    TOY.resumes(&cell, &root.path().join("killed"));
+
+    // Two shards and then the whole are the same table.
+    let sharded = at(&root, "sharded");
+    let shard = |i: &str| {
+        let parts = [&run[..4], &["--out", &sharded, "--shard", i]].concat();
+        TOY.success(&parts)
+    };
+    assert!(shard("0/2").is_empty() && shard("1/2").is_empty(), "a shard prints no table");
+    TOY.success(&[&run[..4], &["--out", &sharded]].concat());
+    assert_eq!(results(Path::new(&out)), results(Path::new(&sharded)));
+}
+
+#[test]
+fn every_binary_plans_and_refuses_to_tune_what_is_set() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    for (binary, presets) in [
+        (TABLE1, &["smoke", "short"][..]),
+        (TABLE4, &["smoke", "short"]),
+        (TABLE5, &["smoke", "short"]),
+    ] {
+        for preset in presets {
+            let plan =
+                binary.command(&["plan", "--preset", preset, "--out", &out]).output().unwrap();
+            assert!(plan.status.success(), "{}", stderr(&plan));
+            let text = support::stdout(&plan);
+            assert!(text.contains("baseline published") && text.contains("seed"), "{text}");
+            // Recorded settings are those of the grid and the strength of the preset.
+            assert!(!stderr(&plan).contains("warning"), "{preset}: {}", stderr(&plan));
+        }
+        for key in ["learning_rate=1e-3", "embedding_lr_scale=2", "embedding_std=0.1"] {
+            let error = binary.failure(&["tune", "--preset", "smoke", "--set", key, "--out", &out]);
+            assert!(error.contains("fixes what `tune` searches"), "{key}: {error}");
+        }
+        let error =
+            binary.failure(&["--preset", "smoke", "--tuned", "x", "--set", "learning_rate=1"]);
+        assert!(error.contains("--tuned: the learning rate is set"), "{error}");
+    }
+}
+
+#[test]
+fn init_finds_its_own_scale_whatever_is_set() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let set = ["--arms", "baseline,init", "--set", "embedding_std=0.5", "--out", &out];
+    TABLE1.success(&[&ONE[..], &set].concat());
+    for line in lines(Path::new(&out)) {
+        assert_eq!(line["embedding_std"] == "0.5", line["arm"] == "baseline", "{line:?}");
+        assert_eq!(line["start"], "set");
+    }
+    // The configuration that was saved before the first step is the one that trained.
+    let saved = text(&root.path().join("out/vit/init-set/seed100/run.json"));
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    let std = saved["job"]["network"]["vit"]["table_std"].as_f64().unwrap();
+    let line = lines(Path::new(&out)).into_iter().find(|line| line["arm"] == "init").unwrap();
+    assert_eq!(line["embedding_std"].parse::<f64>().unwrap(), std);
+}
+
+#[test]
+fn another_strength_is_another_table() {
+    let root = tempfile::tempdir().unwrap();
+    for (binary, arm, row) in
+        [(TABLE1, "per-sequence", ["--models", "vit"]), (TABLE5, "pooled", ["--models", "gpt2"])]
+    {
+        let both = root.path().join(arm);
+        for t in ["0.3", "1"] {
+            let (out, set) = (both.join(t), format!("strength={t}"));
+            let own = ["--preset", "smoke", "--arms", arm, "--seeds", "1", "--set", &set];
+            let rate = ["--set", "learning_rate=1e-3", "--out", out.to_str().unwrap()];
+            binary.success(&[&own[..], &row, &rate].concat());
+        }
+        let error = binary.failure(&["report", "--out", both.to_str().unwrap()]);
+        assert!(error.contains("another strength or placement"), "{error}");
+    }
+}
+
+#[test]
+fn only_one_table_is_made_of_a_folder_and_each_cell_once() {
+    let root = tempfile::tempdir().unwrap();
+    // A model that is named twice is trained once.
+    let out = at(&root, "out");
+    let twice = ["--preset", "smoke", "--models", "vit,vit", "--arms", "baseline", "--seeds", "1"];
+    TABLE1.success(&[&twice[..], &["--out", &out]].concat());
+    // The records of another table, and of two presets, are no table.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = root.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    let file = copy.join("results.csv");
+    let copy = copy.to_str().unwrap();
+    std::fs::copy(here.join("table5_tinystories/results/short/results.csv"), &file).unwrap();
+    let error = TABLE1.failure(&["report", "--out", copy]);
+    assert!(error.contains("not one table of table1-imagenet"), "{error}");
+    let [short, mnist] = ["short", "mnist-4k"]
+        .map(|preset| text(&here.join(format!("table1_imagenet/results/{preset}/results.csv"))));
+    let both = short.clone() + mnist.split_once('\n').unwrap().1;
+    std::fs::write(&file, both).unwrap();
+    let error = TABLE1.failure(&["report", "--out", copy]);
+    assert!(error.contains("twice") || error.contains("not one table"), "{error}");
+    assert_eq!(std::fs::read_dir(copy).unwrap().count(), 1, "nothing was written");
+    // Settings of another table are told.
+    let other = here.join("table5_tinystories/tuned/smoke.json");
+    let tuned = ["plan", "--preset", "smoke", "--tuned", other.to_str().unwrap()];
+    let error = TABLE1.failure(&tuned);
+    assert!(error.contains("settings of gpt2"), "{error}");
+    let error = TABLE1.failure(&[&["tune"], &tuned[1..]].concat());
+    assert!(error.contains("takes none"), "{error}");
+}
+
+#[test]
+fn an_interrupted_folder_of_runs_can_be_moved() {
+    let root = tempfile::tempdir().unwrap();
+    let (out, moved) = (root.path().join("out"), root.path().join("moved"));
+    let own = ["--preset", "smoke", "--arms", "pooled", "--seeds", "1", "--set", "steps=300"];
+    let arguments = |out: &Path| {
+        let out = ["--threads", "1", "--out", out.to_str().unwrap()];
+        own.iter().chain(&out).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut child =
+        TABLE5.command(&[]).args(arguments(&out)).stderr(Stdio::null()).spawn().unwrap();
+    let run = out.join("gpt2/pooled-published/seed100");
+    let limit = std::time::Instant::now() + support::LONGEST;
+    while !support::has_checkpoint(&run) {
+        assert!(std::time::Instant::now() < limit, "no checkpoint after two minutes");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lock = std::fs::File::open(run.join("lock")).unwrap();
+    lock.lock().unwrap();
+    drop(lock);
+    std::fs::rename(&out, &moved).unwrap();
+    let arguments = arguments(&moved);
+    TABLE5.success(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_exported_model_does_not_get_in_the_way_of_runs() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let run = [&ONE[..], &["--arms", "baseline", "--out", &out]].concat();
+    let table = TABLE1.success(&run);
+    let cell = format!("{out}/vit/baseline-published/seed100");
+    for inside in [cell.clone(), format!("{cell}/model")] {
+        let error = TABLE1.failure(&["export", "--run", &cell, "--out", &inside]);
+        assert!(error.contains("in the folder of a run"), "{error}");
+    }
+    // Beside the runs it is welcome.
+    TABLE1.success(&["export", "--run", &cell, "--out", &format!("{out}/vit/model")]);
+    assert_eq!(TABLE1.success(&["report", "--out", &out]), table);
+    assert_eq!(TABLE1.success(&run), table);
+}
+
+#[test]
+fn a_run_of_the_old_layout_is_told_so() {
+    let root = tempfile::tempdir().unwrap();
+    let old = root.path().join("out/vit/baseline-published/seed100");
+    std::fs::create_dir_all(&old).unwrap();
+    std::fs::write(old.join("config.json"), "{\"version\": \"0.1.0\"}").unwrap();
+    for file in ["metrics.jsonl", "lock"] {
+        std::fs::write(old.join(file), "").unwrap();
+    }
+    let out = at(&root, "out");
+    let run = [&ONE[..], &["--arms", "baseline", "--out", &out]].concat();
+    for arguments in [&["report", "--out", &out][..], &run] {
+        let error = TABLE1.failure(arguments);
+        assert!(error.contains("earlier version") && error.contains("another layout"), "{error}");
+    }
+    // Nothing was written into it.
+    assert_eq!(std::fs::read_dir(&old).unwrap().count(), 3);
+}
+
+#[test]
+fn a_closed_pipe_ends_a_command_quietly() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    TABLE1.success(&[&ONE[..], &["--arms", "baseline", "--out", &out]].concat());
+    for arguments in [&["report", "--out", &out][..], &["plan", "--preset", "smoke"]] {
+        let mut command = TABLE1.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), Some(SIGPIPE), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "");
+    }
+}
+
+#[test]
+fn events_are_lines_or_json_and_every_run_keeps_its_log() {
+    let root = tempfile::tempdir().unwrap();
+    let arguments = |out: &str, more: &[&str]| {
+        let own = [&ONE[..], &["--arms", "baseline", "--out", out]].concat();
+        let output = TABLE1.command(&[&own, more].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let human = arguments(&at(&root, "human"), &[]);
+    assert!(human.contains("1 run: ") || human.contains("1 runs: "), "{human}");
+    assert!(human.contains("[1/1] vit baseline published seed 100 in "), "{human}");
+    assert!(human.lines().all(|line| !line.starts_with('{')), "{human}");
+
+    let json = arguments(&at(&root, "json"), &["--log-format", "json"]);
+    let events: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(events.len() >= 2 && events.iter().all(|e| e["timestamp"].is_string()), "{json}");
+    let in_cell = events.iter().find(|e| e["span"]["cell"] == "vit baseline published seed 100");
+    assert!(in_cell.unwrap()["spans"][0]["table"] == "table1-imagenet", "{json}");
+
+    let log = text(&root.path().join("human/vit/baseline-published/seed100/log.jsonl"));
+    for message in ["training begins", "finished"] {
+        assert!(log.contains(message), "{message} is missing in {log}");
+    }
+    let mut quiet = TABLE1.command(&["report", "--out", &at(&root, "human")]);
+    let output = quiet.env("RUST_LOG", "off").output().unwrap();
+    assert!(output.status.success() && stderr(&output).is_empty());
+}
+
+#[test]
+fn the_siblings_train_in_every_table_that_they_fit() {
+    let root = tempfile::tempdir().unwrap();
+    let siblings = "spectral-conditioning,weight-conditioning,preconditioned-attention";
+    let rate = ["--seeds", "1", "--set", "learning_rate=1e-3", "--set", "spectral_lambda=0.1"];
+    for (binary, name, arms) in [
+        (TABLE1, "t1", format!("baseline,token-graying,{siblings}")),
+        (TABLE4, "t4", format!("baseline,token-graying,{siblings}")),
+        (TABLE5, "t5", format!("baseline,{siblings}")),
+    ] {
+        let out = at(&root, name);
+        let arguments =
+            [&["--preset", "smoke", "--arms", &arms, "--out", &out][..], &rate].concat();
+        binary.success(&arguments);
+        let lines = lines(Path::new(&out));
+        let loss = |arm: &str| {
+            let is = |line: &&std::collections::HashMap<String, String>| {
+                line["arm"] == arm && line["metric"] == "test_loss"
+            };
+            lines.iter().find(is).unwrap_or_else(|| panic!("{name}: no {arm}"))["value"].clone()
+        };
+        for arm in arms.split(',').skip(1) {
+            assert_ne!(loss(arm), loss("baseline"), "{name}: {arm} does nothing");
+        }
+    }
+    let error = TABLE5.failure(&["--preset", "smoke", "--arms", "token-graying"]);
+    assert!(error.contains("not causal"), "{error}");
+}
+
+/// Every committed table is the one of its committed results, in its folder and in its README.
+#[test]
+fn committed_tables_are_those_of_the_committed_results() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for (binary, folder) in
+        [(TABLE1, "table1_imagenet"), (TABLE4, "table4_glue"), (TABLE5, "table5_tinystories")]
+    {
+        for results in here.join(folder).join("results").read_dir().unwrap() {
+            let results = results.unwrap().path();
+            let copy = tempfile::tempdir().unwrap();
+            for file in ["results.csv", "timings.csv"] {
+                std::fs::copy(results.join(file), copy.path().join(file)).unwrap();
+            }
+            let (readme, insert) =
+                (here.join(folder).join("README.md"), copy.path().join("README.md"));
+            std::fs::copy(&readme, &insert).unwrap();
+            let (out, insert) = (copy.path().to_str().unwrap(), insert.to_str().unwrap());
+            binary.success(&["report", "--out", out, "--insert", insert]);
+            let remedy =
+                format!("run: report --out {} --insert {}", results.display(), readme.display());
+            for file in ["results.csv", "table.md", "table.tex"] {
+                let (new, old) = (text(&copy.path().join(file)), text(&results.join(file)));
+                assert!(
+                    new == old,
+                    "{}/{file} is not that of its results; {remedy}",
+                    results.display()
+                );
+            }
+            assert!(text(Path::new(insert)) == text(&readme), "{}: {remedy}", readme.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "{seen} tables");
+}
+
+#[test]
+fn finetune_has_the_commands_of_all() {
+    for command in ["run", "plan", "tune", "sweep", "report", "export"] {
+        for binary in [TABLE1, TABLE4, TABLE5, FINETUNE] {
+            let help = binary.success(&[command, "--help"]);
+            let options = ["--models", "--arms", "--seeds", "--set", "--tuned", "--shard", "--out"];
+            let takes = !["report", "export"].contains(&command);
+            assert!(options.iter().all(|o| help.contains(o) || !takes), "{command}: {help}");
+        }
+    }
+}
