@@ -2,10 +2,10 @@
 
     cargo build --release --bin finetune
     target/release/finetune --init MODEL --task ... --arms baseline --seeds 1 --set dropout=0 --out RUNS
-    python scripts/compare_finetune.py MODEL RUNS/baseline/seed100 [--steps 20]
-    python scripts/compare_finetune.py MODEL RUNS/baseline/seed* --whole
+    python scripts/compare_finetune.py MODEL RUNS/bert/baseline-set/seed100 [--steps 20]
+    python scripts/compare_finetune.py MODEL RUNS/bert/baseline-set/seed* --whole
 
-From the same parameters (head included), batches, rates and optimiser. First PyTorch takes the steps
+From the same parameters (head included), batches, learning rates and optimiser. First PyTorch takes the steps
 and its losses must be those that the run recorded; then both take the steps alone, in turns, on the
 same number of threads, and the medians of their times are printed. With --whole PyTorch takes all
 steps of every run, and the accuracies on the dev set are compared: means over the runs, and the 95 %
@@ -40,7 +40,7 @@ def arguments():
     return parser.parse_args()
 
 
-def build(options, case, config):
+def build(options, case, fit):
     """The PyTorch model with the run's parameters, and its optimiser."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
@@ -56,7 +56,6 @@ def build(options, case, config):
             parameter.copy_(case[f"parameter/{name}"])
             matrix = parameter.dim() > 1 and "_embeddings" not in name
             groups["matrices" if matrix else "others"].append(parameter)
-    fit = config["fit"]
     optimizer = torch.optim.AdamW(
         [
             {"params": groups["matrices"], "weight_decay": fit["groups"]["weight_decay"]},
@@ -67,11 +66,11 @@ def build(options, case, config):
     return model, optimizer
 
 
-def pytorch(options, case, config, rates):
+def pytorch(options, case, fit, rates):
     """Losses and times of the steps in PyTorch, and the model that they make."""
     import torch
 
-    model, optimizer = build(options, case, config)
+    model, optimizer = build(options, case, fit)
     losses, times = [], []
     for step, rate in enumerate(rates):
         batch = {key: case[f"batch{step}/{key}"] for key in ("ids", "types", "mask", "labels")}
@@ -83,8 +82,8 @@ def pytorch(options, case, config, rates):
             attention_mask=batch["mask"].long(), labels=batch["labels"].long(),
         ).loss  # fmt: skip
         loss.backward()
-        if config["fit"]["clip"]:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config["fit"]["clip"])
+        if fit["clip"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), fit["clip"])
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -122,16 +121,17 @@ def ours(options, run):
 
 
 def read(options, run):
-    """Configuration and steps of a run, and what its binary says of its start."""
+    """Training settings and steps of a run, and what its binary says of its start."""
     from safetensors.torch import load_file
 
-    config = json.loads((run / "config.json").read_text())
+    job = json.loads((run / "run.json").read_text())["job"]
     with (run / "metrics.jsonl").open() as lines:
         events = [json.loads(line) for line in lines]
-    network = config["network"]
+    network, groups = job["network"]["encoder"]["bert"], job["fit"]["groups"]
     plain = network["conditioning"]["method"] == "none" and network["dropout"] == 0.0
-    if not plain or config["fit"]["groups"].get("rates") or not config["data"]["classes"]:
-        sys.exit("takes runs of arm baseline on classes, with --set dropout=0 and one rate for all layers")
+    one_rate = groups["table_rate"] == 1.0 and not groups.get("rates")
+    if not plain or not one_rate or not job["task"]["texts"]["data"]["classes"]:
+        sys.exit("takes runs of arm baseline on classes, with --set dropout=0 and one learning rate for all layers")
     steps = [event for event in events if event.get("event") == "step"]
     steps = steps if options.whole else steps[: options.steps]
     if len(steps) <= WARM:
@@ -140,7 +140,7 @@ def read(options, run):
         path = pathlib.Path(folder) / "case.safetensors"
         command = [options.binary, "case", "--run", run, "--out", path, "--dev"]
         subprocess.run([*map(str, command), "--batches", str(len(steps))], check=True)
-        return config, steps, load_file(path)
+        return job["fit"], steps, load_file(path)
 
 
 def compare_whole(options):
@@ -152,8 +152,8 @@ def compare_whole(options):
         summary = json.loads((run / "summary.json").read_text())
         if "dev_accuracy" not in summary["metrics"]:
             sys.exit(f"{run}: no accuracy on one dev set")
-        config, steps, case = read(options, run)
-        _, _, model = pytorch(options, case, config, [step["rate"] for step in steps])
+        fit, steps, case = read(options, run)
+        _, _, model = pytorch(options, case, fit, [step["rate"] for step in steps])
         mine.append(summary["metrics"]["dev_accuracy"])
         theirs.append(accuracy(model, case))
         print(f"{run.name}: ours {mine[-1]:.2f}, PyTorch {theirs[-1]:.2f}", flush=True)
@@ -182,16 +182,16 @@ def main():
 
 def compare_steps(options, run):
     """Losses and times of the first steps of a run."""
-    config, steps, case = read(options, run)
+    fit, steps, case = read(options, run)
     rates = [step["rate"] for step in steps]
-    losses = pytorch(options, case, config, rates)[0]
+    losses = pytorch(options, case, fit, rates)[0]
     worst = max(abs(a - step["loss"]) for a, step in zip(losses, steps, strict=True))
     print(f"{len(steps)} steps: losses differ by at most {worst:.1e}")
     if worst > TOLERANCE:
         sys.exit(f"more than {TOLERANCE}: {losses} and {[step['loss'] for step in steps]}")
     theirs, mine = [], []
     for _ in range(options.rounds):
-        theirs.append(statistics.median(pytorch(options, case, config, rates)[1][WARM:]))
+        theirs.append(statistics.median(pytorch(options, case, fit, rates)[1][WARM:]))
         mine.append(ours(options, run))
     theirs, mine = statistics.median(theirs), statistics.median(mine)
     print(f"PyTorch {theirs:.0f} ms, ours {mine:.0f} ms a step; PyTorch / ours {theirs / mine:.2f}")

@@ -20,7 +20,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PLAIN = os.path.join(ROOT, "scripts", "plain-candle")
 WARM = 2
-# f32 programs that sum in different orders; losses of 20 steps at rate 1e-3.
+# f32 programs that sum in different orders; losses of 20 steps at learning rate 1e-3.
 TOLERANCE = 5e-3
 
 

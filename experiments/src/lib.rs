@@ -14,7 +14,7 @@
 //! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
 //! | [`run`] | folders, worker processes side by side, timing, log |
 //! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
-//! | [`results`], [`column`], [`report`], [`kappa`] | from records to a table |
+//! | [`results`], [`column`](mod@column), [`report`], [`kappa`] | from records to a table |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 

@@ -157,7 +157,8 @@ impl<T: Table> Plan<T> {
         );
         // What was recorded is for training from scratch.
         let recorded = if options.init.is_some() { None } else { preset.tuned };
-        let known: Vec<String> = T::Row::value_variants().iter().map(|row| self::name(*row)).collect();
+        let known: Vec<String> =
+            T::Row::value_variants().iter().map(|row| self::name(*row)).collect();
         let plan = Self {
             tuned: Tuned::open(recorded, options.tuned.as_deref(), preset.name, &known)?,
             options: options.own.clone(),
