@@ -17,6 +17,7 @@ mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
 mod siblings;
+mod timm_export;
 mod vit;
 mod vit_parity;
 

@@ -1,0 +1,78 @@
+//! A ViT that is written for timm computes what it did: the conditioning stands in the weights.
+
+use candle_core::{DType, Device};
+use conditioned_models::conditioning::{
+    AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
+};
+use conditioned_models::hugging_face::timm;
+use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_nn::{Mode, Store};
+
+use super::{distance, uniform};
+
+/// f32 through two blocks; the weights are multiplied out in another order.
+const TOLERANCE: f64 = 1e-5;
+
+/// One channel, as the digits have.
+const NORMALISATION: (&[f32], &[f32]) = (&[0.3], &[0.4]);
+
+fn config(conditioning: ConditioningConfig) -> VitConfig {
+    VitConfig { width: 16, depth: 2, conditioning, ..VitConfig::preset("vit-8").unwrap() }
+}
+
+#[test]
+fn a_plain_vit_computes_what_the_conditioned_one_did() {
+    let images = uniform(&[3, 1, 8, 8], 1).unwrap().to_dtype(DType::F32).unwrap();
+    let pooled = |placement| ConditioningConfig {
+        method: Method::pooled(0.5).unwrap(),
+        placement,
+        ..Default::default()
+    };
+    for conditioning in [
+        pooled(Placement::AfterPosition),
+        pooled(Placement::BeforePosition),
+        Method::pooled_norm_matched(0.5).unwrap().into(),
+        ConditioningConfig { weights: WeightMethod::Weight, ..Default::default() },
+        ConditioningConfig::default(),
+    ] {
+        let config = config(conditioning);
+        let store = Store::new(3, DType::F32, &Device::Cpu);
+        let model = Vit::new(&config, store.builder()).unwrap();
+        // A step of training, so that there are statistics.
+        model.forward(&images, Mode::Train { seed: 0, step: 0, last: true }).unwrap();
+        let wanted = model.forward(&images, Mode::Eval).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        timm::export(folder.path(), &config, NORMALISATION, &store).unwrap();
+        let plain = VitConfig { conditioning: ConditioningConfig::default(), ..config.clone() };
+        let read = Store::new(4, DType::F32, &Device::Cpu);
+        let model = Vit::new(&plain, read.builder()).unwrap();
+        read.load(&folder.path().join("model.safetensors")).unwrap();
+        let found = model.forward(&images, Mode::Eval).unwrap();
+        let worst = distance(&found, &wanted).unwrap();
+        assert!(worst <= TOLERANCE, "{conditioning:?}: {worst}");
+
+        let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["model_args"]["embed_dim"], 16);
+        assert_eq!(json["pretrained_cfg"]["mean"][0].as_f64().unwrap() as f32, 0.3);
+    }
+}
+
+#[test]
+fn what_cannot_be_folded_is_refused_with_its_reason() {
+    let preconditioned =
+        ConditioningConfig { attention: AttentionMethod::Preconditioned, ..Default::default() };
+    for (conditioning, reason) in [
+        (Method::per_sequence(0.3).unwrap().into(), "depends on other tokens"),
+        (preconditioned, "preconditioned attention"),
+    ] {
+        let config = config(conditioning);
+        let store = Store::new(3, DType::F32, &Device::Cpu);
+        Vit::new(&config, store.builder()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let error = timm::export(folder.path(), &config, NORMALISATION, &store).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is written");
+    }
+}
