@@ -171,7 +171,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 ///
 /// # Errors
 /// When standard output cannot be written.
-#[allow(clippy::print_stdout)]
 pub fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
@@ -191,8 +190,7 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         }
         Command::Report { out, insert } => {
             let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
-            report::write::<T>(&out)?;
-            insert.map_or(Ok(()), |file| report::insert::<T>(&out, &file))
+            report::write::<T>(&out, insert.as_deref())
         }
         Command::Export { run, out } => export::export(&run, &out),
         Command::Own(command) => command.run(),
@@ -221,7 +219,7 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
         runs.extend(timed);
     }
     train(&plan.later_stages(&cells, &runs)?)?;
-    report::write::<T>(&plan.out)
+    report::write::<T>(&plan.out, None)
 }
 
 /// Trains the cells of the search and writes the best settings of every arm to `tuned.json`.

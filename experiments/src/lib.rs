@@ -25,6 +25,7 @@ pub mod cell;
 pub mod checkpoint;
 pub mod cli;
 pub mod column;
+mod cost;
 pub mod device;
 pub mod export;
 pub mod hub;

@@ -13,10 +13,8 @@ use crate::cli::Options;
 use crate::device;
 use crate::overrides;
 use crate::recipe::Recipe;
-use crate::run::timing;
 use crate::search::{PUBLISHED_STD, Setting, Start, Tuned};
 use crate::table::{Preset, Request, Stage, Table};
-use conditioned_report::grid::Grid;
 
 /// The first seed of a table. Searches begin at 0: no network that helped to choose a setting is
 /// counted in the table.
@@ -25,15 +23,12 @@ const FIRST_SEED: u64 = 100;
 /// Seeds of each change of a sweep.
 const SWEEP_SEEDS: u64 = 2;
 
-/// What one thread does in a second, for an estimate of the time where none was recorded.
-const OPERATIONS_PER_SECOND: f64 = 2e10;
-
 /// Rows, arms, seeds and settings, all known to exist.
 pub struct Plan<T: Table> {
     preset: Rc<Preset<T>>,
     options: T::Options,
     rows: Vec<(T::Row, T::Recipe)>,
-    arms: Vec<Arm>,
+    pub(crate) arms: Vec<Arm>,
     seeds: Option<u64>,
     device: String,
     tuned: Tuned,
@@ -95,7 +90,7 @@ pub struct Cells<T: Table> {
     pub runs: Vec<RunConfig>,
     settings: Vec<Setting>,
     /// The data by row.
-    data: Vec<(String, T::Data)>,
+    pub(crate) data: Vec<(String, T::Data)>,
 }
 
 impl<T: Table> Plan<T> {
@@ -108,22 +103,8 @@ impl<T: Table> Plan<T> {
         let preset = T::presets().into_iter().find(|preset| preset.name == name);
         let preset = preset.with_context(|| format!("unknown preset `{name}`"))?;
         device::open(&options.device)?;
-        let mut arms = options.arms.clone().unwrap_or_else(|| preset.arms.to_vec());
-        let mut seen = Vec::new();
-        arms.retain(|arm| {
-            !seen.contains(arm) && {
-                seen.push(*arm);
-                true
-            }
-        });
-        let mut rows = options.models.clone().unwrap_or_else(|| preset.rows.to_vec());
-        let mut seen = Vec::new();
-        rows.retain(|row| {
-            !seen.contains(row) && {
-                seen.push(*row);
-                true
-            }
-        });
+        let arms = distinct(options.arms.as_deref().unwrap_or(preset.arms));
+        let rows = distinct(options.models.as_deref().unwrap_or(preset.rows));
         let rows = rows.into_iter().map(|row| {
             let recipe = match options.init {
                 Some(_) => (preset.recipe)(row).for_checkpoint(),
@@ -379,105 +360,21 @@ impl<T: Table> Plan<T> {
             let (request, row) = (self.request(*row, recipe), name(*row));
             let Some((_, data)) = cells.data.iter().find(|(of, _)| *of == row) else { continue };
             for first in runs.iter().filter(|run| run.cell.row == row) {
+                let stages = T::stages(data).len();
+                if stages < 2 {
+                    continue;
+                }
                 let setting = cells.setting(first).unwrap_or(Setting::published(0.0));
-                for number in 1..T::stages(data).len() {
-                    let folder = std::path::absolute(first.folder(&self.out))?;
-                    let earlier = Some(Checkpoint::read(&folder)?);
-                    let cell = first.cell.clone();
+                let folder = std::path::absolute(first.folder(&self.out))?;
+                let earlier = Checkpoint::read(&folder)?;
+                for number in 1..stages {
+                    let (cell, earlier) = (first.cell.clone(), Some(earlier.clone()));
                     let run = self.run(&request, data, cell, setting, number, earlier)?;
                     later.push(RunConfig { best: first.best, ..run });
                 }
             }
         }
         Ok(later)
-    }
-
-    /// What the cells cost: a row per model, arm and setting.
-    pub fn describe(&self, cells: &Cells<T>) -> Grid {
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        for run in &cells.runs {
-            let Cell { row, arm, start, seed, .. } = &run.cell;
-            let name = format!("{row} {arm} {start}");
-            if let Some(known) = rows.iter_mut().find(|row| row[0] == name) {
-                known[1] = format!("{} {seed}", known[1]);
-                continue;
-            }
-            let job = &run.job;
-            let (tokens, batch, _) = job.task.sizes();
-            let parameters = job.network.parameter_count();
-            let samples = job.micro_batches() * batch;
-            rows.push(vec![
-                name,
-                seed.to_string(),
-                format!("{}, x{}", job.fit.schedule.peak, job.fit.groups.table_rate),
-                format!("{:.3}", job.network.embedding_stds().0),
-                parameters.to_string(),
-                (samples * tokens.max(1)).to_string(),
-                format!("{:.3}", job.operations() * 1e-15),
-                // Weights, gradient and AdamW's two moments in f32.
-                format!("{:.0}", 16.0 * parameters as f64 / (1 << 20) as f64),
-                duration(self.seconds(run)),
-            ]);
-        }
-        let columns = [
-            ("cell", true),
-            ("seeds", true),
-            ("learning rate, of embedding tables", false),
-            ("std of embedding tables", false),
-            ("parameters", false),
-            ("images or tokens", false),
-            ("PFLOP a seed", false),
-            ("MiB of parameters and their state", false),
-            ("time a seed, one thread", true),
-        ];
-        let mut notes = vec![
-            "Activations, heads, evaluation and data are not counted in operations and memory."
-                .to_string(),
-        ];
-        if self.preset.equal_time {
-            notes.push("Later stages and the runs at equal time come on top.".to_string());
-        }
-        notes.push(self.announcement(cells));
-        Grid {
-            title: format!("{}: {} runs", T::TITLE, cells.runs.len()),
-            columns: columns.map(|(head, answer)| (head.to_string(), answer)).to_vec(),
-            rows,
-            notes,
-        }
-    }
-
-    /// What will be done and how long it takes, in a sentence.
-    pub fn announcement(&self, cells: &Cells<T>) -> String {
-        let (runs, arms) = (cells.runs.len(), self.arms.len());
-        let seconds: f64 = cells.runs.iter().map(|run| self.seconds(run)).sum();
-        let basis = match self.preset.timings {
-            Some(_) => "by the times of the committed results",
-            None => "roughly, by its operations",
-        };
-        let stages = cells.data.first().map_or(0, |(_, data)| T::stages(data).len());
-        let stages = match stages {
-            0 | 1 => String::new(),
-            n => format!(" of the first of {n} stages"),
-        };
-        format!(
-            "{runs} runs{stages}: {} of {} with {arms} arms, {} side by side: about {} ({basis})",
-            count(cells.data.len(), "model"),
-            self.preset.name,
-            self.side_by_side,
-            duration(seconds / self.side_by_side as f64)
-        )
-    }
-
-    /// About what a run takes on one thread.
-    fn seconds(&self, run: &RunConfig) -> f64 {
-        let timings = self.preset.timings.and_then(|text| timing::parse(text).ok());
-        let (row, arm) = (&run.cell.row, run.cell.arm);
-        let recorded = timings.iter().flatten().find(|t| t.row == *row && t.arm == arm);
-        let steps = run.job.micro_batches() as f64 / run.job.fit.accumulate as f64;
-        match recorded {
-            Some(timing) => 1e-3 * timing.ms_per_step * steps,
-            None => run.job.operations() / OPERATIONS_PER_SECOND,
-        }
     }
 }
 
@@ -496,13 +393,10 @@ pub fn name<R: ValueEnum>(row: R) -> String {
     row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
 }
 
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-fn duration(seconds: f64) -> String {
-    let duration = std::time::Duration::from_secs_f64(seconds.max(1.0));
-    indicatif::HumanDuration(duration).to_string()
+/// The values without repetitions, in order.
+fn distinct<V: PartialEq + Copy>(values: &[V]) -> Vec<V> {
+    let first = values.iter().enumerate().filter(|(at, value)| !values[..*at].contains(value));
+    first.map(|(_, value)| *value).collect()
 }
 
 /// The standard deviation that embedding tables have at a setting, until the arm finds its own.

@@ -20,11 +20,13 @@ use crate::table::{Curve, Table};
 use conditioned_report::curves::{self, Figure, Panel};
 use conditioned_report::grid::Grid;
 
-/// Writes the files of the table to `out` and prints it.
+/// Writes the files of the table to `out`, prints it, and puts it into the Markdown file `insert`, between the
+/// lines `<!-- NAME PRESET -->` and `<!-- end -->`.
 ///
 /// # Errors
-/// When there is no finished run, a record is damaged, or a file cannot be written.
-pub fn write<T: Table>(out: &Path) -> Result<()> {
+/// When there is no finished run, a record is damaged, the Markdown file has no such lines, or a file cannot be
+/// written.
+pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     let (results, from_runs) = open::<T>(out)?;
     let grid = grid::<T>(&results, &timing::read(out)?)?;
     let mut csv = csv::Writer::from_writer(Vec::new());
@@ -51,19 +53,15 @@ pub fn write<T: Table>(out: &Path) -> Result<()> {
     }
     print(&grid.terminal(Grid::width()))?;
     let curves = if from_runs { ",curves.{svg,png}" } else { "" };
-    print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))
+    print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))?;
+    let preset = results.first().map_or("", |run| &run.cell.preset);
+    insert.map_or(Ok(()), |file| replace(file, &format!("{} {preset}", T::NAME), &grid.markdown()))
 }
 
-/// Puts the table of `out` between the lines `<!-- NAME PRESET -->` and `<!-- end -->` of a Markdown file.
-///
-/// # Errors
-/// When the file has no such lines, or cannot be written.
-pub fn insert<T: Table>(out: &Path, file: &Path) -> Result<()> {
-    let (results, _) = open::<T>(out)?;
-    let table = grid::<T>(&results, &timing::read(out)?)?.markdown();
-    let preset = results.first().map_or(String::new(), |run| run.cell.preset.clone());
+/// Puts a table between the lines `<!-- mark -->` and `<!-- end -->` of a Markdown file.
+fn replace(file: &Path, mark: &str, table: &str) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let begin = format!("<!-- {} {preset} -->\n", T::NAME);
+    let begin = format!("<!-- {mark} -->\n");
     let place = text.split_once(&begin).and_then(|(before, rest)| {
         let (_, after) = rest.split_once("<!-- end -->")?;
         Some(format!("{before}{begin}\n{}\n\n<!-- end -->{after}", table.trim()))

@@ -244,7 +244,7 @@ fn events_are_lines_or_json_and_every_run_keeps_its_log() {
         stderr(&output)
     };
     let human = arguments(&at(&root, "human"), &[]);
-    assert!(human.contains("1 run: ") || human.contains("1 runs: "), "{human}");
+    assert!(human.contains("1 run: "), "{human}");
     assert!(human.contains("[1/1] vit baseline published seed 100 in "), "{human}");
     assert!(human.lines().all(|line| !line.starts_with('{')), "{human}");
 

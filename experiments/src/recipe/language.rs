@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use conditioned_data::{Preparation, TextConfig, TextSource};
+use conditioned_data::{Preparation, TextConfig, TextSource, Tokenizer};
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_models::hugging_face::gpt2;
 use conditioned_models::network::Network;
@@ -228,7 +228,22 @@ impl LanguageRecipe {
                 network.vocabulary
             );
         }
-        Ok(LanguageData { ngram_loss: text.load()?.ngram_loss()?, text, init })
+        let loaded = text.load()?;
+        request.recipe.check_prompt(&loaded.tokenizer)?;
+        Ok(LanguageData { ngram_loss: loaded.ngram_loss()?, text, init })
+    }
+
+    /// Checks that a model can write on from the prompt, as it does at the end of a run: the prompt has a token,
+    /// none that the tokenizer lacks, and does not fill the context.
+    fn check_prompt(&self, tokenizer: &Tokenizer) -> Result<()> {
+        let Self { prompt, context, .. } = self;
+        let ids = tokenizer.encode(prompt).with_context(|| format!("--set prompt={prompt}"))?;
+        ensure!(
+            !ids.is_empty() && ids.len() < *context,
+            "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {context}",
+            ids.len()
+        );
+        Ok(())
     }
 
     fn network(&self, vocabulary: usize, std: f64) -> Gpt2Config {
@@ -272,7 +287,6 @@ impl LanguageRecipe {
             prefix_lengths: recipe.prefix_lengths.clone(),
             prompt: recipe.prompt.clone(),
         };
-        task.check_prompt(&text.load()?.tokenizer)?;
         let length = Length::MicroBatches(recipe.steps);
         Ok(Job {
             network: Network::Gpt2(Gpt2Config {

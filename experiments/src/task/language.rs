@@ -1,6 +1,6 @@
 //! A language model: windows, loss, evaluation, and what it writes at the end.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{TextConfig, TextSplits, Tokenizer, WindowBatch, Windows, prefixes};
@@ -57,21 +57,6 @@ impl LanguageConfig {
         let train = self.text.load()?.train;
         let windows = Windows::new(train, self.window, self.batch_size, seed)?;
         Ok(windows.batch(0, 0, &Device::Cpu)?.inputs)
-    }
-
-    /// Checks that a model can write on from the prompt: it does so at the end of a run.
-    ///
-    /// # Errors
-    /// When the prompt has no token, a character that the tokenizer lacks, or fills the window.
-    pub fn check_prompt(&self, tokenizer: &Tokenizer) -> Result<()> {
-        let Self { prompt, window, .. } = self;
-        let ids = tokenizer.encode(prompt).with_context(|| format!("--set prompt={prompt}"))?;
-        ensure!(
-            !ids.is_empty() && ids.len() < *window,
-            "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {window}",
-            ids.len()
-        );
-        Ok(())
     }
 
     /// Numbers that the table shows.
