@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use conditioned_data::{LabelledData, LabelledSource, Task};
 use conditioned_models::conditioning::ConditioningConfig;
+use conditioned_models::encoder::EncoderConfig;
 use conditioned_models::hugging_face::bert;
+use conditioned_models::network::Network;
 use experiments::arm::Arm::{Baseline, PerSequence, Pooled, PooledNormMatched};
 use experiments::checkpoint::Checkpoint;
 use experiments::column::{self, Column};
@@ -160,11 +162,27 @@ impl Table for Finetune {
             folder.display()
         );
         let (source, recipe) = (source(request.options)?, request.recipe);
+        let encoder = Network::Encoder(EncoderConfig::Bert(network.clone()));
+        let texts = LabelledData::new(source, recipe.train_rows, recipe.tune)?;
+        ensure!(
+            !texts.pairs || network.types > 1,
+            "--init {}: `type_vocab_size` is {}, and pairs of texts need 2; take single texts, or another \
+             checkpoint",
+            folder.display(),
+            network.types
+        );
+        if texts.skipped > 0 {
+            tracing::info!(
+                "{}: {} rows without a usable label or text are left out",
+                texts.name,
+                texts.skipped
+            );
+        }
         Ok(TextData {
-            checkpoint: Checkpoint::read(&folder)?.of_hub(hub::id(init)),
+            checkpoint: Checkpoint::read(&folder, &encoder)?.of_hub(hub::id(init)),
             tokenizer: TokenizerFile::read(&folder)?,
             network,
-            texts: LabelledData::new(source, recipe.train_rows, recipe.tune)?,
+            texts,
         })
     }
 
@@ -200,9 +218,10 @@ impl Table for Finetune {
         });
         let cut = cut.collect::<Vec<_>>().join(", ");
         let cut = if cut.is_empty() { "none".to_string() } else { cut };
+        let skipped = first.metric("skipped").unwrap_or_default();
         vec![format!(
             "Metrics in %, of the model after the last step; F1 is that of the second class. Texts that were \
-             cut: {cut}. κ: of all tokens of the longest texts of the last set, as they enter the first \
+             cut: {cut}; rows left out for want of a label or text: {skipped}. κ: of all tokens of the longest texts of the last set, as they enter the first \
              layer, without and with the arm. ms: one thread, alone."
         )]
     }

@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device};
+use conditioned_models::encoder::EncoderConfig;
+use conditioned_models::hugging_face::{bert, gpt2};
+use conditioned_models::network::Network;
+use conditioned_nn::Store;
 use serde::{Deserialize, Serialize};
 
 /// A folder with weights. Two are equal when their weights are, wherever they lie.
@@ -25,11 +30,36 @@ impl PartialEq for Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoint in a folder.
+    /// The checkpoint in a folder, whose weights are those of `network`. Heads of other tasks are named in
+    /// the log.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the weights do not fit.
+    pub fn read(folder: &Path, network: &Network) -> Result<Self> {
+        let store = Store::new(0, DType::F32, &Device::Cpu);
+        let others = match network {
+            Network::Gpt2(config) => gpt2::read_weights(folder, config, &store)?,
+            Network::Encoder(config @ EncoderConfig::Bert(_)) => {
+                // The classifier is that of another task, however many classes it has.
+                config.classifier(2, store.builder())?;
+                bert::read_encoder(folder, &store)?.unused
+            }
+            _ => {
+                bail!("{}: this network has no checkpoints of Hugging Face here", folder.display())
+            }
+        };
+        if !others.is_empty() {
+            let (folder, names) = (folder.display(), others.join(", "));
+            tracing::info!("{folder}: heads of other tasks are passed over: {names}");
+        }
+        Ok(Self { folder: folder.to_path_buf(), hub: None, hash: hash(folder)? })
+    }
+
+    /// The weights of a finished stage in a folder.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn read(folder: &Path) -> Result<Self> {
+    pub fn of_stage(folder: &Path) -> Result<Self> {
         Ok(Self { folder: folder.to_path_buf(), hub: None, hash: hash(folder)? })
     }
 

@@ -15,6 +15,7 @@ use conditioned_models::network::Network;
 use conditioned_models::vit::Vit;
 use conditioned_nn::Store;
 use conditioned_nn::store::{load_tensors, save_tensors, write_atomic};
+use serde_json::json;
 
 use crate::cell::{RunConfig, Summary};
 use crate::checkpoint::Checkpoint;
@@ -24,7 +25,7 @@ use crate::run::folder::Folder;
 use crate::run::worker::boxed;
 use crate::task::texts::{TextClassification, TextsConfig};
 
-/// The file of a tokenizer, in a run and in what is written.
+/// The file of a run's tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Writes the model of a finished run: plain where its conditioning folds into the weights, else as it is, to
@@ -60,7 +61,7 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
             let tokenizer = Tokenizer::read(run.join(TOKENIZER))?;
             gpt2::export(out, network, &store, Some(tokenizer.end_of_text()))
                 .with_context(|| config.name())?;
-            tokenizer.save(out.join(TOKENIZER))?;
+            tokenizer.save_with(out, [("model_max_length", json!(network.context))])?;
         }
         (Network::Encoder(EncoderConfig::Bert(network)), TaskConfig::Texts(task)) => {
             let outputs = task.data.classes.len().max(1);
@@ -76,9 +77,12 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
                 true => bert::export(out, network, &head, &store)?,
                 false => bert::write(out, network, &head, &store)?,
             }
-            Tokenizer::read(run.join(TOKENIZER))?.save(out.join(TOKENIZER))?;
-            let context = network.context;
-            write(&out.join("tokenizer_config.json"), &tokenizer_config(&config, context))?;
+            // The name of a special token inside a text is text, there as here.
+            let settings = [
+                ("model_max_length", json!(network.context)),
+                ("split_special_tokens", json!(true)),
+            ];
+            Tokenizer::read(run.join(TOKENIZER))?.save_with(out, settings)?;
             write(&out.join("README.md"), &model_card(&config, task, &summary, folds))?;
         }
         (Network::Encoder(EncoderConfig::Bert(network)), TaskConfig::Masked(_)) => {
@@ -89,7 +93,8 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
                 true => bert::export(out, network, &Head::MaskedLm, &store)?,
                 false => bert::write(out, network, &Head::MaskedLm, &store)?,
             }
-            Tokenizer::read(run.join(TOKENIZER))?.save(out.join(TOKENIZER))?;
+            let settings = [("model_max_length", json!(network.context))];
+            Tokenizer::read(run.join(TOKENIZER))?.save_with(out, settings)?;
         }
         (Network::Encoder(EncoderConfig::CrammedBert(_)), _) => {
             bail!(
@@ -119,24 +124,6 @@ fn fill(store: &Store, run: &Path, build: impl FnOnce() -> candle_core::Result<(
 
 fn write(path: &Path, text: &str) -> Result<()> {
     write_atomic(path, text.as_bytes()).with_context(|| path.display().to_string())
-}
-
-/// The checkpoint's settings of its tokenizer, or those with which transformers takes `tokenizer.json` as
-/// it is: by itself it would lower-case the texts of any BERT.
-fn tokenizer_config(config: &RunConfig, context: usize) -> String {
-    let init = config.job.init.as_ref();
-    let own = init.and_then(|init| {
-        std::fs::read_to_string(init.checkpoint().folder.join("tokenizer_config.json")).ok()
-    });
-    own.unwrap_or_else(|| {
-        let settings = serde_json::json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": context,
-            "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]",
-            "mask_token": "[MASK]", "unk_token": "[UNK]",
-        });
-        format!("{settings:#}\n")
-    })
 }
 
 /// What a reader of the model must know.
@@ -248,7 +235,7 @@ mod tests {
     #[test]
     fn a_card_names_the_checkpoint_that_others_can_find() {
         let folder = tempfile::tempdir().unwrap();
-        let local = Checkpoint::read(folder.path()).unwrap();
+        let local = Checkpoint::of_stage(folder.path()).unwrap();
         let plain = "---\npipeline_tag: text-classification\n---\n";
         assert_eq!(front_matter(Some(&local)), plain);
         let card = front_matter(Some(&local.of_hub(Some("someone/small-bert"))));

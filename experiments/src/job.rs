@@ -267,7 +267,8 @@ pub fn start(config: &RunConfig, store: &Store) -> Result<()> {
     match (init, &config.job.network) {
         (Init::Stage(_), _) => start_from_stage(store, &folder.join(WEIGHTS)),
         (Init::HuggingFace(_), Network::Gpt2(network)) => {
-            Ok(gpt2::read_weights(folder, network, store)?)
+            gpt2::read_weights(folder, network, store)?;
+            Ok(())
         }
         (Init::HuggingFace(_), Network::Encoder(EncoderConfig::Bert(_))) => {
             bert::read_encoder(folder, store)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::DType;
 use clap::{Args, Subcommand};
 use conditioned_data::Tokenizer;
@@ -92,13 +92,17 @@ pub struct Generate {
 fn eval(options: &Eval) -> Result<()> {
     let (model, tokenizer) = read(&options.model, &options.device)?;
     let path = options.text.display();
-    let bytes = std::fs::read(&options.text).with_context(|| path.to_string())?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| anyhow!("{path}: not UTF-8 after byte {}", e.utf8_error().valid_up_to()))?;
+    let text = conditioned_data::read_text(&options.text)?;
     let ids = tokenizer.encode_marked(&text)?;
+    tokenizer.check_ids(&ids, model.head().dim(0)?)?;
     let window = options.window.unwrap_or(model.context());
     let stride = options.stride.unwrap_or((window / 2).max(1));
     let nll = mean_nll(&model, &ids, window, stride).with_context(|| path.to_string())?;
+    ensure!(
+        nll.is_finite(),
+        "{path}: the loss is {nll}: the model gives numbers that are not finite; its weights are too large, or \
+         damaged"
+    );
     // The first token has nothing before it and is not predicted.
     let predicted = ids.len() - 1;
     print(&format!(
@@ -120,6 +124,7 @@ fn write(options: &Generate) -> Result<()> {
         temperature: options.temperature,
         top_k: options.top_k,
         top_p: options.top_p,
+        vocabulary: Some(tokenizer.vocab_size()),
         seed: options.seed,
         max_new_tokens: options.tokens,
         stop: Some(tokenizer.end_of_text()),
@@ -137,7 +142,7 @@ pub(crate) fn continued(
     prompt: &str,
     sampling: &Sampling,
 ) -> Result<String> {
-    let mut ids = tokenizer.encode(prompt)?;
+    let mut ids = tokenizer.encode_marked(prompt)?;
     ids.extend(generate(model, &ids, sampling)?);
     ids.retain(|id| Some(*id) != sampling.stop);
     Ok(tokenizer.decode(&ids)?)
@@ -148,13 +153,7 @@ fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
     let folder = &hub::model(folder)?;
     let config = gpt2::read_config(folder)?;
     let tokenizer = Tokenizer::read(folder)?;
-    ensure!(
-        tokenizer.vocab_size() <= config.vocabulary,
-        "{}: the tokenizer knows {} tokens, the model {}: it belongs to another model",
-        folder.display(),
-        tokenizer.vocab_size(),
-        config.vocabulary
-    );
+    tokenizer.check_rows(config.vocabulary)?;
     let store = Store::new(0, DType::F32, &device::open(device)?);
     gpt2::read_weights(folder, &config, &store)?;
     Ok((Gpt2::new(&config, store.frozen()?)?, tokenizer))

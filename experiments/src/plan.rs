@@ -366,7 +366,7 @@ impl<T: Table> Plan<T> {
                 }
                 let setting = cells.setting(first).unwrap_or(Setting::published(0.0));
                 let folder = std::path::absolute(first.folder(&self.out))?;
-                let earlier = Checkpoint::read(&folder)?;
+                let earlier = Checkpoint::of_stage(&folder)?;
                 for number in 1..stages {
                     let (cell, earlier) = (first.cell.clone(), Some(earlier.clone()));
                     let run = self.run(&request, data, cell, setting, number, earlier)?;

@@ -39,7 +39,7 @@ impl Scene {
         let store = Store::new(1, DType::F32, &Device::Cpu);
         Bert::new(&config, store.builder()).unwrap();
         bert::write(&scene.path("model"), &config, &Head::None, &store).unwrap();
-        tokenizer.save(scene.path("model/tokenizer.json")).unwrap();
+        tokenizer.save(scene.path("model")).unwrap();
         scene.write("train.csv", &entailments(0, 0..96).unwrap());
         scene.write("dev.csv", &entailments(0, 1000..1040).unwrap());
         scene

@@ -129,7 +129,7 @@ mod checkpoint {
         let folder = tempfile::tempdir().unwrap();
         let snapshot = folder.path().join("0123abc");
         std::fs::create_dir(&snapshot).unwrap();
-        let local = Checkpoint::read(&snapshot).unwrap();
+        let local = Checkpoint::of_stage(&snapshot).unwrap();
         assert_eq!(local.name(), "0123abc");
         let fetched = local.clone().of_hub(Some("someone/small-bert"));
         assert_eq!(fetched.name(), "someone/small-bert");

@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::rows::Rows;
 use crate::{Error, Result};
 
+/// What some programs write at the start of a UTF-8 file.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// How documents lie in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
@@ -32,12 +35,32 @@ impl Layout {
     /// Extensions of the files that are taken from a folder.
     fn extensions(&self) -> &'static [&'static str] {
         match self {
-            Self::Whole | Self::Separated(_) => &["txt", "text", "md"],
-            Self::Jsonl(_) => &["jsonl", "ndjson", "json"],
+            Self::Whole | Self::Separated(_) => &TEXT,
+            Self::Jsonl(_) => &JSONL,
             #[cfg(feature = "parquet")]
-            Self::Parquet(_) => &["parquet"],
+            Self::Parquet(_) => &PARQUET,
         }
     }
+}
+
+const TEXT: [&str; 3] = ["txt", "text", "md"];
+const JSONL: [&str; 3] = ["jsonl", "ndjson", "json"];
+const PARQUET: [&str; 1] = ["parquet"];
+
+/// Whether a file has one of these extensions, in whatever case.
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let found = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+    extensions.iter().any(|extension| extension.eq_ignore_ascii_case(found))
+}
+
+/// Whether a path is a file of JSON lines by its name.
+pub(crate) fn is_jsonl(path: &Path) -> bool {
+    has_extension(path, &JSONL)
+}
+
+/// Whether a path is a parquet file by its name.
+pub(crate) fn is_parquet(path: &Path) -> bool {
+    has_extension(path, &PARQUET)
 }
 
 /// Text files in an order of their own.
@@ -62,16 +85,31 @@ impl Corpus {
     /// A file, or the files of a folder and of those inside it, sorted by path.
     ///
     /// From a folder come `.txt`, `.text` and `.md`, or with [`Layout::Jsonl`] `.jsonl`, `.ndjson` and
-    /// `.json`, or with `Layout::Parquet` `.parquet`; names that start with a dot are left out.
+    /// `.json`, or with `Layout::Parquet` `.parquet`. Hidden files, and those called README or LICENSE, are
+    /// left out; others that are left out are named in a warning.
     ///
     /// # Errors
-    /// When the path cannot be read, or a folder holds no such file.
+    /// When the path cannot be read, or a folder holds no such file, or text of another layout beside them.
     pub fn open(path: impl AsRef<Path>, layout: Layout) -> Result<Self> {
         let path = path.as_ref();
         let mut files = Vec::new();
         if fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            collect(path, layout.extensions(), &mut files)?;
-            files.sort();
+            let all = files_in(path)?;
+            let (own, others): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|file| has_extension(file, layout.extensions()));
+            if let (Some(own), Some(other)) = (own.first(), others.iter().find(|f| is_text(f))) {
+                let problem = format!(
+                    "holds {} and {}, which are read in different ways; put each kind in a folder of its own",
+                    own.display(),
+                    other.display()
+                );
+                return Err(Error::Corpus { path: path.into(), problem });
+            }
+            if let Some(other) = others.first().filter(|_| !own.is_empty()) {
+                let (folder, n) = (path.display(), others.len());
+                tracing::warn!("{folder}: {n} other files are not read, as {}", other.display());
+            }
+            files = own;
         } else {
             files.push(path.into());
         }
@@ -86,6 +124,14 @@ impl Corpus {
     /// These files, in this order.
     pub fn of(files: Vec<PathBuf>, layout: Layout) -> Self {
         Self { files, layout }
+    }
+
+    /// The line between two documents, where they are text.
+    pub(crate) fn separator(&self) -> Option<&str> {
+        match &self.layout {
+            Layout::Separated(separator) => Some(separator),
+            _ => None,
+        }
     }
 
     /// The files, in the order of their documents.
@@ -105,20 +151,28 @@ impl Corpus {
     }
 }
 
-fn collect(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
+/// The files of a folder and of those inside it, sorted, without hidden ones and notes on the data.
+pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-        if hidden {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let is_note = ["readme", "license", "licence"].iter().any(|note| name.starts_with(note));
+        if name.starts_with('.') {
             continue;
         } else if path.is_dir() {
-            collect(&path, extensions, files)?;
-        } else if extensions.iter().any(|e| e.eq_ignore_ascii_case(extension)) {
+            files.extend(files_in(&path)?);
+        } else if !is_note {
             files.push(path);
         }
     }
-    Ok(())
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file holds documents by its name; a lone `.json` describes others more often.
+fn is_text(path: &Path) -> bool {
+    has_extension(path, &TEXT) || has_extension(path, &JSONL[..2]) || is_parquet(path)
 }
 
 /// The documents of a [`Corpus`].
@@ -198,6 +252,8 @@ impl<'a> Current<'a> {
 struct Lines<'a> {
     path: &'a Path,
     reader: BufReader<File>,
+    /// The first bytes of the file.
+    start: Vec<u8>,
     offset: u64,
     line: usize,
 }
@@ -205,7 +261,13 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
-        Ok(Self { path, reader: BufReader::with_capacity(1 << 16, file), offset: 0, line: 0 })
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let first = reader.fill_buf().map_err(Error::io(path))?;
+        let start = first[..first.len().min(8)].to_vec();
+        // A byte-order mark is no text.
+        let mark = if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        reader.consume(mark);
+        Ok(Self { path, reader, start, offset: mark as u64, line: 0 })
     }
 
     fn whole(&mut self) -> Result<Option<String>> {
@@ -242,7 +304,7 @@ impl<'a> Lines<'a> {
             Error::Corpus { path: self.path.into(), problem }
         };
         let value: Value = serde_json::from_str(&line)
-            .map_err(|e| fail(format!("not JSON: {e}; put one object on each line")))?;
+            .map_err(|e| fail(format!("not JSON: {}", json_remedy(&e))))?;
         match value.get(field) {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(fail(format!("{field:?} is not a string; name the field of the text"))),
@@ -261,10 +323,22 @@ impl<'a> Lines<'a> {
         self.offset += read as u64;
         self.line += 1;
         // A line feed is never inside a character, so a line is UTF-8 when the file is.
-        let text = String::from_utf8(bytes).map_err(|e| Error::Utf8 {
-            path: self.path.into(),
-            offset: start + e.utf8_error().valid_up_to() as u64,
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let offset = start + e.utf8_error().valid_up_to() as u64;
+            Error::not_utf8(self.path, &self.start, self.line, offset)
         })?;
         Ok(Some(text))
+    }
+}
+
+/// What is wrong with a line of JSON, and what to do.
+pub(crate) fn json_remedy(error: &serde_json::Error) -> String {
+    let problem = error.to_string();
+    match problem.contains("surrogate") || problem.contains("unexpected end of hex escape") {
+        true => format!(
+            "{problem}: half a character as \\ud83d without its other half; write the text again without it, \
+             in Python by text.encode('utf-8', 'replace')"
+        ),
+        false => format!("{problem}; put one JSON object on each line"),
     }
 }

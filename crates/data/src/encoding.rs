@@ -21,22 +21,22 @@ pub struct Encoded {
 impl Tokenizer {
     /// Id of `[CLS]`, before a text.
     pub fn cls(&self) -> Option<u32> {
-        self.id(CLS)
+        self.id(&self.names().cls)
     }
 
     /// Id of `[SEP]`, after a text.
     pub fn sep(&self) -> Option<u32> {
-        self.id(SEP)
+        self.id(&self.names().sep)
     }
 
     /// Id of `[MASK]`, in the place of a token that a model shall tell.
     pub fn mask(&self) -> Option<u32> {
-        self.id(MASK)
+        self.id(&self.names().mask)
     }
 
     /// Id of `[PAD]`, after the end of a text that is shorter than others.
     pub fn pad(&self) -> Option<u32> {
-        self.id(PAD)
+        self.id(&self.names().pad)
     }
 
     /// Encodes a text, or a pair, in at most `max_length` tokens, the special ones included.
@@ -66,7 +66,7 @@ impl Tokenizer {
         second: Option<&str>,
         max_length: usize,
     ) -> Result<Encoded> {
-        let (cls, sep) = (self.need(CLS)?, self.need(SEP)?);
+        let (cls, sep) = (self.need(&self.names().cls)?, self.need(&self.names().sep)?);
         let (texts, special) = if second.is_some() { (2, 3) } else { (1, 2) };
         if max_length < texts + special {
             let expected = format!("expected at least {}: a token of each text", texts + special);

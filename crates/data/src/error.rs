@@ -94,8 +94,8 @@ pub enum Error {
     },
     /// A label is not one of the classes.
     #[error(
-        "{}: label {label} of image {index} is out of range for {classes} classes; \
-         give the number of classes of this data set", .path.display()
+        "{}: label {label} of image {index}, and the labels of {classes} classes are 0 to {}; take a data set of \
+         {classes} classes, or give the number of its classes", .path.display(), .classes - 1
     )]
     Label {
         /// The file of labels.
@@ -157,12 +157,16 @@ pub enum Error {
         problem: String,
     },
     /// Text is not UTF-8.
-    #[error("{}: not UTF-8 at byte {offset}; convert the file to UTF-8, or leave it out", .path.display())]
+    #[error("{}: line {line}: not UTF-8 at byte {offset} of the file; {remedy}", .path.display())]
     Utf8 {
         /// The file.
         path: PathBuf,
+        /// Line of the first wrong byte, from 1.
+        line: usize,
         /// Offset of the first wrong byte from the start of the file.
         offset: u64,
+        /// What to do, by what the file begins like.
+        remedy: String,
     },
     /// A text file or a folder of them is not what its layout says.
     #[error("{}: {problem}", .path.display())]
@@ -181,6 +185,30 @@ pub enum Error {
     NoTokenizer {
         /// What was given.
         path: PathBuf,
+    },
+    /// A text is a single document, perhaps because another line stands between its documents.
+    #[error(
+        "{text}: one document alone, and some must be held out: no line between two documents is {separator}; \
+         {found}. Set the separator to the line that is there, or to nothing for blank lines, or give a folder \
+         of texts"
+    )]
+    Separator {
+        /// The file or files.
+        text: String,
+        /// The line that was looked for.
+        separator: String,
+        /// Lines that other texts have between documents, and how many of them there are.
+        found: String,
+    },
+    /// A part of a text has no document.
+    #[error("{text}: no document to {part} on: {problem}")]
+    Part {
+        /// The text, by name.
+        text: String,
+        /// "train", "tune" or "test".
+        part: &'static str,
+        /// Why, and what to do.
+        problem: String,
     },
     /// A part of a text is no longer than a window of it.
     #[error(
@@ -282,6 +310,36 @@ impl Error {
     #[cfg(feature = "hub")]
     pub(crate) fn cache(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
         move |source| Self::Cache { path: path.into(), source }
+    }
+
+    /// Text that is not UTF-8 from a line and byte on, of a file that begins with `start`.
+    pub(crate) fn not_utf8(path: &std::path::Path, start: &[u8], line: usize, offset: u64) -> Self {
+        let kinds: [(&[u8], &str); 7] = [
+            (b"PAR1", "parquet"),
+            (b"\x1f\x8b", "gzip"),
+            (b"PK\x03\x04", "zip"),
+            (b"\x28\xb5\x2f\xfd", "zstd"),
+            (b"\xfd7zXZ", "xz"),
+            (b"\xff\xfe", "UTF-16"),
+            (b"\xfe\xff", "UTF-16"),
+        ];
+        let kind = kinds.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind);
+        let remedy = match kind {
+            Some("UTF-16") => "it is UTF-16: convert the file to UTF-8".to_string(),
+            Some("parquet") => "it is a parquet file: name it .parquet, where parquet is read, or \
+                                write its texts to a text file"
+                .to_string(),
+            Some(kind) => format!("it is a {kind} file: unpack it first"),
+            None => "convert the file to UTF-8, or leave it out".to_string(),
+        };
+        Self::Utf8 { path: path.into(), line, offset, remedy }
+    }
+
+    /// A file of text whose bytes are not UTF-8.
+    pub(crate) fn utf8(path: &std::path::Path, bytes: &[u8], error: std::str::Utf8Error) -> Self {
+        let valid = error.valid_up_to();
+        let line = 1 + bytes[..valid].iter().filter(|&&byte| byte == b'\n').count();
+        Self::not_utf8(path, bytes, line, valid as u64)
     }
 
     /// A corpus without documents.

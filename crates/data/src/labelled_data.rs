@@ -50,6 +50,9 @@ pub struct LabelledData {
     pub train_len: usize,
     /// Rows of the files that were left out as unusable.
     pub skipped: usize,
+    /// Whether the texts are pairs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pairs: bool,
 }
 
 impl PartialEq for LabelledData {
@@ -79,6 +82,7 @@ impl LabelledData {
             tune,
             train_len: 0,
             skipped: texts.skipped,
+            pairs: texts.train.pairs(),
         };
         data.train_len = data.kept(&texts.train).len();
         Ok(data)

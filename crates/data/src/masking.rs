@@ -4,7 +4,6 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::encoding::MASK;
 use crate::stream::{Purpose, stream};
 use crate::{Error, Result, Tokenizer, Windows};
 
@@ -75,7 +74,7 @@ impl MaskedWindows {
     /// When the tokenizer has no `[MASK]` or another number of tokens than theirs, or when no token or all of a
     /// window would be hidden.
     pub fn new(windows: Windows, masking: Masking, tokenizer: &Tokenizer) -> Result<Self> {
-        let mask = tokenizer.need(MASK)?;
+        let mask = tokenizer.need(&tokenizer.names().mask)?;
         let size = windows.sequence().tokens().vocab_size();
         if size != tokenizer.vocab_size() {
             let expected = format!("expected the {size} of the tokens; take their tokenizer");

@@ -6,6 +6,7 @@ use std::path::Path;
 use csv::{ErrorKind, ReaderBuilder};
 use serde_json::{Map, Value};
 
+use crate::corpus::json_remedy;
 use crate::{Error, Result};
 
 /// Names of the column of the text, the first that is there.
@@ -47,14 +48,14 @@ pub(crate) fn at(path: &Path, line: usize, problem: impl std::fmt::Display) -> E
     Error::Corpus { path: path.into(), problem: format!("line {line}: {problem}") }
 }
 
-/// A file's text, without a byte-order mark.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
+/// The text of a file in UTF-8, without a byte-order mark.
+///
+/// # Errors
+/// When the file cannot be read or is not UTF-8: says where, and what it is where that shows.
+pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let valid = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count();
-        at(path, line, format!("not UTF-8 (byte {valid} of the file); convert the file to UTF-8"))
-    })?;
+    let mut text =
+        String::from_utf8(bytes).map_err(|e| Error::utf8(path, e.as_bytes(), e.utf8_error()))?;
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());
     }
@@ -76,6 +77,12 @@ struct Columns<T> {
 
 impl Columns<usize> {
     fn of(path: &Path, header: &[&str]) -> Result<Self> {
+        let named = FIRST.iter().chain(&SECOND).chain([&LABEL]);
+        for name in named {
+            if header.iter().filter(|column| *column == name).count() > 1 {
+                return Err(at(path, 1, format!("two columns {name:?}; rename one of them")));
+            }
+        }
         let find = |name: &&str| header.iter().position(|column| column == name);
         let missing = |what: &str| {
             let found = header.join(", ");
@@ -147,7 +154,7 @@ fn tsv(path: &Path, text: &str) -> Result<Vec<Row>> {
 fn jsonl(path: &Path, text: &str) -> Result<Vec<Row>> {
     let objects = lines(text).filter(|(_, line)| !line.trim().is_empty()).map(|(line, content)| {
         let object = serde_json::from_str::<Map<String, Value>>(content)
-            .map_err(|e| at(path, line, format!("{e}; put one JSON object on each line")))?;
+            .map_err(|e| at(path, line, json_remedy(&e)))?;
         Ok((line, object))
     });
     let objects = objects.collect::<Result<Vec<_>>>()?;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::preparation::parts;
 use crate::{
-    Error, Ngram, Part, Preparation, Result, SHARD_BYTES, Sequence, TextSource, Tokenizer, Tokens,
-    write_shards,
+    END_OF_TEXT, Error, Ngram, Part, Preparation, Result, SHARD_BYTES, Sequence, TextSource,
+    Tokenizer, Tokens, write_shards,
 };
 
 /// Order of the n-gram model that a transformer has to beat.
@@ -87,25 +87,30 @@ impl TextConfig {
     /// When the text cannot be read, is empty or too short, or the tokenizer is missing.
     pub fn prepare(source: &TextSource, how: &Preparation<'_>, folder: &Path) -> Result<Self> {
         let parts = parts(how.tune, how.test);
-        let (mut hasher, mut count, mut test_bytes) = (blake3::Hasher::new(), 0, 0);
+        let (mut hasher, mut test_bytes) = (blake3::Hasher::new(), 0);
+        // Documents of each part: to train, tune and test on.
+        let mut counts = [0; 3];
+        let (mut first, mut all_equal, mut last) = (None, true, String::new());
         for document in source.documents() {
             let document = document?;
-            count += 1;
             hasher.update(&(document.len() as u64).to_le_bytes()).update(document.as_bytes());
-            if parts.part(&document)? == Part::Test {
+            let part = parts.part(&document)?;
+            counts[part as usize] += 1;
+            if part == Part::Test {
                 test_bytes += document.len();
             }
+            let hash = blake3::hash(document.as_bytes());
+            all_equal &= *first.get_or_insert(hash) == hash;
+            last = document;
         }
-        if count == 0 {
-            return Err(Error::empty(source.place().into()));
-        }
+        check_parts(source, how, counts, all_equal, &last)?;
         let tokenizer = how.tokenizer(source)?;
         // Another text or tokenizer has another folder: what a run is based on is not overwritten.
         let hash = hasher.finalize().to_hex().to_string();
         let key = blake3::hash(format!("{hash} {}", tokenizer.hash()).as_bytes()).to_hex();
         let folder = folder.join(&key[..12]);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        tokenizer.save(folder.join("tokenizer.json"))?;
+        tokenizer.save(&folder)?;
         write_shards(folder.join("tokens"), source.documents(), &tokenizer, SHARD_BYTES)?;
 
         let mut config = Self {
@@ -159,6 +164,50 @@ impl TextConfig {
             tokenizer,
         })
     }
+}
+
+/// Checks that each part has a document.
+fn check_parts(
+    source: &TextSource,
+    how: &Preparation<'_>,
+    counts: [usize; 3],
+    all_equal: bool,
+    last: &str,
+) -> Result<()> {
+    let all: usize = counts.iter().sum();
+    if all == 0 {
+        return Err(Error::empty(source.place().into()));
+    }
+    let missing = ["train", "tune", "test"].into_iter().zip(counts).find(|(_, count)| *count == 0);
+    let Some((part, _)) = missing else { return Ok(()) };
+    if let (1, Some(separator)) = (all, source.separator()) {
+        let quoted = |line: &str| match line.trim() {
+            "" => "blank".to_string(),
+            line => format!("{line:?}"),
+        };
+        let usual = ["", END_OF_TEXT, "---", "***"].into_iter();
+        let found = usual.filter_map(|line| {
+            let count = last.lines().filter(|found| found.trim() == line).count();
+            (count > 0).then(|| format!("{count} lines are {}", quoted(line)))
+        });
+        let found = found.collect::<Vec<_>>().join(", ");
+        let lines = last.lines().count();
+        let found =
+            if found.is_empty() { format!("of its {lines} lines none is blank") } else { found };
+        let (text, separator) = (source.place(), quoted(separator));
+        return Err(Error::Separator { text, separator, found });
+    }
+    let problem = match all_equal {
+        true => format!(
+            "its {all} documents are all the same, and equal ones stay in one part; give documents that differ"
+        ),
+        false => format!(
+            "of {all} documents, of which a share of {} is to tune and of {} to test on; give more documents, or \
+             larger shares",
+            how.tune, how.test
+        ),
+    };
+    Err(Error::Part { text: source.place(), part, problem })
 }
 
 impl TextSplits {

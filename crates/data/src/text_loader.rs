@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use crate::encoding::{Encoded, PAD};
+use crate::encoding::Encoded;
 use crate::stream::{Purpose, stream};
 use crate::{Error, Labels, Result, Texts, Tokenizer};
 
@@ -103,7 +103,7 @@ impl TextLoader {
         if config.batch_size == 0 {
             return Err(Error::config("batch_size", 0, "expected at least 1"));
         }
-        let pad = tokenizer.need(PAD)?;
+        let pad = tokenizer.need(&tokenizer.names().pad)?;
         let rows = texts.rows().par_iter();
         let encoded = rows
             .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.max_length))
@@ -114,6 +114,12 @@ impl TextLoader {
     /// The texts that batches are made of.
     pub fn texts(&self) -> &Texts {
         &self.texts
+    }
+
+    /// The largest id of a token in any batch.
+    pub fn largest_id(&self) -> u32 {
+        let ids = self.encoded.iter().flat_map(|encoded| &encoded.ids);
+        ids.copied().fold(self.pad, u32::max)
     }
 
     /// Number of texts that were cut to the longest length.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::corpus::{files_in, is_jsonl, is_parquet};
 use crate::{Corpus, Layout, Result, stories};
 
 /// Seed of the generated stories.
@@ -24,15 +25,18 @@ enum Kind {
 impl TextSource {
     /// The documents of a file or a folder, by its name.
     ///
-    /// A `.jsonl` or `.ndjson` file, or a folder with one at the top, has them under `text`; in other
-    /// text files `separator` is the line between two of them.
+    /// A `.jsonl`, `.ndjson` or `.json` file, or a folder with one of the first two, has them under `text`; a
+    /// `.parquet` file, or a folder with one, in the column `text` (feature `parquet`). In other text files
+    /// `separator` is the line between two of them.
     ///
     /// # Errors
-    /// When the path cannot be read, or a folder holds no such file.
+    /// When the path cannot be read, or a folder holds no such file, or files of several kinds.
     pub fn open(path: &Path, separator: &str) -> Result<Self> {
-        let layout = match is_jsonl(path) {
-            true => Layout::Jsonl("text".to_string()),
-            false => Layout::Separated(separator.to_string()),
+        let field = || "text".to_string();
+        let layout = match kind(path)? {
+            Some("parquet") => parquet(path, field())?,
+            Some(_) => Layout::Jsonl(field()),
+            None => Layout::Separated(separator.to_string()),
         };
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self::files(name, Corpus::open(path, layout)?))
@@ -71,6 +75,14 @@ impl TextSource {
         documents
     }
 
+    /// The line between two documents, where they are text.
+    pub(crate) fn separator(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Generated(_) => None,
+            Kind::Files(corpus) => corpus.separator(),
+        }
+    }
+
     /// The files, or the name where there are none.
     pub(crate) fn place(&self) -> String {
         match &self.kind {
@@ -83,10 +95,25 @@ impl TextSource {
     }
 }
 
-/// Whether a path is a JSONL file, or a folder of which one lies at the top.
-fn is_jsonl(path: &Path) -> bool {
-    let named = |path: &Path| path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
-    let inside =
-        || path.read_dir().is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| named(&e.path()))));
-    named(path) || inside()
+/// "jsonl" or "parquet" of a file of that kind, or of a folder with one; none of text.
+fn kind(path: &Path) -> Result<Option<&'static str>> {
+    if !path.is_dir() {
+        let (jsonl, parquet) = (is_jsonl(path), is_parquet(path));
+        return Ok(jsonl.then_some("jsonl").or(parquet.then_some("parquet")));
+    }
+    let files = files_in(path)?;
+    let lines = |file: &Path| is_jsonl(file) && file.extension().is_some_and(|e| e != "json");
+    let jsonl = files.iter().any(|file| lines(file)).then_some("jsonl");
+    Ok(jsonl.or(files.iter().any(|file| is_parquet(file)).then_some("parquet")))
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(_: &Path, column: String) -> Result<Layout> {
+    Ok(Layout::Parquet(column))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(path: &Path, _: String) -> Result<Layout> {
+    let problem = "parquet files are read with the feature `parquet`; build with it";
+    Err(crate::Error::Corpus { path: path.into(), problem: problem.into() })
 }

@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, str};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PostProcessorWrapper};
 
 use crate::atomic::write_atomic;
 use crate::encoding::CLS;
+use crate::tokenizer_settings::{CONFIG, Names, Settings};
+use crate::wordpiece::template;
 use crate::{Error, Result, bpe};
+
+/// The file of a tokenizer.
+const FILE: &str = "tokenizer.json";
 
 /// The token that ends a document, in the tokenizers that are made here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -39,6 +45,7 @@ const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eo
 pub struct Tokenizer {
     name: String,
     inner: tokenizers::Tokenizer,
+    names: Names,
     end_of_text: u32,
     vocab_size: usize,
     hash: blake3::Hash,
@@ -48,11 +55,16 @@ impl Tokenizer {
     /// Reads a `tokenizer.json` or BERT's `vocab.txt`, or a folder with one of them or with `vocab.json`
     /// and `merges.txt`.
     ///
-    /// With `vocab.txt` text is lower-cased and loses its accents, unless `tokenizer_config.json` beside
-    /// it says otherwise.
+    /// What `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` beside it say is
+    /// read as transformers reads it: names of special tokens, added tokens, and how a BERT cleans text.
+    /// Where `tokenizer_config.json` and the normalizer of a `tokenizer.json` differ, the former counts, as
+    /// there, unless its class is `PreTrainedTokenizerFast`. A `vocab.txt` alone lower-cases text and strips
+    /// accents; a `tokenizer.json` alone does what it says. Without a name the token that ends a document is
+    /// that of `eos_token_id` in `config.json`, or one of the usual names.
     ///
     /// # Errors
-    /// When a file is missing, unreadable or no tokenizer, or when no token ends a document.
+    /// When a file is missing, unreadable or no tokenizer, files contradict each other in a way that
+    /// transformers does not settle, or no token ends a document.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.is_dir() {
@@ -60,9 +72,10 @@ impl Tokenizer {
                 return Self::read_vocab(path);
             }
             let bytes = fs::read(path).map_err(Error::io(path))?;
-            return Self::parse(path.display().to_string(), &bytes);
+            let settings = Settings::beside(path)?;
+            return Self::parse(path.display().to_string(), &bytes, &settings);
         }
-        let file = path.join("tokenizer.json");
+        let file = path.join(FILE);
         let (vocab, merges) = (path.join("vocab.json"), path.join("merges.txt"));
         let words = path.join("vocab.txt");
         if file.is_file() {
@@ -81,8 +94,8 @@ impl Tokenizer {
     /// Reads GPT-2's byte-level BPE: ids by token, and one merge a line, the first the strongest.
     ///
     /// # Errors
-    /// When a file is unreadable or damaged, a merge names a token that has no id, or
-    /// `<|endoftext|>` has none.
+    /// When a file is unreadable or damaged, a merge names a token that has no id, or no token ends a
+    /// document.
     pub fn read_gpt2(vocab: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
         let (vocab, merges) = (vocab.as_ref(), merges.as_ref());
         let name = vocab.display().to_string();
@@ -92,8 +105,7 @@ impl Tokenizer {
             Error::Tokenizer { name: name.clone(), problem }
         })?;
         let bytes = fs::read(merges).map_err(Error::io(merges))?;
-        let text = str::from_utf8(&bytes)
-            .map_err(|e| Error::Utf8 { path: merges.into(), offset: e.valid_up_to() as u64 })?;
+        let text = str::from_utf8(&bytes).map_err(|e| Error::utf8(merges, &bytes, e))?;
         let lines = text.lines().enumerate();
         let lines = lines.filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
         let pairs = lines.map(|(i, line)| match line.split_once(' ') {
@@ -106,7 +118,8 @@ impl Tokenizer {
                 ),
             }),
         });
-        Self::byte_level(name, &ids, &pairs.collect::<Result<Vec<_>>>()?)
+        let settings = Settings::beside(vocab)?;
+        Self::byte_level(name, &ids, &pairs.collect::<Result<Vec<_>>>()?, &settings)
     }
 
     /// Trains a byte-level BPE of exactly `vocab_size` tokens: `<|endoftext|>` (id 0), the 256 bytes,
@@ -123,7 +136,7 @@ impl Tokenizer {
         vocab_size: usize,
     ) -> Result<Self> {
         let (vocab, merges) = bpe::train(documents, vocab_size, END_OF_TEXT)?;
-        Self::byte_level(format!("BPE of {vocab_size}"), &vocab, &merges)
+        Self::byte_level(format!("BPE of {vocab_size}"), &vocab, &merges, &Settings::default())
     }
 
     /// One token for each character of the texts, in the order of code points, then `<|endoftext|>`.
@@ -145,76 +158,133 @@ impl Tokenizer {
         let end = ids.len() as u32;
         ids.insert(END_OF_TEXT.into(), end);
         let model = json!({"type": "WordLevel", "vocab": ids, "unk_token": ""});
+        // As each of the expression libraries of `tokenizers` reads it: that of Python knows no `(?s:.)`.
         let split = json!({
-            "type": "Split", "pattern": {"Regex": "(?s:.)"}, "behavior": "Isolated", "invert": false
+            "type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false
         });
-        Self::from_parts(name, end, model, split, Value::Null, json!({"type": "Fuse"}))
+        let (decoder, settings) = (json!({"type": "Fuse"}), Settings::default());
+        Self::from_parts(name, Some(end), model, split, Value::Null, decoder, &settings)
     }
 
     fn byte_level(
         name: String,
         vocab: &BTreeMap<String, u32>,
         merges: &[(String, String)],
+        settings: &Settings,
     ) -> Result<Self> {
-        let Some(&end) = vocab.get(END_OF_TEXT) else {
-            let problem = format!("{END_OF_TEXT} has no id; add it to the vocabulary");
-            return Err(Error::Tokenizer { name, problem });
-        };
         let model = json!({
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
             "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
             "vocab": vocab, "merges": merges,
         });
         let bytes = |trim: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim, "use_regex": true});
-        Self::from_parts(name, end, model, bytes(true), bytes(false), bytes(true))
+        let end = vocab.get(END_OF_TEXT).copied();
+        Self::from_parts(name, end, model, bytes(true), bytes(false), bytes(true), settings)
     }
 
     fn from_parts(
         name: String,
-        end: u32,
+        end: Option<u32>,
         model: Value,
         pre_tokenizer: Value,
         post_processor: Value,
         decoder: Value,
+        settings: &Settings,
     ) -> Result<Self> {
+        let added: Vec<Value> = end
+            .iter()
+            .map(|end| {
+                json!({
+                    "id": end, "content": END_OF_TEXT, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": true,
+                })
+            })
+            .collect();
         let file = json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": [{
-                "id": end, "content": END_OF_TEXT, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true,
-            }],
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
             "normalizer": null, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor,
             "decoder": decoder, "model": model,
         });
-        Self::parse(name, file.to_string().as_bytes())
+        Self::parse(name, file.to_string().as_bytes(), settings)
     }
 
-    /// Reads the content of a `tokenizer.json`.
-    pub(crate) fn parse(name: String, bytes: &[u8]) -> Result<Self> {
+    /// Reads the content of a `tokenizer.json` with the settings beside it.
+    pub(crate) fn parse(name: String, bytes: &[u8], settings: &Settings) -> Result<Self> {
         let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| fail(format!("not a tokenizer.json: {e}; fetch the file again")))?;
         inner.set_encode_special_tokens(true);
         // Cutting and filling are the windows' business.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?.with_padding(None);
-        let Some(end_of_text) = ENDS.iter().find_map(|end| inner.token_to_id(end)) else {
-            let names = ENDS.join(", ");
-            return Err(fail(format!("no token ends a document; looked for {names}; add one")));
-        };
+        clean_as_told(&mut inner, settings, &name)?;
+        add_tokens(&mut inner, settings, &name)?;
+        let names = names_in(&inner, settings, &name)?;
+        if let (Some(cls), Some(sep)) =
+            (inner.token_to_id(&names.cls), inner.token_to_id(&names.sep))
+            && matches!(inner.get_model(), ModelWrapper::WordPiece(_))
+        {
+            // As in transformers, whatever the file has.
+            let template = template((&names.cls, cls), (&names.sep, sep));
+            let template: PostProcessorWrapper =
+                serde_json::from_value(template).map_err(|e| fail(e.to_string()))?;
+            inner.with_post_processor(Some(template));
+        }
+        let end_of_text = end_of_text(&inner, settings, &name)?;
         let ids = inner.get_vocab(true).into_values();
         let vocab_size = ids.max().map_or(0, |id| id as usize + 1);
         let json = inner.to_string(false).map_err(|e| fail(e.to_string()))?;
-        let hash = blake3::hash(json.as_bytes());
-        Ok(Self { name, inner, end_of_text, vocab_size, hash })
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(json.as_bytes());
+        // The usual names are not part of it, and all files that have them alone keep their hash.
+        let usual = ends(&inner).next() == Some(end_of_text);
+        if !usual || names != Names::default() {
+            for (key, name) in names.all() {
+                hasher.update(format!("\0{key}={}", name.unwrap_or_default()).as_bytes());
+            }
+            hasher.update(&end_of_text.to_le_bytes());
+        }
+        Ok(Self { name, inner, names, end_of_text, vocab_size, hash: hasher.finalize() })
     }
 
-    /// Writes a `tokenizer.json` that [`read`](Self::read) and other libraries read, all or nothing.
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, to be read here and by other
+    /// libraries, each file all or nothing.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    /// When a file cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
+        self.save_with(folder, [])
+    }
+
+    /// [`save`](Self::save) with further settings of transformers, as `("model_max_length", 512)`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_with(
+        &self,
+        folder: impl AsRef<Path>,
+        settings: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<()> {
+        let folder = folder.as_ref();
+        // A class that takes tokenizer.json as it is. By itself it would not give the types of a pair.
+        let mut config = Map::new();
+        config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        config.insert("clean_up_tokenization_spaces".into(), json!(false));
+        if self.cls().is_some() && self.sep().is_some() {
+            let inputs = ["input_ids", "token_type_ids", "attention_mask"];
+            config.insert("model_input_names".into(), json!(inputs));
+        }
+        let end = Some(self.end_of_text).filter(|end| Some(*end) != self.cls());
+        let end = end.and_then(|end| self.inner.id_to_token(end));
+        for (key, name) in (Names { eos: end, ..self.names.clone() }).all() {
+            if let Some(name) = name.filter(|name| self.id(name).is_some()) {
+                config.insert(key.into(), json!(name));
+            }
+        }
+        config.extend(settings.into_iter().map(|(key, value)| (key.to_string(), value)));
         let json = self.inner.to_string(true).map_err(|e| self.fail(e))?;
-        write_atomic(path.as_ref(), json.as_bytes())
+        write_atomic(&folder.join(FILE), json.as_bytes())?;
+        let config = format!("{:#}\n", Value::Object(config));
+        write_atomic(&folder.join(CONFIG), config.as_bytes())
     }
 
     /// Ids of a text, without any special token.
@@ -223,6 +293,13 @@ impl Tokenizer {
     /// When the tokenizer has no token for a part of it, as one of characters for a new character.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| {
+            if matches!(self.inner.get_model(), ModelWrapper::WordPiece(_)) {
+                let unk = &self.names.unk;
+                return self.fail(format!(
+                    "{e}; a word that no token spells has the token {unk}: add {unk} to the vocabulary, or \
+                     name the one that it has as `unk_token`"
+                ));
+            }
             let known = |c: &char| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_some();
             match text.chars().find(|c| !known(c)) {
                 Some(c) => self
@@ -233,17 +310,17 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Ids of a text in which [`END_OF_TEXT`], where the tokenizer has it, stands for that token, as
-    /// other libraries read it: a text of several documents.
+    /// Ids of a text in which the name of the token that ends a document stands for that token, as other
+    /// libraries read it: a text of several documents.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
-        let Some(end) = self.id(END_OF_TEXT) else { return self.encode(text) };
+        let Some(name) = self.inner.id_to_token(self.end_of_text) else { return self.encode(text) };
         let mut ids = Vec::new();
-        for (i, document) in text.split(END_OF_TEXT).enumerate() {
+        for (i, document) in text.split(&name).enumerate() {
             if i > 0 {
-                ids.push(end);
+                ids.push(self.end_of_text);
             }
             ids.extend(self.encode(document)?);
         }
@@ -252,16 +329,45 @@ impl Tokenizer {
 
     /// Text of ids, special tokens by their name.
     ///
-    /// Ids that end inside a character of a byte-level tokenizer give U+FFFD for its bytes.
+    /// Ids that end inside a character of a byte-level tokenizer give U+FFFD for its bytes. An id without
+    /// a token, as models with a padded table have, gives nothing, as in transformers.
     ///
     /// # Errors
-    /// When an id has no token.
+    /// When the tokens cannot be put together.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
-            let problem = format!("id {id} has no token among {} ids", self.vocab_size);
-            return Err(self.fail(problem));
-        }
         self.inner.decode(ids, false).map_err(|e| self.fail(e))
+    }
+
+    /// Checks that it can belong to a model whose token table has `rows` rows.
+    ///
+    /// Tokens that were added to the vocabulary may lie beyond the table: a text that has one is refused when
+    /// it is read, by [`check_ids`](Self::check_ids).
+    ///
+    /// # Errors
+    /// Names the first token of the vocabulary itself that has no row.
+    pub fn check_rows(&self, rows: usize) -> Result<()> {
+        let vocabulary = self.inner.get_vocab(false);
+        let beyond = vocabulary.into_iter().filter(|(_, id)| *id as usize >= rows);
+        match beyond.min_by_key(|(_, id)| *id) {
+            None => Ok(()),
+            Some((token, id)) => Err(self.fail(format!(
+                "it gives {token:?} the id {id}, and the token table of the model has {rows} rows: it belongs \
+                 to another model"
+            ))),
+        }
+    }
+
+    /// Checks that every id has a row in a token table.
+    ///
+    /// # Errors
+    /// Names the first token that has none.
+    pub fn check_ids(&self, ids: &[u32], rows: usize) -> Result<()> {
+        let Some(id) = ids.iter().find(|&&id| id as usize >= rows) else { return Ok(()) };
+        let token = self.inner.id_to_token(*id).unwrap_or_default();
+        Err(self.fail(format!(
+            "{token:?} has the id {id}, and the token table of the model has {rows} rows; take {token:?} out \
+             of the texts, or a model whose table was resized for it"
+        )))
     }
 
     /// Number of ids, V: one more than the largest.
@@ -276,9 +382,11 @@ impl Tokenizer {
 
     /// Ids of all tokens that stand for no text, in their order, the one that ends a document among them.
     pub fn special(&self) -> Vec<u32> {
+        let Names { cls, sep, pad, mask, unk, .. } = &self.names;
+        let named = [cls, sep, pad, mask, unk].into_iter().filter_map(|name| self.id(name));
         let added = self.inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id);
-        let special: BTreeSet<u32> = special.chain([self.end_of_text]).collect();
+        let special: BTreeSet<u32> = special.chain(named).chain([self.end_of_text]).collect();
         special.into_iter().collect()
     }
 
@@ -301,7 +409,121 @@ impl Tokenizer {
         self.hash.as_bytes()
     }
 
-    fn fail(&self, problem: impl ToString) -> Error {
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(crate) fn fail(&self, problem: impl ToString) -> Error {
         Error::Tokenizer { name: self.name.clone(), problem: problem.to_string() }
     }
+}
+
+/// The names of special tokens but the end of a text. Of those that a file names and the vocabulary lacks,
+/// a BERT can do without padding alone, which is masked.
+fn names_in(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<Names> {
+    let (mut names, usual) = (settings.names.clone(), Names::default());
+    names.eos = None;
+    let is_bert = matches!(inner.get_model(), ModelWrapper::WordPiece(_));
+    for (key, file) in &settings.named_in {
+        let (token, usual) = match *key {
+            "cls_token" => (&mut names.cls, usual.cls.clone()),
+            "sep_token" => (&mut names.sep, usual.sep.clone()),
+            "pad_token" => (&mut names.pad, usual.pad.clone()),
+            "mask_token" => (&mut names.mask, usual.mask.clone()),
+            "unk_token" => (&mut names.unk, usual.unk.clone()),
+            _ => continue,
+        };
+        if inner.token_to_id(token).is_some() {
+            continue;
+        }
+        if is_bert && *key != "pad_token" {
+            let problem = format!(
+                "no token {token:?}, which is the {key} of {}; correct one of them",
+                file.display()
+            );
+            return Err(Error::Tokenizer { name: name.into(), problem });
+        }
+        *token = usual;
+    }
+    Ok(names)
+}
+
+/// Tokens that end a document by the usual names, in the order of their search.
+fn ends(inner: &tokenizers::Tokenizer) -> impl Iterator<Item = u32> {
+    ENDS.iter().filter_map(|end| inner.token_to_id(end))
+}
+
+/// The token that ends a document: the one that a file names, or one of the usual names.
+fn end_of_text(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<u32> {
+    let fail = |problem| Error::Tokenizer { name: name.to_string(), problem };
+    // [SEP] stands between texts that belong together, also where it is called the end of them.
+    let named = settings.names.eos.as_deref().filter(|eos| *eos != settings.names.sep);
+    if let Some(eos) = named {
+        let file = settings.named_in.get("eos_token").map(|file| file.display().to_string());
+        return inner.token_to_id(eos).ok_or_else(|| {
+            fail(format!(
+                "no token {eos:?}, which is the eos_token of {}; correct one of them",
+                file.unwrap_or_default()
+            ))
+        });
+    }
+    if let Some((id, file)) = &settings.eos_id
+        && inner.token_to_id(&settings.names.sep) != Some(*id)
+    {
+        let missing = || {
+            fail(format!(
+                "no token has the id {id}, which is the eos_token_id of {}; correct one of them",
+                file.display()
+            ))
+        };
+        return inner.id_to_token(*id).map(|_| *id).ok_or_else(missing);
+    }
+    ends(inner).next().ok_or_else(|| {
+        fail(format!(
+            "no token ends a document; looked for eos_token in {CONFIG}, eos_token_id in config.json, and {}; \
+             name one as eos_token",
+            ENDS.join(", ")
+        ))
+    })
+}
+
+/// Cleans text as `tokenizer_config.json` tells where it decides.
+fn clean_as_told(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
+    let Some((cleaning, file)) = &settings.cleaning else { return Ok(()) };
+    let Some(NormalizerWrapper::BertNormalizer(found)) = inner.get_normalizer() else {
+        return Ok(());
+    };
+    let wanted = cleaning.normalizer();
+    if json!(found) != json!(wanted) {
+        tracing::warn!(
+            "{name} and {} clean text in two ways: {} and {}; the latter counts, as in transformers",
+            file.display(),
+            json!(found),
+            json!(wanted)
+        );
+        let replaced = inner.with_normalizer(Some(wanted));
+        replaced.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
+    }
+    Ok(())
+}
+
+/// Adds the tokens that files beside the tokenizer list, with the ids that they have there.
+fn add_tokens(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
+    for (id, (token, file)) in &settings.added {
+        if inner.token_to_id(&token.content).is_none() {
+            let added = inner.add_tokens([token.clone()]);
+            added.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
+        }
+        let found = inner.token_to_id(&token.content);
+        if found != Some(*id) {
+            let found = found.map_or("none".to_string(), |found| found.to_string());
+            let problem = format!(
+                "{:?} has the id {found} here and {id} in {}; correct one of them",
+                token.content,
+                file.display()
+            );
+            return Err(Error::Tokenizer { name: name.into(), problem });
+        }
+    }
+    Ok(())
 }

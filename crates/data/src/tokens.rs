@@ -227,6 +227,19 @@ impl Tokens {
         self.shards.iter().map(Shard::tokens).sum()
     }
 
+    /// The largest id of a token.
+    ///
+    /// # Errors
+    /// When a token is beyond the vocabulary.
+    pub fn largest(&self) -> Result<u32> {
+        let largest = self.shards.par_iter().map(|shard| {
+            let mut ids = Vec::new();
+            shard.read(0..shard.tokens(), &mut ids)?;
+            Ok(ids.into_iter().max().unwrap_or(0))
+        });
+        largest.try_reduce(|| 0, |a, b| Ok(a.max(b)))
+    }
+
     /// Whether there is no token, which no way of making them allows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, str};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -17,6 +16,7 @@ use tokenizers::{Normalizer, OffsetReferential, OffsetType, PreTokenizedString, 
 
 use crate::bpe::{MIN_COUNT, Word, count_words, grow};
 use crate::encoding::{CLS, MASK, PAD, SEP};
+use crate::tokenizer_settings::{Cleaning, Names, Settings};
 use crate::{Error, Result, Tokenizer};
 
 const UNKNOWN: &str = "[UNK]";
@@ -26,22 +26,6 @@ const SPECIAL: [&str; 5] = [PAD, UNKNOWN, CLS, SEP, MASK];
 const GOES_ON: &str = "##";
 /// A longer word is unknown, as in BERT.
 const LONGEST: usize = 100;
-
-/// How text is cleaned; the names are those of `tokenizer_config.json`.
-#[derive(Deserialize)]
-#[serde(default)]
-struct Cleaning {
-    do_lower_case: bool,
-    tokenize_chinese_chars: bool,
-    /// As `do_lower_case` where nothing is said.
-    strip_accents: Option<bool>,
-}
-
-impl Default for Cleaning {
-    fn default() -> Self {
-        Self { do_lower_case: true, tokenize_chinese_chars: true, strip_accents: None }
-    }
-}
 
 impl Tokenizer {
     /// Trains an uncased WordPiece of exactly `vocab_size` tokens: `[PAD]` (id 0), `[UNK]`, `[CLS]`,
@@ -86,54 +70,49 @@ impl Tokenizer {
         }
         let join = |a: &str, b: &str| format!("{a}{}", b.strip_prefix(GOES_ON).unwrap_or(b));
         let (vocab, _) = grow("WordPiece", tokens, words, vocab_size, join)?;
-        Self::word_piece(format!("WordPiece of {vocab_size}"), &vocab, &cleaning)
+        let settings = Settings::default();
+        Self::word_piece(format!("WordPiece of {vocab_size}"), &vocab, &settings)
     }
 
-    /// Reads BERT's `vocab.txt`, a token a line, the line its id, and `tokenizer_config.json` if it is
-    /// beside it; without it text is lower-cased and loses its accents.
+    /// Reads BERT's `vocab.txt`, a token a line, the line its id, and the settings beside it; without them
+    /// text is lower-cased and loses its accents. As in transformers an empty line is no token, and the
+    /// last of equal lines counts.
     pub(crate) fn read_vocab(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
-        let text = str::from_utf8(&bytes)
-            .map_err(|e| Error::Utf8 { path: path.into(), offset: e.valid_up_to() as u64 })?;
+        let text = str::from_utf8(&bytes).map_err(|e| Error::utf8(path, &bytes, e))?;
         let name = path.display().to_string();
-        let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
-        let mut vocab = BTreeMap::new();
-        for (token, id) in text.lines().zip(0..) {
-            if let Some(first) = vocab.insert(token.to_string(), id) {
-                let problem = format!(
-                    "line {}: token {token:?} is that of line {} too; fetch the file again",
-                    id + 1,
-                    first + 1
-                );
-                return Err(fail(problem));
-            }
-        }
-        for token in [UNKNOWN, CLS] {
+        let settings = Settings::beside(path)?;
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().zip(0..);
+        let vocab: BTreeMap<String, u32> = lines
+            .filter(|(token, _)| !token.is_empty())
+            .map(|(token, id)| (token.to_string(), id))
+            .collect();
+        for (key, token) in [("unk_token", &settings.names.unk), ("cls_token", &settings.names.cls)]
+        {
             if !vocab.contains_key(token) {
-                return Err(fail(format!("no token {token}; is it the vocab.txt of a BERT?")));
+                let problem = match settings.named_in.get(key) {
+                    Some(file) => format!(
+                        "no token {token}, which is the {key} of {}; correct one of them",
+                        file.display()
+                    ),
+                    None => format!("no token {token}; is it the vocab.txt of a BERT?"),
+                };
+                return Err(Error::Tokenizer { name, problem });
             }
         }
-        let config = path.with_file_name("tokenizer_config.json");
-        let cleaning = if config.is_file() {
-            let bytes = fs::read(&config).map_err(Error::io(&config))?;
-            serde_json::from_slice(&bytes).map_err(|e| Error::Tokenizer {
-                name: config.display().to_string(),
-                problem: format!("{e}; fetch the file again"),
-            })?
-        } else {
-            Cleaning::default()
-        };
-        Self::word_piece(name, &vocab, &cleaning)
+        Self::word_piece(name, &vocab, &settings)
     }
 
     /// The content of the `tokenizer.json` that BERT's tokenizer in `transformers` has.
     fn word_piece(
         name: String,
         vocab: &BTreeMap<String, u32>,
-        cleaning: &Cleaning,
+        settings: &Settings,
     ) -> Result<Self> {
-        let special = SPECIAL.iter().filter_map(|&token| Some((token, *vocab.get(token)?)));
-        let mut special: Vec<(&str, u32)> = special.collect();
+        let Names { cls, sep, pad, mask, unk, .. } = &settings.names;
+        let special = [pad, unk, cls, sep, mask].into_iter();
+        let special = special.filter_map(|token| Some((token, *vocab.get(token)?)));
+        let mut special: Vec<(&String, u32)> = special.collect();
         special.sort_unstable_by_key(|(_, id)| *id);
         let added = special.iter().map(|(content, id)| {
             json!({
@@ -141,6 +120,7 @@ impl Tokenizer {
                 "rstrip": false, "normalized": false, "special": true,
             })
         });
+        let cleaning = settings.cleaning.as_ref().map_or(Cleaning::default(), |(found, _)| *found);
         let file = json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": added.collect::<Vec<_>>(),
@@ -150,39 +130,35 @@ impl Tokenizer {
                 "strip_accents": cleaning.strip_accents, "lowercase": cleaning.do_lower_case,
             },
             "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": template(vocab),
+            "post_processor": null,
             "decoder": {"type": "WordPiece", "prefix": GOES_ON, "cleanup": true},
             "model": {
-                "type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": GOES_ON,
+                "type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": GOES_ON,
                 "max_input_chars_per_word": LONGEST, "vocab": vocab,
             },
         });
-        Self::parse(name, file.to_string().as_bytes())
+        Self::parse(name, file.to_string().as_bytes(), settings)
     }
 }
 
 impl Cleaning {
-    fn normalizer(&self) -> BertNormalizer {
+    pub(crate) fn normalizer(&self) -> BertNormalizer {
         let Self { do_lower_case, tokenize_chinese_chars, strip_accents } = *self;
         BertNormalizer::new(true, tokenize_chinese_chars, strip_accents, do_lower_case)
     }
 }
 
-/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, of types 0 and 1, for other libraries; nothing where
-/// the vocabulary lacks one of the two.
-fn template(vocab: &BTreeMap<String, u32>) -> Value {
-    let (Some(cls), Some(sep)) = (vocab.get(CLS), vocab.get(SEP)) else {
-        return Value::Null;
-    };
+/// `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`, of types 0 and 1, for other libraries.
+pub(crate) fn template((cls, cls_id): (&str, u32), (sep, sep_id): (&str, u32)) -> Value {
     let token = |id: &str, kind: u32| json!({"SpecialToken": {"id": id, "type_id": kind}});
     let text = |id: &str, kind: u32| json!({"Sequence": {"id": id, "type_id": kind}});
     let entry = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
-    let single = [token(CLS, 0), text("A", 0), token(SEP, 0)];
-    let second = [text("B", 1), token(SEP, 1)];
+    let single = [token(cls, 0), text("A", 0), token(sep, 0)];
+    let second = [text("B", 1), token(sep, 1)];
     let pair = [&single[..], &second[..]].concat();
     json!({
         "type": "TemplateProcessing", "single": single, "pair": pair,
-        "special_tokens": {"[CLS]": entry(CLS, *cls), "[SEP]": entry(SEP, *sep)},
+        "special_tokens": {cls: entry(cls, cls_id), sep: entry(sep, sep_id)},
     })
 }
 

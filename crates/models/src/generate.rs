@@ -20,6 +20,9 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Keeps the fewest most likely tokens whose probabilities add up to p, of equals the first.
     pub top_p: Option<f64>,
+    /// Ids from here on are never drawn: rows without a token of a table that was padded, as 50,257 tokens
+    /// to 50,304 rows.
+    pub vocabulary: Option<usize>,
     /// The seed of all draws.
     pub seed: u64,
     /// New tokens at most; the end of the context may come before.
@@ -35,6 +38,7 @@ impl Default for Sampling {
             temperature: 1.0,
             top_k: None,
             top_p: None,
+            vocabulary: None,
             seed: 0,
             max_new_tokens: usize::MAX,
             stop: None,
@@ -59,6 +63,11 @@ impl Sampling {
                 self.temperature
             );
         }
+        if self.vocabulary == Some(0) {
+            candle_core::bail!(
+                "sampling: a vocabulary of 0 leaves no token; take 1 or more, or none"
+            );
+        }
         if self.top_k == Some(0) {
             candle_core::bail!("sampling: top_k 0 keeps no token; take 1 or more, or none");
         }
@@ -78,7 +87,8 @@ impl Sampling {
             candle_core::bail!("sampling: the logit of token {token} is {}", logits[token]);
         }
         // Most likely first; the sort is stable, so equals stay in the order of their ids.
-        let mut order: Vec<usize> = (0..logits.len()).collect();
+        let drawn = self.vocabulary.map_or(logits.len(), |size| size.min(logits.len()));
+        let mut order: Vec<usize> = (0..drawn).collect();
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
         let Some(&best) = order.first() else {
             candle_core::bail!("sampling: no logits; the vocabulary is empty");

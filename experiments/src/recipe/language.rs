@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use conditioned_data::{Preparation, TextConfig, TextSource, Tokenizer};
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_models::hugging_face::gpt2;
@@ -195,8 +195,11 @@ impl LanguageRecipe {
     ) -> Result<LanguageData> {
         let Self { context, tune, test, .. } = *request.recipe;
         let init = request.init.map(hub::model).transpose()?;
-        let init = init
-            .map(|folder| anyhow::Ok((Checkpoint::read(&folder)?, gpt2::read_config(&folder)?)));
+        let init = init.map(|folder| {
+            let network = gpt2::read_config(&folder)?;
+            let checkpoint = Checkpoint::read(&folder, &Network::Gpt2(network.clone()))?;
+            anyhow::Ok((checkpoint, network))
+        });
         let init = init.transpose()?;
         let source = match data {
             Some(path) => hub::text(path, &request.recipe.separator)?,
@@ -213,7 +216,13 @@ impl LanguageRecipe {
             (None, None) => anyhow::bail!("--set tokenizer=null: is for --init, which has its own"),
         };
         let how = Preparation { tokenizer: &tokenizer, tune, test, window: context };
-        let text = TextConfig::prepare(&source, &how, &request.data_folder())?;
+        let text = TextConfig::prepare(&source, &how, &request.data_folder());
+        let text = text.map_err(|error| match error {
+            conditioned_data::Error::Separator { .. } => {
+                anyhow!("{error} (--set separator=LINE; --set separator= for blank lines)")
+            }
+            error => error.into(),
+        })?;
         if let Some((checkpoint, network)) = &init {
             let folder = checkpoint.folder.display();
             ensure!(
@@ -221,14 +230,13 @@ impl LanguageRecipe {
                 "--set context={context}: longer than the position table of {folder}, {}",
                 network.context
             );
-            ensure!(
-                text.vocabulary <= network.vocabulary,
-                "{folder}: the tokenizer knows {} tokens, the model {}: it belongs to another model",
-                text.vocabulary,
-                network.vocabulary
-            );
         }
         let loaded = text.load()?;
+        if let Some((_, network)) = &init {
+            loaded.tokenizer.check_rows(network.vocabulary)?;
+            let largest = loaded.train.tokens().largest()?;
+            loaded.tokenizer.check_ids(&[largest], network.vocabulary)?;
+        }
         request.recipe.check_prompt(&loaded.tokenizer)?;
         Ok(LanguageData { ngram_loss: loaded.ngram_loss()?, text, init })
     }
@@ -237,7 +245,8 @@ impl LanguageRecipe {
     /// none that the tokenizer lacks, and does not fill the context.
     fn check_prompt(&self, tokenizer: &Tokenizer) -> Result<()> {
         let Self { prompt, context, .. } = self;
-        let ids = tokenizer.encode(prompt).with_context(|| format!("--set prompt={prompt}"))?;
+        let ids =
+            tokenizer.encode_marked(prompt).with_context(|| format!("--set prompt={prompt}"))?;
         ensure!(
             !ids.is_empty() && ids.len() < *context,
             "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {context}",

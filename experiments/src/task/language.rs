@@ -214,12 +214,13 @@ impl CellTask for LanguageModel {
         if config.cell.is_search() {
             return Ok(Extras::default());
         }
-        self.tokenizer.save(run.folder.join("tokenizer.json"))?;
+        self.tokenizer.save(&run.folder)?;
         let model = Gpt2::new(&self.network, store.frozen()?)?;
         let sampling = Sampling {
             temperature: TEMPERATURE,
             seed: config.cell.seed,
             stop: Some(self.tokenizer.end_of_text()),
+            vocabulary: Some(self.tokenizer.vocab_size()),
             ..Sampling::default()
         };
         let text = continued(&model, &self.tokenizer, &self.config.prompt, &sampling)?;

@@ -159,7 +159,7 @@ impl CellTask for MaskedLanguageModel {
     /// The tokenizer goes beside the weights.
     fn extras(&self, config: &RunConfig, run: &Run, _: &Store) -> Result<Extras> {
         if !config.cell.is_search() {
-            self.tokenizer.save(run.folder.join("tokenizer.json"))?;
+            self.tokenizer.save(&run.folder)?;
         }
         Ok(Extras::default())
     }

@@ -78,11 +78,7 @@ impl TokenizerFile {
             tokenizer.hash() == self.hash,
             "{path}: the tokenizer is not the one that this run was planned with; choose another --out"
         );
-        ensure!(
-            tokenizer.vocab_size() <= vocabulary,
-            "{path}: the tokenizer knows {} tokens, the model {vocabulary}: it belongs to another model",
-            tokenizer.vocab_size()
-        );
+        tokenizer.check_rows(vocabulary)?;
         Ok(tokenizer)
     }
 }
@@ -122,7 +118,9 @@ impl TextClassification {
         let LabelledTexts { train, dev, .. } = task.data.load(task.search)?;
         let tokenizer = task.tokenizer.load(network.vocabulary())?;
         let loader = |texts: Texts, config| {
-            TextLoader::new(Arc::new(texts), &tokenizer, config, store.device())
+            let loader = TextLoader::new(Arc::new(texts), &tokenizer, config, store.device())?;
+            tokenizer.check_ids(&[loader.largest_id()], network.vocabulary())?;
+            Ok::<_, TaskError>(loader)
         };
         let TextsConfig { batch_size, max_length, search, .. } = *task;
         let training = TextLoaderConfig::training(batch_size, max_length, config.cell.seed);
@@ -245,7 +243,7 @@ impl CellTask for TextClassification {
     /// The tokenizer goes beside the weights.
     fn extras(&self, config: &RunConfig, run: &Run, _: &Store) -> Result<Extras> {
         if !config.cell.is_search() {
-            self.tokenizer.save(run.folder.join("tokenizer.json"))?;
+            self.tokenizer.save(&run.folder)?;
         }
         Ok(Extras::default())
     }

@@ -98,7 +98,7 @@ fn wrong_bytes_are_found_to_the_byte() {
     let text = b"First line.\nSecond \xc3\xa9 then \xff.\n";
     for layout in [Layout::Whole, Layout::Separated(String::new())] {
         let message = failure("a.txt", text, layout);
-        assert!(message.contains("not UTF-8 at byte 27"), "{message}");
+        assert!(message.contains("not UTF-8 at byte 27 of the file"), "{message}");
     }
     // A character that is cut off.
     assert!(failure("a.txt", b"ok\nab\xc3", Layout::Whole).contains("at byte 5"));

@@ -28,6 +28,7 @@ mod text_loader;
 mod texts;
 mod tokenizer;
 mod tokenizer_parity;
+mod tokenizer_settings_parity;
 mod tokens;
 mod windows;
 mod wordpiece;

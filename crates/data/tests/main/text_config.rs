@@ -69,7 +69,10 @@ fn files_lie_in_any_of_the_layouts() {
     let wanted = vec!["One.".to_string(), "Two.".to_string()];
     assert_eq!(documents("plain.txt"), ("plain".into(), wanted.clone()));
     assert_eq!(documents("lines.jsonl"), ("lines".into(), wanted.clone()));
-    // A folder with a JSONL file is one of them.
+    // A folder with both is refused; one with a JSONL file is one of them.
+    let both = TextSource::open(root.path(), "--").map(|_| ()).unwrap_err().to_string();
+    assert!(both.contains("lines.jsonl") && both.contains("plain.txt"), "{both}");
+    fs::remove_file(root.path().join("plain.txt")).unwrap();
     assert_eq!(documents("").1, wanted);
 }
 

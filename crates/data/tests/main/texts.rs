@@ -109,7 +109,7 @@ fn files_that_do_not_fit_are_named_with_line_and_remedy() {
     let message = fail("x.tsv", "text\tlabel\nx\ta\nb\n", None);
     assert!(message.contains("line 3: 1 fields where the header has 2; write"), "{message}");
     let message = fail("x.csv", b"text,label\nx,a\nb\xe9,b\n", None);
-    assert!(message.contains("line 3: not UTF-8 (byte 16 of the file); convert"), "{message}");
+    assert!(message.contains("line 3: not UTF-8 at byte 16 of the file; convert"), "{message}");
     let message = fail("x.txt", "text,label\n", None);
     assert!(message.contains("expected .csv, .tsv or .jsonl"), "{message}");
     let message = fail("x.csv", "text,label\nx,1\ny,nan\n", Some(&Labels::Score));

@@ -67,28 +67,29 @@ pub enum Head {
 pub struct Loaded {
     /// Parameters of pooler and head that the file lacks: they stay as they were drawn.
     pub fresh: Vec<String>,
-    /// Tensors of pooler and heads in the file that the model does not have.
+    /// Tensors of the file that are of no encoder and not of this model: pooler and heads of other tasks.
     pub unused: Vec<String>,
 }
 
 /// Reads `config.json` of a folder.
 ///
-/// Dropout is that of hidden states. Dropout inside attention (`attention_probs_dropout_prob`) is
-/// passed over: these models have none, and evaluation is the same.
+/// Dropout is that of hidden states; another one of the classifier (`classifier_dropout`) is named in a
+/// warning. Dropout inside attention (`attention_probs_dropout_prob`) is passed over: these models have
+/// none. Evaluation is the same. A file without `model_type` is read by its other fields.
 ///
 /// # Errors
 /// When the file cannot be read, or asks for a model that [`BertConfig`] cannot be: names key, value
 /// and what is wanted.
 pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "BERT")?;
-    file.one_of("model_type", &[json!(PLAIN), json!(CONDITIONED)])?;
+    file.model_type(&[PLAIN, CONDITIONED], "Bert")?;
     // These may be absent, which means the value.
     file.absent_or("hidden_act", &[json!("gelu")])?;
     file.absent_or("layer_norm_eps", &[json!(EPS)])?;
     file.absent_or("position_embedding_type", &[json!("absolute")])?;
     file.absent_or("is_decoder", &[json!(false)])?;
     let dropout = file.real("hidden_dropout_prob", 0.1)?;
-    file.absent_or("classifier_dropout", &[Value::Null, json!(dropout)])?;
+    file.warn_unequal("classifier_dropout", "hidden_dropout_prob", dropout)?;
     file.absent_or("add_cross_attention", &[json!(false)])?;
     let config = BertConfig {
         vocabulary: file.size("vocab_size")?,
@@ -112,8 +113,8 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
 
 /// Puts the weights of a folder into `store`, over which the model has been built.
 ///
-/// The encoder must be complete. Pooler and head may be missing in the file, as for a new task, or be
-/// there without need; what is of both must have the model's shapes. A folder without the state of a
+/// The encoder must be complete. Pooler and head may be missing in the file, as for a new task, or heads of
+/// other tasks be there; what is of both must have the model's shapes. A folder without the state of a
 /// conditioning, such as a published one, leaves that of the store as it is.
 ///
 /// # Errors
@@ -168,14 +169,14 @@ fn read(folder: &Path, store: &Store, classifier: bool) -> Result<Loaded, StoreE
         match of_store.get(&name) {
             _ if !classifier && name.starts_with("classifier.") => loaded.unused.push(name),
             Some(stored) => drop(tensors.insert(stored.clone(), tensor)),
-            None if is_head(&name) => loaded.unused.push(name),
+            None if !is_encoder(&name) => loaded.unused.push(name),
             // To be named as unexpected.
             None => drop(tensors.insert(name, tensor)),
         }
     }
     let has_state = store.buffers().iter().any(|(name, _)| tensors.contains_key(name));
     for (name, var) in store.tensors() {
-        let head = is_head(base(&name));
+        let head = !is_encoder(base(&name)) && !weights::is_state(&name);
         let keeps = head || (!has_state && weights::is_state(&name));
         if keeps && !tensors.contains_key(&name) {
             tensors.insert(name.clone(), var.as_detached_tensor().copy()?);
@@ -251,9 +252,9 @@ fn base(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// Whether a tensor belongs to the pooler or a head.
-fn is_head(name: &str) -> bool {
-    ["pooler.", "classifier.", "cls."].iter().any(|part| name.starts_with(part))
+/// Whether a tensor belongs to the embedding or a layer, and not to the pooler or a head of any task.
+fn is_encoder(name: &str) -> bool {
+    name.starts_with("embeddings.") || name.starts_with("encoder.")
 }
 
 /// The name that files of today have.

@@ -62,6 +62,46 @@ impl Fields {
         Err(self.wrong(key, &wanted.join(" or ")))
     }
 
+    /// Checks `model_type`. Old files have none: then the first of `architectures`, if there is one, must
+    /// begin with `start`.
+    pub(super) fn model_type(&self, wanted: &[&str], start: &str) -> Result<(), StoreError> {
+        if self.get("model_type").is_some_and(|found| !found.is_null()) {
+            let wanted: Vec<Value> = wanted.iter().map(|name| Value::from(*name)).collect();
+            return self.one_of("model_type", &wanted);
+        }
+        let architecture = self.get("architectures").and_then(|list| list.get(0)?.as_str());
+        match architecture {
+            Some(other) if !other.starts_with(start) => Err(self.fail(format!(
+                "no `model_type`, and the architecture is {other}; this is a {}: if that is what it is, add \
+                 \"model_type\": {:?}",
+                self.model, wanted[0]
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Warns where two settings differ that are one here.
+    pub(super) fn warn_unequal(
+        &self,
+        key: &str,
+        other: &str,
+        value: f64,
+    ) -> Result<(), StoreError> {
+        let found = match self.get(key) {
+            None | Some(Value::Null) => value,
+            Some(_) => self.real(key, value)?,
+        };
+        if found != value {
+            tracing::warn!(
+                "{}: `{key}` is {found} and `{other}` {value}; this {} has one dropout, and where it trains \
+                 takes {value} unless told otherwise",
+                self.path.display(),
+                self.model
+            );
+        }
+        Ok(())
+    }
+
     pub(super) fn absent_or(&self, key: &str, wanted: &[Value]) -> Result<(), StoreError> {
         if self.get(key).is_some() { self.one_of(key, wanted) } else { Ok(()) }
     }

@@ -39,18 +39,30 @@ const WTE: &str = "wte.weight";
 const WPE: &str = "wpe.weight";
 const HEAD: &str = "lm_head.weight";
 
+/// What the names of tensors begin with that are of no other task.
+const PARTS: [&str; 5] = ["wte.", "wpe.", "h.", "ln_f.", "lm_head."];
+
 /// Puts the weights of a folder into `store`, where the tensors of a [`Gpt2`] of `config` are made
 /// first if they are not there: build the model afterwards.
 ///
 /// A folder without the state of a conditioning (`conditioner.running_*`, `spectral_conditioning`), such as a published one,
-/// leaves that of the store as it is.
+/// leaves that of the store as it is. Heads of other tasks are passed over: their names are returned.
 ///
 /// # Errors
-/// When a file is missing or damaged, a tensor is missing, unexpected or of another shape, or a tied
-/// head differs from the token table. The store then holds what it held, new tensors aside.
-pub fn read_weights(folder: &Path, config: &Gpt2Config, store: &Store) -> Result<(), StoreError> {
+/// When a file is missing or damaged, a tensor is missing, unexpected or of another shape, holds NaN or
+/// infinity, or a tied head differs from the token table. The store then holds what it held, new tensors
+/// aside.
+pub fn read_weights(
+    folder: &Path,
+    config: &Gpt2Config,
+    store: &Store,
+) -> Result<Vec<String>, StoreError> {
     Gpt2::new(config, store.builder())?;
-    let (path, mut tensors) = weights::load(folder, PREFIX)?;
+    let (path, tensors) = weights::load(folder, PREFIX)?;
+    let is_own =
+        |name: &String| weights::is_state(name) || PARTS.iter().any(|part| name.starts_with(part));
+    let (mut tensors, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        tensors.into_iter().partition(|(name, _)| is_own(name));
     if config.tie_word_embeddings
         && let Some(head) = tensors.remove(HEAD)
     {
@@ -69,7 +81,8 @@ pub fn read_weights(folder: &Path, config: &Gpt2Config, store: &Store) -> Result
             tensors.insert(name, var.as_detached_tensor().copy()?);
         }
     }
-    store.assign(&path, tensors)
+    store.assign(&path, tensors)?;
+    Ok(others.into_keys().collect())
 }
 
 /// Writes the model of `store` as it is: to be read here, with the state of its conditioning.
@@ -153,15 +166,16 @@ const CONDITIONED: &str = "conditioned-gpt2";
 
 /// Reads `config.json` of a folder.
 ///
-/// Dropout is that of the residual branches, which that of the embedding must equal. Dropout inside
-/// attention (`attn_pdrop`) is passed over: these models have none, and evaluation is the same.
+/// Dropout is that of the residual branches; another one of the embedding (`embd_pdrop`) is named in a
+/// warning. Dropout inside attention (`attn_pdrop`) is passed over: these models have none. Evaluation is
+/// the same. A file without `model_type` is read by its other fields.
 ///
 /// # Errors
 /// When the file cannot be read, or asks for a model that [`Gpt2Config`] cannot be: names key, value
 /// and what is wanted.
 pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "GPT-2")?;
-    file.one_of("model_type", &[json!(PLAIN), json!(CONDITIONED)])?;
+    file.model_type(&[PLAIN, CONDITIONED], "GPT2")?;
     let conditioned = file.get("model_type") == Some(&json!(CONDITIONED));
     let width = file.size("n_embd")?;
     // These may be absent, which means the first of the values.
@@ -173,9 +187,7 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
     file.absent_or("add_cross_attention", &[json!(false)])?;
     file.absent_or("tie_word_embeddings", &[json!(true), json!(false)])?;
     let dropout = file.real("resid_pdrop", 0.1)?;
-    if file.real("embd_pdrop", 0.1)? != dropout {
-        return Err(file.wrong("embd_pdrop", &format!("that of `resid_pdrop`, {dropout}")));
-    }
+    file.warn_unequal("embd_pdrop", "resid_pdrop", dropout)?;
     let std = file.real("initializer_range", 0.02)?;
     let config = Gpt2Config {
         vocabulary: file.size("vocab_size")?,

@@ -1,11 +1,13 @@
 //! The weights of a folder, in whichever files they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::pickle::PthTensors;
 use candle_core::safetensors::BufferedSafetensors;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use conditioned_nn::StoreError;
 use conditioned_nn::store::FIXED_BUFFER;
 use serde::Deserialize;
@@ -77,20 +79,64 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, StoreError> {
     files.collect()
 }
 
-/// All tensors of a file but masks.
+/// All tensors of a file but masks; NaN and infinity are errors that name their tensor.
 fn read(path: &Path) -> Result<Vec<(String, Tensor)>, StoreError> {
-    let (kind, tensors) = match path.extension().is_some_and(|extension| extension == "safetensors")
-    {
+    let is_safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
+    if !is_safetensors && !is_zip(path)? {
+        let name = path.file_name().unwrap_or_default().display();
+        let reason = format!(
+            "no zip archive: it was written by PyTorch before 1.6, or is not whole. If it loads there, write it \
+             anew: python -c \"import torch; torch.save(torch.load('{name}', map_location='cpu'), '{name}')\""
+        );
+        return Err(StoreError::Format { path: path.to_path_buf(), reason });
+    }
+    let (kind, tensors) = match is_safetensors {
         true => ("safetensors", read_safetensors(read_bytes(path)?)),
         false => ("PyTorch", read_pickle(path)),
     };
-    tensors.map_err(|e| {
+    let tensors = tensors.map_err(|e| {
         let reason = format!(
             "not a complete {kind} file of floats ({e}); fetch it again, or load it in \
              transformers and save it as safetensors"
         );
         StoreError::Format { path: path.to_path_buf(), reason }
+    })?;
+    for (name, tensor) in &tensors {
+        if let Some(value) = not_finite(tensor)? {
+            let reason = format!(
+                "`{name}` holds {value}: no model computes with that. Take another checkpoint, or an f32 one \
+                 where this is f16"
+            );
+            return Err(StoreError::Format { path: path.to_path_buf(), reason });
+        }
+    }
+    Ok(tensors)
+}
+
+/// The first NaN or infinity among the values of a tensor, if there is one.
+fn not_finite(tensor: &Tensor) -> candle_core::Result<Option<f64>> {
+    if !tensor.dtype().is_float() {
+        return Ok(None);
+    }
+    let values = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        // Most are this: without a copy in f64.
+        DType::F32 => {
+            values.to_vec1::<f32>()?.into_iter().find(|value| !value.is_finite()).map(f64::from)
+        }
+        _ => {
+            let values: Vec<f64> = values.to_dtype(DType::F64)?.to_vec1()?;
+            values.into_iter().find(|value| !value.is_finite())
+        }
     })
+}
+
+/// Whether a file begins like a zip archive, as those of PyTorch since 1.6.
+fn is_zip(path: &Path) -> Result<bool, StoreError> {
+    let io = |source| StoreError::Io { path: path.to_path_buf(), source };
+    let mut start = [0; 4];
+    let mut file = File::open(path).map_err(io)?;
+    Ok(file.read_exact(&mut start).is_ok() && start == *b"PK\x03\x04")
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, StoreError> {

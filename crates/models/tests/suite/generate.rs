@@ -103,6 +103,7 @@ fn what_cannot_be_generated_is_named() -> Result<()> {
         (Sampling { top_k: Some(0), ..default() }, "top_k 0"),
         (Sampling { top_p: Some(0.0), ..default() }, "top_p 0"),
         (Sampling { top_p: Some(1.1), ..default() }, "top_p 1.1"),
+        (Sampling { vocabulary: Some(0), ..default() }, "a vocabulary of 0"),
     ] {
         let error = message(&[1], sampling);
         assert!(error.contains(name), "{error}");
@@ -129,6 +130,16 @@ fn the_literal_method_generates_from_whole_sequences() -> Result<()> {
     let error = model.next_logits(&ids, &mut model.cache()).unwrap_err().to_string();
     assert!(error.contains("not causal"), "{error}");
     assert!(generate(&model, &[], &Sampling::greedy()).is_err());
+    Ok(())
+}
+
+#[test]
+fn rows_without_a_token_are_not_drawn() -> Result<()> {
+    let logits = [0.0, 2.0, 1.0, 9.0, 9.0];
+    let of = |sampling: Sampling| Sampling { vocabulary: Some(3), ..sampling }.probabilities(&logits);
+    assert_eq!(of(Sampling::greedy())?, [0.0, 1.0, 0.0, 0.0, 0.0]);
+    let wanted = Sampling::default().probabilities(&logits[..3])?;
+    assert_eq!(of(Sampling::default())?, [&wanted[..], &[0.0, 0.0]].concat());
     Ok(())
 }
 
@@ -162,6 +173,7 @@ fn samplings() -> impl Strategy<Value = Sampling> {
             temperature,
             top_k,
             top_p,
+            vocabulary: None,
             seed,
             max_new_tokens,
             stop,

@@ -3,14 +3,13 @@ masked-language head, with hidden states, pooled output, logits, losses and ever
 
     pip install torch safetensors && python make_fixture.py
 
-The model is written here from its formulas, operation by operation in plain PyTorch, with the
-parameter names of JonasGeiping/cramming at commit 196c991. The sequences are padded.
+The model is written from its formulas, in reference.py. The sequences are padded.
 """
 
-import math
 import pathlib
 
 import torch
+from reference import classify, encoder
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -50,50 +49,6 @@ def shapes(head):
     return found
 
 
-def norm(x, p, name):
-    centred = x - x.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
-    return centred / deviation * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-
-def gelu(x):
-    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
-
-
-def sinusoid(n):
-    table = torch.empty(n, WIDTH)
-    for position in range(n):
-        for i in range(WIDTH // 2):
-            angle = position / 10000 ** (2 * i / WIDTH)
-            table[position, 2 * i] = math.sin(angle)
-            table[position, 2 * i + 1] = math.cos(angle)
-    return table
-
-
-def attention(x, p, layer):
-    batch, n, _ = x.shape
-    packed = x @ p[f"{layer}.attn.self_attention.query_key_value.weight"].T
-    # The rows of the projection lie head by head: its queries, its keys, its values.
-    q, k, v = packed.reshape(batch, n, HEADS, 3, WIDTH // HEADS).permute(3, 0, 2, 1, 4)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(WIDTH // HEADS)
-    scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
-    heads = scores.softmax(-1) @ v
-    return heads.transpose(1, 2).reshape(batch, n, WIDTH) @ p[f"{layer}.attn.dense.weight"].T
-
-
-def encoder(p):
-    scale = p["encoder.embedding.pos_embedding.scale_factor"]
-    x = p["encoder.embedding.word_embedding.weight"][ids] + scale * sinusoid(ids.shape[1])
-    x = norm(x, p, "encoder.embedding.norm")
-    for i in range(DEPTH):
-        layer = f"encoder.layers.{i}"
-        x = x + attention(norm(x, p, f"{layer}.norm1"), p, layer)
-        y = norm(x, p, f"{layer}.norm2") @ p[f"{layer}.ffn.dense_in.weight"].T
-        value, gate = y[..., : HIDDEN // 2], y[..., HIDDEN // 2 :]
-        x = x + (value * gelu(gate)) @ p[f"{layer}.ffn.dense_out.weight"].T
-    return norm(x, p, "encoder.final_norm")
-
-
 tensors = {
     "ids": ids.to(torch.uint32), "mask": mask.to(torch.uint8), "labels": labels.to(torch.uint32),
     "positions": positions.to(torch.uint32), "targets": targets.to(torch.uint32),
@@ -105,12 +60,11 @@ for kind in ["classifier", "masked"]:
         .requires_grad_()
         for name, shape in shapes(kind).items()
     }
-    hidden = encoder(p)
+    hidden = encoder(p, ids, mask, HEADS)
     if kind == "classifier":
         tensors["classifier/hidden"] = hidden
-        pooled = torch.tanh(hidden[:, 0] @ p["pooler.dense.weight"].T + p["pooler.dense.bias"])
+        pooled, logits = classify(p, hidden)
         tensors["classifier/pooled"] = pooled
-        logits = pooled @ p["head.weight"].T + p["head.bias"]
         loss = functional.cross_entropy(logits, labels)
     else:
         read = torch.gather(hidden, 1, positions[:, :, None].expand(-1, -1, WIDTH))

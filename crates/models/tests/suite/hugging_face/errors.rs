@@ -49,7 +49,6 @@ fn a_configuration_that_cannot_be_is_named() {
     };
     for (key, value, found) in [
         ("model_type", json!("llama"), r#"`model_type` is "llama""#),
-        ("model_type", Value::Null, "`model_type` is missing"),
         ("vocab_size", json!("many"), r#"`vocab_size` is "many""#),
         ("n_embd", Value::Null, "`n_embd` is missing"),
         ("n_positions", Value::Null, "`n_ctx` is missing"),
@@ -62,15 +61,29 @@ fn a_configuration_that_cannot_be_is_named() {
         ("scale_attn_by_inverse_layer_idx", json!(true), "`scale_attn_by_inverse_layer_idx`"),
         ("add_cross_attention", json!(true), "`add_cross_attention` is true"),
         ("tie_word_embeddings", json!("yes"), "`tie_word_embeddings` is"),
-        ("embd_pdrop", json!(0.2), "`embd_pdrop` is 0.2; this GPT-2 wants that of `resid_pdrop`"),
+        ("embd_pdrop", json!("x"), "`embd_pdrop` is \"x\"; this GPT-2 wants a number"),
         ("resid_pdrop", json!([]), "`resid_pdrop` is []; this GPT-2 wants a number"),
     ] {
         let error = with(key, value).unwrap_err().to_string();
         assert!(error.contains(found) && error.contains("config.json"), "{error}");
     }
-    for (key, value) in [("n_inner", json!(32)), ("attn_pdrop", json!(0.0)), ("other", json!({}))] {
-        with(key, value).unwrap();
+    // Dropout that differs is that of the branches. Old files have no model type, and tell by architecture.
+    for (key, value) in [
+        ("n_inner", json!(32)),
+        ("attn_pdrop", json!(0.0)),
+        ("other", json!({})),
+        ("model_type", Value::Null),
+        ("embd_pdrop", json!(0.2)),
+    ] {
+        assert_eq!(with(key, value).unwrap().dropout, 0.1);
     }
+    let mut old = original.clone();
+    drop(old.as_object_mut().unwrap().remove("model_type"));
+    old["architectures"] = json!(["LlamaForCausalLM"]);
+    std::fs::write(&path, old.to_string()).unwrap();
+    let error = read_config(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("the architecture is LlamaForCausalLM"), "{error}");
+    assert!(error.contains(r#"add "model_type": "gpt2""#), "{error}");
     std::fs::write(&path, "[1]").unwrap();
     let error = read_config(folder.path()).unwrap_err().to_string();
     assert!(error.contains("not an object of settings"), "{error}");
@@ -110,6 +123,20 @@ fn weights_that_do_not_fit_are_named() {
         tensors.insert("lm_head.weight".into(), table);
     });
     open(folder.path()).unwrap();
+    // The head of another task is passed over.
+    edit(&file, |tensors| drop(tensors.insert("score.weight".into(), zeros((3, 8)))));
+    open(folder.path()).unwrap();
+    reset();
+    for (value, dtype) in [(f32::NAN, DType::F32), (f32::INFINITY, DType::F16)] {
+        let bad = Tensor::full(value, 8, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        edit(&file, |tensors| drop(tensors.insert("transformer.ln_f.bias".into(), bad)));
+        let error = message(folder.path());
+        let wanted = format!("model.safetensors: `ln_f.bias` holds {value}");
+        // A name in a file stands there as the file has it.
+        let wanted = wanted.replace("`ln_f", "`transformer.ln_f");
+        assert!(error.contains(&wanted), "{error}");
+        reset();
+    }
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
     let error = message(folder.path());
@@ -140,4 +167,9 @@ fn shards_and_pickles_that_are_missing_or_damaged_are_named() {
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let error = message(folder.path());
     assert!(error.contains("pytorch_model.bin: not a complete PyTorch file"), "{error}");
+    // The start of a file of PyTorch before 1.6: a pickled number, and no zip archive.
+    std::fs::write(&file, b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.").unwrap();
+    let error = message(folder.path());
+    assert!(error.contains("written by PyTorch before 1.6"), "{error}");
+    assert!(error.contains("torch.save(torch.load('pytorch_model.bin'"), "{error}");
 }

@@ -95,6 +95,33 @@ fn bert_folders_of_transformers_compute_the_same() {
     close(&model.logits(&input, &positions(), Mode::Eval).unwrap(), "masked");
 }
 
+#[test]
+fn heads_of_other_tasks_are_passed_over_and_layers_are_not() {
+    let config = read_config(&fixture("classifier")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let read = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+        let name = "model.safetensors";
+        let mut tensors =
+            load_tensors(&fixture("classifier").join(name), &Device::Cpu).unwrap();
+        change(&mut tensors);
+        save_tensors(&folder.path().join(name), tensors, &BTreeMap::new()).unwrap();
+        let store = store();
+        BertClassifier::new(&config, 3, store.builder()).unwrap();
+        read_weights(folder.path(), &store).map_err(|e| e.to_string())
+    };
+    let zeros = || Tensor::zeros((2, 8), DType::F32, &Device::Cpu).unwrap();
+    let loaded = read(&|tensors| {
+        tensors.insert("qa_outputs.weight".into(), zeros());
+        tensors.insert("fit_denses.0.weight".into(), zeros());
+        tensors.insert("cls.seq_relationship.weight".into(), zeros());
+    });
+    let wanted = ["cls.seq_relationship.weight", "fit_denses.0.weight", "qa_outputs.weight"];
+    assert_eq!(loaded.unwrap().unused, wanted);
+    let name = "encoder.layer.9.output.dense.weight";
+    let error = read(&|tensors| drop(tensors.insert(format!("bert.{name}"), zeros()))).unwrap_err();
+    assert!(error.contains("unexpected ") && error.contains(name), "{error}");
+}
+
 /// Name, method and place of what is written for transformers.
 fn written() -> [(&'static str, Method, Placement); 4] {
     let pooled = Method::pooled(1.0).unwrap();

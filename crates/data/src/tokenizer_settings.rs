@@ -1,0 +1,239 @@
+//! [`Settings`]: what the files beside a tokenizer say of it, read as transformers reads them.
+//!
+//! | file | what it says |
+//! | --- | --- |
+//! | `tokenizer_config.json` | how a BERT cleans text, names of special tokens, added tokens |
+//! | `special_tokens_map.json`, `added_tokens.json` | the same, of folders whose `tokenizer_config.json` lists no added tokens |
+//! | `config.json` | the id of the end of a text, where nothing has its name |
+//!
+//! Source: transformers 5, `PreTrainedTokenizerBase._from_pretrained` and `BertTokenizer`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use crate::encoding::{CLS, MASK, PAD, SEP};
+use crate::{Error, Result};
+
+/// The settings of a tokenizer, beside its file.
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
+
+/// Classes of transformers that take a `tokenizer.json` as it is.
+const GENERIC: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"];
+
+/// How text is cleaned; the names are those of `tokenizer_config.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cleaning {
+    pub(crate) do_lower_case: bool,
+    pub(crate) tokenize_chinese_chars: bool,
+    /// As `do_lower_case` where nothing is said.
+    pub(crate) strip_accents: Option<bool>,
+}
+
+impl Default for Cleaning {
+    fn default() -> Self {
+        Self { do_lower_case: true, tokenize_chinese_chars: true, strip_accents: None }
+    }
+}
+
+/// Names of special tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) cls: String,
+    pub(crate) sep: String,
+    pub(crate) pad: String,
+    pub(crate) mask: String,
+    pub(crate) unk: String,
+    /// The end of a text, where a file names it.
+    pub(crate) eos: Option<String>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let [cls, sep, pad, mask, unk] = [CLS, SEP, PAD, MASK, "[UNK]"].map(String::from);
+        Self { cls, sep, pad, mask, unk, eos: None }
+    }
+}
+
+impl Names {
+    /// The keys of `tokenizer_config.json` and what they name.
+    pub(crate) fn all(&self) -> [(&'static str, Option<&str>); 6] {
+        let Self { cls, sep, pad, mask, unk, eos } = self;
+        let [cls, sep, pad, mask, unk] = [cls, sep, pad, mask, unk].map(|name| Some(&**name));
+        [
+            ("cls_token", cls),
+            ("sep_token", sep),
+            ("pad_token", pad),
+            ("mask_token", mask),
+            ("unk_token", unk),
+            ("eos_token", eos.as_deref()),
+        ]
+    }
+}
+
+/// What the files beside a tokenizer say.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    /// How text is cleaned, where `tokenizer_config.json` decides it, and that file.
+    pub(crate) cleaning: Option<(Cleaning, PathBuf)>,
+    pub(crate) names: Names,
+    /// The file that names a special token, by its key.
+    pub(crate) named_in: BTreeMap<&'static str, PathBuf>,
+    /// Tokens beyond the vocabulary, by id, and the file that lists them.
+    pub(crate) added: BTreeMap<u32, (AddedToken, PathBuf)>,
+    /// Id of the end of a text, and the file that has it.
+    pub(crate) eos_id: Option<(u32, PathBuf)>,
+}
+
+impl Settings {
+    /// Reads the files beside `tokenizer`; those that are not there say nothing.
+    ///
+    /// # Errors
+    /// When one is no JSON object, or a key has a value of another kind: file and key.
+    pub(crate) fn beside(tokenizer: &Path) -> Result<Self> {
+        let object = |name: &str| Object::read(tokenizer.with_file_name(name));
+        let mut this = Self::default();
+        let config = object(CONFIG)?;
+        let lists_added = match &config {
+            Some(config) => {
+                this.read_names(config)?;
+                this.read_cleaning(config)?;
+                config.get("added_tokens_decoder").is_some()
+            }
+            None => false,
+        };
+        if let Some(config) = config.as_ref().filter(|_| lists_added) {
+            this.read_decoder(config)?;
+        } else {
+            if let Some(map) = object("special_tokens_map.json")? {
+                this.read_names(&map)?;
+            }
+            if let Some(added) = object("added_tokens.json")? {
+                this.read_added(&added)?;
+            }
+        }
+        if let Some(model) = object("config.json")? {
+            let id = match model.get("eos_token_id") {
+                Some(Value::Array(ids)) => ids.first(),
+                other => other,
+            };
+            let id = id.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+            this.eos_id = id.map(|id| (id, model.path));
+        }
+        Ok(this)
+    }
+
+    fn read_names(&mut self, object: &Object) -> Result<()> {
+        for (key, _) in Names::default().all() {
+            let Some(value) = object.get(key) else { continue };
+            // A name, or a token with its properties.
+            let name = value.as_str().or_else(|| value.get("content")?.as_str());
+            let name = name.ok_or_else(|| object.wrong(key, "the name of a token"))?.to_string();
+            let names = &mut self.names;
+            match key {
+                "cls_token" => names.cls = name,
+                "sep_token" => names.sep = name,
+                "pad_token" => names.pad = name,
+                "mask_token" => names.mask = name,
+                "unk_token" => names.unk = name,
+                _ => names.eos = Some(name),
+            }
+            self.named_in.insert(key, object.path.clone());
+        }
+        Ok(())
+    }
+
+    fn read_cleaning(&mut self, config: &Object) -> Result<()> {
+        let class = config.get("tokenizer_class").and_then(Value::as_str);
+        if class.is_some_and(|class| GENERIC.contains(&class)) {
+            return Ok(());
+        }
+        let default = Cleaning::default();
+        let flag = |key, default| -> Result<bool> { Ok(config.flag(key)?.unwrap_or(default)) };
+        let cleaning = Cleaning {
+            do_lower_case: flag("do_lower_case", default.do_lower_case)?,
+            tokenize_chinese_chars: flag("tokenize_chinese_chars", default.tokenize_chinese_chars)?,
+            strip_accents: config.flag("strip_accents")?,
+        };
+        self.cleaning = Some((cleaning, config.path.clone()));
+        Ok(())
+    }
+
+    fn read_decoder(&mut self, config: &Object) -> Result<()> {
+        let key = "added_tokens_decoder";
+        let wrong = || config.wrong(key, "an object of tokens by their ids");
+        let tokens = config.get(key).and_then(Value::as_object).ok_or_else(wrong)?;
+        for (id, token) in tokens {
+            let id = id.parse().map_err(|_| wrong())?;
+            let content = token.get("content").and_then(Value::as_str).ok_or_else(wrong)?;
+            let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+            let added = AddedToken {
+                content: content.to_string(),
+                special: flag("special"),
+                normalized: flag("normalized"),
+                lstrip: flag("lstrip"),
+                rstrip: flag("rstrip"),
+                single_word: flag("single_word"),
+            };
+            self.added.insert(id, (added, config.path.clone()));
+        }
+        Ok(())
+    }
+
+    fn read_added(&mut self, object: &Object) -> Result<()> {
+        for (token, id) in &object.fields {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| object.wrong(token, "the id of a token"))?;
+            let special = self.names.all().iter().any(|(_, name)| *name == Some(token));
+            let added = AddedToken::from(token.clone(), special);
+            self.added.insert(id, (added, object.path.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// A JSON object and its file.
+struct Object {
+    path: PathBuf,
+    fields: Map<String, Value>,
+}
+
+impl Object {
+    /// The object in a file, if the file is there.
+    fn read(path: PathBuf) -> Result<Option<Self>> {
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        match serde_json::from_slice(&bytes) {
+            Ok(fields) => Ok(Some(Self { path, fields })),
+            Err(e) => {
+                let name = path.display().to_string();
+                let problem = format!("not an object of settings ({e}); fetch the file again");
+                Err(Error::Tokenizer { name, problem })
+            }
+        }
+    }
+
+    /// The value of a key; null is none.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        let flag = |value: &Value| value.as_bool().ok_or_else(|| self.wrong(key, "true or false"));
+        self.get(key).map(flag).transpose()
+    }
+
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        let found = self.fields.get(key).unwrap_or(&Value::Null).to_string();
+        let found: String = found.chars().take(80).collect();
+        Error::Tokenizer {
+            name: self.path.display().to_string(),
+            problem: format!("`{key}` is {found}; expected {wanted}: correct it or leave it out"),
+        }
+    }
+}
