@@ -12,11 +12,11 @@ import subprocess
 import sys
 
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 folder, path = sys.argv[1:3]
 model = GPT2LMHeadModel.from_pretrained(folder).eval()
-tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(pathlib.Path(folder) / "tokenizer.json"))
+tokenizer = AutoTokenizer.from_pretrained(folder)
 text = pathlib.Path(path).read_text(encoding="utf-8")
 ids = torch.tensor([tokenizer.encode(text)])
 window = int(sys.argv[3]) if len(sys.argv) > 3 else model.config.n_positions

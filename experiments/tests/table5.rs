@@ -6,6 +6,8 @@ mod support;
 
 use std::path::Path;
 
+use candle_core::{Device, Tensor};
+use conditioned_nn::store::{load_tensors, save_tensors};
 use support::{Binary, lines, results, text, untrained};
 
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
@@ -125,6 +127,8 @@ fn a_model_is_exported_judged_continued_and_trained_on() {
     std::fs::write(&text_file, "Once upon a time.\n<|endoftext|>\nOne day a dog ran home.")
         .unwrap();
     let eval = ["eval", "--model", &model, "--text", &text_file];
+    let marked = TABLE5.success(&["generate", "--model", &model, "--prompt", "<|endoftext|>"]);
+    assert!(!marked.contains("endoftext"), "{marked}");
     let line = TABLE5.success(&eval);
     assert!(line.contains("nats per token") && line.contains("window 32, stride 16"), "{line}");
     let write = ["generate", "--model", &model, "--tokens", "5", "--prompt"];
@@ -136,7 +140,7 @@ fn a_model_is_exported_judged_continued_and_trained_on() {
     assert!(error.contains("longer than the context of 32"), "{error}");
     std::fs::write(at("latin.txt"), [b'a', 0xff]).unwrap();
     let error = TABLE5.failure(&["eval", "--model", &model, "--text", &at("latin.txt")]);
-    assert!(error.contains("not UTF-8 after byte 1"), "{error}");
+    assert!(error.contains("not UTF-8 at byte 1"), "{error}");
 
     // Training on, with and without conditioning, from the checkpoint and its tokenizer.
     let init = ["--preset", "smoke", "--init", &model, "--arms", "baseline,pooled", "--seeds", "1"];
@@ -151,13 +155,47 @@ fn a_model_is_exported_judged_continued_and_trained_on() {
     // A tokenizer of another model, and none at all.
     let wide = ["--set", "tokenizer=bpe-400"];
     let error = TABLE5.failure(&[&init[..], &fast, &wide, &["--out", &at("wide")]].concat());
-    assert!(error.contains("400 tokens, the model 300"), "{error}");
+    assert!(error.contains("has 300 rows: it belongs to another model"), "{error}");
     let longer = ["--set", "context=64"];
     let error = TABLE5.failure(&[&init[..], &fast, &longer, &["--out", &at("longer")]].concat());
     assert!(error.contains("longer than the position table"), "{error}");
     std::fs::remove_file(root.path().join("model/tokenizer.json")).unwrap();
     let error = TABLE5.failure(&eval);
     assert!(error.contains("no tokenizer"), "{error}");
+}
+
+#[test]
+fn a_model_with_more_rows_than_tokens_is_trained_judged_and_continued() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    let small = ["--preset", "smoke", "--arms", "baseline", "--seeds", "1"];
+    let fast = ["--set", "learning_rate=1e-3", "--set", "steps=3"];
+    TABLE5.success(&[&small[..], &fast, &["--out", &at("out")]].concat());
+    let run = format!("{}/gpt2/baseline-set/seed100", at("out"));
+    TABLE5.success(&["export", "--run", &run, "--out", &at("model")]);
+    // As nanoGPT pads 50,257 tokens to 50,304 rows. Here they are the likeliest of all.
+    let (file, config) =
+        (root.path().join("model/model.safetensors"), root.path().join("model/config.json"));
+    let mut tensors = load_tensors(&file, &Device::Cpu).unwrap();
+    for name in ["transformer.wte.weight", "lm_head.weight"] {
+        let Some(table) = tensors.get(name) else { continue };
+        let rows = (table.narrow(0, 0, 20).unwrap() * 30.0).unwrap();
+        let padded = Tensor::cat(&[table, &rows], 0).unwrap();
+        tensors.insert(name.to_string(), padded);
+    }
+    save_tensors(&file, tensors, &Default::default()).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"vocab_size\": 300", "\"vocab_size\": 320")).unwrap();
+
+    std::fs::write(at("text.txt"), "Once upon a time a dog ran home.").unwrap();
+    TABLE5.success(&["eval", "--model", &at("model"), "--text", &at("text.txt")]);
+    let hot = ["--temperature", "5", "--prompt", "One day"];
+    let story = TABLE5.success(&[&["generate", "--model", &at("model")], &hot[..]].concat());
+    assert!(story.len() > "One day".len() + 20, "{story}");
+    let init = [&small[..], &fast, &["--init", &at("model"), "--out", &at("on")]].concat();
+    TABLE5.success(&init);
+    let text = std::fs::read_to_string(root.path().join("on/texts.md")).unwrap();
+    assert!(text.contains("Once upon a time"), "{text}");
 }
 
 #[test]
@@ -168,6 +206,10 @@ fn bad_input_gets_one_clear_error() {
     std::fs::write(at("empty.txt"), "").unwrap();
     std::fs::write(at("latin.txt"), [b'a', 0xff, b'b', b'\n']).unwrap();
     std::fs::write(at("tiny.txt"), "One.\n\nTwo.\n\nThree.\n").unwrap();
+    std::fs::write(at("line.txt"), "One.\n<|endoftext|>\nTwo.\n").unwrap();
+    std::fs::write(at("equal.txt"), "One.\n\n".repeat(30)).unwrap();
+    std::fs::write(at("packed.txt"), [b"\x1f\x8b\x08", &[0xff; 20][..]].concat()).unwrap();
+    std::fs::write(at("half.jsonl"), "{\"text\": \"\\ud83d\"}\n").unwrap();
     std::fs::write(at("broken.jsonl"), "{\"text\": 3}\n").unwrap();
     std::fs::write(at("tokenizer.json"), "{}").unwrap();
     let play = |name: &str| format!("--preset shakespeare --data {}", at(name));
@@ -178,7 +220,18 @@ fn bad_input_gets_one_clear_error() {
         (play("empty.txt"), &["empty.txt"]),
         (play("latin.txt"), &["latin.txt", "UTF-8"]),
         (play("broken.jsonl"), &["broken.jsonl", "text"]),
-        (play("tiny.txt"), &["documents"]),
+        (play("tiny.txt"), &["tiny.txt: no document to", "of 3 documents"]),
+        (
+            play("line.txt"),
+            &[
+                "line.txt: one document",
+                "is blank; 1 lines are \"<|endoftext|>\"",
+                "--set separator=",
+            ],
+        ),
+        (play("equal.txt"), &["equal.txt", "its 30 documents are all the same"]),
+        (play("packed.txt"), &["packed.txt", "it is a gzip file: unpack it first"]),
+        (play("half.jsonl"), &["half.jsonl: line 1", "half a character", "write the text again"]),
         #[cfg(not(feature = "hub"))]
         ("--preset paper --data hub:a/b".to_string(), &["hub:a/b", "--features hub"]),
         ("--preset shakespeare".to_string(), &["--data"]),

@@ -12,7 +12,7 @@ use crate::gram::GramSum;
 use crate::map::{inverse_root_map, tensor};
 use crate::op::{Backward, attach};
 use crate::pooled_config::{PooledConfig, Source};
-use crate::product::product;
+use crate::product::{check_finite, product};
 use crate::running::{Running, checked_fraction};
 use crate::{Error, Result};
 
@@ -432,6 +432,10 @@ impl Pooled {
     fn apply(&self, x: &Tensor, mask: Option<&Tensor>, M: Option<Arc<Mat<f64>>>) -> Result<Tensor> {
         check_channels(x, self.channels)?;
         let Some(M) = M else {
+            // What M would refuse, the identity before the first observation refuses too.
+            if self.config.strength > 0.0 && x.device().is_cpu() {
+                check_finite("x", x, mask)?;
+            }
             return Ok(x.clone());
         };
         if x.device().is_cpu() {

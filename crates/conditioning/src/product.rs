@@ -7,7 +7,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use crate::Result;
 use crate::blocks::Layout;
-use crate::host::map_single_blocks;
+use crate::host::{each_block, map_single_blocks};
 
 /// Tokens multiplied by one thread at a time.
 const BLOCK: usize = 256;
@@ -24,6 +24,12 @@ pub(crate) fn product(
     map_single_blocks([name], [x], &layout, Some(|X: &[f32]| times(X, single.as_ref())), |[x]| {
         Ok(times(x.values(), M.as_ref()))
     })
+}
+
+/// Checks that the real rows of x: (..., N, d) are finite.
+pub(crate) fn check_finite(name: &'static str, x: &Tensor, mask: Option<&Tensor>) -> Result<()> {
+    each_block(name, x, &Layout::rows(x, mask, BLOCK)?, |_| Ok(()))?;
+    Ok(())
 }
 
 /// The entries of X M, row by row, of those of X.

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use tokenizers::{ModelWrapper, NormalizerWrapper, PostProcessorWrapper};
 
 use crate::atomic::write_atomic;
-use crate::encoding::CLS;
 use crate::tokenizer_settings::{CONFIG, Names, Settings};
 use crate::wordpiece::template;
 use crate::{Error, Result, bpe};
@@ -24,7 +23,8 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// A BERT has two candidates. `[CLS]` stands between documents as it stands in front of every text of a
 /// task; `[SEP]` would come to mean that what follows is of another document, and a task of pairs has it
 /// between texts that belong together.
-const ENDS: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>", CLS];
+/// `[CLS]`, whatever its name, is therefore the last.
+const ENDS: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>"];
 
 /// Text to token ids and back.
 ///
@@ -229,14 +229,14 @@ impl Tokenizer {
                 serde_json::from_value(template).map_err(|e| fail(e.to_string()))?;
             inner.with_post_processor(Some(template));
         }
-        let end_of_text = end_of_text(&inner, settings, &name)?;
+        let end_of_text = end_of_text(&inner, settings, &names, &name)?;
         let ids = inner.get_vocab(true).into_values();
         let vocab_size = ids.max().map_or(0, |id| id as usize + 1);
         let json = inner.to_string(false).map_err(|e| fail(e.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(json.as_bytes());
         // The usual names are not part of it, and all files that have them alone keep their hash.
-        let usual = ends(&inner).next() == Some(end_of_text);
+        let usual = usual_end(&inner, &names) == Some(end_of_text);
         if !usual || names != Names::default() {
             for (key, name) in names.all() {
                 hasher.update(format!("\0{key}={}", name.unwrap_or_default()).as_bytes());
@@ -448,16 +448,21 @@ fn names_in(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> R
     Ok(names)
 }
 
-/// Tokens that end a document by the usual names, in the order of their search.
-fn ends(inner: &tokenizers::Tokenizer) -> impl Iterator<Item = u32> {
-    ENDS.iter().filter_map(|end| inner.token_to_id(end))
+/// The token that ends a document by its usual name, or the one before a text of a BERT.
+fn usual_end(inner: &tokenizers::Tokenizer, names: &Names) -> Option<u32> {
+    ENDS.into_iter().chain([&*names.cls]).find_map(|end| inner.token_to_id(end))
 }
 
 /// The token that ends a document: the one that a file names, or one of the usual names.
-fn end_of_text(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<u32> {
+fn end_of_text(
+    inner: &tokenizers::Tokenizer,
+    settings: &Settings,
+    names: &Names,
+    name: &str,
+) -> Result<u32> {
     let fail = |problem| Error::Tokenizer { name: name.to_string(), problem };
     // [SEP] stands between texts that belong together, also where it is called the end of them.
-    let named = settings.names.eos.as_deref().filter(|eos| *eos != settings.names.sep);
+    let named = settings.names.eos.as_deref().filter(|eos| *eos != names.sep);
     if let Some(eos) = named {
         let file = settings.named_in.get("eos_token").map(|file| file.display().to_string());
         return inner.token_to_id(eos).ok_or_else(|| {
@@ -468,7 +473,7 @@ fn end_of_text(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -
         });
     }
     if let Some((id, file)) = &settings.eos_id
-        && inner.token_to_id(&settings.names.sep) != Some(*id)
+        && inner.token_to_id(&names.sep) != Some(*id)
     {
         let missing = || {
             fail(format!(
@@ -478,11 +483,12 @@ fn end_of_text(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -
         };
         return inner.id_to_token(*id).map(|_| *id).ok_or_else(missing);
     }
-    ends(inner).next().ok_or_else(|| {
+    usual_end(inner, names).ok_or_else(|| {
         fail(format!(
-            "no token ends a document; looked for eos_token in {CONFIG}, eos_token_id in config.json, and {}; \
+            "no token ends a document; looked for eos_token in {CONFIG}, eos_token_id in config.json, {} and {}; \
              name one as eos_token",
-            ENDS.join(", ")
+            ENDS.join(", "),
+            names.cls
         ))
     })
 }

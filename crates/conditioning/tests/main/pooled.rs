@@ -53,6 +53,22 @@ proptest! {
 }
 
 #[test]
+fn nan_is_refused_before_the_first_observation_as_after_it() {
+    let layer = pooled(Source::Earlier, 0.3, 3);
+    let x = Tensor::new(&[[[1.0, 2.0, 3.0], [1.0, f64::NAN, 0.0]]], &Device::Cpu).unwrap();
+    let padding = Tensor::new(&[[1u8, 0]], &Device::Cpu).unwrap();
+    for step in 0..2 {
+        for result in [layer.forward(&x), layer.forward_train(&x)] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("x is NaN at batch 0, token 1, channel 1"), "{step}: {error}");
+        }
+        // Padding may be anything.
+        layer.forward_masked(&x, &padding).unwrap();
+        layer.observe(&normal(1, &[2, 4, 3])).unwrap();
+    }
+}
+
+#[test]
 fn fold_is_what_forward_applies() {
     let layer = pooled(Source::Earlier, 0.3, 5);
     assert_eq!(matrix(&layer.fold().unwrap()), Mat::<f64>::identity(5, 5));

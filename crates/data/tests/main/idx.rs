@@ -157,7 +157,7 @@ fn damaged_gzip_is_told_from_damaged_idx() {
 fn files_that_do_not_belong_together_are_refused() {
     let error = damaged(TRAIN_LABELS, &idx(0x801, &[2], &[1, 2]));
     assert!(
-        error.to_string().contains("label 2 of image 1 is out of range for 2 classes"),
+        error.to_string().contains("label 2 of image 1, and the labels of 2 classes are 0 to 1"),
         "{error}"
     );
     let error = damaged(TEST_LABELS, &idx(0x801, &[3], &[1, 0, 1]));

@@ -136,7 +136,8 @@ fn the_literal_method_generates_from_whole_sequences() -> Result<()> {
 #[test]
 fn rows_without_a_token_are_not_drawn() -> Result<()> {
     let logits = [0.0, 2.0, 1.0, 9.0, 9.0];
-    let of = |sampling: Sampling| Sampling { vocabulary: Some(3), ..sampling }.probabilities(&logits);
+    let of =
+        |sampling: Sampling| Sampling { vocabulary: Some(3), ..sampling }.probabilities(&logits);
     assert_eq!(of(Sampling::greedy())?, [0.0, 1.0, 0.0, 0.0, 0.0]);
     let wanted = Sampling::default().probabilities(&logits[..3])?;
     assert_eq!(of(Sampling::default())?, [&wanted[..], &[0.0, 0.0]].concat());

@@ -101,8 +101,7 @@ fn heads_of_other_tasks_are_passed_over_and_layers_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let read = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
         let name = "model.safetensors";
-        let mut tensors =
-            load_tensors(&fixture("classifier").join(name), &Device::Cpu).unwrap();
+        let mut tensors = load_tensors(&fixture("classifier").join(name), &Device::Cpu).unwrap();
         change(&mut tensors);
         save_tensors(&folder.path().join(name), tensors, &BTreeMap::new()).unwrap();
         let store = store();
