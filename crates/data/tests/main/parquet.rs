@@ -10,6 +10,9 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
 
+use crate::corruption::check;
+use crate::damage::Cut;
+
 /// A row group: a row is a text or a null.
 type Group<'a> = &'a [Option<&'a str>];
 
@@ -162,5 +165,29 @@ fn damage_anywhere_is_no_panic() {
         let corpus = Corpus::open(&path, Layout::Parquet("text".into())).unwrap();
         let errors = corpus.documents().take(10_000).filter(Result::is_err).count();
         assert!(errors <= 1, "byte {i}");
+    }
+}
+
+/// See `tests/support/corruption.rs`.
+#[test]
+fn damaged_files_neither_panic_nor_hang_nor_take_memory() {
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    for (compression, version) in [
+        (Compression::SNAPPY, WriterVersion::PARQUET_1_0),
+        (zstd, WriterVersion::PARQUET_2_0),
+        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_1_0),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a.parquet");
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_writer_version(version)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        write(&path, &[&[Some("Once, naïve."), None, Some("Once.")], &[Some("Two.")]], properties);
+        check(&format!("parquet ({compression})"), &[path.clone()], Cut::Known, move || {
+            let corpus = Corpus::open(&path, Layout::Parquet("text".into()))?;
+            corpus.documents().collect::<Result<Vec<_>, _>>()
+        });
     }
 }
