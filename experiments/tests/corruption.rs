@@ -22,7 +22,7 @@ use experiments::results::{self, Finished};
 use experiments::run::folder::Folder;
 use experiments::run::timing;
 use experiments::run::worker::peak_memory;
-use experiments::search::Tuned;
+use experiments::search::{Search, Tuned};
 use experiments::table::{Curve, NoCommands, NoOptions, Preset, Request, Stage, Table};
 use tempfile::TempDir;
 
@@ -41,7 +41,7 @@ fn risen(work: &mut dyn FnMut()) -> usize {
 
 /// Damages one file over which `read` is run.
 fn check<T>(reader: &str, path: &Path, cut: Cut, read: impl Fn() -> Result<T> + Send + 'static) {
-    corrupt(reader, &[path.to_path_buf()], cut, risen, move || {
+    corrupt(reader, [path.to_path_buf()], cut, risen, move || {
         read().map(drop).map_err(|error| format!("{error:#}"))
     });
 }
@@ -157,6 +157,6 @@ fn tuned_json() {
     check("tuned.json", &path, Cut::Known, move || {
         let known = ["vit", "deit"].map(String::from);
         let tuned = Tuned::open(None, Some(&file), "smoke", &known)?;
-        Ok(tuned.best("vit", Arm::Baseline).map(|search| search.starts()).ok())
+        Ok(tuned.best("vit", Arm::Baseline).map(Search::starts).ok())
     });
 }

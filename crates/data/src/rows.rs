@@ -12,6 +12,7 @@ use parquet::basic::{ConvertedType, LogicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::{ColumnDescriptor, Type};
@@ -154,7 +155,8 @@ fn open(path: &Path, columns: &str) -> Result<SerializedFileReader<Pages>> {
     let file =
         caught(|| SerializedFileReader::new(pages)).map_err(|e| damaged(path, columns, &e))?;
     let groups = file.metadata().row_groups().iter();
-    let sizes = groups.flat_map(|group| group.columns()).map(|c| c.uncompressed_size());
+    let columns = groups.flat_map(RowGroupMetaData::columns);
+    let sizes = columns.map(ColumnChunkMetaData::uncompressed_size);
     most.get_or_init(|| sizes.max().unwrap_or(0).max(PAGE));
     Ok(file)
 }

@@ -32,14 +32,14 @@ fn checkpoints() {
     let checkpoints = Checkpoints::open(folder.path(), "hash").unwrap();
     let metrics = Metrics::from([("accuracy".to_string(), 0.1)]);
     let path = checkpoints.save(5, &metrics, tensors()).unwrap();
-    corrupt("a checkpoint", &[path.clone()], Cut::Known, allocated, move || {
+    corrupt("a checkpoint", [path.clone()], Cut::Known, allocated, move || {
         resume(&checkpoints).map_err(|error| error.to_string())
     });
 
     // What its hash in its name would not tell.
     let other = tempdir().unwrap();
     let checkpoints = Checkpoints::open(other.path(), "hash").unwrap();
-    corrupt("a checkpoint, renamed", &[path.clone()], Cut::Known, allocated, move || {
+    corrupt("a checkpoint, renamed", [path.clone()], Cut::Known, allocated, move || {
         let bytes = fs::read(&path).unwrap();
         let digits = &blake3::hash(&bytes).to_hex()[..16];
         let renamed = other.path().join(format!("step-00000005-{digits}.safetensors"));
@@ -64,10 +64,10 @@ fn records() {
     fs::write(&path, lines.join("\n") + "\n").unwrap();
     // A last line that was cut off is left out; a checkpoint knows of it.
     let file = path.clone();
-    corrupt("metrics.jsonl (resumed)", &[path.clone()], Cut::Known, allocated, move || {
+    corrupt("metrics.jsonl (resumed)", [path.clone()], Cut::Known, allocated, move || {
         Recorder::open(&file, 2).map(drop).map_err(|error| error.to_string())
     });
-    corrupt("metrics.jsonl (read)", &[path.clone()], Cut::Nothing, allocated, move || {
+    corrupt("metrics.jsonl (read)", [path.clone()], Cut::Nothing, allocated, move || {
         record::read(&path).map(drop).map_err(|error| error.to_string())
     });
 }

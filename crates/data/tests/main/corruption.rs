@@ -29,7 +29,7 @@ fn folder<const N: usize>(files: [(&str, &[u8]); N]) -> (TempDir, [PathBuf; N]) 
 /// Damages files over which `read` is run.
 pub(crate) fn check<T>(
     reader: &str,
-    files: &[PathBuf],
+    files: impl Into<Vec<PathBuf>>,
     cut: Cut,
     read: impl Fn() -> conditioned_data::Result<T> + Send + 'static,
 ) {
@@ -58,7 +58,7 @@ fn tokenizer_json() {
     for (reader, tokenizer) in kinds {
         let (_folder, [path]) = folder([("tokenizer.json", b"")]);
         tokenizer.unwrap().save(&path).unwrap();
-        check(reader, &[path.clone()], Cut::Known, move || tokenize(&path));
+        check(reader, [path.clone()], Cut::Known, move || tokenize(&path));
     }
 }
 
@@ -69,7 +69,7 @@ fn vocab_txt_and_tokenizer_config_json() {
     let (folder, paths) =
         folder([("vocab.txt", words.as_bytes()), ("tokenizer_config.json", config)]);
     let path = folder.path().to_path_buf();
-    check("vocab.txt, tokenizer_config.json", &paths, Cut::Lines, move || tokenize(&path));
+    check("vocab.txt, tokenizer_config.json", paths, Cut::Lines, move || tokenize(&path));
 }
 
 #[test]
@@ -86,12 +86,12 @@ fn vocab_json_and_merges_txt() {
     let (folder, paths) =
         folder([("vocab.json", vocab.as_bytes()), ("merges.txt", merges.as_bytes())]);
     let path = folder.path().to_path_buf();
-    check("vocab.json, merges.txt", &paths, Cut::Lines, move || tokenize(&path));
+    check("vocab.json, merges.txt", paths, Cut::Lines, move || tokenize(&path));
 }
 
 #[test]
 fn labelled_texts() {
-    let quoted = TEXT.replace('“', "\"\"").replace('”', "\"\"");
+    let quoted = TEXT.replace(['“', '”'], "\"\"");
     let csv = format!("text,label\n\"{quoted}\",positive\nDull.,negative\nFine.,positive\n");
     let tsv = format!("sentence1\tsentence2\tlabel\n{TEXT}\tNo.\t1\nA\tB\t0\nC\tD\t1\n");
     let jsonl = format!(
@@ -100,7 +100,7 @@ fn labelled_texts() {
     );
     for (name, text) in [("texts.csv", csv), ("texts.tsv", tsv), ("texts.jsonl", jsonl)] {
         let (_folder, [path]) = folder([(name, text.as_bytes())]);
-        check(name, &[path.clone()], Cut::Lines, move || Texts::read(&path, None));
+        check(name, [path.clone()], Cut::Lines, move || Texts::read(&path, None));
     }
 }
 
@@ -114,7 +114,7 @@ fn glue_tsv() {
         let (folder, paths) =
             folder([("train.tsv", text.as_bytes()), ("dev.tsv", text.as_bytes())]);
         let path = folder.path().to_path_buf();
-        check(&format!("GLUE's {}", task.title()), &paths, Cut::Lines, move || task.read(&path));
+        check(&format!("GLUE's {}", task.title()), paths, Cut::Lines, move || task.read(&path));
     }
 }
 
@@ -129,7 +129,7 @@ fn corpora() {
         ("a JSONL corpus", "corpus.jsonl", &jsonl, Layout::Jsonl("text".into())),
     ] {
         let (_folder, [path]) = folder([(name, text.as_bytes())]);
-        check(reader, &[path.clone()], Cut::Lines, move || {
+        check(reader, [path.clone()], Cut::Lines, move || {
             let corpus = Corpus::open(&path, layout.clone())?;
             corpus.documents().collect::<Result<Vec<_>, _>>()
         });
@@ -166,7 +166,7 @@ fn idx_folders() {
             })
         });
         let (files, path) = (files.collect::<Vec<_>>(), folder.path().to_path_buf());
-        check(reader, &files, Cut::Known, move || IdxFolder::read(&path, 10));
+        check(reader, files, Cut::Known, move || IdxFolder::read(&path, 10));
     }
 }
 
@@ -180,7 +180,7 @@ fn token_shards() {
     let names = shards.chain(["tokens.json".into()]);
     let files = names.map(|name| folder.path().join(name)).collect::<Vec<_>>();
     let path = folder.path().to_path_buf();
-    check("token shards, tokens.json", &files, Cut::Known, move || {
+    check("token shards, tokens.json", files, Cut::Known, move || {
         let tokens = Tokens::open(&path, &tokenizer)?;
         for i in 0..tokens.documents() {
             tokens.document(i)?;

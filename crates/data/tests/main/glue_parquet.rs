@@ -128,5 +128,5 @@ fn damaged_files_of_the_hub_neither_panic_nor_hang_nor_take_memory() {
         path
     });
     let path = root.path().to_path_buf();
-    check("GLUE's RTE (parquet)", &files, Cut::Known, move || Task::Rte.read(&path));
+    check("GLUE's RTE (parquet)", files, Cut::Known, move || Task::Rte.read(&path));
 }

@@ -211,7 +211,7 @@ fn damaged_files_neither_panic_nor_hang_nor_take_memory() {
             .set_statistics_enabled(EnabledStatistics::None)
             .build();
         write(&path, &[&[Some("Once, naïve."), None, Some("Once.")], &[Some("Two.")]], properties);
-        check(&format!("parquet ({compression})"), &[path.clone()], Cut::Known, move || {
+        check(&format!("parquet ({compression})"), [path.clone()], Cut::Known, move || {
             let corpus = Corpus::open(&path, Layout::Parquet("text".into()))?;
             corpus.documents().collect::<Result<Vec<_>, _>>()
         });

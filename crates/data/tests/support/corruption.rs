@@ -25,6 +25,7 @@ const TIMES: usize = 64;
 const BESIDE: usize = 16 << 20;
 
 /// What a reader can know of a file that was cut short.
+#[allow(dead_code)] // Not every crate has files of every kind.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Cut {
     /// That it was, wherever the cut is.
@@ -48,7 +49,7 @@ type Read = (Result<Result<(), String>, String>, usize);
 #[allow(clippy::print_stdout)]
 pub(crate) fn corrupt(
     reader: &str,
-    files: &[PathBuf],
+    files: impl Into<Vec<PathBuf>>,
     cut: Cut,
     peak: Peak,
     read: impl Fn() -> Result<(), String> + Send + 'static,
@@ -57,6 +58,7 @@ pub(crate) fn corrupt(
     // reader's.
     static SYMBOLS: Once = Once::new();
     SYMBOLS.call_once(|| drop(Backtrace::capture().to_string()));
+    let files = files.into();
     let whole: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
     let allowed = TIMES * whole.iter().map(Vec::len).sum::<usize>() + BESIDE;
     // A thread of its own, so that one that hangs is left behind.

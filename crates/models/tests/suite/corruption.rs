@@ -27,7 +27,7 @@ fn copy(fixture: &str, files: &[&str]) -> (TempDir, Vec<PathBuf>) {
 /// Damages files over which `read` is run.
 fn check<T>(
     reader: &str,
-    files: &[PathBuf],
+    files: impl Into<Vec<PathBuf>>,
     read: impl Fn() -> Result<T, StoreError> + Send + 'static,
 ) {
     corrupt(reader, files, Cut::Known, allocated, move || {
@@ -46,12 +46,12 @@ fn configurations() {
     let (folder, files) = copy("hugging_face/fixture/safetensors", &["config.json"]);
     trim(&files[0]);
     let path = folder.path().to_path_buf();
-    check("config.json (GPT-2)", &files, move || gpt2::read_config(&path));
+    check("config.json (GPT-2)", files, move || gpt2::read_config(&path));
 
     let (folder, files) = copy("hugging_face_bert/fixture/classifier", &["config.json"]);
     trim(&files[0]);
     let path = folder.path().to_path_buf();
-    check("config.json (BERT)", &files, move || bert::read_config(&path));
+    check("config.json (BERT)", files, move || bert::read_config(&path));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn weights() {
         }
         let config = gpt2::read_config(folder.path()).unwrap();
         let path = folder.path().to_path_buf();
-        check(&names.join(", "), &files, move || {
+        check(&names.join(", "), files, move || {
             let store = Store::new(7, DType::F32, &Device::Cpu);
             gpt2::read_weights(&path, &config, &store)
         });
@@ -125,7 +125,7 @@ fn weights_of_a_bert() {
         let (folder, files) = copy(&format!("hugging_face_bert/fixture/{layout}"), &[name]);
         let config = bert::read_config(folder.path()).unwrap();
         let path = folder.path().to_path_buf();
-        check(&format!("{name} (BERT)"), &files, move || {
+        check(&format!("{name} (BERT)"), files, move || {
             let store = Store::new(7, DType::F32, &Device::Cpu);
             BertClassifier::new(&config, 3, store.builder())?;
             bert::read_weights(&path, &store)

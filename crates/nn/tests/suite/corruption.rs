@@ -18,7 +18,7 @@ fn tensors_of_a_file() {
     });
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     conditioned_nn::store::save_tensors(&path, tensors, &metadata).unwrap();
-    corrupt("safetensors (tensors)", &[path.clone()], Cut::Known, allocated, move || {
+    corrupt("safetensors (tensors)", [path.clone()], Cut::Known, allocated, move || {
         load_tensors(&path, &Device::Cpu).map(drop).map_err(|error| error.to_string())
     });
 }
@@ -32,7 +32,7 @@ fn a_store() {
         store.builder().get_with_hints((4, 3), name, init::normal(0.02)).unwrap();
     }
     store.save(&path, &BTreeMap::new()).unwrap();
-    corrupt("safetensors (store)", &[path.clone()], Cut::Known, allocated, move || {
+    corrupt("safetensors (store)", [path.clone()], Cut::Known, allocated, move || {
         store.load(&path).map_err(|error| error.to_string())
     });
 }
