@@ -198,20 +198,23 @@ fn no_memory_is_taken_because_a_page_asks_for_it() {
 #[test]
 fn damaged_files_neither_panic_nor_hang_nor_take_memory() {
     let zstd = Compression::ZSTD(ZstdLevel::default());
-    for (compression, version) in [
-        (Compression::SNAPPY, WriterVersion::PARQUET_1_0),
-        (zstd, WriterVersion::PARQUET_2_0),
-        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_1_0),
+    for (compression, version, dictionary) in [
+        (Compression::SNAPPY, WriterVersion::PARQUET_1_0, true),
+        (zstd, WriterVersion::PARQUET_2_0, true),
+        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_1_0, true),
+        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_2_0, false),
     ] {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("a.parquet");
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .set_writer_version(version)
+            .set_dictionary_enabled(dictionary)
             .set_statistics_enabled(EnabledStatistics::None)
             .build();
         write(&path, &[&[Some("Once, naïve."), None, Some("Once.")], &[Some("Two.")]], properties);
-        check(&format!("parquet ({compression})"), [path.clone()], Cut::Known, move || {
+        let kind = if dictionary { "" } else { ", without dictionary" };
+        check(&format!("parquet ({compression}{kind})"), [path.clone()], Cut::Known, move || {
             let corpus = Corpus::open(&path, Layout::Parquet("text".into()))?;
             corpus.documents().collect::<Result<Vec<_>, _>>()
         });
