@@ -50,6 +50,12 @@ impl Shares {
                     "{}: {key} was timed with another recipe; choose another --out",
                     file.display()
                 );
+                ensure!(
+                    (1e-3..1e3).contains(&kept.share),
+                    "{}: {key} has a share of {}, which no arm has; restore the file, or remove it to time anew",
+                    file.display(),
+                    kept.share
+                );
                 continue;
             }
             let ms = |arm: Arm| {

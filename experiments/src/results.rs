@@ -305,6 +305,7 @@ pub fn open<T: Table>(out: &Path) -> Result<(Vec<Finished>, bool)> {
     if file.exists() && folder::find(out)?.is_empty() {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let cells = parse(&text).with_context(|| file.display().to_string())?;
+        ensure!(!cells.is_empty(), "{}: no result in it; restore the file", file.display());
         let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
         for cell in &cells {
             ensure!(

@@ -213,7 +213,7 @@ fn a_run_of_the_old_layout_is_told_so() {
     let run = [&ONE[..], &["--arms", "baseline", "--out", &out]].concat();
     for arguments in [&["report", "--out", &out][..], &run] {
         let error = TABLE1.failure(arguments);
-        assert!(error.contains("earlier version") && error.contains("another layout"), "{error}");
+        assert!(error.contains("another version") && error.contains("another layout"), "{error}");
     }
     // Nothing was written into it.
     assert_eq!(std::fs::read_dir(&old).unwrap().count(), 3);

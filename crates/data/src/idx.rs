@@ -5,7 +5,7 @@
 //! C. Cortes, C. Burges, *The MNIST database of handwritten digits*.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -15,6 +15,9 @@ use crate::{Error, Images, Result};
 const IMAGES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Bytes that a byte of deflate's unpacks to at most.
+const DEFLATE_MOST: u64 = 1032;
 
 /// Training and test images of a folder; [`hold_out`](crate::hold_out) makes splits of them.
 #[derive(Debug, Clone)]
@@ -100,44 +103,50 @@ fn find(folder: &Path, prefix: &str, kind: &str, axes: usize, what: &str) -> Res
 }
 
 /// Sizes and data of one file of `D` axes.
+///
+/// No more is kept than the header asks for and the file can hold: a small one can unpack to anything.
 fn read_file<const D: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; D], Vec<u8>)> {
-    let mut bytes = unpack(path)?;
-    let found = bytes.len();
-    let header = 4 * (1 + D);
-    let word = |i: usize| bytes.get(4 * i..4 * i + 4)?.try_into().ok().map(u32::from_be_bytes);
-    let truncated = |expected| Error::Truncated { path: path.into(), expected, found };
-    let first = word(0).ok_or_else(|| truncated(header as u128))?;
+    let file = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    let damaged = |source| Error::Gzip { path: path.into(), source };
+    let packed = file.starts_with(&GZIP_MAGIC);
+    let mut bytes: Box<dyn Read + '_> = match packed {
+        // The multi-member decoder also rejects bytes that follow the gzip data.
+        true => Box::new(MultiGzDecoder::new(file.as_slice())),
+        false => Box::new(file.as_slice()),
+    };
+    let length = 4 * (1 + D);
+    let mut header = Vec::new();
+    bytes.by_ref().take(length as u64).read_to_end(&mut header).map_err(damaged)?;
+    let word = |i: usize| header.get(4 * i..4 * i + 4)?.try_into().ok().map(u32::from_be_bytes);
+    let truncated = |expected, found| Error::Truncated { path: path.into(), expected, found };
+    let short = || truncated(length as u128, header.len());
+    let first = word(0).ok_or_else(short)?;
     if first != magic {
         let what = what.into();
         return Err(Error::Magic { path: path.into(), what, expected: magic, found: first });
     }
     let mut sizes = [0; D];
     for (i, size) in sizes.iter_mut().enumerate() {
-        *size = word(i + 1).ok_or_else(|| truncated(header as u128))? as usize;
+        *size = word(i + 1).ok_or_else(short)? as usize;
     }
-    // Three 32-bit sizes fit in 128 bits, so a damaged header cannot overflow; nothing is allocated by it.
-    let expected = header as u128 + sizes.iter().map(|&size| size as u128).product::<u128>();
+    // Three 32-bit sizes fit in 128 bits, so a damaged header cannot overflow.
+    let wanted = sizes.iter().map(|&size| size as u128).product::<u128>();
+    let most = file.len() as u64 * if packed { DEFLATE_MOST } else { 1 };
+    let mut data = Vec::new();
+    if wanted <= u128::from(most) {
+        bytes.by_ref().take(wanted as u64).read_to_end(&mut data).map_err(damaged)?;
+    }
+    let rest = io::copy(&mut bytes, &mut io::sink()).map_err(damaged)?;
+    let found = header.len() + data.len() + rest as usize;
+    let expected = length as u128 + wanted;
     if (found as u128) < expected {
-        return Err(truncated(expected));
+        return Err(truncated(expected, found));
     }
     if found as u128 > expected {
         return Err(Error::Trailing { path: path.into(), expected, found });
     }
-    if found == header {
+    if data.is_empty() {
         return Err(Error::NoData { path: path.into(), sizes: sizes.to_vec() });
     }
-    Ok((sizes, bytes.split_off(header)))
-}
-
-/// The content of a file, unpacked if it starts like gzip.
-fn unpack(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
-    if !bytes.starts_with(&GZIP_MAGIC) {
-        return Ok(bytes);
-    }
-    let mut unpacked = Vec::new();
-    // The multi-member decoder also rejects bytes that follow the gzip data.
-    let read = MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked);
-    read.map_err(|source| Error::Gzip { path: path.into(), source })?;
-    Ok(unpacked)
+    Ok((sizes, data))
 }

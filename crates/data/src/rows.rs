@@ -2,14 +2,18 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::{ColumnDescriptor, Type};
 
@@ -22,7 +26,7 @@ const BATCH: usize = 256;
 pub(crate) struct Rows<'a> {
     path: &'a Path,
     column: &'a str,
-    file: SerializedFileReader<File>,
+    file: SerializedFileReader<Pages>,
     index: usize,
     /// Row groups that were begun.
     groups: usize,
@@ -40,9 +44,7 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// When the file cannot be read, is no parquet, or has no such column of strings.
     pub(crate) fn open(path: &'a Path, column: &'a str) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let file =
-            caught(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, column, &e))?;
+        let file = open(path, column)?;
         let columns = file.metadata().file_metadata().schema_descr().columns();
         let Some(index) = columns.iter().position(|c| c.path().string() == column) else {
             let names = columns.iter().map(|c| c.path().string()).collect::<Vec<_>>().join(", ");
@@ -115,8 +117,7 @@ impl<'a> Rows<'a> {
 pub(crate) fn table(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>> {
     let names = columns.join(", ");
     let fail = |problem: String| Error::Corpus { path: path.into(), problem };
-    let file = File::open(path).map_err(Error::io(path))?;
-    let file = caught(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, &names, &e))?;
+    let file = open(path, &names)?;
     let schema = file.metadata().file_metadata().schema_descr().root_schema();
     let field = |name: &&str| {
         let found = schema.get_fields().iter().find(|field| field.name() == *name);
@@ -144,6 +145,100 @@ pub(crate) fn table(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>> {
         columns.map(|column| value((i, column))).collect::<Result<Vec<_>>>()
     });
     rows.collect()
+}
+
+/// A file of which the metadata have been read; `columns` are those that are wanted, for errors.
+fn open(path: &Path, columns: &str) -> Result<SerializedFileReader<Pages>> {
+    let most = Arc::new(OnceLock::new());
+    let file = File::open(path).map_err(Error::io(path))?;
+    let pages = Pages { file, most: most.clone() };
+    let file =
+        caught(|| SerializedFileReader::new(pages)).map_err(|e| damaged(path, columns, &e))?;
+    let groups = file.metadata().row_groups().iter();
+    let columns = groups.flat_map(RowGroupMetaData::columns);
+    let sizes = columns.map(ColumnChunkMetaData::uncompressed_size);
+    most.get_or_init(|| sizes.max().unwrap_or(0).max(PAGE));
+    Ok(file)
+}
+
+/// Bytes that a page may unpack to whatever the metadata say.
+const PAGE: i64 = 8 << 20;
+
+/// A file of which each page header is compared with the metadata before the library allocates what it
+/// asks for.
+struct Pages {
+    file: File,
+    /// Bytes of the largest column of a row group, which no page of it exceeds; known after the metadata.
+    most: Arc<OnceLock<i64>>,
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<File>;
+
+    /// A reader at a page header.
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        let mut reader = self.file.get_read(start)?;
+        if let (Some(&most), Some((size, values))) = (self.most.get(), claims(reader.fill_buf()?))
+            && (size > most || values > size)
+        {
+            let problem = format!(
+                "a page of {size} bytes with {values} values in its dictionary, in columns of {most} bytes"
+            );
+            return Err(ParquetError::General(problem));
+        }
+        Ok(reader)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        if start.saturating_add(length as u64) > self.len() {
+            let problem = format!("{length} bytes at {start} of {}", self.len());
+            return Err(ParquetError::EOF(problem));
+        }
+        self.file.get_bytes(start, length)
+    }
+}
+
+/// What a page header asks for: bytes after unpacking, and the values of a dictionary.
+///
+/// It is thrift's compact protocol: kind, both sizes, perhaps a checksum, then the header of its kind,
+/// which for a dictionary begins with the number of values.
+fn claims(header: &[u8]) -> Option<(i64, i64)> {
+    /// A 32-bit number in the next field, and a structure in field 7 after field 3 and after field 4.
+    const NUMBER: u8 = 0x15;
+    const DICTIONARY: [u8; 2] = [0x4c, 0x3c];
+    let mut bytes = header.iter().copied();
+    let mut sizes = [0; 3];
+    for size in &mut sizes {
+        bytes.next().filter(|&field| field == NUMBER)?;
+        *size = number(&mut bytes)?;
+    }
+    let mut field = bytes.next()?;
+    let checksum = field == NUMBER;
+    if checksum {
+        number(&mut bytes)?;
+        field = bytes.next()?;
+    }
+    let dictionary = field == DICTIONARY[usize::from(checksum)] && bytes.next() == Some(NUMBER);
+    Some((sizes[1], if dictionary { number(&mut bytes)? } else { 0 }))
+}
+
+/// A number of thrift's: seven bits a byte, the lowest first; its own lowest bit is the sign.
+fn number(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
+    let mut number = 0;
+    for shift in (0..35).step_by(7) {
+        let byte = bytes.next()?;
+        number |= i64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number >> 1);
+        }
+    }
+    None
 }
 
 /// Strings, at most one a row.

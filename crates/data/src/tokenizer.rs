@@ -1,6 +1,7 @@
 //! [`Tokenizer`]: text to token ids and back, of any kind that `tokenizer.json` can express.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::{fs, str};
 
@@ -108,18 +109,25 @@ impl Tokenizer {
         let text = str::from_utf8(&bytes).map_err(|e| Error::utf8(merges, &bytes, e))?;
         let lines = text.lines().enumerate();
         let lines = lines.filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
+        let fail = |i: usize, problem: String| {
+            let problem = format!("line {}: {problem}", i + 1);
+            Error::Tokenizer { name: merges.display().to_string(), problem }
+        };
         let pairs = lines.map(|(i, line)| match line.split_once(' ') {
-            Some((left, right)) if !right.contains(' ') => Ok((left.into(), right.into())),
-            _ => Err(Error::Tokenizer {
-                name: merges.display().to_string(),
-                problem: format!(
-                    "line {}: {line:?} is not two tokens; fetch the file again",
-                    i + 1
-                ),
-            }),
+            Some((left, right)) if !right.contains(' ') => {
+                let all = [left, right, &format!("{left}{right}")];
+                match all.into_iter().find(|token| !ids.contains_key(*token)) {
+                    None => Ok((left.into(), right.into())),
+                    Some(token) => Err(fail(
+                        i,
+                        format!("{token:?} has no id in {name}; fetch both files again"),
+                    )),
+                }
+            }
+            _ => Err(fail(i, format!("{line:?} is not two tokens; fetch the file again"))),
         });
-        let settings = Settings::beside(vocab)?;
-        Self::byte_level(name, &ids, &pairs.collect::<Result<Vec<_>>>()?, &settings)
+        let (pairs, settings) = (pairs.collect::<Result<Vec<_>>>()?, Settings::beside(vocab)?);
+        Self::byte_level(name, &ids, &pairs, &settings)
     }
 
     /// Trains a byte-level BPE of exactly `vocab_size` tokens: `<|endoftext|>` (id 0), the 256 bytes,
@@ -211,8 +219,12 @@ impl Tokenizer {
     /// Reads the content of a `tokenizer.json` with the settings beside it.
     pub(crate) fn parse(name: String, bytes: &[u8], settings: &Settings) -> Result<Self> {
         let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| fail(format!("not a tokenizer.json: {e}; fetch the file again")))?;
+        let damaged = |e: String| fail(format!("not a tokenizer.json: {e}; fetch the file again"));
+        // The library panics over some text that is no JSON, and may over parts that do not fit together.
+        serde_json::from_slice::<Value>(bytes).map_err(|e| damaged(e.to_string()))?;
+        let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .map_err(|_| damaged("its parts contradict each other".into()))?
+            .map_err(|e| damaged(e.to_string()))?;
         inner.set_encode_special_tokens(true);
         // Cutting and filling are the windows' business.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?.with_padding(None);

@@ -191,7 +191,14 @@ impl Tokens {
             Error::Shard { path: path.clone(), problem }
         };
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
-        let shards = (0..manifest.shards).map(|i| Shard::open(&shard_path(folder, i), tokenizer));
+        let shards = (0..manifest.shards).map(|i| {
+            let path = shard_path(folder, i);
+            if !path.exists() {
+                let (promised, path) = (manifest.shards, path.display());
+                return Err(fail(format!("promises {promised} shards, and there is no {path}")));
+            }
+            Shard::open(&path, tokenizer)
+        });
         let this = Self::new(shards.collect::<Result<_>>()?, folder.into(), tokenizer)?;
         if (this.documents(), this.len()) != (manifest.documents, manifest.tokens) {
             let (documents, tokens) = (this.documents(), this.len());

@@ -215,7 +215,13 @@ impl Store {
                         expected: var.dims().to_vec(),
                     });
                 }
-                Some(tensor) => pairs.push((var, tensor)),
+                Some(tensor) => {
+                    let tensor = tensor.to_dtype(var.dtype()).map_err(|e| StoreError::Format {
+                        path: path.to_path_buf(),
+                        reason: format!("tensor `{name}` cannot be used ({e})"),
+                    })?;
+                    pairs.push((var, tensor));
+                }
             }
         }
         let unexpected: Vec<String> = found.into_keys().collect();
@@ -223,7 +229,7 @@ impl Store {
             return Err(StoreError::Names { path: path.to_path_buf(), missing, unexpected });
         }
         for (var, tensor) in pairs {
-            var.set(&tensor.to_dtype(var.dtype())?.to_device(var.device())?)?;
+            var.set(&tensor.to_device(var.device())?)?;
         }
         Ok(())
     }

@@ -86,7 +86,8 @@ pub(crate) fn decode(path: PathBuf, bytes: &[u8], config_hash: &str) -> Result<S
         let (found, expected) = (state.config_hash, config_hash.to_string());
         return Err(TrainError::OtherConfiguration { path, found, expected });
     }
-    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
+        .map_err(|e| failed(&path, e.to_string()))?;
     Ok(Snapshot {
         path,
         step: state.step,

@@ -5,6 +5,9 @@
 
 mod adamw;
 mod checkpoint;
+mod corruption;
+#[path = "../../data/tests/support/corruption.rs"]
+mod damage;
 mod ema;
 mod fit;
 mod gradient;
@@ -15,3 +18,6 @@ mod record;
 mod resume;
 mod settings;
 mod support;
+
+#[global_allocator]
+static ALLOCATOR: damage::Counting = damage::Counting;

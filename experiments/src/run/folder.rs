@@ -165,19 +165,19 @@ impl Folder {
     /// When the folder holds a run of another layout, or the file is missing or damaged.
     pub fn config(&self) -> Result<RunConfig> {
         let path = self.path.join(CONFIG);
-        let other_layout = || {
+        let other_layout = |path: &Path| {
             anyhow!(
-                "{}: a run of an earlier version of this project, whose records have another layout: it can \
+                "{}: a run of another version of this project, whose records have another layout: it can \
                  neither be continued nor reported by this one. Choose another --out, or move the folder away",
-                self.path.display()
+                path.display()
             )
         };
         if !path.exists() && self.is_run() {
-            return Err(other_layout());
+            return Err(other_layout(&self.path));
         }
         let json: serde_json::Value = read(&path)?;
         if json.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(FORMAT)) {
-            return Err(other_layout());
+            return Err(other_layout(&path));
         }
         serde_json::from_value(json).with_context(|| path.display().to_string())
     }

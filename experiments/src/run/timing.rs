@@ -7,7 +7,7 @@ use std::process::{Child, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use conditioned_nn::store::write_atomic;
 use conditioned_train::{Control, Run};
 use serde::{Deserialize, Serialize};
@@ -150,7 +150,14 @@ pub fn read(out: &Path) -> Result<Vec<Timing>> {
 /// When it is of another form.
 pub fn parse(text: &str) -> Result<Vec<Timing>> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    Ok(reader.deserialize().collect::<Result<_, _>>()?)
+    let timings: Vec<Timing> = reader.deserialize().collect::<Result<_, _>>()?;
+    for Timing { row, arm, ms_per_step: ms, .. } in &timings {
+        ensure!(
+            ms.is_finite() && *ms > 0.0,
+            "{row} {arm}: {ms} ms for a step; remove the file to time anew"
+        );
+    }
+    Ok(timings)
 }
 
 /// The worker's part: times the steps of a run that leaves no trace, and prints the result as JSON.

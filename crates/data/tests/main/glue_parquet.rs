@@ -11,6 +11,9 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
 
+use crate::corruption::check;
+use crate::damage::Cut;
+
 /// Columns of text, then `label`, then a row's number as `idx`, as on the hub.
 fn write(path: &Path, columns: &[&str], texts: &[&[&str]], labels: &[f32]) {
     let score = labels.iter().any(|label| label.fract() != 0.0);
@@ -113,4 +116,17 @@ fn files_of_the_hub_that_do_not_fit_are_named() {
     assert!(fail(Task::Sst2).contains("row 2: \"sentence\" is no text or number"));
     fs::write(&train, "PAR1 and so on").unwrap();
     assert!(fail(Task::Sst2).contains("fetch the file again"));
+}
+
+/// See `tests/support/corruption.rs`.
+#[test]
+fn damaged_files_of_the_hub_neither_panic_nor_hang_nor_take_memory() {
+    let root = TempDir::new().unwrap();
+    let files = ["train", "validation"].map(|set| {
+        let path = root.path().join(format!("{set}-00000-of-00001.parquet"));
+        write(&path, columns(Task::Rte), &[&["a", "naïve"], &["c", "d"]], &[1.0, 0.0]);
+        path
+    });
+    let path = root.path().to_path_buf();
+    check("GLUE's RTE (parquet)", files, Cut::Known, move || Task::Rte.read(&path));
 }

@@ -6,6 +6,7 @@ use conditioned_data::{Error, IdxFolder, LoaderConfig};
 use flate2::{Compression, write::GzEncoder};
 use tempfile::TempDir;
 
+use crate::damage::allocated;
 use crate::{loader, values};
 
 const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
@@ -170,4 +171,17 @@ fn files_that_do_not_belong_together_are_refused() {
     fs::write(folder.path().join(TEST_IMAGES), turned).unwrap();
     let message = failure(folder.path(), 2, folder.path()).to_string();
     assert!(message.contains("[1, 2, 3]") && message.contains("[1, 3, 2]"), "{message}");
+}
+
+/// What a header does not ask for is not kept, and what a file cannot hold is not waited for.
+#[test]
+fn a_small_file_that_unpacks_to_a_large_one_takes_no_memory() {
+    let zeros = vec![0; 32 << 20];
+    for (sizes, problem) in [([2, 2, 3], "trailing bytes"), ([u32::MAX; 3], "truncated")] {
+        let bomb = gzip(&[idx(0x803, &sizes, &[]), zeros.clone()].concat());
+        let mut message = String::new();
+        let bytes = allocated(&mut || message = damaged(TRAIN_IMAGES, &bomb).to_string());
+        assert!(message.contains(problem), "{message}");
+        assert!(bytes < 2 << 20, "{bytes} bytes for a file of {}: {message}", bomb.len());
+    }
 }

@@ -3,6 +3,9 @@
 
 mod augment;
 mod corpus;
+mod corruption;
+#[path = "../support/corruption.rs"]
+mod damage;
 mod digits;
 mod entailments;
 mod glue;
@@ -38,6 +41,9 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use conditioned_data::{Batch, Images, Loader, LoaderConfig, Normalisation};
+
+#[global_allocator]
+static ALLOCATOR: damage::Counting = damage::Counting;
 
 /// Mean 0 and deviation 1: the loader then gives `p / white`.
 fn plain(channels: usize) -> Normalisation {

@@ -6,9 +6,13 @@ use conditioned_data::{Corpus, Layout};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
+
+use crate::corruption::check;
+use crate::damage::{Cut, allocated};
 
 /// A row group: a row is a text or a null.
 type Group<'a> = &'a [Option<&'a str>];
@@ -162,5 +166,57 @@ fn damage_anywhere_is_no_panic() {
         let corpus = Corpus::open(&path, Layout::Parquet("text".into())).unwrap();
         let errors = corpus.documents().take(10_000).filter(Result::is_err).count();
         assert!(errors <= 1, "byte {i}");
+    }
+}
+
+/// A page header asks for more than the metadata know of, and a dictionary for more values than bytes.
+#[test]
+fn no_memory_is_taken_because_a_page_asks_for_it() {
+    let folder = TempDir::new().unwrap();
+    let path = file(&folder, &[&[Some("One."), Some("Two.")]]);
+    let whole = fs::read(&path).unwrap();
+    let reader = SerializedFileReader::new(fs::File::open(&path).unwrap()).unwrap();
+    let column = reader.metadata().row_group(0).column(1);
+    let start = column.dictionary_page_offset().unwrap() as usize;
+    // Kind, size after unpacking, size, then the dictionary's header with its values, a byte each.
+    let [0x15, 0x04, 0x15, _, 0x15, _, 0x4c, 0x15, _] = whole[start..start + 9] else {
+        panic!("{:x?}", &whole[start..start + 9])
+    };
+    // 2^30, as thrift writes it.
+    let large = [0x80, 0x80, 0x80, 0x80, 0x08];
+    for (at, problem) in [(3, "a page of 1073741824 bytes"), (8, "with 1073741824 values")] {
+        let (before, after) = whole.split_at(start + at);
+        fs::write(&path, [before, &large, &after[1..]].concat()).unwrap();
+        // The metadata at the end have their place from there.
+        let mut message = String::new();
+        let bytes = allocated(&mut || message = failure(&path, "text"));
+        assert!(message.contains(problem) && bytes < 1 << 20, "{bytes}: {message}");
+    }
+}
+
+/// See `tests/support/corruption.rs`.
+#[test]
+fn damaged_files_neither_panic_nor_hang_nor_take_memory() {
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    for (compression, version, dictionary) in [
+        (Compression::SNAPPY, WriterVersion::PARQUET_1_0, true),
+        (zstd, WriterVersion::PARQUET_2_0, true),
+        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_1_0, true),
+        (Compression::UNCOMPRESSED, WriterVersion::PARQUET_2_0, false),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a.parquet");
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_writer_version(version)
+            .set_dictionary_enabled(dictionary)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        write(&path, &[&[Some("Once, naïve."), None, Some("Once.")], &[Some("Two.")]], properties);
+        let kind = if dictionary { "" } else { ", without dictionary" };
+        check(&format!("parquet ({compression}{kind})"), [path.clone()], Cut::Known, move || {
+            let corpus = Corpus::open(&path, Layout::Parquet("text".into()))?;
+            corpus.documents().collect::<Result<Vec<_>, _>>()
+        });
     }
 }

@@ -163,7 +163,9 @@ fn damaged_files_are_named() {
     fs::write(path("merges.txt"), "#version: 0.2\na\n").unwrap();
     assert!(fail("").contains("line 2: \"a\" is not two tokens"));
     fs::write(path("merges.txt"), "a b\n").unwrap();
-    assert!(fail("").contains("not a tokenizer.json"));
+    let missing = fail("");
+    assert!(missing.contains("merges.txt: line 1: \"ab\" has no id in "), "{missing}");
+    assert!(missing.contains("vocab.json"), "{missing}");
     fs::write(path("merges.txt"), b"a \xff\n").unwrap();
     assert!(fail("").contains("byte 2"));
     fs::write(path("merges.txt"), "").unwrap();

@@ -124,7 +124,11 @@ fn damage_is_named() {
     );
     assert!(tokens.verify().unwrap_err().to_string().contains("does not match the hash"));
     fs::remove_file(&path).unwrap();
-    assert!(failure(folder.path(), &tokenizer, name).contains("cannot read"));
+    let missing = failure(folder.path(), &tokenizer, name);
+    assert!(
+        missing.contains("tokens.json: promises ") && missing.contains("there is no"),
+        "{missing}"
+    );
 }
 
 #[test]

@@ -181,7 +181,7 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
     // These may be absent, which means the first of the values.
     file.absent_or("activation_function", &[json!("gelu_new"), json!("gelu_pytorch_tanh")])?;
     file.absent_or("layer_norm_epsilon", &[json!(1e-5)])?;
-    file.absent_or("n_inner", &[Value::Null, json!(4 * width)])?;
+    file.absent_or("n_inner", &[Value::Null, json!(width.saturating_mul(4))])?;
     file.absent_or("scale_attn_weights", &[json!(true)])?;
     file.absent_or("scale_attn_by_inverse_layer_idx", &[json!(false)])?;
     file.absent_or("add_cross_attention", &[json!(false)])?;

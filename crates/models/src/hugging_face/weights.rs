@@ -1,8 +1,9 @@
 //! The weights of a folder, in whichever files they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::pickle::PthTensors;
@@ -11,6 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use conditioned_nn::StoreError;
 use conditioned_nn::store::FIXED_BUFFER;
 use serde::Deserialize;
+use zip::ZipArchive;
 
 /// The file that is written.
 pub(super) const SAFETENSORS: &str = "model.safetensors";
@@ -40,11 +42,18 @@ pub(super) fn load(
     let path = folder.join(file);
     let files = match file.ends_with(".json") {
         true => shards(folder, &path)?,
-        false => vec![path.clone()],
+        false => vec![(path.clone(), Vec::new())],
     };
     let mut tensors = BTreeMap::new();
-    for file in files {
-        for (name, tensor) in read(&file)? {
+    for (file, promised) in files {
+        let found = read(&file)?;
+        let lacks = |name: &&String| !found.iter().any(|(other, _)| other == *name);
+        if let Some(name) = promised.iter().filter(|name| !is_mask(name)).find(lacks) {
+            let index = path.display();
+            let reason = format!("no tensor `{name}`, which {index} promises; fetch both again");
+            return Err(StoreError::Format { path: file, reason });
+        }
+        for (name, tensor) in found {
             let name = name.strip_prefix(prefix).unwrap_or(&name).to_string();
             if tensors.contains_key(&name) {
                 let reason = format!("a second tensor `{name}`; fetch or save the folder again");
@@ -62,17 +71,20 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files that an index names.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, StoreError> {
+/// The files that an index names, and the tensors that it promises of each.
+fn shards(folder: &Path, index: &Path) -> Result<Vec<(PathBuf, Vec<String>)>, StoreError> {
     let fail = |reason| StoreError::Format { path: index.to_path_buf(), reason };
     let bytes = read_bytes(index)?;
     let index: Index = serde_json::from_slice(&bytes)
         .map_err(|e| fail(format!("not an index of shards ({e}); fetch it again")))?;
-    let files: BTreeSet<String> = index.weight_map.into_values().collect();
-    let files = files.into_iter().map(|file| {
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, file) in index.weight_map {
+        files.entry(file).or_default().push(name);
+    }
+    let files = files.into_iter().map(|(file, names)| {
         let path = folder.join(&file);
         match path.is_file() {
-            true => Ok(path),
+            true => Ok((path, names)),
             false => Err(fail(format!("names the shard {file}, which is missing; fetch it"))),
         }
     });
@@ -149,10 +161,38 @@ fn read_safetensors(bytes: Vec<u8>) -> candle_core::Result<Vec<(String, Tensor)>
     names.map(|name| Ok((name.clone(), file.load(&name, &Device::Cpu)?))).collect()
 }
 
+/// candle takes what such a file says at its word, lengths too, and does not compare checksums: all of
+/// it is compared first.
 fn read_pickle(path: &Path) -> candle_core::Result<Vec<(String, Tensor)>> {
-    let file = PthTensors::new(path, None)?;
-    let names = file.tensor_infos().keys().filter(|name| !is_mask(name));
-    names.filter_map(|name| Some(file.get(name).transpose()?.map(|t| (name.clone(), t)))).collect()
+    let read = || {
+        compare_checksums(path)?;
+        let file = PthTensors::new(path, None)?;
+        let length = path.metadata()?.len();
+        for (name, info) in file.tensor_infos() {
+            let mut sizes = info.layout.dims().iter();
+            let size = info.dtype.size_in_bytes() as u64;
+            let bytes = sizes.try_fold(size, |bytes, &n| bytes.checked_mul(n as u64));
+            if bytes.is_none_or(|bytes| bytes > length) {
+                let shape = info.layout.dims();
+                candle_core::bail!("`{name}` has shape {shape:?}, more than the file holds");
+            }
+        }
+        let names = file.tensor_infos().keys().filter(|name| !is_mask(name));
+        names
+            .filter_map(|name| Some(file.get(name).transpose()?.map(|t| (name.clone(), t))))
+            .collect()
+    };
+    // candle panics over objects that PyTorch does not write.
+    let caught = catch_unwind(AssertUnwindSafe(read));
+    caught.unwrap_or_else(|_| candle_core::bail!("its parts contradict each other"))
+}
+
+fn compare_checksums(path: &Path) -> candle_core::Result<()> {
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+    for i in 0..archive.len() {
+        io::copy(&mut archive.by_index(i)?, &mut io::sink())?;
+    }
+    Ok(())
 }
 
 /// Whether this is a mask of causal attention and no parameter.

@@ -6,8 +6,11 @@ mod accumulation;
 mod bert;
 mod bert_parity;
 mod causality;
+mod corruption;
 mod crammed_bert;
 mod crammed_parity;
+#[path = "../../../data/tests/support/corruption.rs"]
+mod damage;
 mod generate;
 mod gpt2;
 mod gpt2_parity;
@@ -24,6 +27,9 @@ mod vit_parity;
 use candle_core::{DType, Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+#[global_allocator]
+static ALLOCATOR: damage::Counting = damage::Counting;
 
 /// Values uniform in +-1, f64, from a seed.
 pub fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {

@@ -4,6 +4,9 @@
 
 mod atomic;
 mod cache;
+mod corruption;
+#[path = "../../../data/tests/support/corruption.rs"]
+mod damage;
 mod depthwise;
 mod determinism;
 #[cfg(feature = "cuda")]
@@ -18,6 +21,9 @@ mod vocabulary;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+#[global_allocator]
+static ALLOCATOR: damage::Counting = damage::Counting;
 
 /// Fused f64 kernels against the definition: a few hundred roundings of size 1e-16.
 pub const F64_TOLERANCE: f64 = 1e-12;
