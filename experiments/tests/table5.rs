@@ -188,7 +188,7 @@ fn bad_input_gets_one_clear_error() {
             ],
         ),
         (
-            "--preset smoke --init gpt2".to_string(),
+            "--preset smoke --arms baseline --set learning_rate=1 --init gpt2".to_string(),
             &["no folder gpt2; if it is a model of the hub, write hub:gpt2"],
         ),
         ("--preset shakespeare".to_string(), &["--data"]),
