@@ -1,14 +1,28 @@
-//! `hub:ID` in place of a path: data sets and models of the Hugging Face hub, with a bar for each
-//! file that is fetched. Needs the feature `hub`.
+//! `hub:ID` in place of a path: data sets and models of the Hugging Face hub. Needs the feature `hub`.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use conditioned_data::{Task, TextSource};
 
 /// The id in `hub:ID`, if the path is one.
 pub fn id(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix("hub:")
+}
+
+/// That a path which reads like an id of the hub exists.
+fn check(path: &Path, what: &str, of_hub: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_word = |part: &str| part.chars().all(good) && !part.starts_with('.');
+    let parts: Vec<_> = path.to_str().unwrap_or_default().split('/').collect();
+    let reads_like_id =
+        parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && is_word(part));
+    ensure!(
+        !reads_like_id || path.exists(),
+        "no {what} {path}; if it is a {of_hub} of the hub, write hub:{path}",
+        path = path.display()
+    );
+    Ok(())
 }
 
 /// The documents of a file or a folder, `separator` the line between two of them; or where it is `hub:ID` the
@@ -17,66 +31,55 @@ pub fn id(path: &Path) -> Option<&str> {
 /// # Errors
 /// When there are none, or the hub cannot give them.
 pub fn text(path: &Path, separator: &str) -> Result<TextSource> {
-    match id(path) {
-        Some(id) => fetch::text(id),
-        None => Ok(TextSource::open(path, separator)?),
+    if let Some(id) = id(path) {
+        return fetch::text(id);
     }
+    check(path, "file or folder", "data set")?;
+    Ok(TextSource::open(path, separator)?)
 }
 
 /// The folder of a model: as given, or fetched where it is `hub:ID`.
 ///
 /// # Errors
-/// When the hub cannot give it.
+/// When there is none, or the hub cannot give it.
 pub fn model(folder: &Path) -> Result<PathBuf> {
-    id(folder).map_or(Ok(folder.to_path_buf()), fetch::model)
+    if let Some(id) = id(folder) {
+        return fetch::model(id);
+    }
+    check(folder, "folder", "model")?;
+    Ok(folder.to_path_buf())
 }
 
 /// The folder of GLUE's files: as given, or where it is `hub:ID` (nyu-mll/glue) that of its parquet files of
 /// `tasks`, a folder each.
 ///
 /// # Errors
-/// When the hub cannot give them, or has none of them.
+/// When there is no folder, or the hub cannot give them.
 pub fn glue(folder: &Path, tasks: &[Task]) -> Result<PathBuf> {
-    id(folder).map_or(Ok(folder.to_path_buf()), |id| fetch::glue(id, tasks))
+    if let Some(id) = id(folder) {
+        return fetch::glue(id, tasks);
+    }
+    check(folder, "folder", "data set")?;
+    Ok(folder.to_path_buf())
 }
 
 #[cfg(feature = "hub")]
 mod fetch {
     use conditioned_data::hub::Hub;
-    use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+    use conditioned_models::hugging_face::WEIGHTS;
 
     use super::*;
 
     pub(super) fn text(id: &str) -> Result<TextSource> {
-        Ok(hub()?.text(id)?)
+        Ok(Hub::from_env()?.text(id)?)
     }
 
     pub(super) fn model(id: &str) -> Result<PathBuf> {
-        const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
-        Ok(hub()?.model(id, "main", &FILES)?)
+        Ok(Hub::from_env()?.model(id, "main", &WEIGHTS)?)
     }
 
     pub(super) fn glue(id: &str, tasks: &[Task]) -> Result<PathBuf> {
-        Ok(hub()?.glue(id, tasks)?)
-    }
-
-    /// A hub by the environment whose downloads show on the terminal, if there is one.
-    fn hub() -> Result<Hub> {
-        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let bar = ProgressBar::hidden().with_style(ProgressStyle::with_template(template)?);
-        let hub = Hub::from_env()?.on_progress(move |progress| {
-            if bar.message() != progress.file {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-                bar.set_message(progress.file.to_string());
-                bar.set_length(progress.size);
-                bar.reset();
-            }
-            bar.set_position(progress.done);
-            if progress.done == progress.size {
-                bar.finish_and_clear();
-            }
-        });
-        Ok(hub)
+        Ok(Hub::from_env()?.glue(id, tasks)?)
     }
 }
 

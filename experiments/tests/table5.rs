@@ -234,6 +234,16 @@ fn bad_input_gets_one_clear_error() {
         (play("half.jsonl"), &["half.jsonl: line 1", "half a character", "write the text again"]),
         #[cfg(not(feature = "hub"))]
         ("--preset paper --data hub:a/b".to_string(), &["hub:a/b", "--features hub"]),
+        (
+            "--preset shakespeare --data owner/stories".to_string(),
+            &[
+                "no file or folder owner/stories; if it is a data set of the hub, write hub:owner/stories",
+            ],
+        ),
+        (
+            "--preset smoke --arms baseline --set learning_rate=1 --init gpt2".to_string(),
+            &["no folder gpt2; if it is a model of the hub, write hub:gpt2"],
+        ),
         ("--preset shakespeare".to_string(), &["--data"]),
         (format!("--preset short --data {}", at("tiny.txt")), &["leave out the files"]),
         ("--preset huge".to_string(), &["invalid value 'huge'", "shakespeare"]),

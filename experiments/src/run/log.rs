@@ -40,8 +40,10 @@ pub fn bars() -> &'static MultiProgress {
     BARS.get_or_init(MultiProgress::new)
 }
 
+/// By default without the requests of the hub's client: what fails there is told in an error of ours.
 fn filter() -> EnvFilter {
-    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+    let default = || EnvFilter::new("info,hf_hub=off,xet=warn");
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| default())
 }
 
 /// Sends the events of a command to standard error.

@@ -1,14 +1,93 @@
-//! The two layouts of data sets that are known here: running text, and the tasks of GLUE.
+//! What can be asked for: files of a data set, running text, the tasks of GLUE, a model.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{Hub, Kind, Repository};
+use hf_hub::{RepoTypeDataset, RepoTypeModel};
+
+use super::Hub;
+use super::snapshot::Snapshot;
 use crate::{Corpus, Layout, Result, Task, TextSource};
 
 const REVISION: &str = "main";
 
+const CONFIG: &str = "config.json";
+
+/// What a tokenizer may be read from.
+const TOKENIZER: [&str; 7] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
 impl Hub {
+    /// The files of a data set whose path in the repository `keep` takes, sorted.
+    ///
+    /// The revision is a branch (`main`, or `refs/convert/parquet` for the hub's own parquet files of
+    /// any data set), a tag, or a commit, which makes a run repeatable. Offline there are the files that
+    /// were ever fetched, by any program of the hub.
+    ///
+    /// # Errors
+    /// When there is no such repository, revision or file, it is not open to this token, the hub
+    /// cannot be reached or a download breaks off too often, offline and it is not in the cache,
+    /// or the cache cannot be written.
+    pub fn dataset(
+        &self,
+        id: &str,
+        revision: &str,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<Vec<PathBuf>> {
+        Ok(self.kept(id, revision, keep)?.1)
+    }
+
+    fn kept<'a>(
+        &'a self,
+        id: &'a str,
+        revision: &'a str,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<(Snapshot<'a, RepoTypeDataset>, Vec<PathBuf>)> {
+        let snapshot = Snapshot::new(self, id, revision)?;
+        let kept: Vec<_> = snapshot.names().filter(|name| keep(name)).collect();
+        if kept.is_empty() {
+            return Err(snapshot.lacks("file that is asked for"));
+        }
+        let mut paths = snapshot.fetch(&kept)?;
+        paths.sort();
+        Ok((snapshot, paths))
+    }
+
+    /// The folder of a model: its configuration, the first of `weights` that it has, with the shards of an
+    /// index, and of the files of a tokenizer those that it has. Others may be there.
+    ///
+    /// # Errors
+    /// As with [`dataset`](Self::dataset), and when it has no configuration or none of `weights`.
+    pub fn model(&self, id: &str, revision: &str, weights: &[&str]) -> Result<PathBuf> {
+        let snapshot = Snapshot::<RepoTypeModel>::new(self, id, revision)?;
+        if !snapshot.has(CONFIG) {
+            return Err(snapshot.lacks(CONFIG));
+        }
+        let Some(weights) = weights.iter().find(|name| snapshot.has(name)) else {
+            return Err(snapshot.lacks(&format!("weights (looked for {})", weights.join(", "))));
+        };
+        let index = weights.strip_suffix(".index.json").and_then(|file| file.rsplit_once('.'));
+        let is_shard = |name: &str| {
+            index.is_some_and(|(stem, extension)| {
+                let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(extension));
+                rest.is_some_and(|rest| rest.starts_with('-') && rest.ends_with('.'))
+            })
+        };
+        let is_wanted = |name: &&str| {
+            *name == CONFIG || name == weights || TOKENIZER.contains(name) || is_shard(name)
+        };
+        let wanted: Vec<_> = snapshot.names().filter(is_wanted).collect();
+        snapshot.fetch(&wanted)?;
+        Ok(snapshot.folder())
+    }
+
     /// The training split of a data set: the column `text` of its parquet files.
     ///
     /// # Errors
@@ -18,14 +97,14 @@ impl Hub {
             let name = file.rsplit('/').next().unwrap_or(file);
             name.starts_with("train") && name.ends_with(".parquet")
         };
-        let files = self.dataset(id, REVISION, is_training)?;
+        let (snapshot, files) = self.kept(id, REVISION, is_training)?;
         let folders: BTreeSet<_> = files.iter().map(|file| file.parent()).collect();
         if folders.len() > 1 {
             let problem = format!(
                 "training files of {} configurations; download those of one and give their text",
                 folders.len()
             );
-            return Err(Repository::new(Kind::Dataset, id, REVISION)?.fail(problem));
+            return Err(snapshot.repository.fail(problem));
         }
         Ok(TextSource::files(id, Corpus::of(files, Layout::Parquet("text".to_string()))))
     }
@@ -42,12 +121,6 @@ impl Hub {
             let labelled = name.starts_with("train") || name.starts_with("validation");
             of_task && labelled && name.ends_with(".parquet")
         };
-        let files = self.dataset(id, REVISION, is_wanted)?;
-        let root = files.first().and_then(|file| file.parent()?.parent());
-        let missing = || {
-            let problem = "no folder of a task of GLUE".to_string();
-            Repository { kind: Kind::Dataset, id, revision: REVISION }.fail(problem)
-        };
-        Ok(root.ok_or_else(missing)?.to_path_buf())
+        Ok(self.kept(id, REVISION, is_wanted)?.0.folder())
     }
 }

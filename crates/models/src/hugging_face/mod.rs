@@ -24,6 +24,8 @@ use conditioned_nn::StoreError;
 use conditioned_nn::store::{save_tensors, write_atomic};
 use serde_json::Value;
 
+pub use weights::WEIGHTS;
+
 /// The file that says what the model is.
 const CONFIG: &str = "config.json";
 

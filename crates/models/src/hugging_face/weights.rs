@@ -17,8 +17,8 @@ use zip::ZipArchive;
 /// The file that is written.
 pub(super) const SAFETENSORS: &str = "model.safetensors";
 
-/// Where weights are looked for; an index names the files of its shards.
-const FILES: [&str; 4] = [
+/// Where the weights of a folder are looked for, in this order; an index names the files of its shards.
+pub const WEIGHTS: [&str; 4] = [
     SAFETENSORS,
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -35,8 +35,8 @@ pub(super) fn load(
     folder: &Path,
     prefix: &str,
 ) -> Result<(PathBuf, BTreeMap<String, Tensor>), StoreError> {
-    let Some(file) = FILES.iter().find(|file| folder.join(file).is_file()) else {
-        let reason = format!("no weights in this folder; looked for {}", FILES.join(", "));
+    let Some(file) = WEIGHTS.iter().find(|file| folder.join(file).is_file()) else {
+        let reason = format!("no weights in this folder; looked for {}", WEIGHTS.join(", "));
         return Err(StoreError::Format { path: folder.to_path_buf(), reason });
     };
     let path = folder.join(file);

@@ -2,11 +2,11 @@ mod server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::time::Duration;
 
 use conditioned_data::Task;
-use conditioned_data::hub::{Hub, Settings};
+use conditioned_data::hub::{HFClientBuilder, Hub};
 use server::{Answer, COMMIT, Repository, Request, Server};
 use tempfile::TempDir;
 
@@ -32,17 +32,19 @@ fn good() -> Server {
     Server::new(repository(), |_| None)
 }
 
-fn settings(endpoint: &str, cache: &TempDir) -> Settings {
-    let pause = Duration::from_millis(1);
-    Settings { endpoint: endpoint.into(), pause, ..Settings::new(cache.path().join("hub")) }
+fn settings(endpoint: &str, cache: &TempDir) -> HFClientBuilder {
+    HFClientBuilder::new()
+        .endpoint(endpoint)
+        .cache_dir(cache.path().join("hub"))
+        .retry_base_delay(Duration::from_millis(1))
 }
 
 fn hub(server: &Server, cache: &TempDir) -> Hub {
-    Hub::new(settings(&server.endpoint, cache))
+    Hub::new(settings(&server.endpoint, cache)).unwrap()
 }
 
 fn offline(cache: &TempDir) -> Hub {
-    Hub::new(Settings { offline: true, ..settings("http://127.0.0.1:1", cache) })
+    Hub::offline(cache.path().join("hub"))
 }
 
 fn is_data(path: &str) -> bool {
@@ -78,19 +80,21 @@ fn files_are_fetched_once() {
     let hub = hub(&server, &cache);
     is_whole(&hub.dataset(ID, "main", is_data).unwrap());
     let paths = server.requests().into_iter().map(|request| request.path).collect::<Vec<_>>();
-    assert_eq!(paths.len(), 5);
-    assert_eq!(paths[0], "/api/datasets/owner/name/revision/main?blobs=true");
-    assert_eq!(paths[1], format!("/datasets/owner/name/resolve/{COMMIT}/data/train-1.bin"));
-    assert_eq!(paths[2], "/cdn/data/train-1.bin?signature=x");
+    // Two for the pages of the tree; a file is asked for its head first, and both are redirected.
+    assert_eq!(paths.len(), 11);
+    assert_eq!(paths[0], "/api/datasets/owner/name/revision/main");
+    assert_eq!(paths[1], format!("/api/datasets/owner/name/tree/{COMMIT}?recursive=true"));
+    assert_eq!(paths[3], format!("/datasets/owner/name/resolve/{COMMIT}/data/train-0.bin"));
+    assert_eq!(paths[6], "/cdn/data/train-0.bin?signature=x");
 
     // A branch may have moved, a commit has not.
     is_whole(&hub.dataset(ID, "main", is_data).unwrap());
-    assert_eq!(server.requests().len(), 1);
+    assert_eq!(server.requests().len(), 3);
     is_whole(&hub.dataset(ID, COMMIT, is_data).unwrap());
-    assert_eq!(server.requests().len(), 0);
+    assert_eq!(server.requests().len(), 2);
 
     let all = hub.dataset(ID, "refs/convert/parquet", |_| true).unwrap();
-    assert_eq!(server.requests().len(), 3);
+    assert_eq!(server.requests().len(), 7);
     let names = ["a #1 file.txt", "README.md", "empty.txt"];
     for name in names {
         let path = all.iter().find(|path| path.ends_with(name)).unwrap();
@@ -112,8 +116,6 @@ fn the_cache_is_laid_out_as_for_all_programs_of_the_hub() {
         assert!(link.starts_with("../../../blobs"), "{}", link.display());
     }
     assert!(blobs(&cache).iter().all(|name| name.len() == 64));
-    let folder = hub(&server, &cache).model(ID, "main", &["README.md"]).unwrap();
-    assert_eq!(folder, cache.path().join("hub/models--owner--name/snapshots").join(COMMIT));
 }
 
 #[test]
@@ -127,28 +129,27 @@ fn a_file_of_another_size_or_that_is_gone_is_fetched_again() {
 }
 
 #[test]
-fn the_token_goes_to_the_hub_alone() {
+fn content_of_another_commit_or_program_is_not_fetched_again() {
     let (server, cache) = (good(), TempDir::new().unwrap());
-    let token = Some("secret".to_string());
-    let settings = Settings { token, ..settings(&server.endpoint, &cache) };
-    assert!(!format!("{settings:?}").contains("\"secret\""));
-    Hub::new(settings).dataset(ID, "main", is_data).unwrap();
-    for request in server.requests() {
-        let expected = (!request.path.starts_with("/cdn/")).then_some("Bearer secret");
-        assert_eq!(request.token.as_deref(), expected, "{}", request.path);
-    }
+    hub(&server, &cache).dataset(ID, "main", is_data).unwrap();
+    fs::remove_dir_all(cache.path().join("hub/datasets--owner--name/snapshots")).unwrap();
+    server.requests();
+    is_whole(&hub(&server, &cache).dataset(ID, "main", is_data).unwrap());
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
-fn progress_reaches_the_size() {
+fn the_token_goes_to_the_hub_alone() {
     let (server, cache) = (good(), TempDir::new().unwrap());
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = seen.clone();
-    let hub = hub(&server, &cache).on_progress(move |progress| {
-        log.lock().unwrap().push((progress.file.to_string(), progress.done, progress.size));
-    });
-    hub.dataset(ID, "main", |path| path == "data/train-0.bin").unwrap();
-    assert_eq!(seen.lock().unwrap().last(), Some(&("data/train-0.bin".into(), 1000, 1000)));
+    let hub = Hub::new(settings(&server.endpoint, &cache).token("secret")).unwrap();
+    assert!(!format!("{hub:?}").contains("secret"));
+    hub.dataset(ID, "main", is_data).unwrap();
+    let requests = server.requests();
+    assert_eq!(requests.iter().filter(|request| request.path.starts_with("/cdn/")).count(), 4);
+    for request in requests {
+        let expected = (!request.path.starts_with("/cdn/")).then_some("Bearer secret");
+        assert_eq!(request.token.as_deref(), expected, "{}", request.path);
+    }
 }
 
 #[test]
@@ -160,103 +161,200 @@ fn offline_the_cache_must_do() {
     drop(server);
     is_whole(&offline(&cache).dataset(ID, "main", is_data).unwrap());
     is_whole(&offline(&cache).dataset(ID, COMMIT, is_data).unwrap());
-    // A file that was never fetched is not passed over.
-    let all = offline(&cache).dataset(ID, "main", |_| true);
-    message(all, &["README.md is not in the cache", remedy]);
-    message(offline(&cache).dataset(ID, "other", is_data), &["revision other", remedy]);
-    message(offline(&cache).model(ID, "main", &["README.md"]), &["model owner/name", remedy]);
+    // What was ever fetched is what there is.
+    is_whole(&offline(&cache).dataset(ID, "main", |_| true).unwrap());
+    let absent = offline(&cache).dataset(ID, "main", |path| path == "README.md");
+    message(absent, &["no file that is asked for in the cache", remedy]);
+    message(offline(&cache).dataset(ID, "other", is_data), &["no revision other", remedy]);
+    message(offline(&cache).model(ID, "main", &[]), &["model owner/name", remedy]);
 }
 
 #[test]
-fn models_that_another_program_fetched_are_found_offline() {
-    let cache = TempDir::new().unwrap();
-    let folder = cache.path().join("hub/models--gpt2");
-    let snapshot = folder.join("snapshots").join(COMMIT);
-    fs::create_dir_all(&snapshot).unwrap();
-    fs::create_dir_all(folder.join("refs")).unwrap();
-    fs::write(folder.join("refs/main"), COMMIT).unwrap();
-    fs::write(snapshot.join("config.json"), "{}").unwrap();
-    assert_eq!(offline(&cache).model("gpt2", "main", &["config.json"]).unwrap(), snapshot);
-    let both = offline(&cache).model("gpt2", "main", &["config.json", "vocab.json"]);
-    message(both, &["model gpt2", "HF_HUB_OFFLINE"]);
+fn a_revision_is_not_at_a_commit_whose_files_are_not_here() {
+    let (server, cache) = (refusing("train-1", 404, "EntryNotFound"), TempDir::new().unwrap());
+    message(hub(&server, &cache).dataset(ID, "main", is_data), &["no file data/train-1.bin"]);
+    message(offline(&cache).dataset(ID, "main", is_data), &["no revision main in the cache"]);
 }
 
-/// A server that sends only the first bytes of each answer from its content hosts.
+/// A repository as Python's huggingface_hub leaves it.
+fn of_python(cache: &TempDir, name: &str, files: &[(&str, &str)]) -> PathBuf {
+    let folder = cache.path().join("hub").join(name);
+    let snapshot = folder.join("snapshots").join(COMMIT);
+    fs::create_dir_all(folder.join("refs")).unwrap();
+    fs::create_dir_all(folder.join("blobs")).unwrap();
+    fs::write(folder.join("refs/main"), COMMIT).unwrap();
+    for (path, content) in files {
+        let path = snapshot.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let blob = folder.join("blobs").join(path.file_name().unwrap());
+        fs::write(&blob, content).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(blob, path).unwrap();
+        #[cfg(not(unix))]
+        fs::copy(blob, path).unwrap();
+    }
+    snapshot
+}
+
+#[test]
+fn what_another_program_fetched_is_found_offline() {
+    let cache = TempDir::new().unwrap();
+    let files = [("config.json", "{}"), ("pytorch_model.bin", "w"), ("vocab.json", "{}")];
+    let snapshot = of_python(&cache, "models--gpt2", &files);
+    assert_eq!(offline(&cache).model("gpt2", "main", &WEIGHTS).unwrap(), snapshot);
+    let other = offline(&cache).model("gpt2", "main", &["model.safetensors"]);
+    message(other, &["model gpt2", "no weights (looked for model.safetensors)", "HF_HUB_OFFLINE"]);
+    let files = [("data/train-0.bin", "0"), ("data/train-1.bin", "1"), ("README.md", "")];
+    let snapshot = of_python(&cache, "datasets--owner--name", &files);
+    let found = offline(&cache).dataset(ID, "main", is_data).unwrap();
+    assert_eq!(found, ["data/train-0.bin", "data/train-1.bin"].map(|path| snapshot.join(path)));
+    // A link to nothing is no file.
+    fs::remove_file(cache.path().join("hub/datasets--owner--name/blobs/train-0.bin")).unwrap();
+    assert_eq!(offline(&cache).dataset(ID, "main", is_data).unwrap().len(), 1);
+}
+
+const WEIGHTS: [&str; 3] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+
+#[test]
+fn of_a_model_one_kind_of_weights_is_fetched() {
+    let fetched = |names: &'static [&'static str]| {
+        let (server, cache) = (named(names), TempDir::new().unwrap());
+        let folder = hub(&server, &cache).model(ID, "main", &WEIGHTS)?;
+        assert_eq!(folder, cache.path().join("hub/models--owner--name/snapshots").join(COMMIT));
+        let names = names.iter().filter(|name| folder.join(name).exists());
+        conditioned_data::Result::Ok(names.copied().collect::<Vec<_>>())
+    };
+    let files = ["config.json", "pytorch_model.bin", "vocab.txt", "tokenizer_config.json"];
+    let all = fetched(&[
+        "config.json",
+        "pytorch_model.bin",
+        "vocab.txt",
+        "tokenizer_config.json",
+        "README.md",
+        "flax_model.msgpack",
+    ]);
+    assert_eq!(all.unwrap(), files);
+    let files = ["config.json", "model.safetensors", "vocab.json", "merges.txt"];
+    let all = fetched(&[
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "merges.txt",
+        "pytorch_model.bin",
+        "onnx/model.safetensors",
+    ]);
+    assert_eq!(all.unwrap(), files);
+    let files = [
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let all = fetched(&[
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+    ]);
+    assert_eq!(all.unwrap(), files);
+    message(fetched(&["README.md"]), &["model owner/name: no config.json; it has: README.md"]);
+    message(
+        fetched(&["config.json", "weights.bin"]),
+        &["no weights (looked for model.safetensors, ", "it has: config.json, weights.bin"],
+    );
+}
+
+/// Bytes of a request.
+const PIECE: usize = 64 << 20;
+const SIZE: usize = PIECE + 1000;
+const ALL: usize = usize::MAX;
+
+/// A server of a file of two pieces that sends only the first bytes of each answer with content.
 fn cutting<const N: usize>(lengths: [usize; N]) -> Server {
-    let mut lengths = lengths.into_iter();
-    Server::new(repository(), move |request| {
-        let path = request.path.strip_prefix("/cdn/")?.split('?').next()?;
-        let cut = lengths.next()?;
-        let content = content(path);
-        let start = request.range.as_ref().map_or(0, |range| {
-            range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
-        });
-        let answer = match start {
-            0 => Answer::new(200, content),
-            _ => Answer::new(206, &content[start..])
-                .with("content-range", format!("bytes {start}-999/1000")),
-        };
-        Some(Answer { cut: Some(cut), ..answer })
+    let repository = Repository { id: ID, files: vec![("large.bin", vec![7; SIZE])] };
+    let (mut lengths, answers) = (lengths.into_iter(), repository.clone());
+    Server::new(repository, move |request| {
+        let is_content = request.path.starts_with("/cdn/") && !request.is_head;
+        let cut = is_content.then(|| lengths.next())??;
+        Some(Answer { cut: Some(cut), ..answers.answer(request) })
     })
 }
 
 fn ranges(server: &Server) -> Vec<String> {
-    let requests = server.requests().into_iter().filter(|r| r.path.starts_with("/cdn/"));
+    let is_content = |r: &Request| r.path.starts_with("/cdn/") && !r.is_head;
+    let requests = server.requests().into_iter().filter(is_content);
     requests.map(|request| request.range.unwrap_or_default()).collect()
 }
+
+const FIRST: &str = "bytes=0-67108863";
+const SECOND: &str = "bytes=67108864-67109863";
 
 fn one(hub: &Hub) -> conditioned_data::Result<Vec<PathBuf>> {
     hub.dataset(ID, "main", |path| path == "data/train-0.bin")
 }
 
+fn large(hub: &Hub) -> conditioned_data::Result<Vec<PathBuf>> {
+    hub.dataset(ID, "main", |path| path == "large.bin")
+}
+
+fn is_large(files: &[PathBuf]) {
+    assert!(fs::read(&files[0]).unwrap() == vec![7; SIZE]);
+}
+
 #[test]
-fn a_download_that_breaks_off_goes_on() {
-    let (server, cache) = (cutting([400, 0, 0, 100]), TempDir::new().unwrap());
-    let files = one(&hub(&server, &cache)).unwrap();
-    assert_eq!(fs::read(&files[0]).unwrap(), content("data/train-0.bin"));
-    assert_eq!(ranges(&server), ["", "bytes=400-", "bytes=400-", "bytes=400-", "bytes=500-"]);
+fn a_download_that_breaks_off_goes_on_from_the_last_piece() {
+    let (server, cache) = (cutting([400, ALL, 0, 0, 100]), TempDir::new().unwrap());
+    is_large(&large(&hub(&server, &cache)).unwrap());
+    assert_eq!(ranges(&server), [FIRST, FIRST, SECOND, SECOND, SECOND, SECOND]);
 }
 
 #[test]
 fn a_download_that_breaks_off_for_good_is_no_file() {
-    let (server, cache) = (cutting([400, 0, 0, 0, 0]), TempDir::new().unwrap());
+    let (server, cache) = (cutting([ALL, 400, 0, 0, 0]), TempDir::new().unwrap());
     let words =
-        ["owner/name", "data/train-0.bin broke off after 400 of 1000 bytes", "run it again"];
-    message(one(&hub(&server, &cache)), &words);
+        ["owner/name", "large.bin broke off after 67108864 of 67109864 bytes", "run it again"];
+    message(large(&hub(&server, &cache)), &words);
     assert_eq!(blobs(&cache).len(), 1);
     assert!(blobs(&cache)[0].ends_with(".incomplete"));
-    message(one(&offline(&cache)), &["data/train-0.bin is not in the cache"]);
+    message(large(&offline(&cache)), &["no revision main in the cache"]);
     server.requests();
     // The next run goes on.
-    let files = one(&hub(&server, &cache)).unwrap();
-    assert_eq!(fs::read(&files[0]).unwrap(), content("data/train-0.bin"));
-    assert_eq!(ranges(&server), ["bytes=400-"]);
+    is_large(&large(&hub(&server, &cache)).unwrap());
+    assert_eq!(ranges(&server), [SECOND]);
     assert!(blobs(&cache).iter().all(|name| name.len() == 64));
 }
 
 #[test]
-fn a_server_that_starts_from_the_beginning_is_understood() {
+fn a_server_that_knows_no_ranges_is_understood() {
     let cache = TempDir::new().unwrap();
-    let mut cuts = [300, 1000].into_iter();
-    let server = Server::new(repository(), move |request| {
-        let cut = request.path.starts_with("/cdn/").then(|| cuts.next())?;
-        Some(Answer { cut, ..Answer::new(200, content("data/train-0.bin")) })
+    let repository = Repository { id: ID, files: vec![("large.bin", vec![7; SIZE])] };
+    let server = Server::new(repository, move |request| {
+        request.path.starts_with("/cdn/").then(|| Answer::new(200, vec![7; SIZE]))
     });
-    let files = one(&hub(&server, &cache)).unwrap();
-    assert_eq!(fs::read(&files[0]).unwrap(), content("data/train-0.bin"));
+    is_large(&large(&hub(&server, &cache)).unwrap());
 }
 
 #[test]
 fn a_part_that_was_whole_or_is_not_of_the_file_does_no_harm() {
-    let (server, cache) = (cutting([0; 4]), TempDir::new().unwrap());
+    let cache = TempDir::new().unwrap();
+    let mut broken = 4;
+    let server = Server::new(repository(), move |request| {
+        let breaks = request.path.starts_with("/cdn/") && !request.is_head && broken > 0;
+        broken -= usize::from(breaks);
+        breaks.then(|| Answer { cut: Some(0), ..Answer::new(200, content("data/train-0.bin")) })
+    });
     message(one(&hub(&server, &cache)), &["broke off after 0 of 1000"]);
-    let part = cache.path().join("hub/datasets--owner--name/blobs").join(&blobs(&cache)[0]);
+    let folder = cache.path().join("hub/datasets--owner--name/blobs");
+    let part = folder.join(&blobs(&cache)[0]);
     // Killed between the last byte and the renaming.
     fs::write(&part, content("data/train-0.bin")).unwrap();
     one(&hub(&server, &cache)).unwrap();
     assert_eq!(ranges(&server).len(), 4);
     for part_of_another in [&[1; 500][..], &[1; 2000]] {
-        fs::remove_file(part.with_extension("")).unwrap();
+        fs::remove_file(folder.join(&blobs(&cache)[0])).unwrap();
         fs::write(&part, part_of_another).unwrap();
         let result = one(&hub(&server, &cache));
         let files = result.or_else(|_| one(&hub(&server, &cache))).unwrap();
@@ -288,8 +386,9 @@ fn refusing(part: &'static str, status: u16, code: &'static str) -> Server {
 fn refusals_say_what_to_do() {
     let cache = TempDir::new().unwrap();
     let ask = |server: &Server, token: Option<&str>| {
-        let token = token.map(String::from);
-        one(&Hub::new(Settings { token, ..settings(&server.endpoint, &cache) }))
+        let settings = settings(&server.endpoint, &cache);
+        let settings = token.into_iter().fold(settings, HFClientBuilder::token);
+        one(&Hub::new(settings).unwrap())
     };
     let gated = refusing("/resolve/", 401, "GatedRepo");
     let page = format!("accept the licence at {}/datasets/owner/name", gated.endpoint);
@@ -304,7 +403,7 @@ fn refusals_say_what_to_do() {
     message(ask(&refusing("/api/", 429, ""), None), &["too many requests"]);
     let down = refusing("/api/", 503, "");
     message(ask(&down, None), &["HTTP 503", "try again later"]);
-    assert_eq!(down.requests().len(), 4);
+    assert_eq!(down.requests().len(), 6);
     message(hub(&good(), &cache).dataset(ID, "v9", is_data), &["no revision v9"]);
     assert!(!cache.path().join("hub").join("datasets--owner--name/snapshots").exists());
 }
@@ -322,19 +421,20 @@ fn a_server_that_comes_back_is_asked_again() {
 #[test]
 fn no_hub_at_the_address() {
     let cache = TempDir::new().unwrap();
-    let nobody = Hub::new(settings("http://127.0.0.1:1", &cache));
+    let nobody = Hub::new(settings("http://127.0.0.1:1", &cache)).unwrap();
     message(one(&nobody), &["127.0.0.1:1 cannot be reached", "HF_ENDPOINT", "HF_HUB_OFFLINE=1"]);
     let other = Server::new(repository(), |_| Some(Answer::new(200, "<html>")));
     message(one(&hub(&other, &cache)), &["no list of its files", "is it a hub?"]);
+    let none = Hub::new(settings("no address", &cache)).map(|_| ());
+    message(none, &["the hub: no client", "check HF_ENDPOINT"]);
 }
 
 #[test]
 fn names_that_are_not_there_are_told_from_those_that_are() {
     let (server, cache) = (good(), TempDir::new().unwrap());
     let hub = hub(&server, &cache);
-    let has = "it has: README.md, empty.txt, data/train-1.bin";
-    message(hub.dataset(ID, "main", |_| false), &["none of its files is asked for", has]);
-    message(hub.model(ID, "main", &["model.bin"]), &["model owner/name: no file model.bin", has]);
+    let has = "it has: README.md, a #1 file.txt, data/train-0.bin";
+    message(hub.dataset(ID, "main", |_| false), &["no file that is asked for", has]);
 }
 
 #[test]
@@ -344,25 +444,26 @@ fn nothing_leads_out_of_the_cache() {
         message(offline(&cache).dataset(id, "main", is_data), &["not an id of the hub"]);
         message(offline(&cache).dataset(ID, &format!("{id}/.."), is_data), &["is no revision"]);
     }
+    let with = |field: &'static str, value: &'static str| {
+        let mut tree = repository().tree();
+        tree[0][field] = value.into();
+        let server = Server::new(repository(), move |request| {
+            let sha = serde_json::json!({"id": ID, "sha": value}).to_string();
+            match field {
+                "sha" => request.path.contains("/revision/").then(|| Answer::new(200, sha)),
+                _ => request.path.contains("/tree/").then(|| Answer::new(200, tree.to_string())),
+            }
+        });
+        one(&hub(&server, &cache))
+    };
     for path in ["../x", "/x", "a/../../x", "", "..\\x"] {
-        let mut listing = repository().listing();
-        listing["siblings"][0]["rfilename"] = path.into();
-        let answer = listing.to_string();
-        let server = Server::new(repository(), move |_| Some(Answer::new(200, answer.clone())));
-        message(one(&hub(&server, &cache)), &["is no path inside a repository"]);
+        message(with("path", path), &["is no path inside a repository"]);
     }
-    for (field, value) in [("sha", "../../x"), ("sha", "main")] {
-        let mut listing = repository().listing();
-        listing[field] = value.into();
-        let answer = listing.to_string();
-        let server = Server::new(repository(), move |_| Some(Answer::new(200, answer.clone())));
-        message(one(&hub(&server, &cache)), &["is no commit"]);
+    for commit in ["../../x", "main"] {
+        message(with("sha", commit), &["is no commit"]);
     }
-    let mut listing = repository().listing();
-    listing["siblings"][0]["blobId"] = "../x".into();
-    let answer = listing.to_string();
-    let server = Server::new(repository(), move |_| Some(Answer::new(200, answer.clone())));
-    message(one(&hub(&server, &cache)), &["no size and hash of README.md"]);
+    message(with("oid", "../x"), &["no hash of README.md"]);
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -384,34 +485,74 @@ fn processes_fetch_a_file_once() {
     assert_eq!(ranges(&server).len(), 2);
 }
 
+/// Runs only as a process of the tests below.
+#[test]
+fn child() {
+    let Ok(expected) = std::env::var("EXPECTED_OF_CHILD") else { return };
+    tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+    let found = Hub::from_env().and_then(|hub| hub.dataset(ID, "main", |path| path == "README.md"));
+    let found = found.map_or_else(|e| e.to_string(), |files| files[0].display().to_string());
+    assert!(found.contains(&expected), "{found}");
+}
+
+/// Expects a file or error of a process with these variables and no others; returns its events.
+fn expect(variables: &[(&str, &str)], expected: &Path) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "hub::child"]).env_clear().envs(variables.iter().copied());
+    let output = child.env("EXPECTED_OF_CHILD", expected).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn progress_is_told_as_events() {
+    let (server, home) = (good(), TempDir::new().unwrap());
+    let home = ("HOME", home.path().to_str().unwrap());
+    let events = expect(&[home, ("HF_ENDPOINT", &server.endpoint)], Path::new("README.md"));
+    let event: serde_json::Value = serde_json::from_str(&events).unwrap();
+    let fields = serde_json::json!({
+        "message": "fetching from data set owner/name", "file": "README.md", "done": 0, "size": 9,
+    });
+    assert_eq!(event["fields"], fields);
+}
+
 #[test]
 fn settings_come_from_the_environment() {
-    let home = TempDir::new().unwrap();
-    let read = |variables: &'static [(&str, &str)], home: Option<&Path>| {
-        let find = |name: &str| Some(variables.iter().find(|(n, _)| *n == name)?.1.to_string());
-        Settings::from_variables(find, home.map(Path::to_path_buf))
+    let (server, home) = (good(), TempDir::new().unwrap());
+    let file = Path::new("datasets--owner--name/snapshots").join(COMMIT).join("README.md");
+    let home_folder = ("HOME", home.path().to_str().unwrap());
+    let endpoint = ("HF_ENDPOINT", &*server.endpoint);
+    let tokens = || {
+        let requests = server.requests();
+        assert!(!requests.is_empty());
+        requests.into_iter().map(|request| request.token).collect::<Vec<_>>()
     };
-    let default = read(&[], Some(home.path())).unwrap();
-    assert_eq!(default, Settings::new(home.path().join(".cache/huggingface/hub")));
-    assert_eq!(default.endpoint, "https://huggingface.co");
-    let set = [
-        ("HF_HOME", "/h"),
-        ("HF_TOKEN", " t\n"),
-        ("HF_ENDPOINT", "http://m"),
-        ("HF_HUB_OFFLINE", "1"),
-    ];
-    let settings = read(Box::leak(Box::new(set)), None).unwrap();
-    assert_eq!((settings.cache, settings.token), ("/h/hub".into(), Some("t".into())));
-    assert_eq!((settings.endpoint.as_str(), settings.offline), ("http://m", true));
-    assert!(
-        !read(&[("HF_HUB_OFFLINE", "0"), ("HF_TOKEN", "")], Some(home.path())).unwrap().offline
-    );
+    let default = home.path().join(".cache/huggingface");
+    expect(&[home_folder, endpoint], &default.join("hub").join(&file));
+    assert!(tokens().iter().all(Option::is_none));
     // Where a login left it.
-    let folder = home.path().join(".cache/huggingface");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("token"), "kept\n").unwrap();
-    assert_eq!(read(&[], Some(home.path())).unwrap().token.as_deref(), Some("kept"));
-    assert!(read(&[], None).unwrap_err().to_string().contains("HF_HOME"));
+    fs::write(default.join("token"), "kept\n").unwrap();
+    expect(&[home_folder, endpoint], &default.join("hub").join(&file));
+    assert!(tokens().iter().all(|token| token.as_deref() == Some("Bearer kept")));
+    let token = ("HF_TOKEN", " t\n");
+    let set = [home_folder, endpoint, token, ("HF_HOME", "~/other")];
+    expect(&set, &home.path().join("other/hub").join(&file));
+    assert!(tokens().iter().all(|token| token.as_deref() == Some("Bearer t")));
+    let set = [home_folder, endpoint, ("HF_HUB_CACHE", "~/cache"), ("HF_HOME", "~/other")];
+    expect(&set, &home.path().join("cache").join(&file));
+    tokens();
+    for on in ["1", "TRUE"] {
+        let set = [home_folder, endpoint, ("HF_HUB_OFFLINE", on), ("HF_HOME", "~/other")];
+        expect(&set, &home.path().join("other/hub").join(&file));
+        assert_eq!(server.requests().len(), 0);
+    }
+    let proxy = ("HTTP_PROXY", &*server.endpoint);
+    let set = [home_folder, ("HF_ENDPOINT", "http://hub.invalid"), proxy, ("HF_HOME", "~/third")];
+    expect(&set, &home.path().join("third/hub").join(&file));
+    assert!(server.requests().iter().all(|request| request.host == "hub.invalid"));
+    let set = [home_folder, endpoint, ("SSL_CERT_FILE", "/no/such/file")];
+    expect(&set, Path::new("check HF_ENDPOINT, SSL_CERT_FILE"));
 }
 
 /// A repository of empty files of these names.
@@ -448,5 +589,5 @@ fn tasks_of_glue_are_folders_of_one() {
     let folder = hub.glue(ID, &Task::ALL).unwrap();
     assert!(folder.join("rte/train-0.parquet").exists());
     assert!(!folder.join("rte/test-0.parquet").exists() && !folder.join("ax").exists());
-    message(hub.glue(ID, &[Task::Cola]), &[ID, "none of its files is asked for"]);
+    message(hub.glue(ID, &[Task::Cola]), &[ID, "no file that is asked for"]);
 }

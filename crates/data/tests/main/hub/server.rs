@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde_json::{Value, json};
 
 pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -14,6 +14,7 @@ pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// A request, as far as the tests look at it.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
+    pub(super) is_head: bool,
     /// With the query.
     pub(super) path: String,
     pub(super) host: String,
@@ -64,35 +65,43 @@ fn hash(content: &[u8]) -> String {
     if content.len() > 100 {
         return hex(digest(&SHA256, content).as_ref());
     }
+    git_hash(content)
+}
+
+fn git_hash(content: &[u8]) -> String {
     let blob = [format!("blob {}\0", content.len()).as_bytes(), content].concat();
     hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, &blob).as_ref())
 }
 
 impl Repository {
-    pub(super) fn listing(&self) -> Value {
-        let siblings = self.files.iter().map(|(path, content)| {
+    /// The tree of the files, as the hub lists it: of a large file git's hash is that of its pointer.
+    pub(super) fn tree(&self) -> Value {
+        let entries = self.files.iter().map(|(path, content)| {
             let (size, hash) = (content.len(), hash(content));
-            let mut sibling = json!({"rfilename": path, "size": size, "blobId": hash});
+            let mut entry = json!({"type": "file", "path": path, "size": size, "oid": hash});
             if size > 100 {
-                let pointer = "f".repeat(40);
-                sibling["blobId"] = pointer.into();
-                sibling["lfs"] = json!({"sha256": hash, "size": size, "pointerSize": 134});
+                let pointer = format!(
+                    "version https://git-lfs.github.com/spec/v1\noid sha256:{hash}\nsize {size}\n"
+                );
+                entry["lfs"] = json!({"oid": hash, "size": size, "pointerSize": pointer.len()});
+                entry["oid"] = git_hash(pointer.as_bytes()).into();
             }
-            sibling
+            entry
         });
-        let siblings = siblings.collect::<Vec<_>>();
-        json!({"id": self.id, "sha": COMMIT, "private": false, "siblings": siblings})
+        let folder = json!({"type": "directory", "path": "data", "size": 0, "oid": "0".repeat(40)});
+        entries.chain([folder]).collect()
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    pub(super) fn answer(&self, request: &Request) -> Answer {
         let (path, _) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let id = self.id;
-        let api = ["datasets", "models"].map(|kind| format!("/api/{kind}/{id}/revision/"));
-        if let Some(revision) = api.iter().find_map(|api| path.strip_prefix(api)) {
-            return match revision {
-                "main" | COMMIT | "refs%2Fconvert%2Fparquet" => {
-                    Answer::new(200, self.listing().to_string())
+        let api = ["datasets", "models"].map(|kind| format!("/api/{kind}/{id}/"));
+        if let Some(asked) = api.iter().find_map(|api| path.strip_prefix(api)) {
+            return match asked.split_once('/') {
+                Some(("revision", "main" | COMMIT | "refs%2Fconvert%2Fparquet")) => {
+                    Answer::new(200, json!({"id": id, "sha": COMMIT}).to_string())
                 }
+                Some(("tree", COMMIT)) => self.page(request),
                 _ => Answer::new(404, "{}").with("x-error-code", "RevisionNotFound"),
             };
         }
@@ -120,22 +129,39 @@ impl Repository {
             None => Answer::new(401, "{}").with("x-error-code", "RepoNotFound"),
         }
     }
+
+    /// The first entry of the tree, or all others.
+    fn page(&self, request: &Request) -> Answer {
+        let Value::Array(mut first) = self.tree() else { unreachable!() };
+        let rest = first.split_off(1);
+        if request.path.contains("cursor=") {
+            return Answer::new(200, Value::Array(rest).to_string());
+        }
+        let next = format!("<http://{}{}&cursor=1>; rel=\"next\"", request.host, request.path);
+        Answer::new(200, Value::Array(first).to_string()).with("link", next)
+    }
+}
+
+impl Request {
+    /// The first byte that it asks for, and the one after the last.
+    fn span(&self, size: usize) -> (usize, usize) {
+        let Some(range) = &self.range else { return (0, size) };
+        let (start, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (start.parse().unwrap(), last.parse::<usize>().unwrap() + 1)
+    }
 }
 
 /// The bytes that the request asks for.
 fn slice(content: &[u8], request: &Request) -> Answer {
-    let start = request.range.as_ref().map(|range| {
-        range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse::<usize>().unwrap()
-    });
-    let etag = format!("\"{}\"", hash(content));
-    let (last, size) = (content.len().saturating_sub(1), content.len());
-    match start {
+    let size = content.len();
+    let (start, end) = request.span(size);
+    match &request.range {
         None => Answer::new(200, content),
-        Some(start) if start >= size => Answer::new(416, ""),
-        Some(start) => Answer::new(206, &content[start..])
-            .with("content-range", format!("bytes {start}-{last}/{size}")),
+        Some(_) if start >= size => Answer::new(416, ""),
+        Some(_) => Answer::new(206, &content[start..end])
+            .with("content-range", format!("bytes {start}-{}/{size}", end - 1)),
     }
-    .with("etag", etag)
+    .with("etag", format!("\"{}\"", hash(content)))
     .with("x-repo-commit", COMMIT)
     .with("accept-ranges", "bytes")
 }
@@ -163,7 +189,11 @@ impl Server {
                     let Some(request) = receive(&stream) else { return };
                     requests.lock().unwrap().push(request.clone());
                     let fault = fault.lock().unwrap()(&request);
-                    send(stream, fault.unwrap_or_else(|| repository.answer(&request)));
+                    let mut answer = fault.unwrap_or_else(|| repository.answer(&request));
+                    if request.is_head {
+                        answer.cut = Some(0);
+                    }
+                    send(stream, answer);
                 });
             }
         });
@@ -187,8 +217,14 @@ impl Drop for Server {
 fn receive(stream: &TcpStream) -> Option<Request> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let first = lines.next()?;
-    let path = first.strip_prefix("GET ")?.split(' ').next()?.to_string();
-    let mut request = Request { path, host: String::new(), token: None, range: None };
+    let (method, rest) = first.split_once(' ')?;
+    let target = rest.split(' ').next()?;
+    // A proxy gets the whole address.
+    let path =
+        target.strip_prefix("http://").map_or(target, |rest| &rest[rest.find('/').unwrap()..]);
+    let path = path.to_string();
+    let is_head = method == "HEAD";
+    let mut request = Request { is_head, path, host: String::new(), token: None, range: None };
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(": ")?;
         match name.to_lowercase().as_str() {
