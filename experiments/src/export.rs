@@ -79,7 +79,8 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
             }
             // The name of a special token inside a text is text, there as here.
             let settings = [
-                ("model_max_length", json!(network.context)),
+                // Longer texts were cut in training, and are cut there.
+                ("model_max_length", json!(task.max_length)),
                 ("split_special_tokens", json!(true)),
             ];
             Tokenizer::read(run.join(TOKENIZER))?.save_with(out, settings)?;

@@ -127,7 +127,7 @@ fn write(options: &Generate) -> Result<()> {
         vocabulary: Some(tokenizer.vocab_size()),
         seed: options.seed,
         max_new_tokens: options.tokens,
-        stop: Some(tokenizer.end_of_text()),
+        stop: tokenizer.ends(),
     };
     print(&continued(&model, &tokenizer, &options.prompt, &sampling)?)
 }
@@ -144,7 +144,7 @@ pub(crate) fn continued(
 ) -> Result<String> {
     let mut ids = tokenizer.encode_marked(prompt)?;
     ids.extend(generate(model, &ids, sampling)?);
-    ids.retain(|id| Some(*id) != sampling.stop);
+    ids.retain(|id| !sampling.stop.contains(id));
     Ok(tokenizer.decode(&ids)?)
 }
 

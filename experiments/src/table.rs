@@ -1,15 +1,17 @@
 //! What a table declares. Everything else is the engine's.
 
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use conditioned_data::TextSource;
 use conditioned_models::conditioning::{ConditioningConfig, Placement};
 
 use crate::arm::Arm;
 use crate::cell::Cell;
 use crate::checkpoint::Checkpoint;
 use crate::column::Column;
+use crate::hub;
 use crate::job::Job;
 use crate::recipe::Recipe;
 use crate::results::Finished;
@@ -204,6 +206,21 @@ impl<T: Table> Request<'_, T> {
     /// Where files go that are made of the data.
     pub fn data_folder(&self) -> PathBuf {
         self.out.join("data")
+    }
+
+    /// The documents of a file, a folder or `hub:ID`, `separator` the line between two of them.
+    ///
+    /// # Errors
+    /// When there are none, the hub cannot give them, or what is written here would be read as text.
+    pub fn text(&self, path: &Path, separator: &str) -> Result<TextSource> {
+        let inside = path.is_dir() && absolute(self.out)?.starts_with(absolute(path)?);
+        ensure!(
+            !inside,
+            "--out {}: in the folder {} of the texts, where what is written would be read as one; choose another",
+            self.out.display(),
+            path.display()
+        );
+        hub::text(path, separator)
     }
 
     /// What an arm does under the recipe, over a run of `steps` micro-batches.

@@ -192,8 +192,8 @@ fn a_model_with_more_rows_than_tokens_is_trained_judged_and_continued() {
     let hot = ["--temperature", "5", "--prompt", "One day"];
     let story = TABLE5.success(&[&["generate", "--model", &at("model")], &hot[..]].concat());
     assert!(story.len() > "One day".len() + 20, "{story}");
-    let init = [&small[..], &fast, &["--init", &at("model"), "--out", &at("on")]].concat();
-    TABLE5.success(&init);
+    let (model, out) = (at("model"), at("on"));
+    TABLE5.success(&[&small[..], &fast, &["--init", &model, "--out", &out]].concat());
     let text = std::fs::read_to_string(root.path().join("on/texts.md")).unwrap();
     assert!(text.contains("Once upon a time"), "{text}");
 }
@@ -262,7 +262,7 @@ fn bad_input_gets_one_clear_error() {
         (set("prefix_lengths=[16,33]"), &["33", "context, 32"]),
         (set("prefix_lengths=[32]"), &["at least one below the context"]),
         (set("context=100000"), &["do not fill a window of 100000"]),
-        (set("learning_rate=-1"), &["schedule.peak"]),
+        (set("learning_rate=-1"), &["--set learning_rate=-1: must be above 0"]),
         ("--seeds 0".to_string(), &["--seeds"]),
         ("--threads 0".to_string(), &["--threads"]),
         ("--device cuda:0".to_string(), &["built without CUDA"]),

@@ -41,7 +41,7 @@ impl Tokenizer {
 
     /// Encodes a text, or a pair, in at most `max_length` tokens, the special ones included.
     ///
-    /// What is too much is taken from the end of the longer text, and once they are equally long from
+    /// What is too much is taken from the end (or the start, see [`truncates_left`](Self::truncates_left)) of the longer text, and once they are equally long from
     /// both, as `truncation=True` of `transformers` does. The name of a special token inside a text is
     /// text.
     ///
@@ -76,8 +76,12 @@ impl Tokenizer {
         let mut other = second.map_or_else(|| Ok(Vec::new()), |second| self.encode(second))?;
         let all = first.len() + other.len();
         let (n, m) = kept(first.len(), other.len(), max_length - special);
-        first.truncate(n);
-        other.truncate(m);
+        for (ids, kept) in [(&mut first, n), (&mut other, m)] {
+            match self.truncates_left() {
+                true => drop(ids.drain(..ids.len() - kept)),
+                false => ids.truncate(kept),
+            }
+        }
         let ids = [&[cls], first.as_slice(), &[sep]].concat();
         let mut encoded = Encoded { types: vec![0; ids.len()], ids, truncated: n + m < all };
         if second.is_some() {

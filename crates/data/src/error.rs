@@ -31,20 +31,20 @@ pub enum Error {
         looked_for: String,
     },
     /// The operating system could not read or write a file or folder.
-    #[error("cannot read or write {}: {source}", .path.display())]
+    #[error("cannot read or write {}: {reason}", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file starts like gzip but does not unpack.
-    #[error("{}: the gzip data are damaged or cut short ({source}); fetch the file again", .path.display())]
+    #[error("{}: the gzip data are damaged or cut short ({reason}); fetch the file again", .path.display())]
     Gzip {
         /// The file.
         path: PathBuf,
         /// The unpacker's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file does not start with the IDX magic number of its kind.
     #[error(
@@ -268,14 +268,14 @@ pub enum Error {
     /// The cache of the hub cannot be written.
     #[cfg(feature = "hub")]
     #[error(
-        "cannot write {}: {source}; free some space or make it writable, or set HF_HOME to another \
+        "cannot write {}: {reason}; free some space or make it writable, or set HF_HOME to another \
          folder", .path.display()
     )]
     Cache {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A setting is out of its range.
     #[error("{field} = {value}: {expected}")]
@@ -303,13 +303,13 @@ pub enum Error {
 impl Error {
     /// Makes an error of the system name its file.
     pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.into(), source }
+        move |reason| Self::Io { path: path.into(), reason }
     }
 
     /// Makes an error of the system name its file in the cache of the hub.
     #[cfg(feature = "hub")]
     pub(crate) fn cache(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
-        move |source| Self::Cache { path: path.into(), source }
+        move |reason| Self::Cache { path: path.into(), reason }
     }
 
     /// Text that is not UTF-8 from a line and byte on, of a file that begins with `start`.

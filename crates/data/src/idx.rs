@@ -61,7 +61,7 @@ fn check_folder(folder: &Path) -> Result<()> {
         return bad("this is not a folder");
     }
     let mut entries =
-        fs::read_dir(folder).map_err(|source| Error::Io { path: folder.into(), source })?;
+        fs::read_dir(folder).map_err(|reason| Error::Io { path: folder.into(), reason })?;
     if entries.next().is_none() { bad("the folder is empty") } else { Ok(()) }
 }
 
@@ -106,8 +106,8 @@ fn find(folder: &Path, prefix: &str, kind: &str, axes: usize, what: &str) -> Res
 ///
 /// No more is kept than the header asks for and the file can hold: a small one can unpack to anything.
 fn read_file<const D: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; D], Vec<u8>)> {
-    let file = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
-    let damaged = |source| Error::Gzip { path: path.into(), source };
+    let file = fs::read(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
+    let damaged = |reason| Error::Gzip { path: path.into(), reason };
     let packed = file.starts_with(&GZIP_MAGIC);
     let mut bytes: Box<dyn Read + '_> = match packed {
         // The multi-member decoder also rejects bytes that follow the gzip data.

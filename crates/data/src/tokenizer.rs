@@ -6,10 +6,14 @@ use std::path::Path;
 use std::{fs, str};
 
 use serde_json::{Map, Value, json};
-use tokenizers::{ModelWrapper, NormalizerWrapper, PostProcessorWrapper};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection,
+};
 
 use crate::atomic::write_atomic;
-use crate::tokenizer_settings::{CONFIG, Names, Settings};
+use crate::tokenizer_settings::{CONFIG, Names, Rule, Settings};
 use crate::wordpiece::template;
 use crate::{Error, Result, bpe};
 
@@ -48,6 +52,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     names: Names,
     end_of_text: u32,
+    /// Ids after which a model's text ends, by its configuration.
+    stops: Vec<u32>,
+    truncates_left: bool,
     vocab_size: usize,
     hash: blake3::Hash,
 }
@@ -185,7 +192,8 @@ impl Tokenizer {
             "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
             "vocab": vocab, "merges": merges,
         });
-        let bytes = |trim: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim, "use_regex": true});
+        let space = settings.add_prefix_space;
+        let bytes = |trim: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": trim, "use_regex": true});
         let end = vocab.get(END_OF_TEXT).copied();
         Self::from_parts(name, end, model, bytes(true), bytes(false), bytes(true), settings)
     }
@@ -226,9 +234,11 @@ impl Tokenizer {
             .map_err(|_| damaged("its parts contradict each other".into()))?
             .map_err(|e| damaged(e.to_string()))?;
         inner.set_encode_special_tokens(true);
+        let truncates_left = settings.truncates_left
+            || inner.get_truncation().is_some_and(|t| t.direction == TruncationDirection::Left);
         // Cutting and filling are the windows' business.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?.with_padding(None);
-        clean_as_told(&mut inner, settings, &name)?;
+        follow(&mut inner, settings, &name)?;
         add_tokens(&mut inner, settings, &name)?;
         let names = names_in(&inner, settings, &name)?;
         if let (Some(cls), Some(sep)) =
@@ -255,7 +265,11 @@ impl Tokenizer {
             }
             hasher.update(&end_of_text.to_le_bytes());
         }
-        Ok(Self { name, inner, names, end_of_text, vocab_size, hash: hasher.finalize() })
+        if truncates_left {
+            hasher.update(b"\0truncation_side=left");
+        }
+        let (stops, hash) = (settings.stops.clone(), hasher.finalize());
+        Ok(Self { name, inner, names, end_of_text, stops, truncates_left, vocab_size, hash })
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, to be read here and by other
@@ -284,6 +298,9 @@ impl Tokenizer {
         if self.cls().is_some() && self.sep().is_some() {
             let inputs = ["input_ids", "token_type_ids", "attention_mask"];
             config.insert("model_input_names".into(), json!(inputs));
+        }
+        if self.truncates_left {
+            config.insert("truncation_side".into(), json!("left"));
         }
         let end = Some(self.end_of_text).filter(|end| Some(*end) != self.cls());
         let end = end.and_then(|end| self.inner.id_to_token(end));
@@ -392,6 +409,18 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// Ids after any of which a model's text ends: that of [`end_of_text`](Self::end_of_text), and those that
+    /// `generation_config.json`, or else `config.json`, has as `eos_token_id`.
+    pub fn ends(&self) -> Vec<u32> {
+        let ends: BTreeSet<u32> = self.stops.iter().copied().chain([self.end_of_text]).collect();
+        ends.into_iter().collect()
+    }
+
+    /// Whether a text that is too long loses its start, by `truncation_side`, and not its end.
+    pub fn truncates_left(&self) -> bool {
+        self.truncates_left
+    }
+
     /// Ids of all tokens that stand for no text, in their order, the one that ends a document among them.
     pub fn special(&self) -> Vec<u32> {
         let Names { cls, sep, pad, mask, unk, .. } = &self.names;
@@ -484,16 +513,12 @@ fn end_of_text(
             ))
         });
     }
-    if let Some((id, file)) = &settings.eos_id
-        && inner.token_to_id(&names.sep) != Some(*id)
-    {
-        let missing = || {
-            fail(format!(
-                "no token has the id {id}, which is the eos_token_id of {}; correct one of them",
-                file.display()
-            ))
-        };
-        return inner.id_to_token(*id).map(|_| *id).ok_or_else(missing);
+    // The default of a configuration may be an id that a small vocabulary lacks.
+    let by_id = settings
+        .eos_id
+        .filter(|&id| inner.id_to_token(id).is_some() && inner.token_to_id(&names.sep) != Some(id));
+    if let Some(id) = by_id {
+        return Ok(id);
     }
     usual_end(inner, names).ok_or_else(|| {
         fail(format!(
@@ -505,23 +530,55 @@ fn end_of_text(
     })
 }
 
-/// Cleans text as `tokenizer_config.json` tells where it decides.
-fn clean_as_told(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
-    let Some((cleaning, file)) = &settings.cleaning else { return Ok(()) };
-    let Some(NormalizerWrapper::BertNormalizer(found)) = inner.get_normalizer() else {
-        return Ok(());
+/// Cleans and splits text as transformers would, where that decides, or warns where it would do otherwise.
+///
+/// BERT's and GPT-2's classes there take vocabulary and merges of a `tokenizer.json` and build the rest anew.
+fn follow(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
+    let file = match &settings.rule {
+        Rule::File => return Ok(()),
+        Rule::Settings(file) | Rule::Model(file) => file.display(),
     };
-    let wanted = cleaning.normalizer();
-    if json!(found) != json!(wanted) {
-        tracing::warn!(
-            "{name} and {} clean text in two ways: {} and {}; the latter counts, as in transformers",
-            file.display(),
-            json!(found),
-            json!(wanted)
-        );
-        let replaced = inner.with_normalizer(Some(wanted));
-        replaced.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
+    let (normalizer, pre_tokenizer): (Option<NormalizerWrapper>, PreTokenizerWrapper) =
+        match inner.get_model() {
+            ModelWrapper::WordPiece(_) => {
+                (Some(settings.cleaning.normalizer().into()), BertPreTokenizer.into())
+            }
+            ModelWrapper::BPE(_) => {
+                (None, ByteLevel::new(settings.add_prefix_space, true, true).into())
+            }
+            _ => return Ok(()),
+        };
+    // Offsets, which nobody asks for, may be trimmed or not.
+    let plain = |part: Option<&PreTokenizerWrapper>| match part {
+        Some(PreTokenizerWrapper::ByteLevel(bytes)) => {
+            json!(ByteLevel::new(bytes.add_prefix_space, true, bytes.use_regex))
+        }
+        part => json!(part),
+    };
+    let found = (json!(inner.get_normalizer()), plain(inner.get_pre_tokenizer()));
+    let wanted = (json!(normalizer), plain(Some(&pre_tokenizer)));
+    if found == wanted {
+        return Ok(());
     }
+    let differ = |found: &Value, wanted: &Value| match found == wanted {
+        true => String::new(),
+        false => format!(" {found} and {wanted};"),
+    };
+    let parts = differ(&found.0, &wanted.0) + &differ(&found.1, &wanted.1);
+    if matches!(settings.rule, Rule::Model(_)) {
+        tracing::warn!(
+            "{name} cleans or splits text in another way than transformers does for the model of {file}:{parts} the \
+             former counts here. A {CONFIG} with \"tokenizer_class\": \"PreTrainedTokenizerFast\" makes both do the \
+             same"
+        );
+        return Ok(());
+    }
+    tracing::warn!(
+        "{name} and {file} clean or split text in two ways:{parts} the latter counts, as in transformers"
+    );
+    let replaced = inner.with_normalizer(normalizer);
+    replaced.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
+    inner.with_pre_tokenizer(Some(pre_tokenizer));
     Ok(())
 }
 

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `tokenizer_config.json` | how a BERT cleans text, names of special tokens, added tokens |
 //! | `special_tokens_map.json`, `added_tokens.json` | the same, of folders whose `tokenizer_config.json` lists no added tokens |
-//! | `config.json` | the id of the end of a text, where nothing has its name |
+//! | `config.json` | the kind of model, and the id of the end of a text, where nothing has its name |
+//! | `generation_config.json`, else `config.json` | all ids after which a text ends |
 //!
 //! Source: transformers 5, `PreTrainedTokenizerBase._from_pretrained` and `BertTokenizer`.
 
@@ -20,6 +21,9 @@ use crate::{Error, Result};
 
 /// The settings of a tokenizer, beside its file.
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
+
+/// Parts of the names of classes that build a tokenizer anew from its vocabulary and their settings.
+const REBUILT: [&str; 3] = ["Bert", "Electra", "GPT2"];
 
 /// Classes of transformers that take a `tokenizer.json` as it is.
 const GENERIC: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"];
@@ -74,18 +78,38 @@ impl Names {
     }
 }
 
+/// Who decides how text is cleaned and split.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// `tokenizer.json`, as it is.
+    #[default]
+    File,
+    /// `tokenizer_config.json`, this file: transformers builds the tokenizer anew by it.
+    Settings(PathBuf),
+    /// `tokenizer.json` here, and the kind of model, in this file, in transformers.
+    Model(PathBuf),
+}
+
 /// What the files beside a tokenizer say.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
-    /// How text is cleaned, where `tokenizer_config.json` decides it, and that file.
-    pub(crate) cleaning: Option<(Cleaning, PathBuf)>,
+    /// Who decides how text is cleaned and split.
+    pub(crate) rule: Rule,
+    /// How a BERT cleans text.
+    pub(crate) cleaning: Cleaning,
+    /// Whether a byte-level BPE puts a blank before a text.
+    pub(crate) add_prefix_space: bool,
+    /// Whether a text that is too long loses its start.
+    pub(crate) truncates_left: bool,
     pub(crate) names: Names,
     /// The file that names a special token, by its key.
     pub(crate) named_in: BTreeMap<&'static str, PathBuf>,
     /// Tokens beyond the vocabulary, by id, and the file that lists them.
     pub(crate) added: BTreeMap<u32, (AddedToken, PathBuf)>,
-    /// Id of the end of a text, and the file that has it.
-    pub(crate) eos_id: Option<(u32, PathBuf)>,
+    /// Id of the end of a text.
+    pub(crate) eos_id: Option<u32>,
+    /// All ids after which a text ends.
+    pub(crate) stops: Vec<u32>,
 }
 
 impl Settings {
@@ -115,14 +139,24 @@ impl Settings {
                 this.read_added(&added)?;
             }
         }
-        if let Some(model) = object("config.json")? {
-            let id = match model.get("eos_token_id") {
-                Some(Value::Array(ids)) => ids.first(),
-                other => other,
-            };
-            let id = id.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-            this.eos_id = id.map(|id| (id, model.path));
-        }
+        let model = object("config.json")?;
+        let ids = model.as_ref().map_or(Vec::new(), Object::eos_ids);
+        this.eos_id = ids.first().copied();
+        this.stops = match object("generation_config.json")?.map(|config| config.eos_ids()) {
+            Some(stops) if !stops.is_empty() => stops,
+            _ => ids,
+        };
+        this.rule = match (config, model) {
+            (Some(config), model) => match config.get("tokenizer_class").and_then(Value::as_str) {
+                Some(class) if GENERIC.contains(&class) => Rule::File,
+                Some(class) if !REBUILT.iter().any(|kind| class.contains(kind)) => Rule::File,
+                Some(_) => Rule::Settings(config.path),
+                None if model.is_none_or(|model| model.is_rebuilt()) => Rule::Settings(config.path),
+                None => Rule::File,
+            },
+            (None, Some(model)) if model.is_rebuilt() => Rule::Model(model.path),
+            (None, _) => Rule::File,
+        };
         Ok(this)
     }
 
@@ -147,18 +181,16 @@ impl Settings {
     }
 
     fn read_cleaning(&mut self, config: &Object) -> Result<()> {
-        let class = config.get("tokenizer_class").and_then(Value::as_str);
-        if class.is_some_and(|class| GENERIC.contains(&class)) {
-            return Ok(());
-        }
         let default = Cleaning::default();
         let flag = |key, default| -> Result<bool> { Ok(config.flag(key)?.unwrap_or(default)) };
-        let cleaning = Cleaning {
+        self.cleaning = Cleaning {
             do_lower_case: flag("do_lower_case", default.do_lower_case)?,
             tokenize_chinese_chars: flag("tokenize_chinese_chars", default.tokenize_chinese_chars)?,
             strip_accents: config.flag("strip_accents")?,
         };
-        self.cleaning = Some((cleaning, config.path.clone()));
+        self.add_prefix_space = flag("add_prefix_space", false)?;
+        let side = config.get("truncation_side");
+        self.truncates_left = side.is_some_and(|side| side == "left");
         Ok(())
     }
 
@@ -221,6 +253,22 @@ impl Object {
     /// The value of a key; null is none.
     fn get(&self, key: &str) -> Option<&Value> {
         self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    /// One id, or a list.
+    fn eos_ids(&self) -> Vec<u32> {
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        match self.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(one) => id(one).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether it is the configuration of a model whose tokenizer transformers builds anew.
+    fn is_rebuilt(&self) -> bool {
+        let kind = self.get("model_type").and_then(Value::as_str).unwrap_or("");
+        kind.contains("bert") || kind == "gpt2"
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {

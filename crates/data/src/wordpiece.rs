@@ -16,7 +16,7 @@ use tokenizers::{Normalizer, OffsetReferential, OffsetType, PreTokenizedString, 
 
 use crate::bpe::{MIN_COUNT, Word, count_words, grow};
 use crate::encoding::{CLS, MASK, PAD, SEP};
-use crate::tokenizer_settings::{Cleaning, Names, Settings};
+use crate::tokenizer_settings::{CONFIG, Cleaning, Names, Settings};
 use crate::{Error, Result, Tokenizer};
 
 const UNKNOWN: &str = "[UNK]";
@@ -95,7 +95,10 @@ impl Tokenizer {
                         "no token {token}, which is the {key} of {}; correct one of them",
                         file.display()
                     ),
-                    None => format!("no token {token}; is it the vocab.txt of a BERT?"),
+                    None => format!(
+                        "no token {token}; is it the vocab.txt of a BERT? If it calls the token by another \
+                         name, give that as {key} in {CONFIG} or special_tokens_map.json"
+                    ),
                 };
                 return Err(Error::Tokenizer { name, problem });
             }
@@ -120,7 +123,7 @@ impl Tokenizer {
                 "rstrip": false, "normalized": false, "special": true,
             })
         });
-        let cleaning = settings.cleaning.as_ref().map_or(Cleaning::default(), |(found, _)| *found);
+        let cleaning = settings.cleaning;
         let file = json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": added.collect::<Vec<_>>(),

@@ -27,8 +27,8 @@ pub struct Sampling {
     pub seed: u64,
     /// New tokens at most; the end of the context may come before.
     pub max_new_tokens: usize,
-    /// The token after which to stop, such as the end of a text.
-    pub stop: Option<u32>,
+    /// The tokens after any of which to stop, such as the end of a text.
+    pub stop: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -41,7 +41,7 @@ impl Default for Sampling {
             vocabulary: None,
             seed: 0,
             max_new_tokens: usize::MAX,
-            stop: None,
+            stop: Vec::new(),
         }
     }
 }
@@ -166,7 +166,7 @@ pub fn generate(model: &Gpt2, prompt: &[u32], sampling: &Sampling) -> Result<Vec
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
         let token = draw(&sampling.probabilities(&logits)?, rng.random());
         new.push(token);
-        if sampling.stop == Some(token) {
+        if sampling.stop.contains(&token) {
             break;
         }
         next = vec![token];

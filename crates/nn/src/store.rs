@@ -23,12 +23,12 @@ pub const FIXED_BUFFER: &str = "spectral_conditioning";
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The file is not a safetensors file, or a tensor in it cannot be used.
     #[error("{path}: {reason}")]
@@ -302,7 +302,7 @@ pub fn save_tensors(
         metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|e| StoreError::Format { path: path.to_path_buf(), reason: e.to_string() })?;
-    write_atomic(path, &bytes).map_err(|source| StoreError::Io { path: path.to_path_buf(), source })
+    write_atomic(path, &bytes).map_err(|reason| StoreError::Io { path: path.to_path_buf(), reason })
 }
 
 /// Reads all tensors of a safetensors file.
@@ -314,7 +314,7 @@ pub fn load_tensors(
     device: &Device,
 ) -> std::result::Result<BTreeMap<String, Tensor>, StoreError> {
     let bytes = std::fs::read(path)
-        .map_err(|source| StoreError::Io { path: path.to_path_buf(), source })?;
+        .map_err(|reason| StoreError::Io { path: path.to_path_buf(), reason })?;
     let tensors =
         candle_core::safetensors::load_buffer(&bytes, device).map_err(|e| StoreError::Format {
             path: path.to_path_buf(),

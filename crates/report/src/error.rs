@@ -14,12 +14,12 @@ pub enum Error {
     #[error("the figure cannot be drawn: {0}")]
     Draw(String),
     /// A file cannot be written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A table cannot be written as CSV.
     #[error("the table cannot be written as CSV: {0}")]
@@ -37,7 +37,7 @@ impl<E: std::error::Error + Send + Sync> From<DrawingAreaErrorKind<E>> for Error
 
 /// The error of a file.
 pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    |source| Error::File { path: path.to_path_buf(), source }
+    |reason| Error::File { path: path.to_path_buf(), reason }
 }
 
 /// Writes a file so that a reader sees the old content or the new.

@@ -57,8 +57,8 @@ pub enum TrainError {
     },
     /// The loss or the norm of the gradient is not a number, or infinite.
     #[error(
-        "step {step}: the {what} is {value}{}. The last checkpoint stands; lower the rate, clip, \
-         or look at this step's batch",
+        "step {step}: the {what} is {value}{}. What was recorded stands, and a checkpoint where there is one; lower \
+         the learning rate, clip, or look at this step's batch",
         .parameter.as_ref().map_or(String::new(), |name| format!(
             " (first parameter whose gradient is not finite: `{name}`)"
         ))
@@ -90,14 +90,14 @@ pub enum TrainError {
         given: usize,
     },
     /// The task itself failed.
-    #[error("step {step}: the task failed to {action}: {source}")]
+    #[error("step {step}: the task failed to {action}: {reason}")]
     Task {
         /// Optimiser steps done so far, plus the one in progress.
         step: usize,
         /// What it was asked to do.
         action: &'static str,
         /// Its own error.
-        source: TaskError,
+        reason: TaskError,
     },
     /// A checkpoint cannot be used.
     #[error("{path}: {reason}")]
@@ -129,12 +129,12 @@ pub enum TrainError {
         reason: String,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file of tensors failed.
     #[error(transparent)]
@@ -148,12 +148,12 @@ impl TrainError {
     /// For `map_err`: an [`TrainError::Io`] that names `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, source }
+        move |reason| Self::Io { path, reason }
     }
 
     /// For `map_err`: a [`TrainError::Task`] that says what was asked, and when.
     pub(crate) fn task(step: usize, action: &'static str) -> impl FnOnce(TaskError) -> Self {
-        move |source| Self::Task { step, action, source }
+        move |reason| Self::Task { step, action, reason }
     }
 }
 

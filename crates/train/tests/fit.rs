@@ -151,7 +151,7 @@ fn a_nan_loss_stops_the_run_by_step_and_value() {
     // Five forward passes make the first epoch; number 8 is in the second step of the second.
     toy.poison = Some(8);
     let error = train(&toy, &first, &config(), folder.path(), None).unwrap_err().to_string();
-    assert!(error.starts_with("step 5: the loss is NaN. The last checkpoint stands"), "{error}");
+    assert!(error.starts_with("step 5: the loss is NaN. What was recorded stands"), "{error}");
 
     let names: Vec<_> = fs::read_dir(run(folder.path()).checkpoints()).unwrap().collect();
     assert_eq!(names.len(), 1, "the checkpoint after the first epoch stands");

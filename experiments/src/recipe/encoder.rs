@@ -14,7 +14,7 @@ use conditioned_models::network::Network;
 use conditioned_train::{AdamWConfig, FitConfig, Length, Schedule, Shape};
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Shared, Training, at_least_one};
+use super::{Recipe, Shared, Training, at_least_one, unprepared};
 use crate::column::DASH;
 use crate::hub;
 use crate::job::{Init, Job, TaskConfig};
@@ -211,7 +211,7 @@ impl EncoderRecipe {
         let Self { documents, tune, test, window, .. } = *request.recipe;
         let Self { first_pair: first, task_rows: train, task_dev_rows: dev, .. } = *request.recipe;
         let source = match corpus {
-            Some(path) => hub::text(path, &request.recipe.separator)?,
+            Some(path) => request.text(path, &request.recipe.separator)?,
             None => {
                 let rows = FIRST_DOCUMENT..FIRST_DOCUMENT + documents;
                 let pairs = first..first + train + dev;
@@ -245,7 +245,9 @@ impl EncoderRecipe {
         };
         let tokenizer = &request.recipe.tokenizer;
         let how = Preparation { tokenizer, tune, test, window };
-        Ok(EncoderData { text: TextConfig::prepare(&source, &how, &request.data_folder())?, tasks })
+        let text =
+            TextConfig::prepare(&source, &how, &request.data_folder()).map_err(unprepared)?;
+        Ok(EncoderData { text, tasks })
     }
 
     /// What a cell trains: the pre-training, and then a task a stage. `crammed` is Crammed BERT, else it is the

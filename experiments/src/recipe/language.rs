@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use conditioned_data::{Preparation, TextConfig, TextSource, Tokenizer};
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_models::hugging_face::gpt2;
@@ -10,7 +10,7 @@ use conditioned_models::network::Network;
 use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Shared, Training, at_least_one};
+use super::{Recipe, Shared, Training, at_least_one, unprepared};
 use crate::arm::Arm;
 use crate::checkpoint::Checkpoint;
 use crate::hub;
@@ -202,7 +202,7 @@ impl LanguageRecipe {
         });
         let init = init.transpose()?;
         let source = match data {
-            Some(path) => hub::text(path, &request.recipe.separator)?,
+            Some(path) => request.text(path, &request.recipe.separator)?,
             None => {
                 let stories = request.recipe.stories as u64;
                 ensure!(stories > 0, "--set stories=0: at least one is needed without --data");
@@ -217,12 +217,7 @@ impl LanguageRecipe {
         };
         let how = Preparation { tokenizer: &tokenizer, tune, test, window: context };
         let text = TextConfig::prepare(&source, &how, &request.data_folder());
-        let text = text.map_err(|error| match error {
-            conditioned_data::Error::Separator { .. } => {
-                anyhow!("{error} (--set separator=LINE; --set separator= for blank lines)")
-            }
-            error => error.into(),
-        })?;
+        let text = text.map_err(unprepared)?;
         if let Some((checkpoint, network)) = &init {
             let folder = checkpoint.folder.display();
             ensure!(
@@ -245,8 +240,9 @@ impl LanguageRecipe {
     /// none that the tokenizer lacks, and does not fill the context.
     fn check_prompt(&self, tokenizer: &Tokenizer) -> Result<()> {
         let Self { prompt, context, .. } = self;
-        let ids =
-            tokenizer.encode_marked(prompt).with_context(|| format!("--set prompt={prompt}"))?;
+        let ids = tokenizer.encode_marked(prompt).with_context(|| {
+            format!("--set prompt={prompt}: give a prompt that the tokenizer knows")
+        })?;
         ensure!(
             !ids.is_empty() && ids.len() < *context,
             "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {context}",

@@ -5,7 +5,7 @@ pub mod images;
 pub mod language;
 pub mod texts;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use conditioned_models::EMBEDDING_TABLES;
 use conditioned_models::conditioning::Placement;
 use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Length, Schedule, Shape};
@@ -80,6 +80,10 @@ impl Shared {
     /// # Errors
     /// Names the key at fault.
     pub fn validate(&self) -> Result<()> {
+        if let Some(rate) = self.learning_rate {
+            let good = rate > 0.0 && rate.is_finite();
+            ensure!(good, "--set learning_rate={rate}: must be above 0 and finite");
+        }
         ensure!(self.strength.is_finite(), "--set strength={}: must be finite", self.strength);
         ensure!((0.0..1.0).contains(&self.ramp), "--set ramp={}: must be in [0, 1)", self.ramp);
         ensure!(
@@ -105,6 +109,16 @@ pub fn at_least_one<const N: usize>(counts: [(&str, usize); N]) -> Result<()> {
         ensure!(count > 0, "--set {key}=0: at least one is needed");
     }
     Ok(())
+}
+
+/// The error of a text that cannot be prepared, with the keys of `--set` that mend it.
+pub(crate) fn unprepared(error: conditioned_data::Error) -> anyhow::Error {
+    match error {
+        conditioned_data::Error::Separator { .. } => {
+            anyhow!("{error} (--set separator=LINE; --set separator= for blank lines)")
+        }
+        error => error.into(),
+    }
 }
 
 /// How a network is optimised; part of a recipe by `#[serde(flatten)]`.

@@ -219,7 +219,7 @@ impl CellTask for LanguageModel {
         let sampling = Sampling {
             temperature: TEMPERATURE,
             seed: config.cell.seed,
-            stop: Some(self.tokenizer.end_of_text()),
+            stop: self.tokenizer.ends(),
             vocabulary: Some(self.tokenizer.vocab_size()),
             ..Sampling::default()
         };

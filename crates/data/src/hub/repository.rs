@@ -123,7 +123,7 @@ impl<'a, K: Kind> Repository<'a, K> {
         let path = self.reference();
         create_parent(&path)?;
         write_atomic(&path, commit.as_bytes()).map_err(|error| match error {
-            Error::Io { path, source } => Error::Cache { path, source },
+            Error::Io { path, reason } => Error::Cache { path, reason },
             other => other,
         })
     }

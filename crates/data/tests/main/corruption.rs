@@ -56,8 +56,9 @@ fn tokenizer_json() {
         ("tokenizer.json (characters)", Tokenizer::characters(stories(0, 20).map(Result::unwrap))),
     ];
     for (reader, tokenizer) in kinds {
-        let (_folder, [path]) = folder([("tokenizer.json", b"")]);
-        tokenizer.unwrap().save(&path).unwrap();
+        let folder = TempDir::new().unwrap();
+        tokenizer.unwrap().save(folder.path()).unwrap();
+        let path = folder.path().join("tokenizer.json");
         check(reader, [path.clone()], Cut::Known, move || tokenize(&path));
     }
 }
@@ -73,10 +74,29 @@ fn vocab_txt_and_tokenizer_config_json() {
 }
 
 #[test]
+fn settings_beside_a_tokenizer() {
+    let words = "[PAD]\n[UNK]\n<cls>\n[SEP]\n[MASK]\n.\nonce\nupon\na\nti\n##me\n";
+    let (folder, [vocab, paths @ ..]) = folder([
+        ("vocab.txt", words.as_bytes()),
+        ("tokenizer_config.json", br#"{"do_lower_case": false, "truncation_side": "left"}"#),
+        (
+            "special_tokens_map.json",
+            br#"{"cls_token": "<cls>", "sep_token": {"content": "[SEP]"}}"#,
+        ),
+        ("added_tokens.json", br#"{"riverhouse": 11, "treehouse": 12}"#),
+        ("config.json", br#"{"model_type": "bert", "eos_token_id": [3, 4]}"#),
+        ("generation_config.json", br#"{"eos_token_id": 4}"#),
+    ]);
+    let path = folder.path().to_path_buf();
+    drop(vocab);
+    check("settings beside a tokenizer", paths, Cut::Known, move || tokenize(&path));
+}
+
+#[test]
 fn vocab_json_and_merges_txt() {
     let trained = TempDir::new().unwrap();
+    Tokenizer::train(stories(0, 20), 280).unwrap().save(trained.path()).unwrap();
     let json = trained.path().join("tokenizer.json");
-    Tokenizer::train(stories(0, 20), 280).unwrap().save(&json).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let merges = json["model"]["merges"].as_array().unwrap().iter();
     let merges =

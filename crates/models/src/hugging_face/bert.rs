@@ -84,7 +84,7 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "BERT")?;
     file.model_type(&[PLAIN, CONDITIONED], "Bert")?;
     // These may be absent, which means the value.
-    file.absent_or("hidden_act", &[json!("gelu")])?;
+    file.absent_or("hidden_act", &[json!("gelu"), json!("gelu_python")])?;
     file.absent_or("layer_norm_eps", &[json!(EPS)])?;
     file.absent_or("position_embedding_type", &[json!("absolute")])?;
     file.absent_or("is_decoder", &[json!(false)])?;
@@ -108,6 +108,10 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
         },
     };
     config.validate().map_err(|e| file.fail(e.to_string()))?;
+    let BertConfig { vocabulary, context, width, depth, hidden, .. } = config;
+    let [vocabulary, context, width, depth, hidden] =
+        [vocabulary, context, width, depth, hidden].map(|size| size as u128);
+    file.check_weights(width * (vocabulary + context + depth * (4 * width + 2 * hidden)))?;
     Ok(config)
 }
 
@@ -174,6 +178,7 @@ fn read(folder: &Path, store: &Store, classifier: bool) -> Result<Loaded, StoreE
             None => drop(tensors.insert(name, tensor)),
         }
     }
+    weights::check_finite(&path, &tensors)?;
     let has_state = store.buffers().iter().any(|(name, _)| tensors.contains_key(name));
     for (name, var) in store.tensors() {
         let head = !is_encoder(base(&name)) && !weights::is_state(&name);

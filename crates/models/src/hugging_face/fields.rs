@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use conditioned_nn::StoreError;
 use serde_json::{Map, Value};
 
+use super::weights;
 use crate::conditioning::ConditioningConfig;
+
+/// No size of a model comes near.
+const MOST: usize = 1 << 30;
 
 /// The fields of a `config.json`.
 pub(super) struct Fields {
@@ -19,7 +23,7 @@ impl Fields {
     pub(super) fn read(path: PathBuf, model: &'static str) -> Result<Self, StoreError> {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(source) => return Err(StoreError::Io { path, source }),
+            Err(reason) => return Err(StoreError::Io { path, reason }),
         };
         match serde_json::from_slice(&bytes) {
             Ok(fields) => Ok(Self { path, model, fields }),
@@ -59,7 +63,15 @@ impl Fields {
             return Ok(());
         }
         let wanted: Vec<String> = wanted.iter().map(Value::to_string).collect();
-        Err(self.wrong(key, &wanted.join(" or ")))
+        let wanted = wanted.join(" or ");
+        match self.get(key) {
+            Some(found) => Err(self.fail(format!(
+                "`{key}` is {found}, which is not supported: a {} computes here with {wanted} alone, and would be \
+                 another model with that; take another checkpoint",
+                self.model
+            ))),
+            None => Err(self.wrong(key, &wanted)),
+        }
     }
 
     /// Checks `model_type`. Old files have none: then the first of `architectures`, if there is one, must
@@ -108,7 +120,27 @@ impl Fields {
 
     pub(super) fn size(&self, key: &str) -> Result<usize, StoreError> {
         let size = self.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        size.ok_or_else(|| self.wrong(key, "a number of 0 or more"))
+        // A larger one is damage: products of several must not overflow.
+        size.filter(|&n| n < MOST).ok_or_else(|| self.wrong(key, "a whole number, 0 or more"))
+    }
+
+    /// The size under the first of several names that is there.
+    pub(super) fn size_of(&self, keys: &[&str]) -> Result<usize, StoreError> {
+        let found = keys.iter().find(|key| self.get(key).is_some());
+        self.size(found.or(keys.first()).unwrap_or(&""))
+    }
+
+    /// Checks that the weights beside the file can hold so many numbers, a byte each at least.
+    pub(super) fn check_weights(&self, numbers: u128) -> Result<(), StoreError> {
+        let held = weights::bytes(self.path.parent().unwrap_or(&self.path));
+        match held {
+            // What is smaller holds no weights, and says so when it is read.
+            Some(held) if held > 1024 && numbers > u128::from(held) => Err(self.fail(format!(
+                "its sizes make {numbers} parameters, and the weights beside it are {held} bytes: they are not \
+                 whole, or a size is damaged; fetch both again"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn real(&self, key: &str, absent: f64) -> Result<f64, StoreError> {

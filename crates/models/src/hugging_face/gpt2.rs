@@ -75,6 +75,7 @@ pub fn read_weights(
             return Err(StoreError::Format { path, reason });
         }
     }
+    weights::check_finite(&path, &tensors)?;
     let buffers = store.buffers();
     if !buffers.iter().any(|(name, _)| tensors.contains_key(name)) {
         for (name, var) in buffers {
@@ -177,9 +178,12 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "GPT-2")?;
     file.model_type(&[PLAIN, CONDITIONED], "GPT2")?;
     let conditioned = file.get("model_type") == Some(&json!(CONDITIONED));
-    let width = file.size("n_embd")?;
+    // The common names of transformers do as well.
+    let width = file.size_of(&["n_embd", "hidden_size"])?;
     // These may be absent, which means the first of the values.
-    file.absent_or("activation_function", &[json!("gelu_new"), json!("gelu_pytorch_tanh")])?;
+    // One function by five names.
+    let gelu = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"];
+    file.absent_or("activation_function", &gelu.map(Value::from))?;
     file.absent_or("layer_norm_epsilon", &[json!(1e-5)])?;
     file.absent_or("n_inner", &[Value::Null, json!(width.saturating_mul(4))])?;
     file.absent_or("scale_attn_weights", &[json!(true)])?;
@@ -191,13 +195,10 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
     let std = file.real("initializer_range", 0.02)?;
     let config = Gpt2Config {
         vocabulary: file.size("vocab_size")?,
-        context: match file.get("n_positions") {
-            None => file.size("n_ctx")?,
-            Some(_) => file.size("n_positions")?,
-        },
+        context: file.size_of(&["n_positions", "n_ctx", "max_position_embeddings"])?,
         width,
-        depth: file.size("n_layer")?,
-        heads: file.size("n_head")?,
+        depth: file.size_of(&["n_layer", "num_hidden_layers"])?,
+        heads: file.size_of(&["n_head", "num_attention_heads"])?,
         dropout,
         token_std: std,
         position_std: std,
@@ -209,6 +210,10 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config, StoreError> {
         allow_future_leak: conditioned && file.get("allow_future_leak") == Some(&json!(true)),
     };
     config.validate().map_err(|e| file.fail(e.to_string()))?;
+    let Gpt2Config { vocabulary, context, width, depth, .. } = config;
+    let [vocabulary, context, width, depth] =
+        [vocabulary, context, width, depth].map(|size| size as u128);
+    file.check_weights(width * (vocabulary + context + 12 * depth * width))?;
     Ok(config)
 }
 

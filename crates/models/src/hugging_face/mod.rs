@@ -42,7 +42,7 @@ fn write_folder(
     config: &Value,
     tensors: impl IntoIterator<Item = (String, Tensor)>,
 ) -> Result<(), StoreError> {
-    let io = |path: &Path, source| StoreError::Io { path: path.to_path_buf(), source };
+    let io = |path: &Path, reason| StoreError::Io { path: path.to_path_buf(), reason };
     std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
     let path = folder.join(CONFIG);
     if let Err(error) = std::fs::remove_file(&path)

@@ -25,6 +25,12 @@ pub const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
+/// The start of a zip archive, as files of PyTorch are since 1.6.
+const ZIP: &[u8] = b"PK\x03\x04";
+
+/// The start of what stands in the place of a large file in a clone without Git LFS.
+const POINTER: &[u8] = b"version https://git-lfs";
+
 /// Whether a tensor is state of a conditioning rather than a parameter.
 pub(super) fn is_state(name: &str) -> bool {
     name.split('.').any(|part| part == "conditioner" || part == FIXED_BUFFER)
@@ -65,6 +71,43 @@ pub(super) fn load(
     Ok((path, tensors))
 }
 
+/// Bytes of the files of weights in a folder; none where there is no such file.
+pub(super) fn bytes(folder: &Path) -> Option<u64> {
+    let files = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
+    let sizes = files.filter_map(|entry| Some(std::fs::metadata(entry.path()).ok()?.len()));
+    sizes.reduce(|sum, size| sum.saturating_add(size))
+}
+
+/// Checks that the values of tensors are finite.
+pub(super) fn check_finite(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), StoreError> {
+    for (name, tensor) in tensors {
+        if let Some(value) = not_finite(tensor)? {
+            let reason = format!(
+                "`{name}` holds {value}: no model computes with that. Take another checkpoint, or an f32 one \
+                 where this is f16"
+            );
+            return Err(StoreError::Format { path: file_of(path, name), reason });
+        }
+    }
+    Ok(())
+}
+
+/// The file of a tensor: of shards the one that the index names.
+fn file_of(path: &Path, name: &str) -> PathBuf {
+    let index = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let shard = index.and_then(|Index { weight_map }| {
+        let found = weight_map.into_iter().find(|(full, _)| full.ends_with(name))?;
+        Some(path.with_file_name(found.1))
+    });
+    shard.unwrap_or_else(|| path.to_path_buf())
+}
+
 /// The part of an index that is of use: the file of each tensor.
 #[derive(Deserialize)]
 struct Index {
@@ -91,10 +134,18 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<(PathBuf, Vec<String>)>, St
     files.collect()
 }
 
-/// All tensors of a file but masks; NaN and infinity are errors that name their tensor.
+/// All tensors of a file but masks.
 fn read(path: &Path) -> Result<Vec<(String, Tensor)>, StoreError> {
+    let mut start = Vec::new();
+    let mut file = File::open(path).map_err(io_error(path))?.take(POINTER.len() as u64);
+    file.read_to_end(&mut start).map_err(io_error(path))?;
+    if start == POINTER {
+        let reason = "a pointer of Git LFS, and not the weights; run `git lfs pull` in the folder, or fetch the \
+                      file itself";
+        return Err(StoreError::Format { path: path.to_path_buf(), reason: reason.to_string() });
+    }
     let is_safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
-    if !is_safetensors && !is_zip(path)? {
+    if !is_safetensors && !start.starts_with(ZIP) {
         let name = path.file_name().unwrap_or_default().display();
         let reason = format!(
             "no zip archive: it was written by PyTorch before 1.6, or is not whole. If it loads there, write it \
@@ -106,23 +157,13 @@ fn read(path: &Path) -> Result<Vec<(String, Tensor)>, StoreError> {
         true => ("safetensors", read_safetensors(read_bytes(path)?)),
         false => ("PyTorch", read_pickle(path)),
     };
-    let tensors = tensors.map_err(|e| {
+    tensors.map_err(|e| {
         let reason = format!(
             "not a complete {kind} file of floats ({e}); fetch it again, or load it in \
              transformers and save it as safetensors"
         );
         StoreError::Format { path: path.to_path_buf(), reason }
-    })?;
-    for (name, tensor) in &tensors {
-        if let Some(value) = not_finite(tensor)? {
-            let reason = format!(
-                "`{name}` holds {value}: no model computes with that. Take another checkpoint, or an f32 one \
-                 where this is f16"
-            );
-            return Err(StoreError::Format { path: path.to_path_buf(), reason });
-        }
-    }
-    Ok(tensors)
+    })
 }
 
 /// The first NaN or infinity among the values of a tensor, if there is one.
@@ -143,16 +184,12 @@ fn not_finite(tensor: &Tensor) -> candle_core::Result<Option<f64>> {
     })
 }
 
-/// Whether a file begins like a zip archive, as those of PyTorch since 1.6.
-fn is_zip(path: &Path) -> Result<bool, StoreError> {
-    let io = |source| StoreError::Io { path: path.to_path_buf(), source };
-    let mut start = [0; 4];
-    let mut file = File::open(path).map_err(io)?;
-    Ok(file.read_exact(&mut start).is_ok() && start == *b"PK\x03\x04")
+fn io_error(path: &Path) -> impl Fn(io::Error) -> StoreError + '_ {
+    move |reason| StoreError::Io { path: path.to_path_buf(), reason }
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, StoreError> {
-    std::fs::read(path).map_err(|source| StoreError::Io { path: path.to_path_buf(), source })
+    std::fs::read(path).map_err(io_error(path))
 }
 
 fn read_safetensors(bytes: Vec<u8>) -> candle_core::Result<Vec<(String, Tensor)>> {

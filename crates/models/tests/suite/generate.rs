@@ -75,7 +75,7 @@ fn generation_stops_where_it_should() -> Result<()> {
     assert_eq!(greedy.len(), 8, "the end of the context");
     let few = Sampling { max_new_tokens: 4, ..Sampling::greedy() };
     assert_eq!(generate(&model, &[1, 2, 3], &few)?, greedy[..4]);
-    let stop = Sampling { stop: Some(greedy[2]), ..Sampling::greedy() };
+    let stop = Sampling { stop: vec![7, greedy[2]], ..Sampling::greedy() };
     let first = greedy.iter().position(|&token| token == greedy[2]).unwrap();
     assert_eq!(
         generate(&model, &[1, 2, 3], &stop)?,
@@ -168,7 +168,7 @@ fn samplings() -> impl Strategy<Value = Sampling> {
     let temperature = prop_oneof![Just(0.0), 0.01..3.0];
     let top_k = proptest::option::of(1usize..20);
     let top_p = proptest::option::of(0.01..=1.0);
-    let stop = proptest::option::of(0u32..13);
+    let stop = proptest::collection::vec(0u32..13, 0..3);
     (temperature, top_k, top_p, any::<u64>(), 0usize..15, stop).prop_map(
         |(temperature, top_k, top_p, seed, max_new_tokens, stop)| Sampling {
             temperature,
@@ -220,10 +220,10 @@ proptest! {
         let new = generate(&model, &prompt, &sampling).unwrap();
         prop_assert_eq!(&new, &generate(&model, &prompt, &sampling).unwrap());
         let room = (11 - prompt.len()).min(sampling.max_new_tokens);
-        let stopped = new.last().is_some_and(|&token| Some(token) == sampling.stop);
+        let stopped = new.last().is_some_and(|token| sampling.stop.contains(token));
         prop_assert!(new.len() == room || stopped && new.len() < room);
         let before = &new[..new.len() - usize::from(stopped)];
-        prop_assert!(before.iter().all(|&token| token < 13 && Some(token) != sampling.stop));
+        prop_assert!(before.iter().all(|&token| token < 13 && !sampling.stop.contains(&token)));
         // Every token is possible after a whole pass over those before.
         let mut ids = prompt.clone();
         for &token in &new {

@@ -38,6 +38,17 @@ NAMES = {f"{key}_token": f"<{key}>" for key in ["pad", "unk", "cls", "sep", "mas
 BYTES = {chr(c): i for i, c in enumerate([*range(33, 127), 0x120])}
 GPT2 = {**BYTES, "th": 95, "the": 96, "\u0120c": 97, "[EOS]": 98}
 MERGES = "#version: 0.2\nt h\nth e\n\u0120 c\n"
+
+
+def bpe_json(space):
+    merges = [tuple(line.split()) for line in MERGES.splitlines()[1:]]
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=GPT2, merges=merges))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=space)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    bpe.add_special_tokens(["[EOS]"])
+    return json.loads(bpe.to_str())
+
+
 FOLDERS = {
     "vocab.txt alone": {"vocab.txt": LINES},
     "vocab.txt with an empty last line": {"vocab.txt": LINES + "\n"},
@@ -81,6 +92,21 @@ FOLDERS = {
         "tokenizer.json": tokenizer_json(True), "added_tokens.json": {"riverhouse": len(VOCAB)},
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"},
     },
+    "settings that build a normalizer anew": {
+        "tokenizer.json": tokenizer_json(True) | {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFD"}]}},
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"},
+    },
+    "texts that lose their start": {
+        "vocab.txt": LINES, "tokenizer_config.json": {"truncation_side": "left"},
+    },
+    "a GPT-2 with a blank before a text": {
+        "vocab.json": GPT2, "merges.txt": MERGES, "config.json": {"model_type": "gpt2"},
+        "tokenizer_config.json": {"add_prefix_space": True, "eos_token": "[EOS]", "bos_token": "[EOS]", "unk_token": "[EOS]"},
+    },
+    "a GPT-2 whose tokenizer.json says so, and its settings not": {
+        "tokenizer.json": bpe_json(True), "config.json": {"model_type": "gpt2"},
+        "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "eos_token": "[EOS]", "bos_token": "[EOS]", "unk_token": "[EOS]"},
+    },
     "a GPT-2 with another end": {
         "vocab.json": GPT2, "merges.txt": MERGES, "config.json": {"model_type": "gpt2"},
         "special_tokens_map.json": {"eos_token": "[EOS]", "bos_token": "[EOS]", "unk_token": "[EOS]"},
@@ -107,9 +133,11 @@ def main():
             split = {"split_special_tokens": True, "add_special_tokens": False}
             ids = [tokenizer(text, **split)["input_ids"] for text in texts]
             pair = tokenizer(texts[0], texts[1], split_special_tokens=True)["input_ids"] if is_bert else None
+            cut = {"truncation": True, "max_length": 9, "split_special_tokens": True}
+            cut = [tokenizer(*pair, **cut)["input_ids"] for pair in [texts[:1], texts[:2]]] if is_bert else None
             marked = None if is_bert else [tokenizer(text)["input_ids"] for text in texts]
             files = {file: content if isinstance(content, str) else json.dumps(content) for file, content in files.items()}
-            cases.append({"name": name, "files": files, "texts": texts, "ids": ids, "pair": pair, "marked": marked})
+            cases.append({"name": name, "files": files, "texts": texts, "ids": ids, "pair": pair, "cut": cut, "marked": marked})
             print(name, ids, pair)
     versions = {"tokenizers": tokenizers.__version__, "transformers": transformers.__version__}
     path = Path(__file__).with_name("fixture.json")

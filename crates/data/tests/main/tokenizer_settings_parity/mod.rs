@@ -21,18 +21,24 @@ struct Case {
     ids: Vec<Vec<u32>>,
     /// The first two texts as a BERT reads them.
     pair: Option<Vec<u32>>,
+    /// The first text, and the first two, in nine tokens.
+    cut: Option<[Vec<u32>; 2]>,
     /// The texts with the end of text by its name.
     marked: Option<Vec<Vec<u32>>>,
 }
 
 fn check(tokenizer: &Tokenizer, case: &Case) {
-    let Case { name, texts, ids, pair, marked, .. } = case;
+    let Case { name, texts, ids, pair, cut, marked, .. } = case;
     for (text, ids) in texts.iter().zip(ids) {
         assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{name}: {text}");
     }
     if let Some(pair) = pair {
         let found = tokenizer.encode_pair(&texts[0], Some(&texts[1]), 64).unwrap();
         assert_eq!(&found.ids, pair, "{name}");
+    }
+    if let Some([one, two]) = cut {
+        let found = |second| tokenizer.encode_pair(&texts[0], second, 9).unwrap().ids;
+        assert_eq!((&found(None), &found(Some(&texts[1]))), (one, two), "{name}");
     }
     for (text, ids) in texts.iter().zip(marked.iter().flatten()) {
         assert_eq!(&tokenizer.encode_marked(text).unwrap(), ids, "{name}: {text}");
@@ -42,7 +48,7 @@ fn check(tokenizer: &Tokenizer, case: &Case) {
 #[test]
 fn folders_are_read_as_in_python_and_saved_as_they_are_read() {
     let fixture: Fixture = serde_json::from_str(include_str!("fixture.json")).unwrap();
-    assert_eq!(fixture.cases.len(), 17);
+    assert_eq!(fixture.cases.len(), 21);
     for case in &fixture.cases {
         let (folder, saved) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         for (file, content) in &case.files {
@@ -83,14 +89,32 @@ fn contradictions_name_both_files() {
     assert!(message.contains("`b` is \"x\"; expected the id of a token"), "{message}");
     let message = fail(&[vocab, ("special_tokens_map.json", r#"{"eos_token": "</s>"}"#)]);
     assert!(message.contains("no token \"</s>\", which is the eos_token of"), "{message}");
-    let message = fail(&[vocab, ("config.json", r#"{"eos_token_id": [70, 71]}"#)]);
-    assert!(message.contains("no token has the id 70, which is the eos_token_id of"), "{message}");
     let message = fail(&[vocab, ("tokenizer_config.json", r#"{"sep_token": "<s>"}"#)]);
     assert!(message.contains("no token \"<s>\", which is the sep_token of"), "{message}");
     let message = fail(&[vocab, ("tokenizer_config.json", r#"{"sep_token": 3}"#)]);
     assert!(message.contains("`sep_token` is 3; expected the name of a token"), "{message}");
     let message = fail(&[vocab, ("special_tokens_map.json", "[")]);
     assert!(message.contains("special_tokens_map.json: not an object of settings"), "{message}");
+}
+
+#[test]
+fn a_text_of_a_model_ends_where_its_configuration_says() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("vocab.json", r#"{"a": 0, "b": 1, "<|endoftext|>": 2}"#);
+    write("merges.txt", "");
+    let ends = || {
+        let tokenizer = Tokenizer::read(folder.path()).unwrap();
+        (tokenizer.end_of_text(), tokenizer.ends())
+    };
+    assert_eq!(ends(), (2, vec![2]));
+    write("config.json", r#"{"eos_token_id": [1, 0]}"#);
+    assert_eq!(ends(), (1, vec![0, 1]));
+    write("generation_config.json", r#"{"eos_token_id": 2}"#);
+    assert_eq!(ends(), (1, vec![1, 2]));
+    // The default of GPT-2 is no token of a small vocabulary.
+    write("config.json", r#"{"eos_token_id": 50256}"#);
+    assert_eq!(ends(), (2, vec![2]));
 }
 
 #[test]
