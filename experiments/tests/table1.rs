@@ -209,7 +209,7 @@ fn an_absurd_rate_stops_the_run_by_name_and_step() {
     let error = failure(
         &[&one[..], &["--set", "learning_rate=1e30", "--out", out.to_str().unwrap()]].concat(),
     );
-    for part in ["vit baseline set seed 100", "step", "lower the rate"] {
+    for part in ["vit baseline set seed 100", "step", "lower the learning rate"] {
         assert!(error.contains(part), "{error}");
     }
 }
