@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use clap::Parser;
 use conditioned_data::{Loader, LoaderConfig, Normalisation, Tokenizer, read_text};
 use conditioned_models::bert::BertInput;
-use conditioned_models::encoder::{EncoderConfig, MaskedLm};
+use conditioned_models::encoder::MaskedLm;
 use conditioned_models::gpt2::Gpt2;
 use conditioned_models::network::Network;
 use conditioned_models::vit::Vit;
@@ -83,9 +84,10 @@ fn main() -> Result<()> {
         (network, task) => {
             let path = options.texts.context("--texts is missing: this run reads texts")?;
             let tokenizer = Tokenizer::read(options.run.join("tokenizer.json"))?;
-            let logits = build(network, task, &store)?;
+            // Once to make the parameters, and once over those of the run.
+            drop(model(network, task, store.builder())?);
             fill()?;
-            let logits = logits(&store)?;
+            let logits = model(network, task, store.frozen()?)?;
             for (i, line) in read_text(&path)?.lines().enumerate() {
                 let line: Line = serde_json::from_str(line)
                     .with_context(|| format!("{}, line {}", path.display(), i + 1))?;
@@ -98,58 +100,41 @@ fn main() -> Result<()> {
 
 type Logits = Box<dyn Fn(&Tokenizer, &Line) -> Result<Tensor>>;
 
-/// Makes the parameters of a model of texts in `store`; what comes back makes the model of them.
-fn build(
-    network: &Network,
-    task: &TaskConfig,
-    store: &Store,
-) -> Result<Box<dyn Fn(&Store) -> Result<Logits>>> {
-    let (network, vb) = (network.clone(), store.builder());
+/// The logits of a line by a model of texts over `vb`.
+fn model(network: &Network, task: &TaskConfig, vb: VarBuilder<'static>) -> Result<Logits> {
     Ok(match (network, task) {
         (Network::Gpt2(network), TaskConfig::Language(_)) => {
-            Gpt2::new(&network, vb)?;
-            Box::new(move |store| {
-                let model = Gpt2::new(&network, store.frozen()?)?;
-                Ok(Box::new(move |tokenizer, line| {
-                    let ids = tokenizer.encode_marked(&line.text)?;
-                    let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-                    Ok(model.logits(&ids, Mode::Eval)?.squeeze(0)?)
-                }))
+            let model = Gpt2::new(network, vb)?;
+            Box::new(move |tokenizer, line| {
+                let ids = tokenizer.encode_marked(&line.text)?;
+                let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+                Ok(model.logits(&ids, Mode::Eval)?.squeeze(0)?)
             })
         }
         (Network::Encoder(network), TaskConfig::Texts(task)) => {
-            let (outputs, most) = (task.data.classes.len().max(1), task.max_length);
-            network.classifier(outputs, vb)?;
-            Box::new(move |store| {
-                let model = network.classifier(outputs, store.frozen()?)?;
-                Ok(Box::new(move |tokenizer, line| {
-                    let (input, _) = encode(tokenizer, line, most)?;
-                    Ok(model.logits(&input, Mode::Eval)?.squeeze(0)?)
-                }))
+            let model = network.classifier(task.data.classes.len().max(1), vb)?;
+            let most = task.max_length;
+            Box::new(move |tokenizer, line| {
+                let (input, _) = encode(tokenizer, line, most)?;
+                Ok(model.logits(&input, Mode::Eval)?.squeeze(0)?)
             })
         }
         (Network::Encoder(network), TaskConfig::Masked(task)) => {
-            let most = task.window;
-            network.masked_lm(vb)?;
-            Box::new(move |store| masked(&network, store, most))
+            let (model, most) = (network.masked_lm(vb)?, task.window);
+            Box::new(move |tokenizer, line| {
+                let (_, mut ids) = encode(tokenizer, line, most)?;
+                ids[HIDDEN] = tokenizer.mask().context("no [MASK]")?;
+                let input = BertInput::new(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?)?;
+                let positions = Tensor::new(&[[HIDDEN as u32]], &Device::Cpu)?;
+                let logits = match &model {
+                    MaskedLm::Bert(model) => model.logits(&input, &positions, Mode::Eval)?,
+                    MaskedLm::CrammedBert(model) => model.logits(&input, &positions, Mode::Eval)?,
+                };
+                Ok(logits.flatten_all()?)
+            })
         }
         _ => bail!("this network reads no texts"),
     })
-}
-
-fn masked(network: &EncoderConfig, store: &Store, most: usize) -> Result<Logits> {
-    let model = network.masked_lm(store.frozen()?)?;
-    Ok(Box::new(move |tokenizer, line| {
-        let (_, mut ids) = encode(tokenizer, line, most)?;
-        ids[HIDDEN] = tokenizer.mask().context("no [MASK]")?;
-        let input = BertInput::new(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?)?;
-        let positions = Tensor::new(&[[HIDDEN as u32]], &Device::Cpu)?;
-        let logits = match &model {
-            MaskedLm::Bert(model) => model.logits(&input, &positions, Mode::Eval)?,
-            MaskedLm::CrammedBert(model) => model.logits(&input, &positions, Mode::Eval)?,
-        };
-        Ok(logits.flatten_all()?)
-    }))
 }
 
 fn encode(tokenizer: &Tokenizer, line: &Line, most: usize) -> Result<(BertInput, Vec<u32>)> {

@@ -78,7 +78,7 @@ pub(super) fn bytes(folder: &Path) -> Option<u64> {
         .flatten()
         .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
     let sizes = files.filter_map(|entry| Some(std::fs::metadata(entry.path()).ok()?.len()));
-    sizes.reduce(|sum, size| sum.saturating_add(size))
+    sizes.reduce(u64::saturating_add)
 }
 
 /// Checks that the values of tensors are finite.
