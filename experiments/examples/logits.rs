@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Texts are JSON lines with `text` and perhaps `text2`, one sequence each; tensor `logits.I` belongs to line I:
-//! (K) of a classifier, (V) at the second token, which is hidden, of a masked-language model, (N, V) of a GPT-2. A
+//! (K) of a classifier, (V) at the third token, which is hidden, of a masked-language model, (N, V) of a GPT-2. A
 //! ViT reads the first images of its test split, which are written too: `images` (B, C, H, W), 0 black and 1 white,
 //! and `logits` (B, K).
 
@@ -123,7 +123,9 @@ fn model(network: &Network, task: &TaskConfig, vb: VarBuilder<'static>) -> Resul
             let (model, most) = (network.masked_lm(vb)?, task.window);
             Box::new(move |tokenizer, line| {
                 let (_, mut ids) = encode(tokenizer, line, most)?;
-                ids[HIDDEN] = tokenizer.mask().context("no [MASK]")?;
+                let hidden =
+                    ids.get_mut(HIDDEN).context("a text of one word at least is needed")?;
+                *hidden = tokenizer.mask().context("no [MASK]")?;
                 let input = BertInput::new(Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?)?;
                 let positions = Tensor::new(&[[HIDDEN as u32]], &Device::Cpu)?;
                 let logits = match &model {

@@ -156,7 +156,7 @@ fn model_card(config: &RunConfig, task: &TextsConfig, summary: &Summary, folds: 
     format!(
         "{}\n# {} fine-tuned on {}\n\nLabels: {labels}\n\n## \
          Conditioning of the tokens\n\n{conditioning}\n\n## Training\n\n{} texts, {} steps, {} texts a \
-         step, peak learning rate {}, seed {}.\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
+         step, peak learning rate {}, seed {}. Texts were cut to {} tokens (`truncation=True` there).\n\n## Evaluation\n\n| metric | value |\n| --- | --- |\n{}\n\nThe \
          licences of the checkpoint and of the texts apply.\n",
         front_matter(init),
         init.map_or(config.cell.row.clone(), Checkpoint::name),
@@ -166,6 +166,7 @@ fn model_card(config: &RunConfig, task: &TextsConfig, summary: &Summary, folds: 
         task.batch_size,
         config.job.fit.schedule.peak,
         config.cell.seed,
+        task.max_length,
         metrics.join("\n")
     )
 }

@@ -143,6 +143,7 @@ pub(crate) fn continued(
     sampling: &Sampling,
 ) -> Result<String> {
     let mut ids = tokenizer.encode_marked(prompt)?;
+    tokenizer.check_ids(&ids, model.head().dim(0)?)?;
     ids.extend(generate(model, &ids, sampling)?);
     ids.retain(|id| !sampling.stop.contains(id));
     Ok(tokenizer.decode(&ids)?)

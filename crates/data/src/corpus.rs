@@ -157,7 +157,8 @@ pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        let is_note = ["readme", "license", "licence"].iter().any(|note| name.starts_with(note));
+        let stem = name.split('.').next().unwrap_or_default();
+        let is_note = ["readme", "license", "licence"].contains(&stem);
         if name.starts_with('.') {
             continue;
         } else if path.is_dir() {

@@ -95,7 +95,7 @@ pub enum Error {
     /// A label is not one of the classes.
     #[error(
         "{}: label {label} of image {index}, and the labels of {classes} classes are 0 to {}; take a data set of \
-         {classes} classes, or give the number of its classes", .path.display(), .classes - 1
+         {classes} classes, or give the number of its classes", .path.display(), .classes.saturating_sub(1)
     )]
     Label {
         /// The file of labels.

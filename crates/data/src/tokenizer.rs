@@ -34,8 +34,9 @@ const ENDS: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eo
 /// Text to token ids and back.
 ///
 /// There is one type for GPT-2's byte-level BPE and BERT's WordPiece, for those trained here, for
-/// characters, and for any `tokenizer.json`. The name of a special token inside a text is text: no
-/// document can forge the end of another.
+/// characters, and for any `tokenizer.json`. The name of a special token that a model needs (`[CLS]`, `[SEP]`,
+/// the end of a text and so on) is text inside a text: no document can forge the end of another. Other special
+/// tokens, as markers of entities, are read.
 ///
 /// ```
 /// use conditioned_data::Tokenizer;
@@ -121,6 +122,11 @@ impl Tokenizer {
             Error::Tokenizer { name: merges.display().to_string(), problem }
         };
         let pairs = lines.map(|(i, line)| match line.split_once(' ') {
+            Some((_, right)) if right.ends_with("</w>") => {
+                let problem = "merges with ends of words (`</w>`), which are not GPT-2's; give the tokenizer.json \
+                               that transformers saves of it";
+                Err(fail(i, problem.to_string()))
+            }
             Some((left, right)) if !right.contains(' ') => {
                 let all = [left, right, &format!("{left}{right}")];
                 match all.into_iter().find(|token| !ids.contains_key(*token)) {
@@ -229,7 +235,9 @@ impl Tokenizer {
         let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
         let damaged = |e: String| fail(format!("not a tokenizer.json: {e}; fetch the file again"));
         // The library panics over some text that is no JSON, and may over parts that do not fit together.
-        serde_json::from_slice::<Value>(bytes).map_err(|e| damaged(e.to_string()))?;
+        let mut json: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
+        mark_text(&mut json, settings);
+        let bytes = json.to_string().into_bytes();
         let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|_| damaged("its parts contradict each other".into()))?
             .map_err(|e| damaged(e.to_string()))?;
@@ -243,9 +251,8 @@ impl Tokenizer {
         let names = names_in(&inner, settings, &name)?;
         if let (Some(cls), Some(sep)) =
             (inner.token_to_id(&names.cls), inner.token_to_id(&names.sep))
-            && matches!(inner.get_model(), ModelWrapper::WordPiece(_))
         {
-            // As in transformers, whatever the file has.
+            // What `encode_pair` makes, whatever the file has, so that other libraries make it too.
             let template = template((&names.cls, cls), (&names.sep, sep));
             let template: PostProcessorWrapper =
                 serde_json::from_value(template).map_err(|e| fail(e.to_string()))?;
@@ -302,8 +309,13 @@ impl Tokenizer {
         if self.truncates_left {
             config.insert("truncation_side".into(), json!("left"));
         }
-        let end = Some(self.end_of_text).filter(|end| Some(*end) != self.cls());
-        let end = end.and_then(|end| self.inner.id_to_token(end));
+        // The [CLS] of a BERT, which stands for an end of text here, is none elsewhere.
+        let is_cls = Some(self.end_of_text) == self.cls()
+            && usual_end(&self.inner, &self.names) == self.cls();
+        let end = self.inner.id_to_token(self.end_of_text).filter(|_| !is_cls);
+        if self.ends().len() > 1 {
+            config.insert("eos_token_id".into(), json!(self.ends()));
+        }
         for (key, name) in (Names { eos: end, ..self.names.clone() }).all() {
             if let Some(name) = name.filter(|name| self.id(name).is_some()) {
                 config.insert(key.into(), json!(name));
@@ -423,8 +435,7 @@ impl Tokenizer {
 
     /// Ids of all tokens that stand for no text, in their order, the one that ends a document among them.
     pub fn special(&self) -> Vec<u32> {
-        let Names { cls, sep, pad, mask, unk, .. } = &self.names;
-        let named = [cls, sep, pad, mask, unk].into_iter().filter_map(|name| self.id(name));
+        let named = self.names.all().into_iter().filter_map(|(_, name)| self.id(name?));
         let added = self.inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id);
         let special: BTreeSet<u32> = special.chain(named).chain([self.end_of_text]).collect();
@@ -441,7 +452,8 @@ impl Tokenizer {
         &self.name
     }
 
-    /// BLAKE3 hash of the file without its white space, as 64 hexadecimal digits.
+    /// BLAKE3 hash of what decides about tokens, as 64 hexadecimal digits: of the file without its white space,
+    /// and of names of special tokens, end of text and side of truncation where they are not the usual ones.
     pub fn hash(&self) -> String {
         self.hash.to_hex().to_string()
     }
@@ -459,6 +471,22 @@ impl Tokenizer {
     }
 }
 
+/// Makes text of the special tokens that a text may hold, as markers of entities: transformers reads those in
+/// a text as tokens too. The named ones, which a text must not forge, stay what they are.
+fn mark_text(json: &mut Value, settings: &Settings) {
+    let tokens = json.get_mut("added_tokens").and_then(Value::as_array_mut);
+    for token in tokens.into_iter().flatten() {
+        let id = token.get("id").and_then(Value::as_u64);
+        // Where nothing names the end.
+        let by_id = settings.eos_id.filter(|_| settings.names.eos.is_none()).map(u64::from);
+        let is_end = id.is_some() && id == by_id;
+        let name = token.get("content").and_then(Value::as_str).unwrap_or_default();
+        if !is_end && !ENDS.contains(&name) && !settings.names_special(name) {
+            token["special"] = json!(false);
+        }
+    }
+}
+
 /// The names of special tokens but the end of a text. Of those that a file names and the vocabulary lacks,
 /// a BERT can do without padding alone, which is masked.
 fn names_in(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<Names> {
@@ -472,6 +500,10 @@ fn names_in(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> R
             "pad_token" => (&mut names.pad, usual.pad.clone()),
             "mask_token" => (&mut names.mask, usual.mask.clone()),
             "unk_token" => (&mut names.unk, usual.unk.clone()),
+            "bos_token" => {
+                names.bos = names.bos.filter(|bos| inner.token_to_id(bos).is_some());
+                continue;
+            }
             _ => continue,
         };
         if inner.token_to_id(token).is_some() {
@@ -585,10 +617,9 @@ fn follow(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) ->
 /// Adds the tokens that files beside the tokenizer list, with the ids that they have there.
 fn add_tokens(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
     for (id, (token, file)) in &settings.added {
-        if inner.token_to_id(&token.content).is_none() {
-            let added = inner.add_tokens([token.clone()]);
-            added.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
-        }
+        // One that the vocabulary has keeps its id, and is looked for in text as a whole.
+        let added = inner.add_tokens([token.clone()]);
+        added.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
         let found = inner.token_to_id(&token.content);
         if found != Some(*id) {
             let found = found.map_or("none".to_string(), |found| found.to_string());

@@ -22,8 +22,17 @@ use crate::{Error, Result};
 /// The settings of a tokenizer, beside its file.
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 
-/// Parts of the names of classes that build a tokenizer anew from its vocabulary and their settings.
-const REBUILT: [&str; 3] = ["Bert", "Electra", "GPT2"];
+/// Classes, without `Fast`, that build a tokenizer anew from its vocabulary and their settings.
+const REBUILT: [&str; 8] = [
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+    "GPT2Tokenizer",
+];
 
 /// Classes of transformers that take a `tokenizer.json` as it is.
 const GENERIC: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"];
@@ -51,6 +60,8 @@ pub(crate) struct Names {
     pub(crate) pad: String,
     pub(crate) mask: String,
     pub(crate) unk: String,
+    /// The start of a text, where a file names it.
+    pub(crate) bos: Option<String>,
     /// The end of a text, where a file names it.
     pub(crate) eos: Option<String>,
 }
@@ -58,14 +69,14 @@ pub(crate) struct Names {
 impl Default for Names {
     fn default() -> Self {
         let [cls, sep, pad, mask, unk] = [CLS, SEP, PAD, MASK, "[UNK]"].map(String::from);
-        Self { cls, sep, pad, mask, unk, eos: None }
+        Self { cls, sep, pad, mask, unk, bos: None, eos: None }
     }
 }
 
 impl Names {
     /// The keys of `tokenizer_config.json` and what they name.
-    pub(crate) fn all(&self) -> [(&'static str, Option<&str>); 6] {
-        let Self { cls, sep, pad, mask, unk, eos } = self;
+    pub(crate) fn all(&self) -> [(&'static str, Option<&str>); 7] {
+        let Self { cls, sep, pad, mask, unk, bos, eos } = self;
         let [cls, sep, pad, mask, unk] = [cls, sep, pad, mask, unk].map(|name| Some(&**name));
         [
             ("cls_token", cls),
@@ -73,6 +84,7 @@ impl Names {
             ("pad_token", pad),
             ("mask_token", mask),
             ("unk_token", unk),
+            ("bos_token", bos.as_deref()),
             ("eos_token", eos.as_deref()),
         ]
     }
@@ -95,6 +107,8 @@ pub(crate) enum Rule {
 pub(crate) struct Settings {
     /// Who decides how text is cleaned and split.
     pub(crate) rule: Rule,
+    /// The class that transformers makes of the files.
+    class: Option<String>,
     /// How a BERT cleans text.
     pub(crate) cleaning: Cleaning,
     /// Whether a byte-level BPE puts a blank before a text.
@@ -146,10 +160,14 @@ impl Settings {
             Some(stops) if !stops.is_empty() => stops,
             _ => ids,
         };
+        let class = |object: &Option<Object>| {
+            Some(object.as_ref()?.get("tokenizer_class")?.as_str()?.to_string())
+        };
+        this.class = class(&config).or_else(|| class(&model));
+        this.stops.extend(config.as_ref().map_or(Vec::new(), Object::eos_ids));
         this.rule = match (config, model) {
             (Some(config), model) => match config.get("tokenizer_class").and_then(Value::as_str) {
-                Some(class) if GENERIC.contains(&class) => Rule::File,
-                Some(class) if !REBUILT.iter().any(|kind| class.contains(kind)) => Rule::File,
+                Some(class) if !is_rebuilt(class) => Rule::File,
                 Some(_) => Rule::Settings(config.path),
                 None if model.is_none_or(|model| model.is_rebuilt()) => Rule::Settings(config.path),
                 None => Rule::File,
@@ -173,11 +191,24 @@ impl Settings {
                 "pad_token" => names.pad = name,
                 "mask_token" => names.mask = name,
                 "unk_token" => names.unk = name,
+                "bos_token" => names.bos = Some(name),
                 _ => names.eos = Some(name),
             }
             self.named_in.insert(key, object.path.clone());
         }
         Ok(())
+    }
+
+    /// The class of transformers that reads the files, where that is none that is known here, which takes
+    /// a vocabulary for another kind of tokenizer.
+    pub(crate) fn other_class(&self) -> Option<&str> {
+        let class = self.class.as_deref()?;
+        (!is_rebuilt(class) && !GENERIC.contains(&class)).then_some(class)
+    }
+
+    /// Whether a token is one of the special tokens that have a name here.
+    pub(crate) fn names_special(&self, token: &str) -> bool {
+        self.names.all().into_iter().any(|(_, name)| name == Some(token))
     }
 
     fn read_cleaning(&mut self, config: &Object) -> Result<()> {
@@ -202,10 +233,12 @@ impl Settings {
             let id = id.parse().map_err(|_| wrong())?;
             let content = token.get("content").and_then(Value::as_str).ok_or_else(wrong)?;
             let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+            let normalized = token.get("normalized").and_then(Value::as_bool);
             let added = AddedToken {
                 content: content.to_string(),
-                special: flag("special"),
-                normalized: flag("normalized"),
+                // What has no name may stand in a text.
+                special: flag("special") && self.names_special(content),
+                normalized: normalized.unwrap_or(!flag("special")),
                 lstrip: flag("lstrip"),
                 rstrip: flag("rstrip"),
                 single_word: flag("single_word"),
@@ -219,12 +252,16 @@ impl Settings {
         for (token, id) in &object.fields {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| object.wrong(token, "the id of a token"))?;
-            let special = self.names.all().iter().any(|(_, name)| *name == Some(token));
+            let special = self.names_special(token);
             let added = AddedToken::from(token.clone(), special);
             self.added.insert(id, (added, object.path.clone()));
         }
         Ok(())
     }
+}
+
+fn is_rebuilt(class: &str) -> bool {
+    REBUILT.contains(&class.strip_suffix("Fast").unwrap_or(class))
 }
 
 /// A JSON object and its file.

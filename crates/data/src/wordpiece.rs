@@ -84,9 +84,16 @@ impl Tokenizer {
         let settings = Settings::beside(path)?;
         let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().zip(0..);
         let vocab: BTreeMap<String, u32> = lines
+            .map(|(token, id)| (token.trim_end().to_string(), id))
             .filter(|(token, _)| !token.is_empty())
-            .map(|(token, id)| (token.to_string(), id))
             .collect();
+        if let Some(class) = settings.other_class() {
+            let problem = format!(
+                "it belongs to a {class}, and a vocab.txt is read here as that of a BertTokenizer; give the \
+                 tokenizer.json that transformers saves of it"
+            );
+            return Err(Error::Tokenizer { name, problem });
+        }
         for (key, token) in [("unk_token", &settings.names.unk), ("cls_token", &settings.names.cls)]
         {
             if !vocab.contains_key(token) {

@@ -232,17 +232,19 @@ impl LanguageRecipe {
             let largest = loaded.train.tokens().largest()?;
             loaded.tokenizer.check_ids(&[largest], network.vocabulary)?;
         }
-        request.recipe.check_prompt(&loaded.tokenizer)?;
+        let rows = init.as_ref().map_or(text.vocabulary, |(_, network)| network.vocabulary);
+        request.recipe.check_prompt(&loaded.tokenizer, rows)?;
         Ok(LanguageData { ngram_loss: loaded.ngram_loss()?, text, init })
     }
 
     /// Checks that a model can write on from the prompt, as it does at the end of a run: the prompt has a token,
     /// none that the tokenizer lacks, and does not fill the context.
-    fn check_prompt(&self, tokenizer: &Tokenizer) -> Result<()> {
+    fn check_prompt(&self, tokenizer: &Tokenizer, rows: usize) -> Result<()> {
         let Self { prompt, context, .. } = self;
         let ids = tokenizer.encode_marked(prompt).with_context(|| {
             format!("--set prompt={prompt}: give a prompt that the tokenizer knows")
         })?;
+        tokenizer.check_ids(&ids, rows).with_context(|| format!("--set prompt={prompt}"))?;
         ensure!(
             !ids.is_empty() && ids.len() < *context,
             "--set prompt={prompt}: {} tokens; at least 1, and fewer than the context of {context}",

@@ -6,8 +6,12 @@ use std::{env, fs};
 use hf_hub::{HFClient, HFClientBuilder};
 
 pub(super) fn is_offline() -> bool {
+    is_on("HF_HUB_OFFLINE")
+}
+
+fn is_on(name: &str) -> bool {
     let on = |value: String| ["1", "true", "yes", "on"].contains(&&*value.to_lowercase());
-    variable("HF_HUB_OFFLINE").is_some_and(on)
+    variable(name).is_some_and(on)
 }
 
 pub(super) fn cache() -> PathBuf {
@@ -24,7 +28,7 @@ pub(super) fn client() -> HFClientBuilder {
 }
 
 fn token() -> Option<String> {
-    if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
+    if is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
         return None;
     }
     variable("HF_TOKEN").or_else(|| {

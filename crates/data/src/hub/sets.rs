@@ -14,7 +14,7 @@ const REVISION: &str = "main";
 const CONFIG: &str = "config.json";
 
 /// What a tokenizer may be read from.
-const TOKENIZER: [&str; 7] = [
+const TOKENIZER: [&str; 8] = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -22,6 +22,7 @@ const TOKENIZER: [&str; 7] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "generation_config.json",
 ];
 
 impl Hub {

@@ -108,10 +108,11 @@ pub fn read_config(folder: &Path) -> Result<BertConfig, StoreError> {
         },
     };
     config.validate().map_err(|e| file.fail(e.to_string()))?;
-    let BertConfig { vocabulary, context, width, depth, hidden, .. } = config;
-    let [vocabulary, context, width, depth, hidden] =
-        [vocabulary, context, width, depth, hidden].map(|size| size as u128);
-    file.check_weights(width * (vocabulary + context + depth * (4 * width + 2 * hidden)))?;
+    let BertConfig { vocabulary, context, types, width, depth, hidden, .. } = config;
+    let [vocabulary, context, types, width, depth, hidden] =
+        [vocabulary, context, types, width, depth, hidden].map(|size| size as u128);
+    let rows = vocabulary + context + types;
+    file.check_weights(width * (rows + depth * (4 * width + 2 * hidden)))?;
     Ok(config)
 }
 

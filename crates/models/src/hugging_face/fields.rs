@@ -121,7 +121,7 @@ impl Fields {
     pub(super) fn size(&self, key: &str) -> Result<usize, StoreError> {
         let size = self.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         // A larger one is damage: products of several must not overflow.
-        size.filter(|&n| n < MOST).ok_or_else(|| self.wrong(key, "a whole number, 0 or more"))
+        size.filter(|&n| n < MOST).ok_or_else(|| self.wrong(key, "a whole number from 0 to 2^30"))
     }
 
     /// The size under the first of several names that is there.

@@ -102,7 +102,9 @@ pub(super) fn check_finite(
 fn file_of(path: &Path, name: &str) -> PathBuf {
     let index = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let shard = index.and_then(|Index { weight_map }| {
-        let found = weight_map.into_iter().find(|(full, _)| full.ends_with(name))?;
+        let found = weight_map
+            .into_iter()
+            .find(|(full, _)| full.ends_with(name) || name.ends_with(&**full))?;
         Some(path.with_file_name(found.1))
     });
     shard.unwrap_or_else(|| path.to_path_buf())

@@ -40,6 +40,13 @@ GPT2 = {**BYTES, "th": 95, "the": 96, "\u0120c": 97, "[EOS]": 98}
 MERGES = "#version: 0.2\nt h\nth e\n\u0120 c\n"
 
 
+def marked_json():
+    file = tokenizer_json(True)
+    for i, name in enumerate(["[E1]", "[/E1]"]):
+        file["added_tokens"].append({"id": len(VOCAB) + i, **added(name, True)})
+    return file
+
+
 def bpe_json(space):
     merges = [tuple(line.split()) for line in MERGES.splitlines()[1:]]
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=GPT2, merges=merges))
@@ -99,6 +106,27 @@ FOLDERS = {
     "texts that lose their start": {
         "vocab.txt": LINES, "tokenizer_config.json": {"truncation_side": "left"},
     },
+    "an added token that the vocabulary has": {
+        "vocab.txt": LINES + "riverhouse\n", "added_tokens.json": {"riverhouse": len(VOCAB), "catold": len(VOCAB) + 1},
+    },
+    "an added token without properties": {
+        "vocab.txt": LINES,
+        "tokenizer_config.json": {"added_tokens_decoder": {str(len(VOCAB)): {"content": "riverhouse", "special": False}}},
+    },
+    "lines with blanks at their end": {"vocab.txt": LINES.replace("cat\n", "cat \n", 1)},
+    "a start of a text": {
+        "tokenizer.json": marked_json(), "tokenizer_config.json": {"bos_token": "[E1]", "eos_token": "[/E1]"},
+    },
+    "markers in a text": {
+        "vocab.txt": LINES,
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {str(len(VOCAB) + i): added(name, True) for i, name in enumerate(["[E1]", "[/E1]"])},
+            "additional_special_tokens": ["[E1]", "[/E1]"],
+        },
+    },
+    "markers in the text of a tokenizer.json": {
+        "tokenizer.json": marked_json(), "tokenizer_config.json": {"additional_special_tokens": ["[E1]", "[/E1]"]},
+    },
     "a GPT-2 with a blank before a text": {
         "vocab.json": GPT2, "merges.txt": MERGES, "config.json": {"model_type": "gpt2"},
         "tokenizer_config.json": {"add_prefix_space": True, "eos_token": "[EOS]", "bos_token": "[EOS]", "unk_token": "[EOS]"},
@@ -128,6 +156,9 @@ def main():
                 text = content if isinstance(content, str) else json.dumps(content)
                 (Path(folder) / file).write_text(text)
             tokenizer = AutoTokenizer.from_pretrained(folder)
+            # Read as tokens, for all that the names of [SEP] and others are text here.
+            marker = "The [E1]cat[/E1] was [E1] old"
+            marker = tokenizer(marker, add_special_tokens=False)["input_ids"] if "markers" in name else None
             is_bert = files["config.json"] == BERT
             texts = TEXTS if is_bert else ["thethe cats", "ther[EOS]river"]
             split = {"split_special_tokens": True, "add_special_tokens": False}
@@ -137,7 +168,7 @@ def main():
             cut = [tokenizer(*pair, **cut)["input_ids"] for pair in [texts[:1], texts[:2]]] if is_bert else None
             marked = None if is_bert else [tokenizer(text)["input_ids"] for text in texts]
             files = {file: content if isinstance(content, str) else json.dumps(content) for file, content in files.items()}
-            cases.append({"name": name, "files": files, "texts": texts, "ids": ids, "pair": pair, "cut": cut, "marked": marked})
+            cases.append({"name": name, "files": files, "texts": texts, "ids": ids, "pair": pair, "cut": cut, "marked": marked, "marker": marker})
             print(name, ids, pair)
     versions = {"tokenizers": tokenizers.__version__, "transformers": transformers.__version__}
     path = Path(__file__).with_name("fixture.json")

@@ -23,18 +23,24 @@ struct Case {
     pair: Option<Vec<u32>>,
     /// The first text, and the first two, in nine tokens.
     cut: Option<[Vec<u32>; 2]>,
+    /// A text with markers.
+    marker: Option<Vec<u32>>,
     /// The texts with the end of text by its name.
     marked: Option<Vec<Vec<u32>>>,
 }
 
 fn check(tokenizer: &Tokenizer, case: &Case) {
-    let Case { name, texts, ids, pair, cut, marked, .. } = case;
+    let Case { name, texts, ids, pair, cut, marker, marked, .. } = case;
     for (text, ids) in texts.iter().zip(ids) {
         assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{name}: {text}");
     }
     if let Some(pair) = pair {
         let found = tokenizer.encode_pair(&texts[0], Some(&texts[1]), 64).unwrap();
         assert_eq!(&found.ids, pair, "{name}");
+    }
+    if let Some(marker) = marker {
+        let found = tokenizer.encode("The [E1]cat[/E1] was [E1] old").unwrap();
+        assert_eq!(&found, marker, "{name}");
     }
     if let Some([one, two]) = cut {
         let found = |second| tokenizer.encode_pair(&texts[0], second, 9).unwrap().ids;
@@ -48,7 +54,7 @@ fn check(tokenizer: &Tokenizer, case: &Case) {
 #[test]
 fn folders_are_read_as_in_python_and_saved_as_they_are_read() {
     let fixture: Fixture = serde_json::from_str(include_str!("fixture.json")).unwrap();
-    assert_eq!(fixture.cases.len(), 21);
+    assert_eq!(fixture.cases.len(), 27);
     for case in &fixture.cases {
         let (folder, saved) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         for (file, content) in &case.files {
@@ -112,11 +118,17 @@ fn a_text_of_a_model_ends_where_its_configuration_says() {
     assert_eq!(ends(), (1, vec![0, 1]));
     write("generation_config.json", r#"{"eos_token_id": 2}"#);
     assert_eq!(ends(), (1, vec![1, 2]));
+    let saved = TempDir::new().unwrap();
+    let tokenizer = Tokenizer::read(folder.path()).unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    let again = Tokenizer::read(saved.path()).unwrap();
+    assert_eq!((again.ends(), again.hash()), (tokenizer.ends(), tokenizer.hash()));
     // The default of GPT-2 is no token of a small vocabulary.
     write("config.json", r#"{"eos_token_id": 50256}"#);
     assert_eq!(ends(), (2, vec![2]));
 }
 
+/// Where transformers would take the mark for a part of the token, and add another `[PAD]`.
 #[test]
 fn a_byte_order_mark_is_no_part_of_the_first_token() {
     let folder = TempDir::new().unwrap();
@@ -124,6 +136,19 @@ fn a_byte_order_mark_is_no_part_of_the_first_token() {
     fs::write(folder.path().join("vocab.txt"), lines).unwrap();
     let tokenizer = Tokenizer::read(folder.path()).unwrap();
     assert_eq!((tokenizer.pad(), tokenizer.encode("a").unwrap()), (Some(0), vec![4]));
+}
+
+#[test]
+fn other_kinds_of_tokenizers_are_refused() {
+    let vocab = ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n");
+    let japanese = r#"{"tokenizer_class": "BertJapaneseTokenizer"}"#;
+    for file in ["tokenizer_config.json", "config.json"] {
+        let message = fail(&[vocab, (file, japanese)]);
+        assert!(message.contains("belongs to a BertJapaneseTokenizer"), "{message}");
+    }
+    let ids = r#"{"a": 0, "b</w>": 1, "ab</w>": 2, "<|endoftext|>": 3}"#;
+    let message = fail(&[("vocab.json", ids), ("merges.txt", "a b</w>\n")]);
+    assert!(message.contains("merges.txt: line 1: merges with ends of words"), "{message}");
 }
 
 #[test]

@@ -103,7 +103,9 @@ fn a_configuration_that_cannot_be_is_named() {
     }
     let error = with("n_embd", json!(1u64 << 62)).unwrap_err().to_string();
     assert!(
-        error.contains("`n_embd` is 4611686018427387904; this GPT-2 wants a whole number"),
+        error.contains(
+            "`n_embd` is 4611686018427387904; this GPT-2 wants a whole number from 0 to 2^30"
+        ),
         "{error}"
     );
     let mut old = original.clone();
