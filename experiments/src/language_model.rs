@@ -144,8 +144,11 @@ pub(crate) fn continued(
 ) -> Result<String> {
     let mut ids = tokenizer.encode_marked(prompt)?;
     tokenizer.check_ids(&ids, model.head().dim(0)?)?;
-    ids.extend(generate(model, &ids, sampling)?);
-    ids.retain(|id| !sampling.stop.contains(id));
+    let mut new = generate(model, &ids, sampling)?;
+    // The end is none of the text, whichever token it is.
+    new.pop_if(|id| sampling.stop.contains(id));
+    ids.extend(new);
+    ids.retain(|id| *id != tokenizer.end_of_text());
     Ok(tokenizer.decode(&ids)?)
 }
 
