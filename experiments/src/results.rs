@@ -303,21 +303,27 @@ impl Together {
 pub fn open<T: Table>(out: &Path) -> Result<(Vec<Finished>, bool)> {
     let file = out.join("results.csv");
     if file.exists() && folder::find(out)?.is_empty() {
-        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        let cells = parse(&text).with_context(|| file.display().to_string())?;
-        ensure!(!cells.is_empty(), "{}: no result in it; restore the file", file.display());
         let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
-        for cell in &cells {
-            ensure!(
-                rows.contains(&cell.cell.row) && cell.cell.preset == cells[0].cell.preset,
-                "{}: {} of preset {}: not one table of {}",
-                file.display(),
-                cell.cell.row,
-                cell.cell.preset,
-                T::NAME
-            );
-        }
-        return Ok((cells, false));
+        return Ok((read(&file, T::NAME, &rows)?, false));
     }
     Ok((collect::<T>(out)?, true))
+}
+
+/// The cells of the `results.csv` of a table with these rows.
+///
+/// # Errors
+/// When the file is damaged, or of another table.
+pub fn read(file: &Path, table: &str, rows: &[String]) -> Result<Vec<Finished>> {
+    let place = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| place.to_string())?;
+    let cells = parse(&text).with_context(|| place.to_string())?;
+    ensure!(!cells.is_empty(), "{place}: no result in it; restore the file");
+    for Finished { cell, .. } in &cells {
+        let Line { row, preset, .. } = cell;
+        ensure!(
+            rows.contains(row) && *preset == cells[0].cell.preset,
+            "{place}: {row} of preset {preset}: not one table of {table}"
+        );
+    }
+    Ok(cells)
 }

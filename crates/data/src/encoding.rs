@@ -21,22 +21,22 @@ pub struct Encoded {
 impl Tokenizer {
     /// Id of `[CLS]`, before a text.
     pub fn cls(&self) -> Option<u32> {
-        self.id(&self.names().cls)
+        self.special_id("cls_token")
     }
 
     /// Id of `[SEP]`, after a text.
     pub fn sep(&self) -> Option<u32> {
-        self.id(&self.names().sep)
+        self.special_id("sep_token")
     }
 
     /// Id of `[MASK]`, in the place of a token that a model shall tell.
     pub fn mask(&self) -> Option<u32> {
-        self.id(&self.names().mask)
+        self.special_id("mask_token")
     }
 
     /// Id of `[PAD]`, after the end of a text that is shorter than others.
     pub fn pad(&self) -> Option<u32> {
-        self.id(&self.names().pad)
+        self.special_id("pad_token")
     }
 
     /// Encodes a text, or a pair, in at most `max_length` tokens, the special ones included.
@@ -66,7 +66,7 @@ impl Tokenizer {
         second: Option<&str>,
         max_length: usize,
     ) -> Result<Encoded> {
-        let (cls, sep) = (self.need(&self.names().cls)?, self.need(&self.names().sep)?);
+        let (cls, sep) = (self.need("cls_token")?, self.need("sep_token")?);
         let (texts, special) = if second.is_some() { (2, 3) } else { (1, 2) };
         if max_length < texts + special {
             let expected = format!("expected at least {}: a token of each text", texts + special);
@@ -90,14 +90,6 @@ impl Tokenizer {
             encoded.types.resize(encoded.ids.len(), 1);
         }
         Ok(encoded)
-    }
-
-    /// Id of a token without which there is no going on.
-    pub(crate) fn need(&self, token: &str) -> Result<u32> {
-        self.id(token).ok_or_else(|| Error::Tokenizer {
-            name: self.name().into(),
-            problem: format!("it has no token {token}; take a tokenizer of a BERT, as a WordPiece"),
-        })
     }
 }
 

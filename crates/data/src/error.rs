@@ -342,6 +342,11 @@ impl Error {
         Self::not_utf8(path, bytes, line, valid as u64)
     }
 
+    /// What is wrong with a tokenizer.
+    pub(crate) fn tokenizer(name: &str, problem: impl ToString) -> Self {
+        Self::Tokenizer { name: name.to_string(), problem: problem.to_string() }
+    }
+
     /// A corpus without documents.
     pub(crate) fn empty(path: PathBuf) -> Self {
         Self::Corpus { path, problem: "the corpus is empty; give at least one document".into() }

@@ -130,6 +130,7 @@ mod text_loader;
 mod text_source;
 mod texts;
 mod tokenizer;
+mod tokenizer_apply;
 mod tokenizer_settings;
 mod tokens;
 mod windows;

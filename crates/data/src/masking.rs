@@ -74,7 +74,7 @@ impl MaskedWindows {
     /// When the tokenizer has no `[MASK]` or another number of tokens than theirs, or when no token or all of a
     /// window would be hidden.
     pub fn new(windows: Windows, masking: Masking, tokenizer: &Tokenizer) -> Result<Self> {
-        let mask = tokenizer.need(&tokenizer.names().mask)?;
+        let mask = tokenizer.need("mask_token")?;
         let size = windows.sequence().tokens().vocab_size();
         if size != tokenizer.vocab_size() {
             let expected = format!("expected the {size} of the tokens; take their tokenizer");

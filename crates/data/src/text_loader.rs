@@ -103,7 +103,7 @@ impl TextLoader {
         if config.batch_size == 0 {
             return Err(Error::config("batch_size", 0, "expected at least 1"));
         }
-        let pad = tokenizer.need(&tokenizer.names().pad)?;
+        let pad = tokenizer.need("pad_token")?;
         let rows = texts.rows().par_iter();
         let encoded = rows
             .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.max_length))

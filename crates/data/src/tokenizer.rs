@@ -1,20 +1,15 @@
 //! [`Tokenizer`]: text to token ids and back, of any kind that `tokenizer.json` can express.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::{fs, str};
 
 use serde_json::{Map, Value, json};
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection,
-};
+use tokenizers::ModelWrapper;
 
 use crate::atomic::write_atomic;
-use crate::tokenizer_settings::{CONFIG, Names, Rule, Settings};
-use crate::wordpiece::template;
+use crate::tokenizer_apply::{Applied, apply, usual_end};
+use crate::tokenizer_settings::{CONFIG, Names, Settings};
 use crate::{Error, Result, bpe};
 
 /// The file of a tokenizer.
@@ -22,14 +17,6 @@ const FILE: &str = "tokenizer.json";
 
 /// The token that ends a document, in the tokenizers that are made here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-
-/// Names by which other tokenizers know the end of a document, in the order of their search.
-///
-/// A BERT has two candidates. `[CLS]` stands between documents as it stands in front of every text of a
-/// task; `[SEP]` would come to mean that what follows is of another document, and a task of pairs has it
-/// between texts that belong together.
-/// `[CLS]`, whatever its name, is therefore the last.
-const ENDS: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>"];
 
 /// Text to token ids and back.
 ///
@@ -232,36 +219,10 @@ impl Tokenizer {
 
     /// Reads the content of a `tokenizer.json` with the settings beside it.
     pub(crate) fn parse(name: String, bytes: &[u8], settings: &Settings) -> Result<Self> {
-        let fail = |problem| Error::Tokenizer { name: name.clone(), problem };
-        let damaged = |e: String| fail(format!("not a tokenizer.json: {e}; fetch the file again"));
-        // The library panics over some text that is no JSON, and may over parts that do not fit together.
-        let mut json: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
-        mark_text(&mut json, settings);
-        let bytes = json.to_string().into_bytes();
-        let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
-            .map_err(|_| damaged("its parts contradict each other".into()))?
-            .map_err(|e| damaged(e.to_string()))?;
-        inner.set_encode_special_tokens(true);
-        let truncates_left = settings.truncates_left
-            || inner.get_truncation().is_some_and(|t| t.direction == TruncationDirection::Left);
-        // Cutting and filling are the windows' business.
-        inner.with_truncation(None).map_err(|e| fail(e.to_string()))?.with_padding(None);
-        follow(&mut inner, settings, &name)?;
-        add_tokens(&mut inner, settings, &name)?;
-        let names = names_in(&inner, settings, &name)?;
-        if let (Some(cls), Some(sep)) =
-            (inner.token_to_id(&names.cls), inner.token_to_id(&names.sep))
-        {
-            // What `encode_pair` makes, whatever the file has, so that other libraries make it too.
-            let template = template((&names.cls, cls), (&names.sep, sep));
-            let template: PostProcessorWrapper =
-                serde_json::from_value(template).map_err(|e| fail(e.to_string()))?;
-            inner.with_post_processor(Some(template));
-        }
-        let end_of_text = end_of_text(&inner, settings, &names, &name)?;
+        let Applied { inner, names, end_of_text, truncates_left } = apply(&name, bytes, settings)?;
         let ids = inner.get_vocab(true).into_values();
         let vocab_size = ids.max().map_or(0, |id| id as usize + 1);
-        let json = inner.to_string(false).map_err(|e| fail(e.to_string()))?;
+        let json = inner.to_string(false).map_err(|e| Error::tokenizer(&name, e.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(json.as_bytes());
         // The usual names are not part of it, and all files that have them alone keep their hash.
@@ -316,10 +277,13 @@ impl Tokenizer {
         if self.ends().len() > 1 {
             config.insert("eos_token_id".into(), json!(self.ends()));
         }
-        for (key, name) in (Names { eos: end, ..self.names.clone() }).all() {
+        for (key, name) in self.names.all() {
             if let Some(name) = name.filter(|name| self.id(name).is_some()) {
                 config.insert(key.into(), json!(name));
             }
+        }
+        if let Some(end) = end {
+            config.insert("eos_token".into(), json!(end));
         }
         config.extend(settings.into_iter().map(|(key, value)| (key.to_string(), value)));
         let json = self.inner.to_string(true).map_err(|e| self.fail(e))?;
@@ -335,7 +299,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| {
             if matches!(self.inner.get_model(), ModelWrapper::WordPiece(_)) {
-                let unk = &self.names.unk;
+                let unk = self.names.get("unk_token").unwrap_or_default();
                 return self.fail(format!(
                     "{e}; a word that no token spells has the token {unk}: add {unk} to the vocabulary, or \
                      name the one that it has as `unk_token`"
@@ -435,7 +399,7 @@ impl Tokenizer {
 
     /// Ids of all tokens that stand for no text, in their order, the one that ends a document among them.
     pub fn special(&self) -> Vec<u32> {
-        let named = self.names.all().into_iter().filter_map(|(_, name)| self.id(name?));
+        let named = self.names.all().filter_map(|(_, name)| self.id(name?));
         let added = self.inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id);
         let special: BTreeSet<u32> = special.chain(named).chain([self.end_of_text]).collect();
@@ -462,174 +426,22 @@ impl Tokenizer {
         self.hash.as_bytes()
     }
 
-    pub(crate) fn names(&self) -> &Names {
-        &self.names
+    /// Id of a special token by its key, as in `cls_token`.
+    pub(crate) fn special_id(&self, key: &str) -> Option<u32> {
+        self.id(self.names.get(key)?)
     }
 
-    pub(crate) fn fail(&self, problem: impl ToString) -> Error {
-        Error::Tokenizer { name: self.name.clone(), problem: problem.to_string() }
-    }
-}
-
-/// Makes text of the special tokens that a text may hold, as markers of entities: transformers reads those in
-/// a text as tokens too. The named ones, which a text must not forge, stay what they are.
-fn mark_text(json: &mut Value, settings: &Settings) {
-    let tokens = json.get_mut("added_tokens").and_then(Value::as_array_mut);
-    for token in tokens.into_iter().flatten() {
-        let id = token.get("id").and_then(Value::as_u64);
-        // Where nothing names the end.
-        let by_id = settings.eos_id.filter(|_| settings.names.eos.is_none()).map(u64::from);
-        let is_end = id.is_some() && id == by_id;
-        let name = token.get("content").and_then(Value::as_str).unwrap_or_default();
-        if !is_end && !ENDS.contains(&name) && !settings.names_special(name) {
-            token["special"] = json!(false);
-        }
-    }
-}
-
-/// The names of special tokens but the end of a text. Of those that a file names and the vocabulary lacks,
-/// a BERT can do without padding alone, which is masked.
-fn names_in(inner: &tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<Names> {
-    let (mut names, usual) = (settings.names.clone(), Names::default());
-    names.eos = None;
-    let is_bert = matches!(inner.get_model(), ModelWrapper::WordPiece(_));
-    for (key, file) in &settings.named_in {
-        let (token, usual) = match *key {
-            "cls_token" => (&mut names.cls, usual.cls.clone()),
-            "sep_token" => (&mut names.sep, usual.sep.clone()),
-            "pad_token" => (&mut names.pad, usual.pad.clone()),
-            "mask_token" => (&mut names.mask, usual.mask.clone()),
-            "unk_token" => (&mut names.unk, usual.unk.clone()),
-            "bos_token" => {
-                names.bos = names.bos.filter(|bos| inner.token_to_id(bos).is_some());
-                continue;
-            }
-            _ => continue,
-        };
-        if inner.token_to_id(token).is_some() {
-            continue;
-        }
-        if is_bert && *key != "pad_token" {
-            let problem = format!(
-                "no token {token:?}, which is the {key} of {}; correct one of them",
-                file.display()
-            );
-            return Err(Error::Tokenizer { name: name.into(), problem });
-        }
-        *token = usual;
-    }
-    Ok(names)
-}
-
-/// The token that ends a document by its usual name, or the one before a text of a BERT.
-fn usual_end(inner: &tokenizers::Tokenizer, names: &Names) -> Option<u32> {
-    ENDS.into_iter().chain([&*names.cls]).find_map(|end| inner.token_to_id(end))
-}
-
-/// The token that ends a document: the one that a file names, or one of the usual names.
-fn end_of_text(
-    inner: &tokenizers::Tokenizer,
-    settings: &Settings,
-    names: &Names,
-    name: &str,
-) -> Result<u32> {
-    let fail = |problem| Error::Tokenizer { name: name.to_string(), problem };
-    // [SEP] stands between texts that belong together, also where it is called the end of them.
-    let named = settings.names.eos.as_deref().filter(|eos| *eos != names.sep);
-    if let Some(eos) = named {
-        let file = settings.named_in.get("eos_token").map(|file| file.display().to_string());
-        return inner.token_to_id(eos).ok_or_else(|| {
-            fail(format!(
-                "no token {eos:?}, which is the eos_token of {}; correct one of them",
-                file.unwrap_or_default()
+    /// Id of a special token without which there is no going on.
+    pub(crate) fn need(&self, key: &str) -> Result<u32> {
+        self.special_id(key).ok_or_else(|| {
+            let token = self.names.get(key).unwrap_or(key);
+            self.fail(format!(
+                "it has no token {token}; take a tokenizer of a BERT, as a WordPiece"
             ))
-        });
+        })
     }
-    // The default of a configuration may be an id that a small vocabulary lacks.
-    let by_id = settings
-        .eos_id
-        .filter(|&id| inner.id_to_token(id).is_some() && inner.token_to_id(&names.sep) != Some(id));
-    if let Some(id) = by_id {
-        return Ok(id);
-    }
-    usual_end(inner, names).ok_or_else(|| {
-        fail(format!(
-            "no token ends a document; looked for eos_token in {CONFIG}, eos_token_id in config.json, {} and {}; \
-             name one as eos_token",
-            ENDS.join(", "),
-            names.cls
-        ))
-    })
-}
 
-/// Cleans and splits text as transformers would, where that decides, or warns where it would do otherwise.
-///
-/// BERT's and GPT-2's classes there take vocabulary and merges of a `tokenizer.json` and build the rest anew.
-fn follow(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
-    let file = match &settings.rule {
-        Rule::File => return Ok(()),
-        Rule::Settings(file) | Rule::Model(file) => file.display(),
-    };
-    let (normalizer, pre_tokenizer): (Option<NormalizerWrapper>, PreTokenizerWrapper) =
-        match inner.get_model() {
-            ModelWrapper::WordPiece(_) => {
-                (Some(settings.cleaning.normalizer().into()), BertPreTokenizer.into())
-            }
-            ModelWrapper::BPE(_) => {
-                (None, ByteLevel::new(settings.add_prefix_space, true, true).into())
-            }
-            _ => return Ok(()),
-        };
-    // Offsets, which nobody asks for, may be trimmed or not.
-    let plain = |part: Option<&PreTokenizerWrapper>| match part {
-        Some(PreTokenizerWrapper::ByteLevel(bytes)) => {
-            json!(ByteLevel::new(bytes.add_prefix_space, true, bytes.use_regex))
-        }
-        part => json!(part),
-    };
-    let found = (json!(inner.get_normalizer()), plain(inner.get_pre_tokenizer()));
-    let wanted = (json!(normalizer), plain(Some(&pre_tokenizer)));
-    if found == wanted {
-        return Ok(());
+    fn fail(&self, problem: impl ToString) -> Error {
+        Error::tokenizer(&self.name, problem)
     }
-    let differ = |found: &Value, wanted: &Value| match found == wanted {
-        true => String::new(),
-        false => format!(" {found} and {wanted};"),
-    };
-    let parts = differ(&found.0, &wanted.0) + &differ(&found.1, &wanted.1);
-    if matches!(settings.rule, Rule::Model(_)) {
-        tracing::warn!(
-            "{name} cleans or splits text in another way than transformers does for the model of {file}:{parts} the \
-             former counts here. A {CONFIG} with \"tokenizer_class\": \"PreTrainedTokenizerFast\" makes both do the \
-             same"
-        );
-        return Ok(());
-    }
-    tracing::warn!(
-        "{name} and {file} clean or split text in two ways:{parts} the latter counts, as in transformers"
-    );
-    let replaced = inner.with_normalizer(normalizer);
-    replaced.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
-    inner.with_pre_tokenizer(Some(pre_tokenizer));
-    Ok(())
-}
-
-/// Adds the tokens that files beside the tokenizer list, with the ids that they have there.
-fn add_tokens(inner: &mut tokenizers::Tokenizer, settings: &Settings, name: &str) -> Result<()> {
-    for (id, (token, file)) in &settings.added {
-        // One that the vocabulary has keeps its id, and is looked for in text as a whole.
-        let added = inner.add_tokens([token.clone()]);
-        added.map_err(|e| Error::Tokenizer { name: name.into(), problem: e.to_string() })?;
-        let found = inner.token_to_id(&token.content);
-        if found != Some(*id) {
-            let found = found.map_or("none".to_string(), |found| found.to_string());
-            let problem = format!(
-                "{:?} has the id {found} here and {id} in {}; correct one of them",
-                token.content,
-                file.display()
-            );
-            return Err(Error::Tokenizer { name: name.into(), problem });
-        }
-    }
-    Ok(())
 }

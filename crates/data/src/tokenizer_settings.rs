@@ -22,16 +22,16 @@ use crate::{Error, Result};
 /// The settings of a tokenizer, beside its file.
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 
-/// Classes, without `Fast`, that build a tokenizer anew from its vocabulary and their settings.
-const REBUILT: [&str; 8] = [
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "LayoutLMTokenizer",
-    "LxmertTokenizer",
-    "MobileBertTokenizer",
-    "SqueezeBertTokenizer",
-    "GPT2Tokenizer",
+/// Models whose classes, here without `Fast`, build a tokenizer anew from its vocabulary and their settings.
+const REBUILT: [(&str, &str); 8] = [
+    ("bert", "BertTokenizer"),
+    ("distilbert", "DistilBertTokenizer"),
+    ("electra", "ElectraTokenizer"),
+    ("layoutlm", "LayoutLMTokenizer"),
+    ("lxmert", "LxmertTokenizer"),
+    ("mobilebert", "MobileBertTokenizer"),
+    ("squeezebert", "SqueezeBertTokenizer"),
+    ("gpt2", "GPT2Tokenizer"),
 ];
 
 /// Classes of transformers that take a `tokenizer.json` as it is.
@@ -52,41 +52,54 @@ impl Default for Cleaning {
     }
 }
 
-/// Names of special tokens.
+/// The keys of special tokens in `tokenizer_config.json`, and their usual names.
+const KEYS: [(&str, Option<&str>); 7] = [
+    ("cls_token", Some(CLS)),
+    ("sep_token", Some(SEP)),
+    ("pad_token", Some(PAD)),
+    ("mask_token", Some(MASK)),
+    ("unk_token", Some("[UNK]")),
+    ("bos_token", None),
+    ("eos_token", None),
+];
+
+/// Names of special tokens, by their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Names {
-    pub(crate) cls: String,
-    pub(crate) sep: String,
-    pub(crate) pad: String,
-    pub(crate) mask: String,
-    pub(crate) unk: String,
-    /// The start of a text, where a file names it.
-    pub(crate) bos: Option<String>,
-    /// The end of a text, where a file names it.
-    pub(crate) eos: Option<String>,
-}
+pub(crate) struct Names(BTreeMap<&'static str, String>);
 
 impl Default for Names {
     fn default() -> Self {
-        let [cls, sep, pad, mask, unk] = [CLS, SEP, PAD, MASK, "[UNK]"].map(String::from);
-        Self { cls, sep, pad, mask, unk, bos: None, eos: None }
+        let usual = KEYS.into_iter().filter_map(|(key, name)| Some((key, name?.to_string())));
+        Self(usual.collect())
     }
 }
 
 impl Names {
-    /// The keys of `tokenizer_config.json` and what they name.
-    pub(crate) fn all(&self) -> [(&'static str, Option<&str>); 7] {
-        let Self { cls, sep, pad, mask, unk, bos, eos } = self;
-        let [cls, sep, pad, mask, unk] = [cls, sep, pad, mask, unk].map(|name| Some(&**name));
-        [
-            ("cls_token", cls),
-            ("sep_token", sep),
-            ("pad_token", pad),
-            ("mask_token", mask),
-            ("unk_token", unk),
-            ("bos_token", bos.as_deref()),
-            ("eos_token", eos.as_deref()),
-        ]
+    /// The name of a token.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// All keys, with their names.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        KEYS.into_iter().map(|(key, _)| (key, self.get(key)))
+    }
+
+    /// Whether a token is one of these.
+    pub(crate) fn contains(&self, token: &str) -> bool {
+        self.0.values().any(|name| name == token)
+    }
+
+    pub(crate) fn set(&mut self, key: &'static str, name: String) {
+        self.0.insert(key, name);
+    }
+
+    /// Takes the usual name again, if there is one.
+    pub(crate) fn reset(&mut self, key: &'static str) {
+        match Self::default().0.remove(key) {
+            Some(usual) => self.set(key, usual),
+            None => drop(self.0.remove(key)),
+        }
     }
 }
 
@@ -160,40 +173,32 @@ impl Settings {
             Some(stops) if !stops.is_empty() => stops,
             _ => ids,
         };
-        let class = |object: &Option<Object>| {
-            Some(object.as_ref()?.get("tokenizer_class")?.as_str()?.to_string())
-        };
-        this.class = class(&config).or_else(|| class(&model));
         this.stops.extend(config.as_ref().map_or(Vec::new(), Object::eos_ids));
+        let text = |object: &Option<Object>, key: &str| {
+            Some(object.as_ref()?.get(key)?.as_str()?.to_string())
+        };
+        this.class = text(&config, "tokenizer_class").or_else(|| text(&model, "tokenizer_class"));
+        let kind = text(&model, "model_type");
+        let is_rebuilt = match (&this.class, &kind) {
+            (Some(class), _) => is_rebuilt(class),
+            (None, Some(kind)) => REBUILT.iter().any(|(model, _)| model == kind),
+            (None, None) => true,
+        };
         this.rule = match (config, model) {
-            (Some(config), model) => match config.get("tokenizer_class").and_then(Value::as_str) {
-                Some(class) if !is_rebuilt(class) => Rule::File,
-                Some(_) => Rule::Settings(config.path),
-                None if model.is_none_or(|model| model.is_rebuilt()) => Rule::Settings(config.path),
-                None => Rule::File,
-            },
-            (None, Some(model)) if model.is_rebuilt() => Rule::Model(model.path),
-            (None, _) => Rule::File,
+            (Some(config), _) if is_rebuilt => Rule::Settings(config.path),
+            (None, Some(model)) if is_rebuilt => Rule::Model(model.path),
+            _ => Rule::File,
         };
         Ok(this)
     }
 
     fn read_names(&mut self, object: &Object) -> Result<()> {
-        for (key, _) in Names::default().all() {
+        for (key, _) in KEYS {
             let Some(value) = object.get(key) else { continue };
             // A name, or a token with its properties.
             let name = value.as_str().or_else(|| value.get("content")?.as_str());
-            let name = name.ok_or_else(|| object.wrong(key, "the name of a token"))?.to_string();
-            let names = &mut self.names;
-            match key {
-                "cls_token" => names.cls = name,
-                "sep_token" => names.sep = name,
-                "pad_token" => names.pad = name,
-                "mask_token" => names.mask = name,
-                "unk_token" => names.unk = name,
-                "bos_token" => names.bos = Some(name),
-                _ => names.eos = Some(name),
-            }
+            let name = name.ok_or_else(|| object.wrong(key, "the name of a token"))?;
+            self.names.set(key, name.to_string());
             self.named_in.insert(key, object.path.clone());
         }
         Ok(())
@@ -204,11 +209,6 @@ impl Settings {
     pub(crate) fn other_class(&self) -> Option<&str> {
         let class = self.class.as_deref()?;
         (!is_rebuilt(class) && !GENERIC.contains(&class)).then_some(class)
-    }
-
-    /// Whether a token is one of the special tokens that have a name here.
-    pub(crate) fn names_special(&self, token: &str) -> bool {
-        self.names.all().into_iter().any(|(_, name)| name == Some(token))
     }
 
     fn read_cleaning(&mut self, config: &Object) -> Result<()> {
@@ -237,7 +237,7 @@ impl Settings {
             let added = AddedToken {
                 content: content.to_string(),
                 // What has no name may stand in a text.
-                special: flag("special") && self.names_special(content),
+                special: flag("special") && self.names.contains(content),
                 normalized: normalized.unwrap_or(!flag("special")),
                 lstrip: flag("lstrip"),
                 rstrip: flag("rstrip"),
@@ -252,7 +252,7 @@ impl Settings {
         for (token, id) in &object.fields {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| object.wrong(token, "the id of a token"))?;
-            let special = self.names_special(token);
+            let special = self.names.contains(token);
             let added = AddedToken::from(token.clone(), special);
             self.added.insert(id, (added, object.path.clone()));
         }
@@ -261,7 +261,8 @@ impl Settings {
 }
 
 fn is_rebuilt(class: &str) -> bool {
-    REBUILT.contains(&class.strip_suffix("Fast").unwrap_or(class))
+    let class = class.strip_suffix("Fast").unwrap_or(class);
+    REBUILT.iter().any(|(_, rebuilt)| *rebuilt == class)
 }
 
 /// A JSON object and its file.
@@ -300,12 +301,6 @@ impl Object {
             Some(one) => id(one).into_iter().collect(),
             None => Vec::new(),
         }
-    }
-
-    /// Whether it is the configuration of a model whose tokenizer transformers builds anew.
-    fn is_rebuilt(&self) -> bool {
-        let kind = self.get("model_type").and_then(Value::as_str).unwrap_or("");
-        kind.contains("bert") || kind == "gpt2"
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {

@@ -16,7 +16,7 @@ use tokenizers::{Normalizer, OffsetReferential, OffsetType, PreTokenizedString, 
 
 use crate::bpe::{MIN_COUNT, Word, count_words, grow};
 use crate::encoding::{CLS, MASK, PAD, SEP};
-use crate::tokenizer_settings::{CONFIG, Cleaning, Names, Settings};
+use crate::tokenizer_settings::{CONFIG, Cleaning, Settings};
 use crate::{Error, Result, Tokenizer};
 
 const UNKNOWN: &str = "[UNK]";
@@ -92,10 +92,10 @@ impl Tokenizer {
                 "it belongs to a {class}, and a vocab.txt is read here as that of a BertTokenizer; give the \
                  tokenizer.json that transformers saves of it"
             );
-            return Err(Error::Tokenizer { name, problem });
+            return Err(Error::tokenizer(&name, problem));
         }
-        for (key, token) in [("unk_token", &settings.names.unk), ("cls_token", &settings.names.cls)]
-        {
+        for key in ["unk_token", "cls_token"] {
+            let token = settings.names.get(key).unwrap_or(key);
             if !vocab.contains_key(token) {
                 let problem = match settings.named_in.get(key) {
                     Some(file) => format!(
@@ -104,10 +104,11 @@ impl Tokenizer {
                     ),
                     None => format!(
                         "no token {token}; is it the vocab.txt of a BERT? If it calls the token by another \
-                         name, give that as {key} in {CONFIG} or special_tokens_map.json"
+                         name, give that as {key} in {CONFIG} or in {}",
+                        path.with_file_name("special_tokens_map.json").display()
                     ),
                 };
-                return Err(Error::Tokenizer { name, problem });
+                return Err(Error::tokenizer(&name, problem));
             }
         }
         Self::word_piece(name, &vocab, &settings)
@@ -119,10 +120,10 @@ impl Tokenizer {
         vocab: &BTreeMap<String, u32>,
         settings: &Settings,
     ) -> Result<Self> {
-        let Names { cls, sep, pad, mask, unk, .. } = &settings.names;
-        let special = [pad, unk, cls, sep, mask].into_iter();
-        let special = special.filter_map(|token| Some((token, *vocab.get(token)?)));
-        let mut special: Vec<(&String, u32)> = special.collect();
+        let names =
+            settings.names.all().filter(|(key, _)| !["bos_token", "eos_token"].contains(key));
+        let special = names.filter_map(|(_, token)| Some((token?, *vocab.get(token?)?)));
+        let mut special: Vec<(&str, u32)> = special.collect();
         special.sort_unstable_by_key(|(_, id)| *id);
         let added = special.iter().map(|(content, id)| {
             json!({
@@ -143,7 +144,7 @@ impl Tokenizer {
             "post_processor": null,
             "decoder": {"type": "WordPiece", "prefix": GOES_ON, "cleanup": true},
             "model": {
-                "type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": GOES_ON,
+                "type": "WordPiece", "unk_token": settings.names.get("unk_token"), "continuing_subword_prefix": GOES_ON,
                 "max_input_chars_per_word": LONGEST, "vocab": vocab,
             },
         });

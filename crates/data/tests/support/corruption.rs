@@ -114,7 +114,7 @@ pub(crate) fn corrupt(
             Ok(Err(error)) => {
                 detected += 1;
                 cuts += usize::from(is_cut);
-                if !error.contains(file.file_name().unwrap().to_str().unwrap()) {
+                if !error.contains(file.to_str().unwrap()) {
                     faults.push(format!("{input}: not named: {error}"));
                 }
             }
