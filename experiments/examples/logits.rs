@@ -7,7 +7,7 @@
 //!
 //! Texts are JSON lines with `text` and perhaps `text2`, one sequence each; tensor `logits.I` belongs to line I:
 //! (K) of a classifier, (V) at the third token, which is hidden, of a masked-language model, (N, V) of a GPT-2. A
-//! ViT reads the first images of its test split, which are written too: `images` (B, C, H, W), 0 black and 1 white,
+//! model of images reads the first images of its test split, which are written too: `images` (B, C, H, W), 0 black and 1 white,
 //! and `logits` (B, K).
 
 use std::collections::BTreeMap;
@@ -19,11 +19,11 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use conditioned_data::{Loader, LoaderConfig, Normalisation, Tokenizer, read_text};
+use conditioned_models::Architecture;
 use conditioned_models::bert::BertInput;
 use conditioned_models::encoder::MaskedLm;
 use conditioned_models::gpt2::Gpt2;
 use conditioned_models::network::Network;
-use conditioned_models::vit::Vit;
 use conditioned_nn::store::{load_tensors, save_tensors};
 use conditioned_nn::{Mode, Store};
 use experiments::job::{TaskConfig, WEIGHTS};
@@ -64,8 +64,8 @@ fn main() -> Result<()> {
     let fill = || store.assign(&weights, load_tensors(&weights, &Device::Cpu)?);
     let mut found = BTreeMap::new();
     match (&config.job.network, &config.job.task) {
-        (Network::Vit(network), TaskConfig::Images(task)) => {
-            Vit::new(network, store.builder())?;
+        (network, TaskConfig::Images(task)) => {
+            network.build(store.builder())?;
             fill()?;
             let splits = task.data.load()?;
             let normalisation = Normalisation::measure(&splits.train)?;
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
             let order = LoaderConfig::evaluation(IMAGES);
             let loader = Loader::new(Arc::new(images), order, &normalisation, &Device::Cpu)?;
             let batch = loader.epoch(0).next().context("no image")??;
-            let model = Vit::new(network, store.frozen()?)?;
+            let model = network.build(store.frozen()?)?;
             found.insert("logits".into(), model.forward(&batch.images, Mode::Eval)?);
         }
         (network, task) => {

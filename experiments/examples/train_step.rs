@@ -18,10 +18,11 @@ use anyhow::{Context, Result, bail};
 use candle_conditioning::Pooled;
 use candle_core::{D, DType, Device, Tensor, Var};
 use clap::{Parser, ValueEnum};
-use conditioned_models::EMBEDDING_TABLES;
+use conditioned_models::architecture::Input;
 use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::network::Network;
+use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_report::statistics::median;
@@ -41,7 +42,7 @@ const SEED: u64 = 0;
 /// Times training steps of one model.
 #[derive(Parser)]
 struct Options {
-    /// A ViT preset or gpt2-6x384.
+    /// The preset of a model of images, or of a GPT-2.
     #[arg(long, default_value = "vit-32")]
     model: String,
     /// Sequences or images per step.
@@ -123,23 +124,26 @@ trait Model {
 }
 
 struct Image {
-    config: VitConfig,
-    model: Vit,
+    config: Network,
+    channels: usize,
+    side: usize,
+    classes: usize,
+    model: Box<dyn conditioned_models::Model>,
 }
 
 impl Model for Image {
     fn macs(&self) -> usize {
-        self.config.macs()
+        self.config.macs(0)
     }
 
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
-        let VitConfig { channels, image_size, classes, .. } = self.config;
+        let Self { channels, side, classes, .. } = *self;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let pixels = (0..batch * channels * image_size * image_size)
+        let pixels = (0..batch * channels * side * side)
             .map(|_| rng.random_range(-1.0..1.0))
             .collect::<Vec<f32>>();
         let labels = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect::<Vec<_>>();
-        let shape = (batch, channels, image_size, image_size);
+        let shape = (batch, channels, side, side);
         Ok(HashMap::from([
             ("images".to_string(), Tensor::from_vec(pixels, shape, &Device::Cpu)?),
             ("labels".to_string(), Tensor::from_vec(labels, batch, &Device::Cpu)?),
@@ -149,7 +153,7 @@ impl Model for Image {
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
         let logits = self.model.forward(named(batch, "images")?, mode)?;
         let labels = named(batch, "labels")?;
-        let classes = Tensor::arange(0u32, self.config.classes as u32, &Device::Cpu)?;
+        let classes = Tensor::arange(0u32, self.classes as u32, &Device::Cpu)?;
         let targets = labels.unsqueeze(1)?.broadcast_eq(&classes.unsqueeze(0)?)?;
         Ok(cross_entropy(&logits, &targets.to_dtype(DType::F32)?)?)
     }
@@ -166,7 +170,7 @@ struct Text {
 
 impl Model for Text {
     fn macs(&self) -> usize {
-        self.config.macs()
+        self.config.macs(self.config.context)
     }
 
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
@@ -196,13 +200,16 @@ fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Ten
 }
 
 fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
-    if Gpt2Config::presets().any(|name| name == options.model) {
-        let config = Gpt2Config::preset(&options.model)?;
+    let mut config = Network::preset(&options.model)?;
+    if let Network::Gpt2(config) = config {
         return Ok(Box::new(Text { model: Gpt2::new(&config, store.builder())?, config }));
     }
-    let conditioning = options.conditioning.method()?.into();
-    let config = VitConfig { conditioning, ..VitConfig::preset(&options.model)? };
-    Ok(Box::new(Image { model: Vit::new(&config, store.builder())?, config }))
+    let Input::Images { channels, side, classes } = config.input() else {
+        bail!("--model {}: neither a model of images nor a GPT-2", options.model);
+    };
+    config.set_conditioning(options.conditioning.method()?.into());
+    let model = config.build(store.builder())?;
+    Ok(Box::new(Image { config, channels, side, classes, model }))
 }
 
 fn inputs(path: &Path) -> Result<HashMap<String, Tensor>> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use conditioned_models::Architecture;
 use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use conditioned_models::Architecture;
 use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
@@ -121,7 +122,8 @@ impl RunConfig {
         common.best = false;
         let network = &mut common.job.network;
         network.set_conditioning(ConditioningConfig::default());
-        network.set_embedding_std(PUBLISHED_STD);
+        // A network without embedding tables has none to make alike.
+        network.set_table_std(PUBLISHED_STD).ok();
         common.job.init = common.job.init.filter(|init| !init.is_of_cell());
         common.job.fit.schedule.peak = 0.0;
         common.job.fit.groups.table_rate = 1.0;

@@ -21,6 +21,7 @@ use crate::run::{queue, timing};
 use crate::search::{Start, Trial, Tuned};
 use crate::table::{Command as _, Table};
 use crate::{export, report, sweep};
+use conditioned_models::Architecture;
 
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -182,7 +183,7 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         Command::Run(options) => run(&Plan::<T>::new(&options, Purpose::Table)?),
         Command::Plan(options) => {
             let plan = Plan::<T>::new(&options, Purpose::Plan)?;
-            print(&plan.describe(&plan.table()?).terminal(conditioned_report::grid::Grid::width()))
+            print(&plan.describe(&plan.table()?)?.terminal(conditioned_report::grid::Grid::width()))
         }
         Command::Tune(options) => tune(&Plan::<T>::new(&options, Purpose::Search)?),
         Command::Sweep(options) => {

@@ -113,15 +113,16 @@ pub fn strength() -> Column {
 pub fn setting() -> Column {
     Column::new("learning rate, of embedding tables, their std", |row| {
         let Some(first) = row.runs.first().map(|run| &run.cell) else { return DASH.to_string() };
-        let mean = |of: fn(&Finished) -> f64| {
-            Sample::of(&row.runs.iter().map(|run| of(run)).collect::<Vec<_>>())
-                .map_or(f64::NAN, |sample| sample.mean)
+        let mean = |of: fn(&Finished) -> Option<f64>| {
+            let values: Vec<f64> = row.runs.iter().filter_map(|run| of(run)).collect();
+            Sample::of(&values).map(|sample| sample.mean)
         };
         let std = mean(|run| run.cell.embedding_std);
-        let position = mean(|run| run.cell.position_std);
-        let position =
-            if std == position { String::new() } else { format!(", positions {position:.2}") };
-        format!("{}, x{}, {std:.2}{position}", first.learning_rate, first.embedding_lr_scale)
+        let position = mean(|run| run.cell.position_std).filter(|position| Some(*position) != std);
+        let mut setting = format!("{}, x{}", first.learning_rate, first.embedding_lr_scale);
+        setting += &std.map_or(String::new(), |std| format!(", {std:.2}"));
+        setting += &position.map_or(String::new(), |std| format!(", positions {std:.2}"));
+        setting
     })
 }
 

@@ -1,8 +1,11 @@
 //! What a plan costs: parameters, operations, memory and time, before anything is trained.
 
+use anyhow::Result;
+use conditioned_models::Architecture;
 use conditioned_report::grid::Grid;
 
 use crate::cell::{Cell, RunConfig};
+use crate::column::DASH;
 use crate::plan::{Cells, Plan};
 use crate::run::timing::{self, Timing};
 use crate::table::Table;
@@ -12,7 +15,10 @@ const OPERATIONS_PER_SECOND: f64 = 2e10;
 
 impl<T: Table> Plan<T> {
     /// What the cells cost: a row per model, arm and setting.
-    pub fn describe(&self, cells: &Cells<T>) -> Grid {
+    ///
+    /// # Errors
+    /// When a network contradicts itself.
+    pub fn describe(&self, cells: &Cells<T>) -> Result<Grid> {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let timings = self.timings();
         for run in &cells.runs {
@@ -24,13 +30,13 @@ impl<T: Table> Plan<T> {
             }
             let job = &run.job;
             let (tokens, batch, _) = job.task.sizes();
-            let parameters = job.network.parameter_count();
+            let parameters = job.network.parameter_count()?;
             let samples = job.micro_batches() * batch;
             rows.push(vec![
                 name,
                 seed.to_string(),
                 format!("{}, x{}", job.fit.schedule.peak, job.fit.groups.table_rate),
-                format!("{:.3}", job.network.embedding_stds().0),
+                job.network.table_stds().words.map_or(DASH.to_string(), |std| format!("{std:.3}")),
                 parameters.to_string(),
                 (samples * tokens.max(1)).to_string(),
                 format!("{:.3}", job.operations() * 1e-15),
@@ -58,12 +64,12 @@ impl<T: Table> Plan<T> {
             notes.push("Later stages and the runs at equal time come on top.".to_string());
         }
         notes.push(self.announcement(cells));
-        Grid {
+        Ok(Grid {
             title: format!("{}: {}", T::TITLE, count(cells.runs.len(), "run")),
             columns: columns.map(|(head, answer)| (head.to_string(), answer)).to_vec(),
             rows,
             notes,
-        }
+        })
     }
 
     /// What will be done and how long it takes, in a sentence.

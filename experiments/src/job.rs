@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use candle_core::DType;
+use conditioned_models::Architecture;
+use conditioned_models::architecture::Input;
 use conditioned_models::encoder::EncoderConfig;
 use conditioned_models::hugging_face::{bert, gpt2};
 use conditioned_models::network::Network;
@@ -161,7 +163,7 @@ impl Job {
         for i in 0..14 {
             let std = 0.01 * 2f64.powf(0.5 * f64::from(i));
             let mut network = self.network.clone();
-            network.set_init_std(std);
+            network.set_init_std(std)?;
             let tokens = network.fresh_tokens(seed, &input)?;
             let kappa = crate::kappa::median_of_sequences(&tokens.plain)?;
             if kappa < best.0 {
@@ -207,7 +209,7 @@ pub fn train(
 ) -> Result<(Outcome, Store, Extras)> {
     let store = store(config)?;
     match (&config.job.network, &config.job.task) {
-        (Network::Vit(network), TaskConfig::Images(task)) => {
+        (network, TaskConfig::Images(task)) if matches!(network.input(), Input::Images { .. }) => {
             let task = ImageClassification::new(config, network, task, &store).map_err(boxed)?;
             train_task(&task, store, config, run, control)
         }

@@ -15,6 +15,7 @@ use crate::overrides;
 use crate::recipe::Recipe;
 use crate::search::{PUBLISHED_STD, Setting, Start, Tuned};
 use crate::table::{Preset, Request, Stage, Table};
+use conditioned_models::Architecture;
 
 /// The first seed of a table. Searches begin at 0: no network that helped to choose a setting is
 /// counted in the table.
@@ -334,7 +335,7 @@ impl<T: Table> Plan<T> {
         let mut job = T::job(request, data, &stage).with_context(|| cell.to_string())?;
         if cell.arm == Arm::Init && number == 0 {
             let std = job.smallest_kappa_std(cell.seed).with_context(|| cell.to_string())?;
-            job.network.set_init_std(std);
+            job.network.set_init_std(std).with_context(|| cell.to_string())?;
         }
         job.validate().with_context(|| cell.to_string())?;
         Ok(RunConfig {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use conditioned_models::Architecture;
+use conditioned_models::architecture::TableStds;
 use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_train::{Event, record};
 use serde::{Deserialize, Serialize};
@@ -59,10 +61,10 @@ pub struct Line {
     pub learning_rate: f64,
     /// Learning rate of the embedding tables over it.
     pub embedding_lr_scale: f64,
-    /// Deviation of the embedding tables at initialisation, of words or class token.
-    pub embedding_std: f64,
+    /// Deviation of the embedding tables at initialisation, of words or class token; empty where there is none.
+    pub embedding_std: Option<f64>,
     /// The same of positions.
-    pub position_std: f64,
+    pub position_std: Option<f64>,
     /// Strength t of the method; empty where there is none.
     pub strength: Option<f64>,
     /// Optimiser steps of the first stage.
@@ -207,7 +209,7 @@ pub fn collect<T: Table>(out: &Path) -> Result<Vec<Finished>> {
 }
 
 fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> Line {
-    let (embedding_std, position_std) = config.job.network.embedding_stds();
+    let TableStds { words, positions } = config.job.network.table_stds();
     Line {
         preset: config.preset.clone(),
         row: config.cell.row.clone(),
@@ -218,8 +220,8 @@ fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> 
         seed: config.cell.seed,
         learning_rate: config.job.fit.schedule.peak,
         embedding_lr_scale: config.job.fit.groups.table_rate,
-        embedding_std,
-        position_std,
+        embedding_std: words,
+        position_std: positions,
         strength: config.job.network.conditioning().method.strength(),
         steps: summary.steps,
         parameters: summary.parameters,

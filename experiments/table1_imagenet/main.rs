@@ -54,8 +54,7 @@ fn digits(row: Row) -> ImageRecipe {
 /// A small network on some digits: seconds, for tests.
 fn smoke(row: Row) -> ImageRecipe {
     ImageRecipe {
-        width: 16,
-        depth: 2,
+        model: "vit-8-tiny".to_string(),
         train_images: 220,
         tune_images: 60,
         epochs: 3,

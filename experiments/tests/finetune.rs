@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use conditioned_data::{Labels, Texts, Tokenizer, entailments, premises};
+use conditioned_models::Architecture;
 use conditioned_models::bert::{Bert, BertConfig, BertInput};
 use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::Method;

@@ -73,7 +73,7 @@ fn one_and_two_threads_train_to_the_same_bits() {
     let (one, two) = (root.path().join("one"), root.path().join("two"));
     // Wide batches, so that the kernels have several pieces to share.
     let wide = ["--models", "vit", "--arms", "per-sequence,pooled-current", "--seeds", "1"];
-    let wide = [&wide[..], &["--set", "width=64", "--set", "batch_size=110"]].concat();
+    let wide = [&wide[..], &["--set", "model=vit-8", "--set", "batch_size=110"]].concat();
     success(&[&["--preset", "smoke", "--out", one.to_str().unwrap()], &wide[..]].concat());
     for cell in ["vit/per-sequence-published/seed100", "vit/pooled-current-published/seed100"] {
         let folder = untrained(&one.join(cell), two.join(cell));
@@ -184,9 +184,11 @@ fn bad_input_gets_one_clear_error() {
         (&["--preset", "smoke", "--set", "train_images=5000"], &["UCI digits", "5000"]),
         (&["--preset", "smoke", "--set", "strength=-1"], &["-1"]),
         (&["--preset", "smoke", "--set", "epochs=0"], &["`length.epochs` must be at least 1"]),
-        (&["--preset", "smoke", "--set", "width=63"], &["4 heads do not divide width 63"]),
+        (&["--preset", "smoke", "--set", "model=vit-9"], &["unknown model `vit-9`", "vit-8-tiny"]),
         (&["--preset", "smoke", "--set", "batch_size=0"], &["batch_size=0"]),
         (&["--preset", "smoke", "--set", "model=vit-28"], &["takes [1, 28, 28]"]),
+        (&["--preset", "smoke", "--set", "model=gpt2"], &["model=gpt2: it takes no images"]),
+        (&["--preset", "smoke", "--set", "drop_path=1.5"], &["drop_path 1.5"]),
     ];
     for (arguments, expected) in cases {
         let error = failure(&[*arguments, &["--out", &out]].concat());

@@ -33,7 +33,8 @@ impl Table for Toy {
     type Data = ImageData;
 
     fn presets() -> Vec<Preset<Self>> {
-        let small = |_| ImageRecipe { width: 16, depth: 1, epochs: 2, ..ImageRecipe::digits() };
+        let small =
+            |_| ImageRecipe { model: "vit-8-tiny".to_string(), epochs: 2, ..ImageRecipe::digits() };
         let grid = Grid { learning_rates: &[1e-3, 4e-3], embeddings: &[(1.0, 0.02)] };
         let preset = Preset::new("small", small, &[Row::Vit], &[Baseline, Pooled], grid);
         vec![Preset { seeds: 2, ..preset }]

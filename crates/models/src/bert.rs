@@ -24,10 +24,12 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::UnknownPreset;
-use crate::bert_embedding::{Embedding, rows_at};
+use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::bert_embedding::{Embedding, real_tokens, rows_at};
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Table, Tokens};
+use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::stem::{Places, Stem, Way};
 
 /// Epsilon of every layer norm.
 pub(crate) const EPS: f64 = 1e-12;
@@ -66,61 +68,6 @@ pub struct BertConfig {
 }
 
 impl BertConfig {
-    /// Presets by name: (name, [vocabulary, context, width, depth, heads, hidden]).
-    ///
-    /// The two published sizes, the sentence encoder MiniLM-L6, and `bert-4x128`, which trains on a
-    /// laptop.
-    const PRESETS: [(&'static str, [usize; 6]); 4] = [
-        ("bert-base-uncased", [30522, 512, 768, 12, 12, 3072]),
-        ("bert-large-uncased", [30522, 512, 1024, 24, 16, 4096]),
-        ("minilm-l6", [30522, 512, 384, 6, 12, 1536]),
-        ("bert-4x128", [4096, 128, 128, 4, 4, 512]),
-    ];
-
-    /// The names of all presets.
-    pub fn presets() -> impl Iterator<Item = &'static str> {
-        Self::PRESETS.iter().map(|(name, _)| *name)
-    }
-
-    /// The preset called `name`, with the published dropout of 0.1 and without conditioning.
-    ///
-    /// # Errors
-    /// When there is no such preset.
-    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
-        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
-        let Some((_, [vocabulary, context, width, depth, heads, hidden])) = preset else {
-            let known = Self::presets().collect();
-            return Err(UnknownPreset { name: name.to_string(), known });
-        };
-        Ok(Self {
-            vocabulary: *vocabulary,
-            context: *context,
-            types: 2,
-            width: *width,
-            depth: *depth,
-            heads: *heads,
-            hidden: *hidden,
-            dropout: 0.1,
-            table_std: 0.02,
-            linear_std: LINEAR_STD,
-            conditioning: ConditioningConfig::default(),
-        })
-    }
-
-    /// Trainable scalars of the encoder, without pooler and heads.
-    pub fn parameter_count(&self) -> usize {
-        let (c, hidden) = (self.width, self.hidden);
-        let layer = 4 * (c + 1) * c + (c + 1) * hidden + (hidden + 1) * c + 4 * c;
-        (self.vocabulary + self.context + self.types + 2) * c + self.depth * layer
-    }
-
-    /// Multiply-accumulates of one forward pass of the encoder over `tokens` tokens of one sequence,
-    /// matrix products only.
-    pub fn macs(&self, tokens: usize) -> usize {
-        let c = self.width;
-        self.depth * tokens * (4 * c * c + 2 * c * self.hidden + 2 * tokens * c)
-    }
-
     /// Whether the conditioning folds into parameters: into the three tables one linear map of every
     /// token in front of the layer norm, or none; into the weights what is done to them; what is done
     /// to the output of attention does not.
@@ -130,12 +77,53 @@ impl BertConfig {
             && (method == Method::None
                 || (method.is_frozen_map() && placement != Placement::AfterNorm))
     }
+}
 
-    /// Checks what the types of the fields cannot.
-    ///
-    /// # Errors
-    /// Names the first contradiction.
-    pub fn validate(&self) -> Result<()> {
+impl Architecture for BertConfig {
+    fn family(&self) -> Family {
+        Family { name: "bert", label: "BERT" }
+    }
+
+    /// The two published sizes, the sentence encoder MiniLM-L6, and `bert-4x128`, which trains on a laptop; with
+    /// the published dropout of 0.1.
+    fn presets() -> Vec<(&'static str, Self)> {
+        let base = Self {
+            vocabulary: 30522,
+            context: 512,
+            types: 2,
+            width: 768,
+            depth: 12,
+            heads: 12,
+            hidden: 3072,
+            dropout: 0.1,
+            table_std: 0.02,
+            linear_std: LINEAR_STD,
+            conditioning: ConditioningConfig::default(),
+        };
+        let large = Self { width: 1024, depth: 24, heads: 16, hidden: 4096, ..base.clone() };
+        let mini = Self { width: 384, depth: 6, hidden: 1536, ..base.clone() };
+        let small = Self {
+            vocabulary: 4096,
+            context: 128,
+            width: 128,
+            depth: 4,
+            heads: 4,
+            hidden: 512,
+            ..base.clone()
+        };
+        vec![
+            ("bert-base-uncased", base),
+            ("bert-large-uncased", large),
+            ("minilm-l6", mini),
+            ("bert-4x128", small),
+        ]
+    }
+
+    fn input(&self) -> Input {
+        Input::Ids { vocabulary: self.vocabulary, context: self.context }
+    }
+
+    fn validate(&self) -> Result<()> {
         let positive = [
             ("vocabulary", self.vocabulary),
             ("context", self.context),
@@ -155,7 +143,35 @@ impl BertConfig {
                 candle_core::bail!("bert: {name} {std} must be finite and >= 0");
             }
         }
-        self.conditioning.validate()
+        let places = Places { tables: true, positions: true, norm: true };
+        places.check(&self.conditioning, "bert")
+    }
+
+    fn conditioning(&self) -> ConditioningConfig {
+        self.conditioning
+    }
+
+    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
+        self.conditioning = conditioning;
+    }
+
+    fn table_stds(&self) -> TableStds {
+        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
+    }
+
+    fn set_table_std(&mut self, std: f64) -> Result<()> {
+        self.table_std = std;
+        Ok(())
+    }
+
+    fn macs(&self, tokens: usize) -> usize {
+        let c = self.width;
+        self.depth * tokens * (4 * c * c + 2 * c * self.hidden + 2 * tokens * c)
+    }
+
+    /// [`Bert`], which lies at `bert` as below every head.
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Bert::new(self, vb.pp("bert"))?))
     }
 }
 
@@ -202,7 +218,6 @@ impl BertInput {
 #[derive(Debug)]
 pub struct Bert {
     folds: bool,
-    conditioning: ConditioningConfig,
     embedding: Embedding,
     positions: Table,
     types: Tensor,
@@ -217,29 +232,23 @@ impl Bert {
     /// When the configuration contradicts itself or a tensor has another shape.
     pub fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let ConditioningConfig { method, placement, .. } = config.conditioning;
         let (c, embeddings) = (config.width, vb.pp("embeddings"));
+        let stem = Stem::new("bert", config.conditioning, c, &vb)?;
         let table = |name, rows| {
             let init = init::normal(config.table_std);
             embeddings.pp(name).get_with_hints((rows, c), "weight", init)
         };
-        let positions = table("position_embeddings", config.context)?;
         let layers = (0..config.depth)
             .map(|i| Layer::new(config, vb.pp("encoder.layer").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
             folds: config.folds(),
-            conditioning: config.conditioning,
+            positions: stem.positions(table("position_embeddings", config.context)?)?,
             embedding: Embedding::new(
                 table("word_embeddings", config.vocabulary)?,
                 LayerNorm::new(embeddings.pp("LayerNorm"), c, EPS)?,
-                config.conditioning,
-                vb.pp("conditioner"),
+                stem,
             )?,
-            positions: match placement {
-                Placement::BeforePosition => Table::Plain(positions),
-                _ => Table::new(positions, method)?,
-            },
             types: table("token_type_embeddings", config.types)?,
             dropout: Dropout::new(&embeddings.pp("dropout"), config.dropout)?,
             layers,
@@ -266,9 +275,7 @@ impl Bert {
 
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
         let padding = input.padding.as_ref();
-        self.positions.refresh(mode)?;
-        let place = |words: &Tensor| self.place(words, input);
-        let x = self.embedding.forward(input, &self.added(), place, mode)?;
+        let x = self.embed_input(input, Way::Conditioned { padding, mode })?;
         let mut x = self.dropout.forward(&x, mode)?;
         let Some((last, layers)) = self.layers.split_last() else {
             return read.map_or(Ok(x.clone()), |positions| rows_at(&x, positions));
@@ -283,13 +290,19 @@ impl Bert {
         last.feed(&x, mode)
     }
 
+    /// The tokens that enter the first layer, (B, N, C), before dropout.
+    fn embed_input(&self, input: &BertInput, way: Way<'_>) -> Result<Tensor> {
+        let place = |words: &Tensor| self.place(words, &input.types, way);
+        self.embedding.forward(&input.ids, &self.added(), place, way)
+    }
+
     /// The tables whose rows are added to the words.
     fn added(&self) -> [&Tensor; 2] {
         [self.positions.weight(), &self.types]
     }
 
     /// Adds positions and types: (B, N, C) -> (B, N, C).
-    fn place(&self, words: &Tensor, input: &BertInput) -> Result<Tensor> {
+    fn place(&self, words: &Tensor, types: &Tensor, way: Way<'_>) -> Result<Tensor> {
         let (length, context) = (words.dim(1)?, self.context());
         if length > context {
             candle_core::bail!(
@@ -297,8 +310,8 @@ impl Bert {
                  at {context}"
             );
         }
-        let typed = (words + embedding(&input.types, &self.types)?)?;
-        add_table(&typed, &self.positions.range(0, length)?.unsqueeze(0)?)
+        let typed = (words + embedding(types, &self.types)?)?;
+        add_table(&typed, &self.positions.range(0, length, way)?.unsqueeze(0)?)
     }
 
     /// The longest sequence N.
@@ -333,8 +346,8 @@ impl Bert {
     ///
     /// # Errors
     /// As [`Bert::hidden`].
-    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
-        self.embedding.tokens(input, &self.added(), |words| self.place(words, input))
+    pub fn real_tokens(&self, input: &BertInput) -> Result<Tokens> {
+        real_tokens(input, |way| self.embed_input(input, way))
     }
 
     /// The weights of queries, keys and values with which a model without conditioning computes what
@@ -343,7 +356,7 @@ impl Bert {
     /// # Errors
     /// When something is done to the output of attention.
     pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.conditioning.check_folds("bert")?;
+        self.embedding.stem().check_folds()?;
         folded_weights(self.layers.iter().map(|layer| &layer.attention))
     }
 
@@ -354,7 +367,7 @@ impl Bert {
     /// When the method depends on the sequence, or acts behind the layer norm; or when something is done
     /// to the output of attention.
     pub fn folded_tables(&self) -> Result<[Tensor; 3]> {
-        self.conditioning.check_folds("bert")?;
+        self.embedding.stem().check_folds()?;
         if !self.folds {
             candle_core::bail!(
                 "bert: only pooled conditioning, its norm-matched control and conditioned tables in \
@@ -364,11 +377,22 @@ impl Bert {
         }
         let added = self.added();
         let words = self.embedding.folded_words(&added)?;
-        let fold = |table: Tensor| match self.embedding.placement() {
-            Placement::BeforePosition => Ok(table),
-            _ => self.embedding.fold(&table, &added),
-        };
-        Ok([words, fold(self.positions.embeddings()?)?, fold(self.types.clone())?])
+        let fold = |table: &Tensor| self.embedding.fold_positions(table, &added);
+        Ok([words, fold(&self.positions.embeddings()?)?, fold(&self.types)?])
+    }
+}
+
+impl Model for Bert {
+    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.hidden(&BertInput::new(ids.clone())?, mode)
+    }
+
+    fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.embed_input(&BertInput::new(ids.clone())?, way)
+    }
+
+    fn stem(&self) -> &Stem {
+        self.embedding.stem()
     }
 }
 

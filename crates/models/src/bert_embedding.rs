@@ -2,11 +2,11 @@
 //! states.
 
 use candle_core::{Device, Module, Result, Tensor};
-use candle_nn::VarBuilder;
-use conditioned_nn::{LayerNorm, Mode, Padding, embedding};
+use conditioned_nn::{LayerNorm, Mode, embedding};
 
 use crate::bert::BertInput;
-use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner, Tokens};
+use crate::conditioning::{Placement, Table, Tokens};
+use crate::stem::{Stem, Way};
 
 /// LN(place(W\[ids\])), conditioned at one of three places: the words, what `place` makes of them by
 /// adding positions, or behind the layer norm.
@@ -14,24 +14,13 @@ use crate::conditioning::{ConditioningConfig, Placement, Table, TokenConditioner
 pub(crate) struct Embedding {
     words: Table,
     norm: LayerNorm,
-    placement: Placement,
-    conditioner: TokenConditioner,
+    stem: Stem,
 }
 
 impl Embedding {
-    /// Over the word table (V, C); `vb` holds the state of the conditioner.
-    pub(crate) fn new(
-        words: Tensor,
-        norm: LayerNorm,
-        config: ConditioningConfig,
-        vb: VarBuilder,
-    ) -> Result<Self> {
-        Ok(Self {
-            conditioner: TokenConditioner::new(config, words.dim(1)?, vb)?,
-            words: Table::new(words, config.method)?,
-            norm,
-            placement: config.placement,
-        })
+    /// Over the word table (V, C).
+    pub(crate) fn new(words: Tensor, norm: LayerNorm, stem: Stem) -> Result<Self> {
+        Ok(Self { words: stem.words(words)?, norm, stem })
     }
 
     /// The word table (V, C).
@@ -39,77 +28,53 @@ impl Embedding {
         self.words.weight()
     }
 
-    /// Where the tokens are conditioned.
-    pub(crate) fn placement(&self) -> Placement {
-        self.placement
+    /// What is done to the tokens.
+    pub(crate) fn stem(&self) -> &Stem {
+        &self.stem
     }
 
     /// The tokens that enter the first layer, (B, N, C), before dropout; `added` are the tables from
     /// which `place` adds rows to the words (B, N, C).
     pub(crate) fn forward(
         &self,
-        input: &BertInput,
+        ids: &Tensor,
         added: &[&Tensor],
         place: impl Fn(&Tensor) -> Result<Tensor>,
-        mode: Mode,
+        way: Way<'_>,
     ) -> Result<Tensor> {
-        self.words.refresh(mode)?;
-        let condition = |x: Tensor| self.condition(&x, input.padding.as_ref(), added, mode);
-        let mut x = self.words.rows(&input.ids)?;
-        if self.placement == Placement::BeforePosition {
-            x = condition(x)?;
-        }
-        x = place(&x)?;
-        if self.placement == Placement::AfterPosition {
-            x = condition(x)?;
-        }
-        x = self.norm.forward(&x)?;
-        if self.placement == Placement::AfterNorm {
-            x = condition(x)?;
-        }
-        Ok(x)
+        let (words, tables) = (self.words.rows(ids, way)?, self.tables(added));
+        let words = self.stem.at(Placement::BeforePosition, words, &tables, way)?;
+        let x = self.stem.at(Placement::AfterPosition, place(&words)?, &tables, way)?;
+        self.stem.at(Placement::AfterNorm, self.norm.forward(&x)?, &tables, way)
     }
 
-    /// The same in evaluation mode, without and with conditioning, (R, C): real tokens of all
-    /// sequences.
-    pub(crate) fn tokens(
-        &self,
-        input: &BertInput,
-        added: &[&Tensor],
-        place: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tokens> {
-        let words = embedding(&input.ids, self.words())?;
-        let plain = self.norm.forward(&place(&words)?)?;
-        let conditioned = self.forward(input, added, place, Mode::Eval)?;
-        Ok(Tokens { plain: real(&plain, input)?, conditioned: real(&conditioned, input)? })
-    }
-
-    /// X -> Y, (.., C), for the tokens of the place that is conditioned.
-    fn condition(
-        &self,
-        x: &Tensor,
-        padding: Option<&Padding>,
-        added: &[&Tensor],
-        mode: Mode,
-    ) -> Result<Tensor> {
-        let tables = match self.placement {
-            Placement::BeforePosition => vec![self.words()],
-            Placement::AfterPosition => [&[self.words()], added].concat(),
-            // A layer norm of independent rows has no formula for its statistics.
-            Placement::AfterNorm => Vec::new(),
-        };
-        self.conditioner.forward(x, padding, &tables, mode)
+    /// The tables whose rows add up to the tokens.
+    fn tables<'a>(&'a self, added: &[&'a Tensor]) -> Vec<&'a Tensor> {
+        [&[self.words()], added].concat()
     }
 
     /// The word table as it enters the sum, conditioned (V, C): for methods that fold.
     pub(crate) fn folded_words(&self, added: &[&Tensor]) -> Result<Tensor> {
-        self.fold(&self.words.embeddings()?, added)
+        self.stem.fold(&self.words.embeddings()?, &self.tables(added))
     }
 
-    /// The rows of `table` as an evaluation conditions them.
-    pub(crate) fn fold(&self, table: &Tensor, added: &[&Tensor]) -> Result<Tensor> {
-        self.condition(table, None, added, Mode::Eval)
+    /// The rows of `table`, which are added to the words, as an evaluation conditions them.
+    pub(crate) fn fold_positions(&self, table: &Tensor, added: &[&Tensor]) -> Result<Tensor> {
+        self.stem.fold_positions(table, &self.tables(added))
     }
+}
+
+/// The real tokens of all sequences on both sides of the conditioning, (R, C), of an embedding in evaluation
+/// mode.
+pub(crate) fn real_tokens(
+    input: &BertInput,
+    embed: impl Fn(Way<'_>) -> Result<Tensor>,
+) -> Result<Tokens> {
+    let conditioned = Way::Conditioned { padding: input.padding.as_ref(), mode: Mode::Eval };
+    Ok(Tokens {
+        plain: real(&embed(Way::Plain)?, input)?,
+        conditioned: real(&embed(conditioned)?, input)?,
+    })
 }
 
 /// The rows (R, C) of x (B, N, C) that are no padding.

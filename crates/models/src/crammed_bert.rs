@@ -32,11 +32,13 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::UnknownPreset;
+use crate::architecture::{Architecture, Family, Input, TableStds};
 use crate::bert::{BertInput, EPS};
-use crate::bert_embedding::{Embedding, rows_at};
+use crate::bert_embedding::{Embedding, real_tokens, rows_at};
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Tokens};
+use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::stem::{Places, Stem, Way};
 
 /// Deviation of every linear weight at initialisation, as published.
 pub(crate) const LINEAR_STD: f64 = 0.02;
@@ -70,57 +72,6 @@ pub struct CrammedBertConfig {
 }
 
 impl CrammedBertConfig {
-    /// Presets by name: (name, [vocabulary, context, width, depth, heads, hidden]).
-    ///
-    /// The published size, and `crammed-4x128`, which trains on a laptop.
-    const PRESETS: [(&'static str, [usize; 6]); 2] = [
-        ("crammed-bert", [32768, 128, 768, 16, 12, 3072]),
-        ("crammed-4x128", [4096, 128, 128, 4, 4, 512]),
-    ];
-
-    /// The names of all presets.
-    pub fn presets() -> impl Iterator<Item = &'static str> {
-        Self::PRESETS.iter().map(|(name, _)| *name)
-    }
-
-    /// The preset called `name`, with the published dropout of 0.1 and without conditioning.
-    ///
-    /// # Errors
-    /// When there is no such preset.
-    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
-        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
-        let Some((_, [vocabulary, context, width, depth, heads, hidden])) = preset else {
-            let known = Self::presets().collect();
-            return Err(UnknownPreset { name: name.to_string(), known });
-        };
-        Ok(Self {
-            vocabulary: *vocabulary,
-            context: *context,
-            width: *width,
-            depth: *depth,
-            heads: *heads,
-            hidden: *hidden,
-            dropout: 0.1,
-            table_std: 0.02,
-            linear_std: LINEAR_STD,
-            conditioning: ConditioningConfig::default(),
-        })
-    }
-
-    /// Trainable scalars of the encoder, without pooler and heads.
-    pub fn parameter_count(&self) -> usize {
-        let c = self.width;
-        let layer = 4 * c * c + self.feed_forward() + 4 * c;
-        self.vocabulary * c + 1 + self.depth * layer + 4 * c
-    }
-
-    /// Multiply-accumulates of one forward pass of the encoder over `tokens` tokens of one sequence,
-    /// matrix products only.
-    pub fn macs(&self, tokens: usize) -> usize {
-        let c = self.width;
-        self.depth * tokens * (4 * c * c + self.feed_forward() + 2 * tokens * c)
-    }
-
     /// Weights of one feed-forward: `hidden` outputs, of which a half comes back.
     fn feed_forward(&self) -> usize {
         self.width * self.hidden + self.hidden / 2 * self.width
@@ -142,12 +93,38 @@ impl CrammedBertConfig {
                 _ => method.is_frozen_map() && placement == Placement::BeforePosition,
             }
     }
+}
 
-    /// Checks what the types of the fields cannot.
-    ///
-    /// # Errors
-    /// Names the first contradiction.
-    pub fn validate(&self) -> Result<()> {
+impl Architecture for CrammedBertConfig {
+    fn family(&self) -> Family {
+        Family { name: "crammed-bert", label: "Crammed BERT" }
+    }
+
+    /// The published size, and `crammed-4x128`, which trains on a laptop; with the dropout of 0.1 of a
+    /// fine-tuning.
+    fn presets() -> Vec<(&'static str, Self)> {
+        let base = Self {
+            vocabulary: 32768,
+            context: 128,
+            width: 768,
+            depth: 16,
+            heads: 12,
+            hidden: 3072,
+            dropout: 0.1,
+            table_std: 0.02,
+            linear_std: LINEAR_STD,
+            conditioning: ConditioningConfig::default(),
+        };
+        let small =
+            Self { vocabulary: 4096, width: 128, depth: 4, heads: 4, hidden: 512, ..base.clone() };
+        vec![("crammed-bert", base), ("crammed-4x128", small)]
+    }
+
+    fn input(&self) -> Input {
+        Input::Ids { vocabulary: self.vocabulary, context: self.context }
+    }
+
+    fn validate(&self) -> Result<()> {
         let positive = [
             ("vocabulary", self.vocabulary),
             ("context", self.context),
@@ -184,7 +161,35 @@ impl CrammedBertConfig {
                 candle_core::bail!("crammed-bert: {name} {std} must be finite and >= 0");
             }
         }
-        self.conditioning.validate()
+        let places = Places { tables: true, positions: true, norm: true };
+        places.check(&self.conditioning, "crammed-bert")
+    }
+
+    fn conditioning(&self) -> ConditioningConfig {
+        self.conditioning
+    }
+
+    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
+        self.conditioning = conditioning;
+    }
+
+    fn table_stds(&self) -> TableStds {
+        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
+    }
+
+    fn set_table_std(&mut self, std: f64) -> Result<()> {
+        self.table_std = std;
+        Ok(())
+    }
+
+    fn macs(&self, tokens: usize) -> usize {
+        let c = self.width;
+        self.depth * tokens * (4 * c * c + self.feed_forward() + 2 * tokens * c)
+    }
+
+    /// [`CrammedBert`], which lies at `encoder` as below every head.
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(CrammedBert::new(self, vb.pp("encoder"))?))
     }
 }
 
@@ -192,7 +197,6 @@ impl CrammedBertConfig {
 #[derive(Debug)]
 pub struct CrammedBert {
     folds: bool,
-    conditioning: ConditioningConfig,
     embedding: Embedding,
     /// P (context, C).
     sinusoid: Tensor,
@@ -221,12 +225,10 @@ impl CrammedBert {
             .collect::<Result<_>>()?;
         Ok(Self {
             folds: config.folds(),
-            conditioning: config.conditioning,
             embedding: Embedding::new(
                 words,
                 LayerNorm::new(embedding.pp("norm"), c, EPS)?,
-                config.conditioning,
-                vb.pp("conditioner"),
+                Stem::new("crammed-bert", config.conditioning, c, &vb)?,
             )?,
             sinusoid: sinusoid(config.context, c, vb.dtype(), vb.device())?,
             scale: embedding.pp("pos_embedding").get_with_hints(
@@ -260,8 +262,7 @@ impl CrammedBert {
 
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
         let padding = input.padding.as_ref();
-        let table = self.positions()?;
-        let x = self.embedding.forward(input, &[&table], |words| place(words, &table), mode)?;
+        let x = self.embed_ids(&input.ids, Way::Conditioned { padding, mode })?;
         let mut x = self.dropout.forward(&x, mode)?;
         for (i, layer) in self.layers.iter().enumerate() {
             x = layer.attention.forward(&x, padding, mode)?;
@@ -271,6 +272,12 @@ impl CrammedBert {
             x = layer.ffn.forward(&x, mode)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// The tokens that enter the first layer, (B, N, C), before dropout.
+    fn embed_ids(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        let table = self.positions()?;
+        self.embedding.forward(ids, &[&table], |words| place(words, &table), way)
     }
 
     /// s P (context, C).
@@ -293,9 +300,8 @@ impl CrammedBert {
     ///
     /// # Errors
     /// As [`CrammedBert::hidden`].
-    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
-        let table = self.positions()?;
-        self.embedding.tokens(input, &[&table], |words| place(words, &table))
+    pub fn real_tokens(&self, input: &BertInput) -> Result<Tokens> {
+        real_tokens(input, |way| self.embed_ids(&input.ids, way))
     }
 
     /// The weights of queries, keys and values with which an encoder without conditioning computes what
@@ -304,7 +310,7 @@ impl CrammedBert {
     /// # Errors
     /// When something is done to the output of attention.
     pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.conditioning.check_folds("crammed-bert")?;
+        self.embedding.stem().check_folds()?;
         folded_weights(self.layers.iter().map(|layer| &layer.attention))
     }
 
@@ -315,7 +321,7 @@ impl CrammedBert {
     /// # Errors
     /// When the conditioning does not fold: see [`CrammedBertConfig::folds`].
     pub fn folded_words(&self) -> Result<Tensor> {
-        self.conditioning.check_folds("crammed-bert")?;
+        self.embedding.stem().check_folds()?;
         if !self.folds {
             candle_core::bail!(
                 "crammed-bert: only conditioned tables, and pooled conditioning or its norm-matched \
@@ -324,6 +330,20 @@ impl CrammedBert {
             );
         }
         self.embedding.folded_words(&[&self.positions()?])
+    }
+}
+
+impl Model for CrammedBert {
+    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.hidden(&BertInput::new(ids.clone())?, mode)
+    }
+
+    fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.embed_ids(ids, way)
+    }
+
+    fn stem(&self) -> &Stem {
+        self.embedding.stem()
     }
 }
 

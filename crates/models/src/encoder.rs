@@ -2,23 +2,23 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Mode, Store};
-use serde::{Deserialize, Serialize};
+use conditioned_nn::Mode;
 
+use crate::architecture::architectures;
 use crate::bert::{BertConfig, BertInput};
 use crate::bert_heads::{BertClassifier, BertMaskedLm};
-use crate::conditioning::{ConditioningConfig, Tokens};
+use crate::conditioning::Tokens;
 use crate::crammed_bert::CrammedBertConfig;
 use crate::crammed_heads::{CrammedBertClassifier, CrammedBertMaskedLm};
 
-/// A BERT of one of two kinds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EncoderConfig {
-    /// The published one, post-norm.
-    Bert(BertConfig),
-    /// Crammed BERT, pre-norm.
-    CrammedBert(CrammedBertConfig),
+architectures! {
+    /// A BERT of one of two kinds.
+    pub enum EncoderConfig {
+        /// The published one, post-norm.
+        Bert(BertConfig),
+        /// Crammed BERT, pre-norm.
+        CrammedBert(CrammedBertConfig),
+    }
 }
 
 /// Runs `$body` with the configuration or model of either kind.
@@ -32,52 +32,14 @@ macro_rules! either {
 }
 
 impl EncoderConfig {
-    /// What is done to the tokens, and where.
-    pub fn conditioning(&self) -> ConditioningConfig {
-        either!(self, Self, config => config.conditioning)
-    }
-
-    /// The deviation that its tables start with.
-    pub fn table_std(&self) -> f64 {
-        either!(self, Self, config => config.table_std)
-    }
-
     /// The tokens V that it knows.
     pub fn vocabulary(&self) -> usize {
         either!(self, Self, config => config.vocabulary)
     }
 
-    /// Sets what is done to the tokens, and where.
-    pub fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        either!(self, Self, config => config.conditioning = conditioning);
-    }
-
-    /// Sets the deviation that its tables start with.
-    pub fn set_table_std(&mut self, table_std: f64) {
-        either!(self, Self, config => config.table_std = table_std);
-    }
-
     /// Sets the probability of dropout.
     pub fn set_dropout(&mut self, dropout: f64) {
         either!(self, Self, config => config.dropout = dropout);
-    }
-
-    /// Checks what the types of the fields cannot.
-    ///
-    /// # Errors
-    /// Names the first contradiction.
-    pub fn validate(&self) -> Result<()> {
-        either!(self, Self, config => config.validate())
-    }
-
-    /// Trainable scalars without heads.
-    pub fn parameter_count(&self) -> usize {
-        either!(self, Self, config => config.parameter_count())
-    }
-
-    /// Multiply-accumulates of one forward pass over `tokens` tokens of one sequence.
-    pub fn macs(&self, tokens: usize) -> usize {
-        either!(self, Self, config => config.macs(tokens))
     }
 
     /// A classifier of `outputs` classes, or of scores where there is one, over `vb`.
@@ -90,20 +52,6 @@ impl EncoderConfig {
             Self::CrammedBert(config) => {
                 Classifier::CrammedBert(CrammedBertClassifier::new(config, outputs, vb)?)
             }
-        })
-    }
-
-    /// The tokens entering the first layer, (B, N, C), for full sequences of `ids` (B, N), by an encoder that
-    /// is made in `store`.
-    ///
-    /// # Errors
-    /// When the configuration contradicts itself or the ids do not fit it.
-    pub fn fresh_tokens(&self, store: &Store, ids: &Tensor) -> Result<Tokens> {
-        let (b, n) = ids.dims2()?;
-        let rows = self.masked_lm(store.builder())?.tokens(&BertInput::new(ids.clone())?)?; // (B N, C)
-        Ok(Tokens {
-            plain: rows.plain.reshape((b, n, ()))?,
-            conditioned: rows.conditioned.reshape((b, n, ()))?,
         })
     }
 
@@ -147,12 +95,12 @@ impl Classifier {
         either!(self, Self, model => model.loss(input, labels, mode))
     }
 
-    /// The tokens entering the first layer in evaluation mode.
+    /// The real tokens entering the first layer in evaluation mode, (R, C).
     ///
     /// # Errors
     /// When the texts do not fit the model.
-    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
-        either!(self, Self, model => model.bert().tokens(input))
+    pub fn real_tokens(&self, input: &BertInput) -> Result<Tokens> {
+        either!(self, Self, model => model.bert().real_tokens(input))
     }
 }
 
@@ -180,11 +128,11 @@ impl MaskedLm {
         either!(self, Self, model => model.loss(input, positions, targets, mode))
     }
 
-    /// The tokens entering the first layer in evaluation mode.
+    /// The real tokens entering the first layer in evaluation mode, (R, C).
     ///
     /// # Errors
     /// When the texts do not fit the model.
-    pub fn tokens(&self, input: &BertInput) -> Result<Tokens> {
-        either!(self, Self, model => model.bert().tokens(input))
+    pub fn real_tokens(&self, input: &BertInput) -> Result<Tokens> {
+        either!(self, Self, model => model.bert().real_tokens(input))
     }
 }

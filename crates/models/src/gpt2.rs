@@ -20,16 +20,16 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Cache, Dropout, Gelu, LayerNorm, Linear, Mode, Sequence, add_table, embedding, init,
+    Attention, Cache, Dropout, Gelu, LayerNorm, Linear, Mode, Sequence, add_table, init,
     linear_cross_entropy,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::UnknownPreset;
-use crate::conditioning::{
-    ConditioningConfig, Packing, Placement, Table, TokenConditioner, Tokens,
-};
+use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::conditioning::{ConditioningConfig, Packing, Placement, Table};
+use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::stem::{Places, Stem, Way};
 
 /// Epsilon of every layer norm.
 const EPS: f64 = 1e-5;
@@ -67,70 +67,48 @@ pub struct Gpt2Config {
     pub allow_future_leak: bool,
 }
 
-impl Gpt2Config {
-    /// Presets by name: (name, vocabulary, context, width, depth, heads).
-    ///
-    /// The four published sizes; `gpt2-6x384`, a small one for measurements; `gpt2-4x128`, this
-    /// project's first prototype.
-    const PRESETS: [(&'static str, [usize; 5]); 6] = [
-        ("gpt2", [50257, 1024, 768, 12, 12]),
-        ("gpt2-medium", [50257, 1024, 1024, 24, 16]),
-        ("gpt2-large", [50257, 1024, 1280, 36, 20]),
-        ("gpt2-xl", [50257, 1024, 1600, 48, 25]),
-        ("gpt2-6x384", [4096, 256, 384, 6, 6]),
-        ("gpt2-4x128", [4096, 128, 128, 4, 4]),
-    ];
-
-    /// The names of all presets.
-    pub fn presets() -> impl Iterator<Item = &'static str> {
-        Self::PRESETS.iter().map(|(name, _)| *name)
+impl Architecture for Gpt2Config {
+    fn family(&self) -> Family {
+        Family { name: "gpt2", label: "GPT-2" }
     }
 
-    /// The preset called `name`, without dropout and without conditioning.
-    ///
-    /// # Errors
-    /// When there is no such preset.
-    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
-        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
-        let Some((_, [vocabulary, context, width, depth, heads])) = preset else {
-            let known = Self::presets().collect();
-            return Err(UnknownPreset { name: name.to_string(), known });
-        };
-        Ok(Self {
-            vocabulary: *vocabulary,
-            context: *context,
-            width: *width,
-            depth: *depth,
-            heads: *heads,
+    /// The four published sizes; `gpt2-6x384`, a small one for measurements; `gpt2-4x128`, this project's first
+    /// prototype. None has dropout.
+    fn presets() -> Vec<(&'static str, Self)> {
+        let base = Self {
+            vocabulary: 50257,
+            context: 1024,
+            width: 768,
+            depth: 12,
+            heads: 12,
             dropout: 0.0,
             token_std: 0.02,
             position_std: 0.02,
             tie_word_embeddings: true,
             conditioning: ConditioningConfig::default(),
             allow_future_leak: false,
-        })
+        };
+        let medium = Self { width: 1024, depth: 24, heads: 16, ..base.clone() };
+        let large = Self { width: 1280, depth: 36, heads: 20, ..base.clone() };
+        let extra_large = Self { width: 1600, depth: 48, heads: 25, ..base.clone() };
+        let small =
+            Self { vocabulary: 4096, context: 256, width: 384, depth: 6, heads: 6, ..base.clone() };
+        let smallest = Self { context: 128, width: 128, depth: 4, heads: 4, ..small.clone() };
+        vec![
+            ("gpt2", base),
+            ("gpt2-medium", medium),
+            ("gpt2-large", large),
+            ("gpt2-xl", extra_large),
+            ("gpt2-6x384", small),
+            ("gpt2-4x128", smallest),
+        ]
     }
 
-    /// Trainable scalars.
-    pub fn parameter_count(&self) -> usize {
-        let c = self.width;
-        let block = 4 * c + (c + 1) * 3 * c + (c + 1) * c + (c + 1) * 4 * c + (4 * c + 1) * c;
-        let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocabulary + self.context;
-        tables * c + self.depth * block + 2 * c
+    fn input(&self) -> Input {
+        Input::Ids { vocabulary: self.vocabulary, context: self.context }
     }
 
-    /// Multiply-accumulates of one forward pass of one full sequence, matrix products only: head
-    /// included, attention to the past only.
-    pub fn macs(&self) -> usize {
-        let (t, c) = (self.context, self.width);
-        t * c * (self.depth * (12 * c + t + 1) + self.vocabulary)
-    }
-
-    /// Checks what the types of the fields cannot.
-    ///
-    /// # Errors
-    /// Names the first contradiction.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         let positive = [
             ("vocabulary", self.vocabulary),
             ("context", self.context),
@@ -148,9 +126,43 @@ impl Gpt2Config {
                 candle_core::bail!("gpt2: {name} {std} must be finite and >= 0");
             }
         }
-        self.conditioning.validate()?;
-        self.conditioning.placement.check_no_norm("gpt2")?;
+        let places = Places { tables: true, positions: true, norm: false };
+        places.check(&self.conditioning, "gpt2")?;
         self.conditioning.method.check_causal("gpt2", self.allow_future_leak)
+    }
+
+    fn conditioning(&self) -> ConditioningConfig {
+        self.conditioning
+    }
+
+    /// Sets what is done to tokens, weights and attention; from then on it is causal, or refused.
+    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
+        (self.conditioning, self.allow_future_leak) = (conditioning, false);
+    }
+
+    fn table_stds(&self) -> TableStds {
+        TableStds { words: Some(self.token_std), positions: Some(self.position_std) }
+    }
+
+    fn set_table_std(&mut self, std: f64) -> Result<()> {
+        (self.token_std, self.position_std) = (std, std);
+        Ok(())
+    }
+
+    /// That of the position table: the scale of both tables together would not change kappa.
+    fn set_init_std(&mut self, std: f64) -> Result<()> {
+        self.position_std = std;
+        Ok(())
+    }
+
+    /// The head is included; each token attends to the past of a full sequence on average.
+    fn macs(&self, tokens: usize) -> usize {
+        let (t, c) = (self.context, self.width);
+        tokens * c * (self.depth * (12 * c + t + 1) + self.vocabulary)
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Gpt2::new(self, vb)?))
     }
 }
 
@@ -177,8 +189,8 @@ pub struct Gpt2 {
     wpe: Table,
     /// `None` where the head is tied to `wte`.
     lm_head: Option<Tensor>,
-    conditioning: ConditioningConfig,
-    conditioner: TokenConditioner,
+    causal: bool,
+    stem: Stem,
     dropout: Dropout,
     blocks: Vec<Block>,
     norm: LayerNorm,
@@ -192,26 +204,22 @@ impl Gpt2 {
     /// another shape.
     pub fn new(config: &Gpt2Config, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let ConditioningConfig { method, placement, .. } = config.conditioning;
         let (c, vocabulary) = (config.width, config.vocabulary);
         let table =
             |name, rows, std| vb.pp(name).get_with_hints((rows, c), "weight", init::normal(std));
-        let positions = table("wpe", config.context, config.position_std)?;
+        let stem = Stem::new("gpt2", config.conditioning, c, &vb)?;
         let blocks = (0..config.depth)
             .map(|i| Block::new(config, vb.pp("h").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
-            wte: Table::new(table("wte", vocabulary, config.token_std)?, method)?,
-            wpe: match placement {
-                Placement::BeforePosition => Table::Plain(positions),
-                Placement::AfterPosition | Placement::AfterNorm => Table::new(positions, method)?,
-            },
+            wte: stem.words(table("wte", vocabulary, config.token_std)?)?,
+            wpe: stem.positions(table("wpe", config.context, config.position_std)?)?,
             lm_head: match config.tie_word_embeddings {
                 true => None,
                 false => Some(table("lm_head", vocabulary, LINEAR_STD)?),
             },
-            conditioning: config.conditioning,
-            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
+            causal: config.conditioning.method.is_causal(),
+            stem,
             dropout: Dropout::new(&vb.pp("drop"), config.dropout)?,
             blocks,
             norm: LayerNorm::new(vb.pp("ln_f"), c, EPS)?,
@@ -223,7 +231,7 @@ impl Gpt2 {
     /// # Errors
     /// When the sequence is longer than the context or an id is not in the vocabulary.
     pub fn hidden(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.dropout.forward(&self.embed(ids, 0, mode)?, mode)?;
+        let mut x = self.dropout.forward(&self.embed(ids, Way::of(mode))?, mode)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;
         }
@@ -251,7 +259,7 @@ impl Gpt2 {
         let Some(last) = ids.dims2()?.1.checked_sub(1) else {
             candle_core::bail!("gpt2: no token to continue; give at least one");
         };
-        let mut x = self.embed(ids, cache.len(), Mode::Eval)?;
+        let mut x = self.embed_from(ids, cache.len(), Way::of(Mode::Eval))?;
         for (block, cache) in self.blocks.iter().zip(&mut cache.0) {
             let tokens = block.attention.forward_cached(&x, cache)?;
             x = block.mlp.forward(&tokens, Mode::Eval)?;
@@ -262,7 +270,7 @@ impl Gpt2 {
 
     /// Whether no token depends on a later one.
     pub fn is_causal(&self) -> bool {
-        self.conditioning.method.is_causal()
+        self.causal
     }
 
     /// The longest sequence T.
@@ -272,51 +280,24 @@ impl Gpt2 {
 
     /// Ids (B, N) at the positions from `first` on to the tokens that enter the first block,
     /// (B, N, C).
-    fn embed(&self, ids: &Tensor, first: usize, mode: Mode) -> Result<Tensor> {
-        self.wte.refresh(mode)?;
-        self.wpe.refresh(mode)?;
-        let words = self.wte.rows(ids)?;
-        match self.conditioning.placement {
-            Placement::BeforePosition => self.position(&self.condition(&words, mode)?, first),
-            Placement::AfterPosition | Placement::AfterNorm => {
-                self.condition(&self.position(&words, first)?, mode)
-            }
-        }
-    }
-
-    /// X -> Y, (.., C), for sums of rows of the tables that make X.
-    fn condition(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let tables: &[&Tensor] = match self.conditioning.placement {
-            Placement::BeforePosition => &[self.wte.weight()],
-            Placement::AfterPosition | Placement::AfterNorm => {
-                &[self.wte.weight(), self.wpe.weight()]
-            }
-        };
-        self.conditioner.forward(x, None, tables, mode)
-    }
-
-    /// Adds the position table from row `first` on: (B, N, C) -> (B, N, C).
-    fn position(&self, words: &Tensor, first: usize) -> Result<Tensor> {
-        let (_, length, _) = words.dims3()?;
-        let (end, context) = (first + length, self.context());
+    fn embed_from(&self, ids: &Tensor, first: usize, way: Way<'_>) -> Result<Tensor> {
+        let (length, context) = (ids.dims2()?.1, self.context());
+        let words = self.wte.rows(ids, way)?;
+        let words = self.stem.at(Placement::BeforePosition, words, &self.tables(), way)?;
+        let end = first + length;
         if end > context {
             candle_core::bail!(
                 "gpt2: a sequence of {end} tokens is longer than the position table, which ends \
                  at {context}"
             );
         }
-        add_table(words, &self.wpe.range(first, length)?.unsqueeze(0)?)
+        let x = add_table(&words, &self.wpe.range(first, length, way)?.unsqueeze(0)?)?;
+        self.stem.at(Placement::AfterPosition, x, &self.tables(), way)
     }
 
-    /// The tokens entering the first block in evaluation mode, without and with conditioning.
-    ///
-    /// # Errors
-    /// As [`Gpt2::hidden`].
-    pub fn tokens(&self, ids: &Tensor) -> Result<Tokens> {
-        let conditioned = self.embed(ids, 0, Mode::Eval)?;
-        let positions = self.wpe.weight().narrow(0, 0, ids.dim(1)?)?.unsqueeze(0)?;
-        let plain = add_table(&embedding(ids, self.wte.weight())?, &positions)?;
-        Ok(Tokens { plain, conditioned })
+    /// The tables whose rows add up to the tokens.
+    fn tables(&self) -> [&Tensor; 2] {
+        [self.wte.weight(), self.wpe.weight()]
     }
 
     /// Ids (B, T) to logits (B, T, V).
@@ -347,30 +328,40 @@ impl Gpt2 {
     /// When the method is not causal: what it does to a token depends on others; or when something is
     /// done to the output of attention.
     pub fn folded_tables(&self) -> Result<(Tensor, Tensor)> {
-        self.conditioning.check_folds("gpt2")?;
+        self.stem.check_folds()?;
         if !self.is_causal() {
             candle_core::bail!(
                 "gpt2: what this method does to a token depends on other tokens; it cannot be \
                  folded into the tables"
             );
         }
-        let fold = |table: &Table| self.condition(&table.embeddings()?, Mode::Eval);
-        Ok(match self.conditioning.placement {
-            Placement::BeforePosition => (fold(&self.wte)?, self.wpe.embeddings()?),
-            Placement::AfterPosition | Placement::AfterNorm => (fold(&self.wte)?, fold(&self.wpe)?),
-        })
+        let words = self.stem.fold(&self.wte.embeddings()?, &self.tables())?;
+        let positions = self.stem.fold_positions(&self.wpe.embeddings()?, &self.tables())?;
+        Ok((words, positions))
     }
-}
 
-impl Gpt2 {
     /// The weights of queries, keys and values with which a model without conditioning computes what
     /// this one does, by their names in the builder that the model was made with.
     ///
     /// # Errors
     /// When something is done to the output of attention.
     pub fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.conditioning.check_folds("gpt2")?;
+        self.stem.check_folds()?;
         folded_weights(self.blocks.iter().map(|block| &block.attention))
+    }
+}
+
+impl Model for Gpt2 {
+    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.logits(ids, mode)
+    }
+
+    fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.embed_from(ids, 0, way)
+    }
+
+    fn stem(&self) -> &Stem {
+        &self.stem
     }
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use conditioned_models::conditioning::{ConditioningConfig, Method};
-//! use conditioned_models::vit::{Vit, VitConfig};
+//! use conditioned_models::vit::VitConfig;
+//! use conditioned_models::{Architecture, Model};
 //! use conditioned_nn::{Mode, Store};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = VitConfig {
@@ -14,7 +15,7 @@
 //!     ..VitConfig::preset("vit-8")?
 //! };
 //! let store = Store::new(1, DType::F32, &Device::Cpu);
-//! let vit = Vit::new(&config, store.builder())?;
+//! let vit = config.build(store.builder())?;
 //! let images = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
 //! let logits = vit.forward(&images, Mode::Train { seed: 1, step: 0, last: true })?; // (2, 10)
 //! assert_eq!(logits.dims(), [2, 10]);
@@ -32,6 +33,7 @@
 //! Folders of Hugging Face are read and written by [`hugging_face`]; for GPT-2 also generation
 //! ([`mod@generate`]) and perplexity ([`perplexity`]).
 
+pub mod architecture;
 pub mod bert;
 mod bert_embedding;
 pub mod bert_heads;
@@ -42,12 +44,16 @@ pub mod encoder;
 pub mod generate;
 pub mod gpt2;
 pub mod hugging_face;
+pub mod model;
 pub mod network;
 pub mod perplexity;
 mod preset;
 mod self_attention;
+pub mod stem;
 pub mod vit;
 
+pub use architecture::Architecture;
+pub use model::Model;
 pub use preset::UnknownPreset;
 
 /// Patterns of the names of embedding tables in the models of this crate, and in those of timm and

@@ -22,11 +22,11 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::UnknownPreset;
-use crate::conditioning::{
-    ConditioningConfig, Method, Packing, Placement, TokenConditioner, Tokens,
-};
+use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::conditioning::{ConditioningConfig, Packing, Placement};
+use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a ViT.
 const EPS: f64 = 1e-6;
@@ -63,53 +63,6 @@ pub struct VitConfig {
 }
 
 impl VitConfig {
-    /// Presets by name: (name, image, patch, channels, classes, width, depth, heads).
-    ///
-    /// `*_patch16_224` as in timm; `vit-8` (UCI digits) and `vit-28` (MNIST) are this project's
-    /// first prototypes; `vit-32` is for 32 x 32 RGB images.
-    const PRESETS: [(&'static str, [usize; 7]); 9] = [
-        ("vit_tiny_patch16_224", [224, 16, 3, 1000, 192, 12, 3]),
-        ("vit_small_patch16_224", [224, 16, 3, 1000, 384, 12, 6]),
-        ("vit_base_patch16_224", [224, 16, 3, 1000, 768, 12, 12]),
-        ("deit_tiny_patch16_224", [224, 16, 3, 1000, 192, 12, 3]),
-        ("deit_small_patch16_224", [224, 16, 3, 1000, 384, 12, 6]),
-        ("deit_base_patch16_224", [224, 16, 3, 1000, 768, 12, 12]),
-        ("vit-8", [8, 2, 1, 10, 64, 4, 4]),
-        ("vit-28", [28, 4, 1, 10, 64, 4, 4]),
-        ("vit-32", [32, 4, 3, 1000, 192, 6, 3]),
-    ];
-
-    /// The names of all presets.
-    pub fn presets() -> impl Iterator<Item = &'static str> {
-        Self::PRESETS.iter().map(|(name, _)| *name)
-    }
-
-    /// The preset called `name`, without drop path and without conditioning.
-    ///
-    /// # Errors
-    /// When there is no such preset.
-    pub fn preset(name: &str) -> std::result::Result<Self, UnknownPreset> {
-        let preset = Self::PRESETS.iter().find(|(known, _)| *known == name);
-        let Some((_, [image_size, patch_size, channels, classes, width, depth, heads])) = preset
-        else {
-            let known = Self::presets().collect();
-            return Err(UnknownPreset { name: name.to_string(), known });
-        };
-        Ok(Self {
-            image_size: *image_size,
-            patch_size: *patch_size,
-            channels: *channels,
-            classes: *classes,
-            width: *width,
-            depth: *depth,
-            heads: *heads,
-            mlp_ratio: 4,
-            drop_path: 0.0,
-            table_std: 0.02,
-            conditioning: ConditioningConfig::default(),
-        })
-    }
-
     /// Patches per image.
     pub fn patches(&self) -> usize {
         (self.image_size / self.patch_size).pow(2)
@@ -119,30 +72,63 @@ impl VitConfig {
     pub fn tokens(&self) -> usize {
         self.patches() + 1
     }
+}
 
-    /// Trainable scalars.
-    pub fn parameter_count(&self) -> usize {
-        let (c, hidden) = (self.width, self.width * self.mlp_ratio);
-        let embed = c * (self.channels * self.patch_size.pow(2) + 1);
-        let block = 2 * 2 * c + (c + 1) * 3 * c + (c + 1) * c + (c + 1) * hidden + (hidden + 1) * c;
-        embed + c + self.tokens() * c + self.depth * block + 2 * c + (c + 1) * self.classes
+impl Architecture for VitConfig {
+    fn family(&self) -> Family {
+        Family { name: "vit", label: "ViT" }
     }
 
-    /// Multiply-accumulates of one forward pass of one image as published, matrix products only.
-    /// (The MLP of the last block is computed for the class token alone, which is all that the head
-    /// reads; the count has it for every token.)
-    pub fn macs(&self) -> usize {
-        let (n, c) = (self.tokens(), self.width);
-        let embed = self.patches() * c * self.channels * self.patch_size.pow(2);
-        let block = n * c * c * (4 + 2 * self.mlp_ratio) + 2 * n * n * c;
-        embed + self.depth * block + c * self.classes
+    /// `*_patch16_224` as in timm; `vit-8` (UCI digits) and `vit-28` (MNIST) are this project's first
+    /// prototypes, `vit-8-tiny` is for tests, `vit-32` for 32 x 32 RGB images. None has drop path.
+    fn presets() -> Vec<(&'static str, Self)> {
+        let base = Self {
+            image_size: 224,
+            patch_size: 16,
+            channels: 3,
+            classes: 1000,
+            width: 768,
+            depth: 12,
+            heads: 12,
+            mlp_ratio: 4,
+            drop_path: 0.0,
+            table_std: 0.02,
+            conditioning: ConditioningConfig::default(),
+        };
+        let small = Self { width: 384, heads: 6, ..base.clone() };
+        let tiny = Self { width: 192, heads: 3, ..base.clone() };
+        let digits = Self {
+            image_size: 8,
+            patch_size: 2,
+            channels: 1,
+            classes: 10,
+            width: 64,
+            depth: 4,
+            heads: 4,
+            ..base.clone()
+        };
+        let mnist = Self { image_size: 28, patch_size: 4, ..digits.clone() };
+        let rgb = Self { image_size: 32, patch_size: 4, depth: 6, ..tiny.clone() };
+        vec![
+            ("vit_tiny_patch16_224", tiny.clone()),
+            ("vit_small_patch16_224", small.clone()),
+            ("vit_base_patch16_224", base.clone()),
+            ("deit_tiny_patch16_224", tiny),
+            ("deit_small_patch16_224", small),
+            ("deit_base_patch16_224", base),
+            ("vit-8", digits.clone()),
+            ("vit-8-tiny", Self { width: 16, depth: 2, ..digits }),
+            ("vit-28", mnist),
+            ("vit-32", rgb),
+        ]
     }
 
-    /// Checks what the types of the fields cannot.
-    ///
-    /// # Errors
-    /// Names the first contradiction.
-    pub fn validate(&self) -> Result<()> {
+    fn input(&self) -> Input {
+        let Self { channels, image_size: side, classes, .. } = *self;
+        Input::Images { channels, side, classes }
+    }
+
+    fn validate(&self) -> Result<()> {
         let positive = [
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
@@ -155,13 +141,7 @@ impl VitConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             candle_core::bail!("vit: {name} must be at least 1");
         }
-        self.conditioning.validate()?;
-        self.conditioning.placement.check_no_norm("vit")?;
-        if matches!(self.conditioning.method, Method::Table { .. }) {
-            candle_core::bail!(
-                "vit: patches are not rows of a table; conditioned tables are for models of text"
-            );
-        }
+        Places { tables: false, positions: true, norm: false }.check(&self.conditioning, "vit")?;
         if !self.image_size.is_multiple_of(self.patch_size) {
             candle_core::bail!(
                 "vit: patches of {} do not tile images of {}",
@@ -180,6 +160,41 @@ impl VitConfig {
         }
         Ok(())
     }
+
+    fn conditioning(&self) -> ConditioningConfig {
+        self.conditioning
+    }
+
+    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
+        self.conditioning = conditioning;
+    }
+
+    fn table_stds(&self) -> TableStds {
+        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
+    }
+
+    fn set_table_std(&mut self, std: f64) -> Result<()> {
+        self.table_std = std;
+        Ok(())
+    }
+
+    fn set_drop_path(&mut self, rate: f64) -> Result<()> {
+        self.drop_path = rate;
+        Ok(())
+    }
+
+    /// As published: the MLP of the last block is computed for the class token alone, which is all that the
+    /// head reads; the count has it for every token.
+    fn macs(&self, _: usize) -> usize {
+        let (n, c) = (self.tokens(), self.width);
+        let embed = self.patches() * c * self.channels * self.patch_size.pow(2);
+        let block = n * c * c * (4 + 2 * self.mlp_ratio) + 2 * n * n * c;
+        embed + self.depth * block + c * self.classes
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Vit::new(self, vb)?))
+    }
 }
 
 /// A Vision Transformer with a classification head on the class token.
@@ -188,8 +203,7 @@ pub struct Vit {
     patch_embed: PatchEmbed,
     cls_token: Tensor,
     pos_embed: Tensor,
-    conditioner: TokenConditioner,
-    conditioning: ConditioningConfig,
+    stem: Stem,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Linear,
@@ -219,20 +233,50 @@ impl Vit {
             )?,
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", table)?,
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
-            conditioner: TokenConditioner::new(config.conditioning, c, vb.pp("conditioner"))?,
-            conditioning: config.conditioning,
+            stem: Stem::new("vit", config.conditioning, c, &vb)?,
             blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
             head: Linear::with_std(vb.pp("head"), c, config.classes, LINEAR_STD)?,
         })
     }
 
-    /// (B, channels, H, W) -> logits (B, K).
+    /// Prepends the class token and adds the position table: (B, N - 1, C) -> (B, N, C).
+    fn position(&self, patches: &Tensor) -> Result<Tensor> {
+        let (b, _, c) = patches.dims3()?;
+        let cls = self.cls_token.broadcast_as((b, 1, c))?;
+        add_table(&Tensor::cat(&[&cls, patches], 1)?, &self.pos_embed)
+    }
+
+    /// What an evaluation makes of rows (R, C) of patches, where that is one linear map: see [`Stem::fold`].
     ///
     /// # Errors
-    /// When the images have another shape.
-    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.embed(images, mode)?; // (B, N, C)
+    /// As [`Stem::fold`].
+    pub(crate) fn fold(&self, rows: &Tensor) -> Result<Tensor> {
+        self.stem.fold(rows, &[])
+    }
+
+    /// The same of rows of class token and position table.
+    ///
+    /// # Errors
+    /// As [`Stem::fold`].
+    pub(crate) fn fold_positions(&self, rows: &Tensor) -> Result<Tensor> {
+        self.stem.fold_positions(rows, &[])
+    }
+
+    /// The query, key and value weights, by name, of a model without conditioning that computes what this one
+    /// does; none where nothing is done to weights.
+    ///
+    /// # Errors
+    /// When something is done to the output of attention.
+    pub(crate) fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.stem.check_folds()?;
+        folded_weights(self.blocks.iter().map(|block| &block.attention))
+    }
+}
+
+impl Model for Vit {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut x = self.embed(images, Way::of(mode))?; // (B, N, C)
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.attention.forward(&x, None, mode)?;
             if i + 1 == self.blocks.len() {
@@ -244,101 +288,14 @@ impl Vit {
         x.narrow(1, 0, 1)?.squeeze(1)?.apply(&self.norm)?.apply(&self.head)
     }
 
-    /// Images to the tokens that enter the first block.
-    fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        match self.conditioning.placement {
-            Placement::BeforePosition => {
-                self.position(&self.conditioner.forward(&patches, None, &[], mode)?)
-            }
-            Placement::AfterPosition | Placement::AfterNorm => {
-                self.conditioner.forward(&self.position(&patches)?, None, &[], mode)
-            }
-        }
+        let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
+        self.stem.at(Placement::AfterPosition, self.position(&patches)?, &[], way)
     }
 
-    /// Prepends the class token and adds the position table: (B, N - 1, C) -> (B, N, C).
-    fn position(&self, patches: &Tensor) -> Result<Tensor> {
-        let (b, _, c) = patches.dims3()?;
-        let cls = self.cls_token.broadcast_as((b, 1, c))?;
-        add_table(&Tensor::cat(&[&cls, patches], 1)?, &self.pos_embed)
-    }
-
-    /// The tokens entering the first block in evaluation mode, without and with conditioning.
-    ///
-    /// # Errors
-    /// When the images have another shape.
-    pub fn tokens(&self, images: &Tensor) -> Result<Tokens> {
-        Ok(Tokens {
-            plain: self.position(&self.patch_embed.forward(images)?)?,
-            conditioned: self.embed(images, Mode::Eval)?,
-        })
-    }
-
-    /// Replaces the running averages of the conditioning, if it has any, by those over `batches`
-    /// of images: precise statistics for an evaluation.
-    ///
-    /// # Errors
-    /// When a batch is an error, images have another shape, or the state is read-only.
-    pub fn recalibrate<E>(
-        &self,
-        batches: impl IntoIterator<Item = std::result::Result<Tensor, E>>,
-    ) -> std::result::Result<(), E>
-    where
-        E: From<candle_core::Error>,
-    {
-        if !self.conditioner.has_state() {
-            return Ok(());
-        }
-        // The first error of the batches ends the sum and is handed out as it is.
-        let mut failed = None;
-        let tokens = batches.into_iter().map_while(|batch| match batch {
-            Ok(images) => Some(self.conditioned_tokens(&images)),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        });
-        let recalibrated = self.conditioner.recalibrate(tokens);
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(recalibrated?),
-        }
-    }
-
-    /// What an evaluation makes of `rows` (R, C) of which tokens are sums, where that is one linear map: a model
-    /// without conditioning over rows that went through it computes what this one does.
-    ///
-    /// # Errors
-    /// When what the method does to a token depends on other tokens.
-    pub(crate) fn fold(&self, rows: &Tensor) -> Result<Tensor> {
-        self.conditioning.check_folds("vit")?;
-        if !self.conditioning.method.is_frozen_map() {
-            candle_core::bail!(
-                "vit: what this method does to a token depends on other tokens; it cannot be folded into the \
-                 weights"
-            );
-        }
-        self.conditioner.forward(rows, None, &[], Mode::Eval)
-    }
-
-    /// The query, key and value weights, by name, of a model without conditioning that computes what this one
-    /// does; none where nothing is done to weights.
-    ///
-    /// # Errors
-    /// When something is done to the output of attention.
-    pub(crate) fn folded_weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.conditioning.check_folds("vit")?;
-        folded_weights(self.blocks.iter().map(|block| &block.attention))
-    }
-
-    /// The X that the conditioning acts on.
-    fn conditioned_tokens(&self, images: &Tensor) -> Result<Tensor> {
-        let patches = self.patch_embed.forward(images)?;
-        match self.conditioning.placement {
-            Placement::BeforePosition => Ok(patches),
-            Placement::AfterPosition | Placement::AfterNorm => self.position(&patches),
-        }
+    fn stem(&self) -> &Stem {
+        &self.stem
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use conditioned_data::{
     LabelledData, LabelledSource, Preparation, Task, TextConfig, TextSource, premises,
 };
+use conditioned_models::Architecture;
 use conditioned_models::bert::BertConfig;
 use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_models::crammed_bert::CrammedBertConfig;

@@ -1,29 +1,27 @@
-//! Image classification with a ViT.
+//! Image classification with a network of any family.
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use conditioned_data::{Augment, DIGITS_SIZES, ImageData};
+use conditioned_models::Architecture;
+use conditioned_models::architecture::{Input, TableStds};
 use conditioned_models::network::Network;
-use conditioned_models::vit::VitConfig;
 use conditioned_train::{FitConfig, Length};
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Shared, Training, at_least_one};
 use crate::job::{Job, TaskConfig};
 use crate::plan::embedding_std;
+use crate::search::PUBLISHED_STD;
 use crate::table::{Request, Stage, Table};
 use crate::task::images::ImagesConfig;
 
 /// Every number of a run on images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRecipe {
-    /// Preset of the network.
+    /// Preset of the network, of any family that takes images.
     pub model: String,
-    /// Token width C.
-    pub width: usize,
-    /// Blocks.
-    pub depth: usize,
     /// Training images.
     pub train_images: usize,
     /// Images of the tuning slice, taken from the training data.
@@ -69,8 +67,6 @@ impl ImageRecipe {
     pub fn digits() -> Self {
         Self {
             model: "vit-8".to_string(),
-            width: 64,
-            depth: 4,
             train_images: DIGITS_SIZES[0],
             tune_images: DIGITS_SIZES[1],
             batch_size: 55,
@@ -92,16 +88,18 @@ impl ImageRecipe {
     /// When they cannot be read, are too few, or do not fit the network.
     pub fn data(&self, folder: Option<&Path>) -> Result<ImageData> {
         let sizes = [self.train_images, self.tune_images];
-        let network = VitConfig::preset(&self.model)?;
+        let Input::Images { channels, side, classes } = Network::preset(&self.model)?.input()
+        else {
+            bail!("--set model={}: it takes no images", self.model);
+        };
         let (data, splits) = ImageData::read(folder, sizes)?;
-        let (shape, classes) = (splits.train.shape(), splits.train.classes());
-        let wanted = [network.channels, network.image_size, network.image_size];
+        let (shape, found) = (splits.train.shape(), splits.train.classes());
+        let wanted = [channels, side, side];
         ensure!(
-            shape == wanted && classes == network.classes,
-            "{}: images are {shape:?} with {classes} classes, {} takes {wanted:?} with {}",
+            shape == wanted && found == classes,
+            "{}: images are {shape:?} with {found} classes, {} takes {wanted:?} with {classes}",
             data.name,
-            self.model,
-            network.classes
+            self.model
         );
         Ok(data)
     }
@@ -109,24 +107,25 @@ impl ImageRecipe {
     /// What a cell trains.
     ///
     /// # Errors
-    /// When network or strength are unknown.
+    /// When network or strength are unknown, or the setting is one that the network has not.
     pub fn job<T: Table<Recipe = Self>>(
         request: &Request<'_, T>,
         data: &ImageData,
         stage: &Stage<'_>,
     ) -> Result<Job> {
-        let Self { width, depth, drop_path, batch_size, epochs, target, .. } = *request.recipe;
+        let Self { drop_path, batch_size, epochs, target, .. } = *request.recipe;
         let Self { label_smoothing, mixup, cutmix, shift, ref model, .. } = *request.recipe;
         let steps = epochs * (data.train_images / batch_size);
+        let mut network = Network::preset(model)?;
+        network.set_drop_path(drop_path)?;
+        network.set_conditioning(request.conditioning(stage.cell.arm, steps)?);
+        let std = embedding_std(stage.setting);
+        // A network without embedding tables trains at the setting for tables as published alone.
+        if std != PUBLISHED_STD || network.table_stds() != TableStds::default() {
+            network.set_table_std(std)?;
+        }
         Ok(Job {
-            network: Network::Vit(VitConfig {
-                width,
-                depth,
-                drop_path,
-                table_std: embedding_std(stage.setting),
-                conditioning: request.conditioning(stage.cell.arm, steps)?,
-                ..VitConfig::preset(model)?
-            }),
+            network,
             init: None,
             task: TaskConfig::Images(ImagesConfig {
                 data: data.clone(),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use conditioned_data::{Preparation, TextConfig, TextSource, Tokenizer};
+use conditioned_models::Architecture;
 use conditioned_models::gpt2::Gpt2Config;
 use conditioned_models::hugging_face::gpt2;
 use conditioned_models::network::Network;

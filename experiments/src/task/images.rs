@@ -6,7 +6,8 @@ use anyhow::Result;
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{Augment, Batch, ImageData, Images, Loader, LoaderConfig, Normalisation};
-use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::network::Network;
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_train::{Batches, Event, Metrics, Run, Task, TaskError, record};
 use serde::{Deserialize, Serialize};
@@ -60,8 +61,8 @@ impl ImagesConfig {
 
 /// A model in training, its images, and how it is judged.
 pub(crate) struct ImageClassification {
-    network: VitConfig,
-    model: Vit,
+    network: Network,
+    model: Box<dyn Model>,
     train: Loader,
     recalibration: Loader,
     tune: Loader,
@@ -76,7 +77,7 @@ impl ImageClassification {
     /// The task of a run; the model's parameters are created in `store`.
     pub(crate) fn new(
         config: &RunConfig,
-        network: &VitConfig,
+        network: &Network,
         task: &ImagesConfig,
         store: &Store,
     ) -> Result<Self, TaskError> {
@@ -96,7 +97,7 @@ impl ImageClassification {
         let images = splits.tune.len().min(KAPPA_IMAGES);
         Ok(Self {
             kappa: first_images(&evaluation(splits.tune.clone(), images)?)?,
-            model: Vit::new(network, store.builder())?,
+            model: network.build(store.builder())?,
             network: network.clone(),
             train: Loader::new(splits.train.clone(), training, &normalisation, device)?,
             recalibration: evaluation(recalibration, EVALUATION_BATCH)?,
@@ -127,13 +128,13 @@ impl Task for ImageClassification {
 
     /// Loss and accuracy on the tuning slice and kappa of the tokens; at the end also the test.
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
-        let model = Vit::new(&self.network, weights)?;
+        let model = self.network.build(weights)?;
         model.recalibrate(
             self.recalibration.epoch(0).map(|batch| Ok::<_, TaskError>(batch?.images)),
         )?;
         let mut metrics = Metrics::new();
         let mut judge = |set: &str, images: &Loader| -> Result<(), TaskError> {
-            let (loss, accuracy) = score(&model, images)?;
+            let (loss, accuracy) = score(&*model, images)?;
             metrics.insert(format!("{set}_loss"), loss);
             metrics.insert(format!("{set}_accuracy"), accuracy);
             Ok(())
@@ -162,7 +163,7 @@ impl CellTask for ImageClassification {
 }
 
 /// Mean cross-entropy and accuracy in %.
-fn score(model: &Vit, images: &Loader) -> Result<(f64, f64), TaskError> {
+fn score(model: &dyn Model, images: &Loader) -> Result<(f64, f64), TaskError> {
     let (mut loss, mut right, mut n) = (0.0, 0.0, 0.0);
     for batch in images.epoch(0) {
         let batch = batch?;

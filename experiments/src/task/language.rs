@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{TextConfig, TextSplits, Tokenizer, WindowBatch, Windows, prefixes};
+use conditioned_models::Model;
 use conditioned_models::generate::Sampling;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::{Mode, Store, linear_cross_entropy};

@@ -144,7 +144,7 @@ impl Task for MaskedLanguageModel {
         let windows = self.tune.evaluation(0, &self.device)?.inputs;
         let (rows, length) = windows.dims2()?;
         let rows = KAPPA_WINDOWS.min(rows);
-        let tokens = model.tokens(&BertInput::new(windows.narrow(0, 0, rows)?)?)?;
+        let tokens = model.real_tokens(&BertInput::new(windows.narrow(0, 0, rows)?)?)?;
         let sequences = Tokens {
             plain: tokens.plain.reshape((rows, length, ()))?,
             conditioned: tokens.conditioned.reshape((rows, length, ()))?,

@@ -176,7 +176,7 @@ fn judge(model: &Classifier, loader: &TextLoader) -> Result<Judged, TaskError> {
         let input = input(&batch)?;
         let last_full = loader.texts().len() / EVALUATION_BATCH;
         if index + 1 == last_full.max(1) {
-            kappa::add_pooled(&mut judged.kappas, &model.tokens(&input)?)?;
+            kappa::add_pooled(&mut judged.kappas, &model.real_tokens(&input)?)?;
         }
         let logits = model.logits(&input, Mode::Eval)?;
         let predicted = match classes {

@@ -190,21 +190,6 @@ pub enum Placement {
     AfterNorm,
 }
 
-impl Placement {
-    /// Refuses the place that a model without layer norm in its embedding does not have.
-    ///
-    /// # Errors
-    /// When it is [`Placement::AfterNorm`].
-    pub(crate) fn check_no_norm(self, model: &str) -> Result<()> {
-        if self == Self::AfterNorm {
-            candle_core::bail!(
-                "{model}: its embedding has no layer norm; take placement after-position"
-            );
-        }
-        Ok(())
-    }
-}
-
 /// The configuration field: what is done to tokens, to weights and to attention.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

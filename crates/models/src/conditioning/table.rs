@@ -2,11 +2,12 @@
 
 use candle_conditioning::ConditionedTable;
 use candle_core::{Result, Tensor};
-use conditioned_nn::{Mode, embedding};
+use conditioned_nn::embedding;
 
 use super::Method;
 use super::none::Identity;
 use super::token_map::{State, TokenMap, TokenMethod};
+use crate::stem::Way;
 
 /// The method on the side of the tokens, to which nothing is done: see [`Table`].
 #[derive(Debug, Clone, Copy)]
@@ -58,27 +59,31 @@ impl Table {
         }
     }
 
-    /// Follows W, which a training step has moved; evaluation builds its model anew.
-    pub(crate) fn refresh(&self, mode: Mode) -> Result<()> {
-        match self {
-            Self::Conditioned(table) if mode.is_train() => Ok(table.refresh()?),
-            _ => Ok(()),
-        }
-    }
-
     /// The embeddings of ids (..) -> (.., C).
-    pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        self.condition(embedding(ids, self.weight())?)
+    pub(crate) fn rows(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.by(way, embedding(ids, self.weight())?)
     }
 
     /// The embeddings `first..first + count`: (count, C).
-    pub(crate) fn range(&self, first: usize, count: usize) -> Result<Tensor> {
-        self.condition(self.weight().narrow(0, first, count)?)
+    pub(crate) fn range(&self, first: usize, count: usize, way: Way<'_>) -> Result<Tensor> {
+        self.by(way, self.weight().narrow(0, first, count)?)
     }
 
     /// The whole table of embeddings: (V, C).
     pub(crate) fn embeddings(&self) -> Result<Tensor> {
         self.condition(self.weight().clone())
+    }
+
+    /// A training pass follows W, which the step before it has moved; evaluation builds its model anew.
+    fn by(&self, way: Way<'_>, rows: Tensor) -> Result<Tensor> {
+        match (way, self) {
+            (Way::Plain, _) => return Ok(rows),
+            (Way::Conditioned { mode, .. }, Self::Conditioned(table)) if mode.is_train() => {
+                table.refresh()?;
+            }
+            _ => {}
+        }
+        self.condition(rows)
     }
 
     fn condition(&self, rows: Tensor) -> Result<Tensor> {

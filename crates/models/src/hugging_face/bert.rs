@@ -27,6 +27,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use super::{CONFIG, equal, weights, write_folder};
+use crate::architecture::Architecture;
 use crate::bert::{Bert, BertConfig, EPS};
 use crate::conditioning::{ConditioningConfig, Method};
 

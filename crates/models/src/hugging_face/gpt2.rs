@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::{CONFIG, equal, weights, write_folder};
+use crate::architecture::Architecture;
 use crate::conditioning::{ConditioningConfig, Method};
 use crate::gpt2::{Gpt2, Gpt2Config};
 

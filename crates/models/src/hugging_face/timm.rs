@@ -11,7 +11,6 @@ use conditioned_nn::{Store, StoreError};
 use serde_json::json;
 
 use super::write_folder;
-use crate::conditioning::Placement;
 use crate::vit::{Vit, VitConfig};
 
 /// The weight of the patch embedding, (C, channels, p, p).
@@ -36,7 +35,6 @@ pub fn export(
         parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
     tensors.extend(model.folded_weights()?);
     for (name, tensor) in &mut tensors {
-        let position = matches!(&**name, "cls_token" | "pos_embed");
         *tensor = match name.as_str() {
             // Rows of W^T are what a pixel adds to a token.
             PATCHES => {
@@ -44,9 +42,7 @@ pub fn export(
                 model.fold(&tensor.flatten_from(1)?.t()?.contiguous()?)?.t()?.reshape(shape)?
             }
             "patch_embed.proj.bias" => model.fold(&tensor.unsqueeze(0)?)?.squeeze(0)?,
-            _ if position && config.conditioning.placement != Placement::BeforePosition => {
-                model.fold(&tensor.squeeze(0)?)?.unsqueeze(0)?
-            }
+            "cls_token" | "pos_embed" => model.fold_positions(&tensor.squeeze(0)?)?.unsqueeze(0)?,
             _ => continue,
         };
     }

@@ -7,6 +7,7 @@ use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
 
 use crate::bert::{alone, batch, shake};

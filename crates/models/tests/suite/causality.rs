@@ -6,6 +6,7 @@ use conditioned_models::conditioning::{
     AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
 };
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{Mode, Store};
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use conditioned_models::Architecture;
 use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::{ConditioningConfig, Method};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};

@@ -1,6 +1,7 @@
 //! Crammed BERT: sizes, gradients, what padding may not change, folding, refusals.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use conditioned_models::Architecture;
 use conditioned_models::bert::BertInput;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::crammed_bert::{CrammedBert, CrammedBertConfig};
@@ -25,16 +26,13 @@ const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
 
 /// Every preset, shrunk so that central differences take no minutes.
 fn registry() -> impl Iterator<Item = CrammedBertConfig> {
-    CrammedBertConfig::presets().map(|name| {
-        let preset = CrammedBertConfig::preset(name).unwrap();
-        CrammedBertConfig {
-            vocabulary: 23,
-            context: 9,
-            width: 2 * preset.heads,
-            depth: 2,
-            hidden: 8 * preset.heads,
-            ..preset
-        }
+    CrammedBertConfig::presets().into_iter().map(|(_, preset)| CrammedBertConfig {
+        vocabulary: 23,
+        context: 9,
+        width: 2 * preset.heads,
+        depth: 2,
+        hidden: 8 * preset.heads,
+        ..preset
     })
 }
 
@@ -69,14 +67,9 @@ fn labels() -> Result<Tensor> {
 fn presets_have_the_published_sizes() -> Result<()> {
     let published = CrammedBertConfig::preset("crammed-bert").unwrap();
     // 119 M; its 16 layers of 5.9 M are a little more than the 12 of BERT-base.
-    assert_eq!(published.parameter_count(), 119_589_889);
+    assert_eq!(published.parameter_count()?, 119_589_889);
     let products = 4 * 768 * 768 + 768 * 3072 + 1536 * 768;
     assert_eq!(published.macs(128), 16 * 128 * (products + 2 * 128 * 768));
-    for config in registry() {
-        let store = store(DType::F32);
-        CrammedBert::new(&config, store.builder())?;
-        assert_eq!(store.parameter_count(), config.parameter_count());
-    }
     assert!(
         CrammedBertConfig::preset("crammed").unwrap_err().to_string().contains("crammed-4x128")
     );
@@ -180,12 +173,12 @@ fn tokens_depend_on_neither_padding_nor_batch() -> Result<()> {
             let store = store(DType::F32);
             let model = classifier(&tiny(method, placement), &store)?;
             model.loss(&input, &labels()?, MODE)?;
-            let tokens = model.bert().tokens(&input)?.conditioned;
+            let tokens = model.bert().real_tokens(&input)?.conditioned;
             let logits = model.logits(&input, Mode::Eval)?;
             let mut first = 0;
             for (i, &length) in input.padding.as_ref().unwrap().lengths().iter().enumerate() {
                 let alone = alone(&input, i)?;
-                let own = model.bert().tokens(&alone)?.conditioned;
+                let own = model.bert().real_tokens(&alone)?.conditioned;
                 let in_batch = tokens.narrow(0, first, length)?;
                 first += length;
                 let bits = |x: &Tensor| -> Result<Vec<u32>> {

@@ -1,6 +1,7 @@
 //! Generation: the cache against whole sequences, filters, stopping, seeds, refusals.
 
 use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::generate::{Sampling, generate};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};

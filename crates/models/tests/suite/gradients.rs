@@ -1,10 +1,11 @@
-//! The first law: in every model, with every method, each parameter has a gradient, finite, not
-//! all zero, and equal to central differences in f64 on a sample of entries.
+//! Gradients behind every method, in a ViT: finite, not all zero, and those of the function itself or of the one
+//! in which C stands still. All families without a method are the subject of `registry`.
 
 use candle_conditioning::TokenGraying;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{Mode, Store, cross_entropy};
 
@@ -22,34 +23,15 @@ const EXEMPT_TOLERANCE: f64 = 1e-14;
 /// `detached_methods_freeze_c_at_the_base_point` and of the parity with PyTorch.
 const ATTACHED: [Method; 2] = [Method::None, Method::Standardised];
 
-/// Every architecture of the registry that fits a test, shrunk in width and depth only where
-/// central differences would take minutes; each shape once, under the first of its names (a `deit_*` is
-/// the `vit_*` of its size).
-fn registry() -> impl Iterator<Item = (&'static str, VitConfig)> {
-    let mut seen: Vec<VitConfig> = Vec::new();
-    VitConfig::presets().filter_map(move |name| {
-        let preset = VitConfig::preset(name).unwrap();
-        let image_size = preset.image_size.min(4 * preset.patch_size);
-        let shrunk = VitConfig {
-            image_size,
-            classes: 5,
-            width: 8 * preset.heads,
-            depth: 2,
-            drop_path: 0.2,
-            ..preset
-        };
-        let new = !seen.contains(&shrunk);
-        new.then(|| seen.push(shrunk.clone()));
-        new.then_some((name, shrunk))
-    })
-}
-
-#[test]
-fn the_registry_leaves_out_what_it_has_under_another_name() {
-    let names: Vec<&str> = registry().map(|(name, _)| name).collect();
-    let wanted = ["vit_tiny", "vit_small", "vit_base", "vit-8", "vit-28", "vit-32"];
-    assert_eq!(names.len(), wanted.len(), "{names:?}");
-    assert!(names.iter().zip(wanted).all(|(name, wanted)| name.starts_with(wanted)), "{names:?}");
+/// `vit-8`, narrower and shallower, with drop path.
+fn small() -> VitConfig {
+    VitConfig {
+        classes: 5,
+        width: 32,
+        depth: 2,
+        drop_path: 0.2,
+        ..VitConfig::preset("vit-8").unwrap()
+    }
 }
 
 /// A model, its store with every parameter moved off its initial value, and a batch.
@@ -70,15 +52,13 @@ const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
 
 #[test]
 fn every_parameter_has_the_right_gradient() -> Result<()> {
-    for (name, preset) in registry() {
-        for method in ATTACHED {
-            let config = VitConfig { conditioning: method.into(), ..preset.clone() };
-            let (vit, store, images, targets) = setup(&config)?;
-            let variables: Vec<Var> = store.parameters().into_iter().map(|(_, v)| v).collect();
-            let loss = || cross_entropy(&vit.forward(&images, MODE)?, &targets);
-            let worst = central_differences(&variables, 4, loss)?;
-            assert!(worst.error < DIFFERENCE_TOLERANCE, "{name} {method:?}: {worst:?}");
-        }
+    for method in ATTACHED {
+        let config = VitConfig { conditioning: method.into(), ..small() };
+        let (vit, store, images, targets) = setup(&config)?;
+        let variables: Vec<Var> = store.parameters().into_iter().map(|(_, v)| v).collect();
+        let loss = || cross_entropy(&vit.forward(&images, MODE)?, &targets);
+        let worst = central_differences(&variables, 4, loss)?;
+        assert!(worst.error < DIFFERENCE_TOLERANCE, "{method:?}: {worst:?}");
     }
     Ok(())
 }
@@ -94,31 +74,29 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
         Method::token_graying(TokenGraying::SVD)?,
         Method::token_graying(TokenGraying::DCT)?,
     ];
-    for (name, preset) in registry() {
-        for method in methods {
-            for placement in [Placement::AfterPosition, Placement::BeforePosition] {
-                let conditioning = ConditioningConfig { method, placement, ..Default::default() };
-                let config = VitConfig { conditioning, ..preset.clone() };
-                let (vit, store, images, targets) = setup(&config)?;
-                let grads = cross_entropy(&vit.forward(&images, MODE)?, &targets)?.backward()?;
-                for (parameter, var) in store.parameters() {
-                    let what = format!("{name} {method:?} {placement:?} {parameter}");
-                    let grad = grads.get(&var).unwrap_or_else(|| panic!("{what}: no gradient"));
-                    let values: Vec<f64> = grad.flatten_all()?.to_vec1()?;
-                    assert!(values.iter().all(|v| v.is_finite()), "{what}: not finite");
-                    let zero = |values: &[f64]| values.iter().all(|v| v.abs() < EXEMPT_TOLERANCE);
-                    let standardised_away = method == Method::Standardised
-                        && placement == Placement::BeforePosition
-                        && parameter == "patch_embed.proj.bias";
-                    if standardised_away {
-                        assert!(zero(&values), "{what}: the mean is removed, the bias is exempt");
-                    } else if parameter.ends_with("attn.qkv.bias") {
-                        let c = values.len() / 3;
-                        assert!(zero(&values[c..2 * c]), "{what}: the key bias is exempt");
-                        assert!(!zero(&values[..c]) && !zero(&values[2 * c..]), "{what}: zero");
-                    } else {
-                        assert!(!zero(&values), "{what}: all zero");
-                    }
+    for method in methods {
+        for placement in [Placement::AfterPosition, Placement::BeforePosition] {
+            let conditioning = ConditioningConfig { method, placement, ..Default::default() };
+            let config = VitConfig { conditioning, ..small() };
+            let (vit, store, images, targets) = setup(&config)?;
+            let grads = cross_entropy(&vit.forward(&images, MODE)?, &targets)?.backward()?;
+            for (parameter, var) in store.parameters() {
+                let what = format!("{method:?} {placement:?} {parameter}");
+                let grad = grads.get(&var).unwrap_or_else(|| panic!("{what}: no gradient"));
+                let values: Vec<f64> = grad.flatten_all()?.to_vec1()?;
+                assert!(values.iter().all(|v| v.is_finite()), "{what}: not finite");
+                let zero = |values: &[f64]| values.iter().all(|v| v.abs() < EXEMPT_TOLERANCE);
+                let standardised_away = method == Method::Standardised
+                    && placement == Placement::BeforePosition
+                    && parameter == "patch_embed.proj.bias";
+                if standardised_away {
+                    assert!(zero(&values), "{what}: the mean is removed, the bias is exempt");
+                } else if parameter.ends_with("attn.qkv.bias") {
+                    let c = values.len() / 3;
+                    assert!(zero(&values[c..2 * c]), "{what}: the key bias is exempt");
+                    assert!(!zero(&values[..c]) && !zero(&values[2 * c..]), "{what}: zero");
+                } else {
+                    assert!(!zero(&values), "{what}: all zero");
                 }
             }
         }
@@ -130,7 +108,7 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
 /// tokens' gradient passes through X + C to class token and position table unchanged.
 #[test]
 fn detached_methods_freeze_c_at_the_base_point() -> Result<()> {
-    let preset = registry().find(|(name, _)| *name == "vit-8").unwrap().1;
+    let preset = small();
     for method in [
         Method::per_sequence(1.0)?,
         Method::norm_matched(0.5)?,

@@ -6,6 +6,7 @@ use conditioned_models::conditioning::{
 };
 use conditioned_models::hugging_face::timm;
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
 
 use super::{distance, uniform};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::bert::{BertConfig, BertInput};
 use conditioned_models::bert_heads::{BertClassifier, BertMaskedLm};
 use conditioned_nn::{Mode, Store};

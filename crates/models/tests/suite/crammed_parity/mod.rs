@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::bert::BertInput;
 use conditioned_models::crammed_bert::CrammedBertConfig;
 use conditioned_models::crammed_heads::{CrammedBertClassifier, CrammedBertMaskedLm};

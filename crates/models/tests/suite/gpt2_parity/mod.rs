@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::{Mode, Store};
 

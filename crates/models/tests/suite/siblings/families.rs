@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor};
+use conditioned_models::Architecture;
+use conditioned_models::Model as _;
 use conditioned_models::bert::BertConfig;
 use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::ConditioningConfig;
@@ -111,7 +113,7 @@ pub(super) fn bert(conditioning: ConditioningConfig, store: &Store) -> Result<Mo
     let other = model.clone();
     Ok(Model {
         logits: Box::new(move |mode| model.0.logits(&model.1, mode)),
-        tokens: Box::new(move || other.0.bert().tokens(&other.1)?.plain.unsqueeze(0)),
+        tokens: Box::new(move || other.0.bert().real_tokens(&other.1)?.plain.unsqueeze(0)),
     })
 }
 
@@ -135,7 +137,7 @@ pub(super) fn crammed(conditioning: ConditioningConfig, store: &Store) -> Result
     let other = model.clone();
     Ok(Model {
         logits: Box::new(move |mode| model.0.logits(&model.1, mode)),
-        tokens: Box::new(move || other.0.bert().tokens(&other.1)?.plain.unsqueeze(0)),
+        tokens: Box::new(move || other.0.bert().real_tokens(&other.1)?.plain.unsqueeze(0)),
     })
 }
 

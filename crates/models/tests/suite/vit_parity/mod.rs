@@ -8,6 +8,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store, cross_entropy};
 
 use crate::distance;
