@@ -37,7 +37,8 @@
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
 //! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
-//! | [`padding`] | where the sequences of a batch end |
+//! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
+//! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
 //! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
@@ -57,17 +58,19 @@ pub mod gelu;
 pub mod head_norm;
 pub mod init;
 mod kernel;
+mod layer;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod mode;
 pub mod padding;
+pub mod pass;
 pub mod patch_embed;
+pub mod probe;
 pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
 pub mod softmax;
-mod stage;
 pub mod store;
 pub mod table;
 
@@ -79,14 +82,17 @@ pub use embedding::embedding;
 pub use gated_gelu::{GatedGelu, gated_gelu};
 pub use gelu::{Gelu, gelu, gelu_tanh};
 pub use head_norm::{HeadNorm, head_norm};
+pub use layer::Layer;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
 pub use mode::Mode;
 pub use padding::Padding;
+pub use pass::Pass;
 pub use patch_embed::PatchEmbed;
+pub use probe::{Heads, Probe, Probed};
 pub use rms_norm::{RmsNorm, rms_norm};
-pub use sequence::{Layer, Sequence};
+pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;

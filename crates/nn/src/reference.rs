@@ -110,16 +110,43 @@ pub(crate) fn attention_with(
     let q = qkv.get(0)?.narrow(2, first, queries)?.contiguous()?;
     let k = qkv.get(1)?.contiguous()?;
     let v = qkv.get(2)?.contiguous()?;
-    let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, queries, N)
-    if causal {
-        // Finite, so that no row can become NaN; its exponential is zero in every precision.
-        let seen = Tensor::tril2(n, DType::U8, qkv.device())?.narrow(0, first, queries)?;
-        let seen = seen.broadcast_as(scores.shape())?;
-        let hidden = Tensor::new(-1e4f32, qkv.device())?.to_dtype(qkv.dtype())?;
-        scores = seen.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
-    }
-    let y = softmax(&scores)?.matmul(&v)?; // (B, H, queries, D)
+    let y = softmax(&scores(&q, &k, causal)?)?.matmul(&v)?; // (B, H, queries, D)
     y.transpose(1, 2)?.contiguous()?.reshape((b, queries, c))
+}
+
+/// Q K^T / sqrt(D) of `q` (B, H, queries, D), the last of the tokens of `k` (B, H, N, D); what a causal
+/// query does not see is -10^4.
+fn scores(q: &Tensor, k: &Tensor, causal: bool) -> Result<Tensor> {
+    let ((_, _, queries, d), n) = (q.dims4()?, k.dim(2)?);
+    let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, queries, N)
+    if !causal {
+        return Ok(scores);
+    }
+    // Finite, so that no row can become NaN; its exponential is zero in every precision.
+    let seen = Tensor::tril2(n, DType::U8, q.device())?.narrow(0, n - queries, queries)?;
+    let seen = seen.broadcast_as(scores.shape())?;
+    let hidden = Tensor::new(-1e4f32, q.device())?.to_dtype(q.dtype())?;
+    seen.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)
+}
+
+/// P = softmax(Q K^T / sqrt(D)) of `q` and `k`, both (B, H, N, D), among the tokens where `mask` (B, N) is 1;
+/// the rows of the others are zero.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn attention_probabilities(
+    q: &Tensor,
+    k: &Tensor,
+    causal: bool,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
+    let scores = scores(q, k, causal)?;
+    let Some(mask) = mask else {
+        return candle_nn::ops::softmax(&scores, D::Minus1);
+    };
+    let keys = mask.unsqueeze(1)?.unsqueeze(1)?; // (B, 1, 1, N)
+    let queries = mask.unsqueeze(1)?.unsqueeze(3)?.to_dtype(q.dtype())?; // (B, 1, N, 1)
+    softmax(&scores, 1.0, Some(&keys))?.broadcast_mul(&queries)
 }
 
 /// y = softmax(scale x) over the last dimension among the entries where `mask` is 1; see
