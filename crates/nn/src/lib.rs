@@ -35,7 +35,7 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
 //! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
 //! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
@@ -48,6 +48,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod channel_attention;
 pub mod check;
 pub mod depthwise;
 pub mod device;
@@ -73,9 +74,11 @@ pub mod sequence;
 pub mod softmax;
 pub mod store;
 pub mod table;
+pub mod window_attention;
 
 pub use attention::{Attention, attention, causal_attention, padded_attention};
 pub use cache::Cache;
+pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};
 pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
@@ -96,3 +99,4 @@ pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;
+pub use window_attention::WindowAttention;
