@@ -92,7 +92,7 @@ pub use loss::{cross_entropy, linear_cross_entropy};
 pub use mode::Mode;
 pub use padding::Padding;
 pub use pass::Pass;
-pub use patch_embed::PatchEmbed;
+pub use patch_embed::{PatchEmbed, channels_last};
 pub use probe::{Heads, Probe, Probed};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::Sequence;

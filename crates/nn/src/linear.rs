@@ -38,6 +38,20 @@ impl Linear {
         Ok(Self::new(weight, Some(bias)))
     }
 
+    /// The same without bias.
+    ///
+    /// # Errors
+    /// As [`Linear::with_std`].
+    pub fn with_std_no_bias(
+        vb: VarBuilder,
+        inputs: usize,
+        outputs: usize,
+        std: f64,
+    ) -> Result<Self> {
+        let weight = vb.get_with_hints((outputs, inputs), "weight", init::normal(std))?;
+        Ok(Self::new(weight, None))
+    }
+
     /// The `Conv1D` of GPT-2: `weight` (in, out) from a truncated normal of deviation `std`, zero
     /// bias.
     ///
