@@ -1,6 +1,6 @@
 //! Attention in windows and among channels, against the definitions; probes of all kinds.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{
     Attention, ChannelAttention, CrossCovarianceAttention, Layer, Linear, Mode, Padding, Pass,
@@ -108,7 +108,7 @@ fn columns_of_zeros_have_a_finite_gradient() -> Result<()> {
     let x = variable(&[1, 5, 12], 1)?;
     let zeros = Tensor::zeros((1, 5, 2), DType::F64, &Device::Cpu)?;
     let qkv = Tensor::cat(&[&zeros, &x.narrow(2, 2, 10)?], 2)?;
-    let qkv = candle_core::Var::from_tensor(&qkv)?;
+    let qkv = Var::from_tensor(&qkv)?;
     let y = xca(&[qkv.as_tensor().clone(), Tensor::ones((2, 1, 1), DType::F64, &Device::Cpu)?])?;
     let grads = y.sqr()?.sum_all()?.backward()?;
     let values: Vec<f64> = grads.get(&qkv).expect("a gradient").flatten_all()?.to_vec1()?;
@@ -183,6 +183,45 @@ fn a_probe_sees_every_kind_of_attention_and_changes_no_bit() -> Result<()> {
             "{name}"
         );
         assert!(probe.take().is_empty());
+    }
+    Ok(())
+}
+
+/// Enough windows for several pieces, and several images.
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() -> Result<()> {
+    let run = || -> Result<Vec<Vec<f32>>> {
+        let single = |shape: &[usize], seed| -> Result<Var> {
+            Var::from_tensor(&uniform(shape, seed)?.to_dtype(DType::F32)?)
+        };
+        let qkv = single(&[3, 20, 24, 36], 1)?;
+        let (table, tau) = (single(&[49, 3], 2)?, single(&[3, 1, 1], 3)?);
+        let layers: [Box<dyn Layer>; 3] = [
+            WindowAttention::from_tensor(table.as_tensor().clone(), 3, 4, 2).into(),
+            CrossCovarianceAttention::from_tensor(tau.as_tensor().clone())?.into(),
+            ChannelAttention { heads: 3 }.into(),
+        ];
+        let mut out = Vec::new();
+        for layer in layers {
+            let y = Sequence::new([layer]).forward(&qkv, Mode::Eval)?;
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            out.push(y.flatten_all()?.to_vec1()?);
+            for var in [&qkv, &table, &tau] {
+                if let Some(grad) = grads.get(var) {
+                    out.push(grad.flatten_all()?.to_vec1()?);
+                }
+            }
+        }
+        assert_eq!(out.len(), 3 + 3 + 2);
+        Ok(out)
+    };
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run().unwrap())
+    };
+    let one = on(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(one, on(threads), "{threads} threads");
     }
     Ok(())
 }
