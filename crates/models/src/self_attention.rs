@@ -1,34 +1,34 @@
 //! The attention branch of every model: x + f(x), with what is done to its weights and its output.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Attention, Cache, Layer, Linear, Mode, Padding, Sequence};
+use conditioned_nn::{Attention, Cache, Layer, Linear, Mode, Padding, Pass, Sequence};
 
 use crate::conditioning::{ConditioningConfig, Packing, WeightMap};
 
 /// x + after(attention(W x)), W x the queries, keys and values of `before(x)`.
 #[derive(Debug)]
 pub(crate) struct SelfAttention {
-    before: Option<Layer>,
+    before: Option<Arc<dyn Layer>>,
     projection: Projection,
-    attention: Attention,
-    /// What is done to the output of the heads.
-    method: Option<Layer>,
-    after: Vec<Layer>,
+    /// Attention, what is done to the output of its heads, and what follows.
+    after: Vec<Arc<dyn Layer>>,
 }
 
 impl SelfAttention {
     pub(crate) fn new(
-        before: Option<Layer>,
+        before: Option<Box<dyn Layer>>,
         projection: Projection,
         attention: Attention,
         config: ConditioningConfig,
-        after: impl IntoIterator<Item = Layer>,
+        after: impl IntoIterator<Item = Box<dyn Layer>>,
     ) -> Self {
         let method = config.attention.layer(attention.heads);
-        Self { before, projection, attention, method, after: after.into_iter().collect() }
+        let after = std::iter::once(attention.into()).chain(method).chain(after);
+        Self { before: before.map(Arc::from), projection, after: after.map(Arc::from).collect() }
     }
 
     /// (B, N, C) -> (B, N, C).
@@ -38,7 +38,7 @@ impl SelfAttention {
         padding: Option<&Padding>,
         mode: Mode,
     ) -> Result<Tensor> {
-        self.sequence(mode)?.forward_padded(x, padding, mode)
+        self.sequence(mode)?.forward(x, Pass { mode, padding, probe: None })
     }
 
     /// The result for tokens that follow those in `cache`: see [`Sequence::forward_cached`].
@@ -48,9 +48,9 @@ impl SelfAttention {
 
     /// The layers of one pass.
     fn sequence(&self, mode: Mode) -> Result<Sequence> {
-        let projection = self.projection.layer(mode)?.into();
-        let layers = self.before.iter().cloned().chain([projection, self.attention.into()]);
-        Ok(Sequence::residual(layers.chain(self.method.clone()).chain(self.after.clone())))
+        let projection: Arc<dyn Layer> = Arc::new(self.projection.layer(mode)?);
+        let layers = self.before.iter().cloned().chain([projection]);
+        Ok(Sequence::shared(layers.chain(self.after.iter().cloned()), true))
     }
 }
 

@@ -6,9 +6,9 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DepthwiseConv1d, DepthwiseConv2d, Gelu, LayerNorm, Linear, Mode, Sequence,
-    attention, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, layer_norm,
-    linear_cross_entropy, reference, rms_norm, softmax,
+    Attention, ChannelAttention, CrossCovarianceAttention, DepthwiseConv1d, DepthwiseConv2d, Gelu,
+    LayerNorm, Linear, Mode, Sequence, WindowAttention, attention, causal_attention, embedding,
+    gated_gelu, gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, softmax,
 };
 use divan::Bencher;
 use rand::{Rng, SeedableRng};
@@ -132,6 +132,38 @@ fn attention_of_gpt(bencher: Bencher<'_, '_>, form: Form) {
     pass(bencher, || match form {
         Fused => causal_attention(&qkv, HEADS),
         Definition => reference::attention(&qkv, HEADS, true),
+    });
+}
+
+#[divan::bench(name = "window_attention", args = FORMS)]
+fn attention_of_swin(bencher: Bencher<'_, '_>, form: Form) {
+    let (qkv, table) = (variable(&[8, 56, 56, 3 * 96]), variable(&[169, 3]));
+    let layer = WindowAttention::from_tensor(table.clone(), 3, 7, 3);
+    let layer = Sequence::new([layer.into()]);
+    pass(bencher, || match form {
+        Fused => layer.forward(&qkv, Mode::Eval),
+        Definition => reference::window_attention(&qkv, 3, 7, 3, Some(&table)),
+    });
+}
+
+#[divan::bench(name = "cross_covariance_attention", args = FORMS)]
+fn attention_of_xcit(bencher: Bencher<'_, '_>, form: Form) {
+    let (qkv, tau) = (variable(&[8, 196, 3 * 384]), variable(&[8, 1, 1]));
+    let layer = CrossCovarianceAttention::from_tensor(tau.clone()).unwrap();
+    let layer = Sequence::new([layer.into()]);
+    pass(bencher, || match form {
+        Fused => layer.forward(&qkv, Mode::Eval),
+        Definition => reference::cross_covariance_attention(&qkv, &tau),
+    });
+}
+
+#[divan::bench(name = "channel_attention", args = FORMS)]
+fn attention_of_davit(bencher: Bencher<'_, '_>, form: Form) {
+    let qkv = variable(&[8, 56, 56, 3 * 96]);
+    let layer = Sequence::new([ChannelAttention { heads: 3 }.into()]);
+    pass(bencher, || match form {
+        Fused => layer.forward(&qkv, Mode::Eval),
+        Definition => reference::channel_attention(&qkv, 3),
     });
 }
 

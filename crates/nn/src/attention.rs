@@ -7,8 +7,9 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{Padding, device, sequence};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::probe::Heads;
+use crate::{Mode, Padding, Pass, device, reference, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.
 ///
@@ -28,7 +29,7 @@ pub struct Attention {
 /// # Errors
 /// When 3 `heads` does not divide the last dimension.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    sequence::single(qkv, Stage::Attention(Attention { heads, causal: false }.padded(None)))
+    sequence::single(qkv, Attention { heads, causal: false }, Mode::Eval)
 }
 
 /// Causal self-attention of packed queries, keys and values; see [`Attention`].
@@ -36,7 +37,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 /// # Errors
 /// When 3 `heads` does not divide the last dimension.
 pub fn causal_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    sequence::single(qkv, Stage::Attention(Attention { heads, causal: true }.padded(None)))
+    sequence::single(qkv, Attention { heads, causal: true }, Mode::Eval)
 }
 
 /// Self-attention among the real tokens of padded sequences: padding is not seen and gets zeros.
@@ -46,14 +47,7 @@ pub fn causal_attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 /// batch.
 pub fn padded_attention(qkv: &Tensor, heads: usize, padding: &Padding) -> Result<Tensor> {
     let attention = Attention { heads, causal: false };
-    sequence::single(qkv, Stage::Attention(attention.padded(Some(padding))))
-}
-
-/// Attention in one pass: with the padding of its batch.
-#[derive(Debug, Clone)]
-pub(crate) struct PaddedAttention {
-    attention: Attention,
-    padding: Option<Padding>,
+    sequence::single(qkv, attention, Pass::from(Mode::Eval).padded(Some(padding)))
 }
 
 /// Queries per block: their scores (80 x N) stay in the cache of a core. The blocks of a sequence
@@ -204,18 +198,17 @@ impl Head {
 }
 
 impl Attention {
-    /// With the padding of a batch.
-    pub(crate) fn padded(self, padding: Option<&Padding>) -> PaddedAttention {
-        PaddedAttention { attention: self, padding: padding.cloned() }
-    }
-}
-
-impl PaddedAttention {
     /// Runs `work(sequence, head)` for every head of every sequence, on all threads.
-    fn for_heads(&self, first: usize, rows: Rows, work: impl Fn(usize, Head) + Sync + Send) {
-        let Attention { heads, causal } = self.attention;
+    fn for_heads(
+        self,
+        first: usize,
+        rows: Rows,
+        padding: Option<&Padding>,
+        work: impl Fn(usize, Head) + Sync + Send,
+    ) {
+        let Self { heads, causal } = self;
         let (c, end) = (rows.width / 3, rows.tokens);
-        let lengths = self.padding.as_ref().map(Padding::lengths);
+        let lengths = padding.map(Padding::lengths);
         (0..rows.batch * heads).into_par_iter().for_each(|i| {
             let (sequence, head) = (i / heads, i % heads);
             let n = lengths.map_or(end, |lengths| lengths[sequence]);
@@ -225,14 +218,15 @@ impl PaddedAttention {
 
     /// The outputs of the tokens from `first` on; `sequence(i)` are the packed rows of sequence i.
     pub(crate) fn forward_from<'a, T: Real>(
-        &self,
+        self,
         first: usize,
         rows: Rows,
+        padding: Option<&Padding>,
         sequence: impl Fn(usize) -> &'a [T] + Sync + Send,
     ) -> Vec<T> {
         let len = (rows.tokens - first) * rows.width / 3;
         let work = |y: Shared<T>| {
-            self.for_heads(first, rows, |i, head| {
+            self.for_heads(first, rows, padding, |i, head| {
                 // SAFETY: a head writes to columns of its own, in the part of its sequence.
                 #[allow(unsafe_code)]
                 unsafe {
@@ -248,17 +242,12 @@ impl PaddedAttention {
     }
 }
 
-impl Kernel for PaddedAttention {
+impl Kernel for Attention {
     const NAME: &'static str = "attention";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
-        Vec::new()
-    }
-
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
-        let heads = self.attention.heads;
-        if let Some(padding) = &self.padding {
+    fn output(&self, At { dims, pass }: At<'_>) -> Result<Vec<usize>> {
+        let heads = self.heads;
+        if let Some(padding) = pass.padding {
             padding.check(dims)?;
         }
         match dims {
@@ -269,30 +258,40 @@ impl Kernel for PaddedAttention {
         }
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
-        let Attention { heads, causal } = self.attention;
-        match &self.padding {
-            None => device::attention(x, heads, causal),
-            Some(padding) => device::padded_attention(x, heads, causal, padding),
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        match pass.padding {
+            None => device::attention(x, self.heads, self.causal),
+            Some(padding) => device::padded_attention(x, self.heads, self.causal, padding),
         }
     }
 
-    fn forward<T: Real>(&self, qkv: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
+    fn heads(&self, x: &Tensor, pass: Pass<'_>) -> Result<Option<Heads>> {
+        let parts = Heads::split(x, self.heads)?;
+        let seen = pass.padding.map(|padding| padding.mask(x.device())).transpose()?;
+        reference::attention_probabilities(&parts[0], &parts[1], self.causal, seen.as_ref())
+            .map(|attention| Some(Heads::new(parts, attention)))
+    }
+
+    fn cached(&self) -> Option<Attention> {
+        Some(*self)
+    }
+
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let (rows, padding) = (input.at.rows(), input.at.pass.padding);
         let len = rows.tokens * rows.width;
-        self.forward_from(0, rows, |i| &qkv[i * len..(i + 1) * len])
+        Ok(self.forward_from(0, rows, padding, |i| &input.x[i * len..(i + 1) * len]))
     }
 
     fn backward<T: Real>(
         &self,
-        qkv: &[T],
-        _: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
+        let (qkv, rows) = (input.x, input.at.rows());
         let len = rows.tokens * rows.width / 3;
         let work = |dqkv: Shared<T>| {
-            self.for_heads(0, rows, |i, head| {
+            self.for_heads(0, rows, input.at.pass.padding, |i, head| {
                 let (qkv, g) = (&qkv[3 * i * len..3 * (i + 1) * len], &g[i * len..(i + 1) * len]);
                 // SAFETY: a head writes to columns of its own, in the part of its sequence.
                 #[allow(unsafe_code)]
@@ -305,6 +304,6 @@ impl Kernel for PaddedAttention {
         // values with the last block, which sees every one of them and comes first; zeros for padding.
         #[allow(unsafe_code)]
         let dqkv = unsafe { kernel::filled_by_products(qkv.len(), work) };
-        Gradients { input: Some(dqkv), parameters: Vec::new() }
+        dqkv.into()
     }
 }

@@ -87,7 +87,7 @@ impl AttentionFrom {
         let (start, stride) = (layout.start_offset(), layout.stride()[0]);
         let sequence = |i: usize| &qkv[start + i * stride..][..tokens * width];
         let rows = kernel::Rows { batch, tokens, width };
-        let y = self.attention.padded(None).forward_from(self.first, rows, sequence);
+        let y = self.attention.forward_from(self.first, rows, None, sequence);
         kernel::output(y, (batch, tokens - self.first, width / 3))
     }
 }

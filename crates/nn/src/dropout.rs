@@ -7,9 +7,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::mode::{Mode, layer_key, step_key, uniform};
-use crate::sequence;
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
+use crate::{Pass, sequence};
 
 /// Dropout: in training each element is kept with probability 1 - p and divided by it.
 #[derive(Debug, Clone)]
@@ -29,12 +29,7 @@ impl Dropout {
     /// # Errors
     /// When the mask cannot be applied.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        apply(self.mask(mode), x)
-    }
-
-    /// The mask of a pass, if there is one.
-    pub(crate) fn mask(&self, mode: Mode) -> Option<Mask> {
-        self.0.mask(mode, false)
+        sequence::single(x, self.clone(), mode)
     }
 }
 
@@ -57,20 +52,25 @@ impl DropPath {
     /// # Errors
     /// When the mask cannot be applied.
     pub fn forward(&self, branch: &Tensor, mode: Mode) -> Result<Tensor> {
-        apply(self.mask(mode), branch)
-    }
-
-    /// The mask of a pass, if there is one.
-    pub(crate) fn mask(&self, mode: Mode) -> Option<Mask> {
-        self.0.mask(mode, true)
+        sequence::single(branch, self.clone(), mode)
     }
 }
 
-/// x under a mask.
-fn apply(mask: Option<Mask>, x: &Tensor) -> Result<Tensor> {
-    match mask {
-        Some(mask) => sequence::single(x, Stage::Mask(mask)),
-        None => Ok(x.clone()),
+/// A layer that multiplies by a mask.
+trait Masked: std::fmt::Debug + Send + Sync {
+    /// The mask of a pass, if there is one.
+    fn mask(&self, mode: Mode) -> Option<Mask>;
+}
+
+impl Masked for Dropout {
+    fn mask(&self, mode: Mode) -> Option<Mask> {
+        self.0.mask(mode, false)
+    }
+}
+
+impl Masked for DropPath {
+    fn mask(&self, mode: Mode) -> Option<Mask> {
+        self.0.mask(mode, true)
     }
 }
 
@@ -101,7 +101,7 @@ impl Bernoulli {
 
 /// x -> x keep(i) / (1 - p) over elements or samples i; linear, so its backward is itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mask {
+struct Mask {
     p: f64,
     samples: bool,
     key: u64,
@@ -132,42 +132,45 @@ impl Mask {
     }
 }
 
-impl Kernel for Mask {
+impl<M: Masked> Kernel for M {
     const NAME: &'static str = "dropout";
     const CHEAP: bool = true;
 
-    fn parameters(&self) -> Vec<&Tensor> {
-        Vec::new()
+    fn is_identity(&self, mode: Mode) -> bool {
+        self.mask(mode).is_none()
     }
 
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         Ok(dims.to_vec())
     }
 
     /// Draws the factors on the host, the same on every device.
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
-        let group = self.group(Rows::of(x.dims()));
-        let factors = (0..x.elem_count()).map(|i| self.factor::<f32>(i / group));
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        let Some(mask) = self.mask(pass.mode) else { return Ok(x.clone()) };
+        let group = mask.group(Rows::of(x.dims()));
+        let factors = (0..x.elem_count()).map(|i| mask.factor::<f32>(i / group));
         let mask = Tensor::from_vec(factors.collect(), x.shape(), &candle_core::Device::Cpu)?;
         x * mask.to_dtype(x.dtype())?.to_device(x.device())?
     }
 
-    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
-        let mut y = x.to_vec();
-        self.apply(&mut y, rows);
-        y
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let mut y = input.x.to_vec();
+        if let Some(mask) = self.mask(input.at.pass.mode) {
+            mask.apply(&mut y, input.at.rows());
+        }
+        Ok(y)
     }
 
     fn backward<T: Real>(
         &self,
-        _: &[T],
-        _: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
         let mut g = g.into_owned();
-        self.apply(&mut g, rows);
-        Gradients { input: Some(g), parameters: Vec::new() }
+        if let Some(mask) = self.mask(input.at.pass.mode) {
+            mask.apply(&mut g, input.at.rows());
+        }
+        g.into()
     }
 }

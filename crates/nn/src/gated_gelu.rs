@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use candle_core::{Result, Tensor};
 
 use crate::gelu::{Gelu, gate, slope};
-use crate::kernel::{self, Real, Rows};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::kernel::{self, Real};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, reference, sequence};
 
 /// y = a gelu(b) for x = (a, b), the halves of the last dimension: (..., 2H) -> (..., H).
 ///
@@ -20,18 +20,13 @@ pub struct GatedGelu;
 /// # Errors
 /// When the last dimension is odd or the dtype is not a float.
 pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
-    sequence::single(x, Stage::GatedGelu(GatedGelu))
+    sequence::single(x, GatedGelu, Mode::Eval)
 }
 
 impl Kernel for GatedGelu {
     const NAME: &'static str = "gated-gelu";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
-        Vec::new()
-    }
-
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         match dims {
             [leading @ .., width] if width.is_multiple_of(2) => {
                 Ok([leading, &[width / 2]].concat())
@@ -42,14 +37,15 @@ impl Kernel for GatedGelu {
         }
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         reference::gated_gelu(x)
     }
 
-    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
-        let half = rows.width / 2;
-        let piece_rows = kernel::rows_per_piece(rows.width);
-        kernel::build(x.len() / 2, piece_rows * half, |i, y| {
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let (x, width) = (input.x, input.at.rows().width);
+        let half = width / 2;
+        let piece_rows = kernel::rows_per_piece(width);
+        Ok(kernel::build(x.len() / 2, piece_rows * half, |i, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -62,20 +58,19 @@ impl Kernel for GatedGelu {
                     }
                 },
             );
-        })
+        }))
     }
 
     /// da = g gelu(b), db = g a gelu'(b).
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        _: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
-        let half = rows.width / 2;
-        let piece_rows = kernel::rows_per_piece(rows.width);
+        let (x, width) = (input.x, input.at.rows().width);
+        let half = width / 2;
+        let piece_rows = kernel::rows_per_piece(width);
         let dx = kernel::build(x.len(), piece_rows * 2 * half, |i, dx| {
             kernel::vectorised(
                 #[inline(always)]
@@ -96,6 +91,6 @@ impl Kernel for GatedGelu {
                 },
             );
         });
-        Gradients { input: Some(dx), parameters: Vec::new() }
+        dx.into()
     }
 }

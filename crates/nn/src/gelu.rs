@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 
-use crate::kernel::{self, Real, Rows};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::kernel::{self, Real};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, reference, sequence};
 
 /// Which form of the GELU.
 ///
@@ -24,7 +24,7 @@ pub enum Gelu {
 /// # Errors
 /// When the dtype is not a float.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    sequence::single(x, Stage::Gelu(Gelu::Erf))
+    sequence::single(x, Gelu::Erf, Mode::Eval)
 }
 
 /// The approximate GELU, [`Gelu::Tanh`].
@@ -32,7 +32,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the dtype is not a float.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    sequence::single(x, Stage::Gelu(Gelu::Tanh))
+    sequence::single(x, Gelu::Tanh, Mode::Eval)
 }
 
 /// The factor of x in both forms: Phi(x), or its approximation 1/(1 + e^(-2u)) = (1 + tanh u)/2.
@@ -75,25 +75,21 @@ pub(crate) fn slope<T: Real>(form: Gelu, x: T) -> T {
 
 impl Kernel for Gelu {
     const NAME: &'static str = "gelu";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
-        Vec::new()
-    }
-
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         match self {
             Self::Erf => reference::gelu(x),
             Self::Tanh => reference::gelu_tanh(x),
         }
     }
 
-    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], _: Rows) -> Vec<T> {
-        match self {
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let x = input.x;
+        Ok(match self {
             Self::Erf => kernel::map(
                 x,
                 #[inline(always)]
@@ -104,17 +100,16 @@ impl Kernel for Gelu {
                 #[inline(always)]
                 |x| x * gate(Self::Tanh, x),
             ),
-        }
+        })
     }
 
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        _: &[&[T]],
-        _: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
+        let x = input.x;
         let mut g = g.into_owned();
         match self {
             Self::Erf => kernel::zip_in_place(
@@ -130,6 +125,6 @@ impl Kernel for Gelu {
                 |g, x| g * slope(Self::Tanh, x),
             ),
         }
-        Gradients { input: Some(g), parameters: Vec::new() }
+        g.into()
     }
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use candle_core::{Result, Tensor};
 
 use crate::kernel::{self, Real, Rows};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{reference, sequence};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, reference, sequence};
 
 /// Added to the norm of a row.
 pub const EPSILON: f64 = 1e-8;
@@ -31,7 +31,7 @@ pub struct HeadNorm {
 /// # Errors
 /// When `heads` does not divide the last dimension or the dtype is not a float.
 pub fn head_norm(x: &Tensor, heads: usize) -> Result<Tensor> {
-    sequence::single(x, Stage::HeadNorm(HeadNorm { heads }))
+    sequence::single(x, HeadNorm { heads }, Mode::Eval)
 }
 
 impl HeadNorm {
@@ -61,13 +61,8 @@ fn inverse<T: Real>(x: &[T]) -> T {
 
 impl Kernel for HeadNorm {
     const NAME: &'static str = "head-norm";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
-        Vec::new()
-    }
-
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         match dims {
             [.., width] if self.heads > 0 && width.is_multiple_of(self.heads) => Ok(dims.to_vec()),
             _ => candle_core::bail!(
@@ -77,13 +72,14 @@ impl Kernel for HeadNorm {
         }
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         reference::head_norm(x, self.heads)
     }
 
-    fn forward<T: Real>(&self, x: &[T], _: &[&[T]], rows: Rows) -> Vec<T> {
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let x = input.x;
         let mut y = x.to_vec();
-        self.for_rows(x, &mut y, rows, |x, y| {
+        self.for_rows(x, &mut y, input.at.rows(), |x, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -94,20 +90,18 @@ impl Kernel for HeadNorm {
                 },
             );
         });
-        y
+        Ok(y)
     }
 
     /// dx = g / (|x| + eps).
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        _: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
         let mut dx = g.into_owned();
-        self.for_rows(x, &mut dx, rows, |x, g| {
+        self.for_rows(input.x, &mut dx, input.at.rows(), |x, g| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -118,6 +112,6 @@ impl Kernel for HeadNorm {
                 },
             );
         });
-        Gradients { input: Some(dx), parameters: Vec::new() }
+        dx.into()
     }
 }

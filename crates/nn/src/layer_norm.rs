@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernel::{self, Real, Rows};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{device, sequence};
+use crate::kernel::{self, Real};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, device, sequence};
 
 /// Layer normalisation over the last dimension, with weight and bias:
 /// y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -37,7 +37,7 @@ impl LayerNorm {
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        sequence::single(x, Stage::LayerNorm(self.clone()))
+        sequence::single(x, self.clone(), Mode::Eval)
     }
 }
 
@@ -62,13 +62,12 @@ fn statistics<T: Real>(x: &[T], eps: T) -> (T, T) {
 
 impl Kernel for LayerNorm {
     const NAME: &'static str = "layer-norm";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
+    fn parameters(&self, _: Mode) -> Vec<&Tensor> {
         vec![&self.weight, &self.bias]
     }
 
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         let (weight, bias) = (self.weight.dims(), self.bias.dims());
         if weight.len() != 1 || dims.last() != weight.last() || weight != bias {
             candle_core::bail!(
@@ -79,15 +78,16 @@ impl Kernel for LayerNorm {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         device::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 
-    fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {
-        let (c, eps) = (rows.width, T::from_f64(self.eps));
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let Input { x, parameters, at } = input;
+        let (c, eps) = (at.rows().width, T::from_f64(self.eps));
         let (w, b) = (parameters[0], parameters[1]);
         let piece = kernel::rows_per_piece(c) * c;
-        kernel::build(x.len(), piece, |i, y| {
+        Ok(kernel::build(x.len(), piece, |i, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -100,20 +100,19 @@ impl Kernel for LayerNorm {
                     }
                 },
             );
-        })
+        }))
     }
 
     /// With n = (x - mean) r, r = 1/sqrt(var + eps) and h = g w:
     /// dx = r (h - mean(h) - n mean(h n)), dw = sum over rows of g n, db = sum over rows of g.
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        parameters: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
-        let (c, eps) = (rows.width, T::from_f64(self.eps));
+        let Input { x, parameters, at } = input;
+        let (c, eps) = (at.rows().width, T::from_f64(self.eps));
         let (w, scale) = (parameters[0], T::ONE / T::from_f64(c as f64));
         let mut dx = g.into_owned();
         let sums = kernel::for_pieces_with_sums(&mut dx, c, 2 * c, |start, dx, sums| {

@@ -35,9 +35,10 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
-//! | [`padding`] | where the sequences of a batch end |
+//! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
+//! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
 //! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
@@ -47,6 +48,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod channel_attention;
 pub mod check;
 pub mod depthwise;
 pub mod device;
@@ -57,36 +59,44 @@ pub mod gelu;
 pub mod head_norm;
 pub mod init;
 mod kernel;
+mod layer;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod mode;
 pub mod padding;
+pub mod pass;
 pub mod patch_embed;
+pub mod probe;
 pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
 pub mod softmax;
-mod stage;
 pub mod store;
 pub mod table;
+pub mod window_attention;
 
 pub use attention::{Attention, attention, causal_attention, padded_attention};
 pub use cache::Cache;
+pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};
 pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
 pub use gated_gelu::{GatedGelu, gated_gelu};
 pub use gelu::{Gelu, gelu, gelu_tanh};
 pub use head_norm::{HeadNorm, head_norm};
+pub use layer::Layer;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
 pub use mode::Mode;
 pub use padding::Padding;
-pub use patch_embed::PatchEmbed;
+pub use pass::Pass;
+pub use patch_embed::{PatchEmbed, channels_last};
+pub use probe::{Heads, Probe, Probed};
 pub use rms_norm::{RmsNorm, rms_norm};
-pub use sequence::{Layer, Sequence};
+pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;
+pub use window_attention::WindowAttention;

@@ -6,8 +6,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows, View};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{init, reference, sequence};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, init, reference, sequence};
 
 /// The affine map y = x W^T + b.
 ///
@@ -36,6 +36,20 @@ impl Linear {
         let weight = vb.get_with_hints((outputs, inputs), "weight", init::normal(std))?;
         let bias = vb.get_with_hints(outputs, "bias", candle_nn::init::ZERO)?;
         Ok(Self::new(weight, Some(bias)))
+    }
+
+    /// The same without bias.
+    ///
+    /// # Errors
+    /// As [`Linear::with_std`].
+    pub fn with_std_no_bias(
+        vb: VarBuilder,
+        inputs: usize,
+        outputs: usize,
+        std: f64,
+    ) -> Result<Self> {
+        let weight = vb.get_with_hints((outputs, inputs), "weight", init::normal(std))?;
+        Ok(Self::new(weight, None))
     }
 
     /// The `Conv1D` of GPT-2: `weight` (in, out) from a truncated normal of deviation `std`, zero
@@ -93,7 +107,7 @@ pub fn linear(vb: VarBuilder, inputs: usize, outputs: usize) -> Result<Linear> {
 impl candle_core::Module for Linear {
     /// (..., in) -> (..., out).
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        sequence::single(x, Stage::Linear(self.clone()))
+        sequence::single(x, self.clone(), Mode::Eval)
     }
 }
 
@@ -131,14 +145,9 @@ impl Sizes {
 
 impl Linear {
     /// y = x W^T + b + base.
-    pub(crate) fn forward_onto<T: Real>(
-        &self,
-        x: &[T],
-        parameters: &[&[T]],
-        rows: Rows,
-        base: Option<&[T]>,
-    ) -> Vec<T> {
-        let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
+    fn affine<T: Real>(&self, input: Input<'_, T>, base: Option<&[T]>) -> Vec<T> {
+        let Input { x, parameters, at } = input;
+        let sizes = Sizes::new(at.rows(), parameters[0].len(), self.transposed);
         let (x, w) = ((x, sizes.x()), (parameters[0], sizes.w().t()));
         let bias = parameters.get(1).copied();
         if base.is_none() && bias.is_none() {
@@ -168,13 +177,12 @@ impl Linear {
 
 impl Kernel for Linear {
     const NAME: &'static str = "linear";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
+    fn parameters(&self, _: Mode) -> Vec<&Tensor> {
         std::iter::once(&self.weight).chain(&self.bias).collect()
     }
 
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         let (outputs, inputs) = match (self.weight.dims2()?, self.transposed) {
             ((outputs, inputs), false) | ((inputs, outputs), true) => (outputs, inputs),
         };
@@ -191,25 +199,28 @@ impl Kernel for Linear {
         }
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         let weight = if self.transposed { self.weight.t()? } else { self.weight.clone() };
         reference::linear(x, &weight, self.bias.as_ref())
     }
 
-    fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {
-        self.forward_onto(x, parameters, rows, None)
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        Ok(self.affine(input, None))
+    }
+
+    fn forward_onto<T: Real>(&self, input: Input<'_, T>, base: &[T]) -> Result<Vec<T>> {
+        Ok(self.affine(input, Some(base)))
     }
 
     /// dx = g W, dW = g^T x, db = 1^T g.
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        parameters: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         wanted: Wanted<'_>,
     ) -> Gradients<T> {
-        let sizes = Sizes::new(rows, parameters[0].len(), self.transposed);
+        let Input { x, parameters, at } = input;
+        let sizes = Sizes::new(at.rows(), parameters[0].len(), self.transposed);
         let (x, g) = ((x, sizes.x()), (&*g, sizes.y()));
         let mut gradients = Gradients::default();
         gradients.parameters.push(match (wanted.parameters[0], self.transposed) {

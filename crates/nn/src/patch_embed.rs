@@ -38,6 +38,14 @@ impl PatchEmbed {
     /// # Errors
     /// When the image has other channels or its sides are not multiples of the patch.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.image(images)?.flatten(1, 2)
+    }
+
+    /// (B, channels, H, W) -> (B, H / p, W / p, C).
+    ///
+    /// # Errors
+    /// As [`PatchEmbed::forward`].
+    pub fn image(&self, images: &Tensor) -> Result<Tensor> {
         let (b, c, h, w) = images.dims4()?;
         let p = self.patch;
         if c != self.channels || h % p != 0 || w % p != 0 {
@@ -50,7 +58,15 @@ impl PatchEmbed {
         let patches = images
             .reshape(&[b, c, h / p, p, w / p, p][..])?
             .permute([0, 2, 4, 1, 3, 5].as_slice())? // (B, H/p, W/p, channels, p, p)
-            .reshape((b, (h / p) * (w / p), c * p * p))?;
+            .reshape((b, h / p, w / p, c * p * p))?;
         patches.apply(&self.projection)
     }
+}
+
+/// Images (B, channels, H, W), as data loaders give them, to (B, H, W, channels), as layers take them.
+///
+/// # Errors
+/// When there are not four dimensions.
+pub fn channels_last(images: &Tensor) -> Result<Tensor> {
+    images.permute((0, 2, 3, 1))?.contiguous()
 }

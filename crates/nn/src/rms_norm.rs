@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernel::{self, Real, Rows};
-use crate::stage::{Gradients, Kernel, Stage, Wanted};
-use crate::{device, sequence};
+use crate::kernel::{self, Real};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, device, sequence};
 
 /// Normalisation over the last dimension by the root mean square, with weight:
 /// y = x / sqrt(mean(x^2) + eps) * weight.
@@ -34,7 +34,7 @@ impl RmsNorm {
 
 impl Module for RmsNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        sequence::single(x, Stage::RmsNorm(self.clone()))
+        sequence::single(x, self.clone(), Mode::Eval)
     }
 }
 
@@ -57,13 +57,12 @@ fn inverse<T: Real>(x: &[T], eps: T) -> T {
 
 impl Kernel for RmsNorm {
     const NAME: &'static str = "rms-norm";
-    const CHEAP: bool = false;
 
-    fn parameters(&self) -> Vec<&Tensor> {
+    fn parameters(&self, _: Mode) -> Vec<&Tensor> {
         vec![&self.weight]
     }
 
-    fn output(&self, dims: &[usize]) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
         let weight = self.weight.dims();
         if weight.len() != 1 || dims.last() != weight.last() {
             candle_core::bail!(
@@ -73,14 +72,15 @@ impl Kernel for RmsNorm {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor) -> Result<Tensor> {
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         device::rms_norm(x, &self.weight, self.eps)
     }
 
-    fn forward<T: Real>(&self, x: &[T], parameters: &[&[T]], rows: Rows) -> Vec<T> {
-        let (c, w, eps) = (rows.width, parameters[0], T::from_f64(self.eps));
+    fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
+        let Input { x, parameters, at } = input;
+        let (c, w, eps) = (at.rows().width, parameters[0], T::from_f64(self.eps));
         let piece = kernel::rows_per_piece(c) * c;
-        kernel::build(x.len(), piece, |i, y| {
+        Ok(kernel::build(x.len(), piece, |i, y| {
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -93,20 +93,19 @@ impl Kernel for RmsNorm {
                     }
                 },
             );
-        })
+        }))
     }
 
     /// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w:
     /// dx = r (h - n mean(h n)), dw = sum over rows of g n.
     fn backward<T: Real>(
         &self,
-        x: &[T],
-        parameters: &[&[T]],
-        rows: Rows,
+        input: Input<'_, T>,
         g: Cow<'_, [T]>,
         _: Wanted<'_>,
     ) -> Gradients<T> {
-        let (c, eps) = (rows.width, T::from_f64(self.eps));
+        let Input { x, parameters, at } = input;
+        let (c, eps) = (at.rows().width, T::from_f64(self.eps));
         let (w, scale) = (parameters[0], T::ONE / T::from_f64(c as f64));
         let mut dx = g.into_owned();
         let dw = kernel::for_pieces_with_sums(&mut dx, c, c, |start, dx, dw| {

@@ -24,27 +24,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use crate::kernel::{self, Reads, Real, Rows, dispatch};
-use crate::stage::{Kernel, Stage, Wanted, each};
-use crate::{
-    Attention, Cache, DropPath, Dropout, GatedGelu, Gelu, HeadNorm, LayerNorm, Linear, Mode,
-    Padding, RmsNorm,
-};
-
-/// A layer of a [`Sequence`].
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub enum Layer {
-    LayerNorm(LayerNorm),
-    RmsNorm(RmsNorm),
-    Linear(Linear),
-    Gelu(Gelu),
-    GatedGelu(GatedGelu),
-    Attention(Attention),
-    HeadNorm(HeadNorm),
-    Dropout(Dropout),
-    DropPath(DropPath),
-}
+use crate::kernel::{self, Reads, Real, dispatch};
+use crate::layer::{At, Input, Kernel, Layer, Scalar, Wanted};
+use crate::probe::Probed;
+use crate::{Cache, Mode, Padding, Pass};
 
 /// Layers one after the other, f, as one operation: y = f(x), or y = x + f(x).
 ///
@@ -67,42 +50,44 @@ pub enum Layer {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Sequence {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<dyn Layer>>,
     residual: bool,
 }
 
 impl Sequence {
     /// f: the layers one after the other.
-    pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
-        Self { layers: layers.into_iter().collect(), residual: false }
+    pub fn new(layers: impl IntoIterator<Item = Box<dyn Layer>>) -> Self {
+        Self::shared(layers.into_iter().map(Arc::from), false)
     }
 
     /// x + f(x).
-    pub fn residual(layers: impl IntoIterator<Item = Layer>) -> Self {
-        Self { layers: layers.into_iter().collect(), residual: true }
+    pub fn residual(layers: impl IntoIterator<Item = Box<dyn Layer>>) -> Self {
+        Self::shared(layers.into_iter().map(Arc::from), true)
     }
 
-    /// The result for `x`.
-    ///
-    /// # Errors
-    /// When shapes or dtypes do not fit; names the layer.
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_padded(x, None, mode)
+    /// f, or x + f(x) when `residual`, of layers that may stand in other sequences too.
+    pub fn shared(layers: impl IntoIterator<Item = Arc<dyn Layer>>, residual: bool) -> Self {
+        Self { layers: layers.into_iter().collect(), residual }
     }
 
-    /// The result for sequences of different lengths, `x` (B, N, C): attention sees real tokens only,
-    /// and padding gets none from it. Other layers act on each token alone.
+    /// The result for `x`, (B, N, C) or images (B, H, W, C).
     ///
     /// # Errors
-    /// As [`Sequence::forward`], or when the padding is of another batch.
-    pub fn forward_padded(
-        &self,
-        x: &Tensor,
-        padding: Option<&Padding>,
-        mode: Mode,
-    ) -> Result<Tensor> {
-        let stages = self.layers.iter().filter_map(|layer| layer.stage(padding, mode)).collect();
-        run(x, stages, self.residual)
+    /// When shapes, dtypes or the padding do not fit; names the layer.
+    pub fn forward<'a>(&self, x: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        let pass = pass.into();
+        if let Some(probe) = pass.probe {
+            let mut y = x.clone();
+            for layer in &self.layers {
+                let output = apply(&y, layer.clone(), pass)?;
+                if let Some(heads) = layer.heads(&y, pass)? {
+                    probe.push(Probed { tokens: x.clone(), heads, output: output.clone() });
+                }
+                y = output;
+            }
+        }
+        let layers = self.layers.iter().filter(|layer| !layer.is_identity(pass.mode));
+        run(x, layers.cloned().collect(), pass, self.residual)
     }
 
     /// The result of an evaluation for `x` (B, N, C), the tokens that follow those in `cache`, as if
@@ -115,12 +100,9 @@ impl Sequence {
     pub fn forward_cached(&self, x: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         let mut y = x.clone();
         for layer in &self.layers {
-            y = match layer {
-                Layer::Attention(attention) => cache.attend(*attention, &y)?,
-                layer => match layer.stage(None, Mode::Eval) {
-                    Some(stage) => single(&y, stage)?,
-                    None => y,
-                },
+            y = match layer.cached() {
+                Some(attention) => cache.attend(attention, &y)?,
+                None => apply(&y, layer.clone(), Mode::Eval.into())?,
             };
         }
         if self.residual { x + y } else { Ok(y) }
@@ -128,43 +110,26 @@ impl Sequence {
 }
 
 /// x through one layer.
-pub(crate) fn single(x: &Tensor, stage: Stage) -> Result<Tensor> {
-    run(x, vec![stage], false)
+pub(crate) fn single<'a>(
+    x: &Tensor,
+    layer: impl Kernel + 'static,
+    pass: impl Into<Pass<'a>>,
+) -> Result<Tensor> {
+    apply(x, Arc::new(layer), pass.into())
 }
 
-macro_rules! layers {
-    ($($name:ident),*) => {
-        $(impl From<$name> for Layer {
-            fn from(layer: $name) -> Self {
-                Self::$name(layer)
-            }
-        })*
-    };
-}
-layers!(LayerNorm, RmsNorm, Linear, Gelu, GatedGelu, Attention, HeadNorm, Dropout, DropPath);
-
-impl Layer {
-    /// What the layer does in a pass of this mode; nothing for dropout in evaluation.
-    fn stage(&self, padding: Option<&Padding>, mode: Mode) -> Option<Stage> {
-        match self.clone() {
-            Self::LayerNorm(layer) => Some(Stage::LayerNorm(layer)),
-            Self::RmsNorm(layer) => Some(Stage::RmsNorm(layer)),
-            Self::Linear(layer) => Some(Stage::Linear(layer)),
-            Self::Gelu(layer) => Some(Stage::Gelu(layer)),
-            Self::GatedGelu(layer) => Some(Stage::GatedGelu(layer)),
-            Self::Attention(layer) => Some(Stage::Attention(layer.padded(padding))),
-            Self::HeadNorm(layer) => Some(Stage::HeadNorm(layer)),
-            Self::Dropout(layer) => layer.mask(mode).map(Stage::Mask),
-            Self::DropPath(layer) => layer.mask(mode).map(Stage::Mask),
-        }
+fn apply(x: &Tensor, layer: Arc<dyn Layer>, pass: Pass<'_>) -> Result<Tensor> {
+    match layer.is_identity(pass.mode) {
+        true => Ok(x.clone()),
+        false => run(x, vec![layer], pass, false),
     }
 }
 
-/// Runs the stages on `x`.
-fn run(x: &Tensor, stages: Vec<Stage>, residual: bool) -> Result<Tensor> {
+/// Runs the layers on `x`.
+fn run(x: &Tensor, layers: Vec<Arc<dyn Layer>>, pass: Pass<'_>, residual: bool) -> Result<Tensor> {
     let mut shapes = vec![x.dims().to_vec()];
-    for stage in &stages {
-        let dims = each!(stage, layer: _L => layer.output(&shapes[shapes.len() - 1]))?;
+    for layer in &layers {
+        let dims = layer.output(At { dims: &shapes[shapes.len() - 1], pass })?;
         shapes.push(dims);
     }
     if residual && shapes[shapes.len() - 1] != x.dims() {
@@ -172,31 +137,33 @@ fn run(x: &Tensor, stages: Vec<Stage>, residual: bool) -> Result<Tensor> {
     }
     if !kernel::serves(x) || x.elem_count() == 0 {
         let mut y = x.clone();
-        for stage in &stages {
-            y = each!(stage, layer: _L => layer.on_device(&y))?;
+        for layer in &layers {
+            y = layer.on_device(&y, pass)?;
         }
         return if residual { x + y } else { Ok(y) };
     }
-    if stages.is_empty() {
+    if layers.is_empty() {
         return if residual { x + x } else { Ok(x.clone()) };
     }
-    SequenceOp::apply(x, stages, shapes, residual)
+    SequenceOp::apply(x, layers, shapes, pass, residual)
 }
 
 /// Gradients of parameters on their way from the sequence to the carriers.
 type Parcel = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// Stages with their parameters, and what the forward pass keeps.
+/// Layers with their parameters, and what the forward pass keeps.
 struct SequenceOp {
-    stages: Vec<Stage>,
-    /// The parameters of each stage, contiguous.
+    layers: Vec<Arc<dyn Layer>>,
+    /// The parameters of each layer, contiguous.
     parameters: Vec<Vec<Tensor>>,
     /// The dimensions of the input and of every result.
     shapes: Vec<Vec<usize>>,
+    mode: Mode,
+    padding: Option<Padding>,
     residual: bool,
     /// Whether a backward pass can come.
     tracked: bool,
-    /// Results of the stages but the last, as far as they are kept.
+    /// Results of the layers but the last, as far as they are kept.
     kept: OnceLock<Vec<Option<CpuStorage>>>,
     parcel: Parcel,
 }
@@ -204,13 +171,15 @@ struct SequenceOp {
 impl SequenceOp {
     fn apply(
         x: &Tensor,
-        stages: Vec<Stage>,
+        layers: Vec<Arc<dyn Layer>>,
         shapes: Vec<Vec<usize>>,
+        pass: Pass<'_>,
         residual: bool,
     ) -> Result<Tensor> {
-        let parameters = stages
+        let Pass { mode, padding, .. } = pass;
+        let parameters = layers
             .iter()
-            .map(|stage| stage.parameters().into_iter().map(Tensor::contiguous).collect())
+            .map(|layer| layer.parameters(mode).into_iter().map(Tensor::contiguous).collect())
             .collect::<Result<Vec<Vec<Tensor>>>>()?;
         let parcel = Parcel::default();
         let mut carrier = Tensor::zeros((), x.dtype(), x.device())?;
@@ -221,40 +190,46 @@ impl SequenceOp {
             }
         }
         let tracked = x.track_op() || carrier.track_op();
-        let kept = OnceLock::new();
-        let op = Self { stages, parameters, shapes, residual, tracked, kept, parcel };
+        let (kept, padding) = (OnceLock::new(), padding.cloned());
+        let op =
+            Self { layers, parameters, shapes, mode, padding, residual, tracked, kept, parcel };
         x.contiguous()?.apply_op2(&carrier, op)
     }
 
-    /// The shape of the input of a stage.
-    fn rows(&self, stage: usize) -> Rows {
-        Rows::of(&self.shapes[stage])
+    /// Where a layer runs.
+    fn at(&self, layer: usize) -> At<'_> {
+        let pass = Pass { mode: self.mode, padding: self.padding.as_ref(), probe: None };
+        At { dims: &self.shapes[layer], pass }
     }
 
-    /// The parameters of all stages, locked.
+    /// The parameters of all layers, locked.
     fn reads(&self) -> Vec<Reads<'_>> {
         self.parameters.iter().map(Reads::of).collect()
     }
 
-    fn forward<T: Real>(&self, x: &[T]) -> Result<Vec<T>> {
+    /// The result of a layer, added to `base` where there is one.
+    fn result<T: Scalar>(
+        &self,
+        i: usize,
+        x: &[T],
+        reads: &[Reads<'_>],
+        base: Option<&[T]>,
+    ) -> Result<Vec<T>> {
+        let layer = &*self.layers[i];
+        let parameters = reads[i].slices(layer.name())?;
+        T::forward(layer, Input { x, parameters: &parameters, at: self.at(i) }, base)
+    }
+
+    fn forward<T: Scalar>(&self, x: &[T]) -> Result<Vec<T>> {
         let reads = self.reads();
-        let last = self.stages.len() - 1;
+        let last = self.layers.len() - 1;
         let mut kept = Vec::with_capacity(last);
         let mut current = Cow::Borrowed(x);
-        for (i, (stage, reads)) in self.stages.iter().zip(&reads).enumerate() {
-            let (parameters, rows) = (reads.slices(stage.name())?, self.rows(i));
-            let y = match stage {
-                Stage::Linear(layer) if i == last && self.residual => {
-                    layer.forward_onto(&current, &parameters, rows, Some(x))
-                }
-                stage => {
-                    let y = each!(stage, layer: _L => layer.forward(&current, &parameters, rows));
-                    if i == last && self.residual { sum(y, x) } else { y }
-                }
-            };
+        for i in 0..=last {
+            let y = self.result(i, &current, &reads, (i == last && self.residual).then_some(x))?;
             let input = std::mem::replace(&mut current, Cow::Owned(y));
             if i > 0 {
-                let keep = self.tracked && !self.stages[i - 1].cheap();
+                let keep = self.tracked && !self.layers[i - 1].is_cheap();
                 kept.push(keep.then(|| T::to_cpu_storage_owned(input.into_owned())));
             }
         }
@@ -263,40 +238,38 @@ impl SequenceOp {
         Ok(current.into_owned())
     }
 
-    /// The input of a stage: kept, or computed again.
-    fn input<'a, T: Real>(
+    /// The input of a layer: kept, or computed again.
+    fn input<'a, T: Scalar>(
         &'a self,
-        stage: usize,
+        layer: usize,
         x: &'a [T],
         reads: &[Reads<'_>],
     ) -> Result<Cow<'a, [T]>> {
-        let Some(before) = stage.checked_sub(1) else { return Ok(Cow::Borrowed(x)) };
+        let Some(before) = layer.checked_sub(1) else { return Ok(Cow::Borrowed(x)) };
         if let Some(Some(kept)) = self.kept.get().and_then(|kept| kept.get(before)) {
             return Ok(Cow::Borrowed(kept.as_slice()?));
         }
         let input = self.input(before, x, reads)?;
-        let (stage, rows) = (&self.stages[before], self.rows(before));
-        let parameters = reads[before].slices(stage.name())?;
-        Ok(Cow::Owned(each!(stage, layer: _L => layer.forward(&input, &parameters, rows))))
+        Ok(Cow::Owned(self.result(before, &input, reads, None)?))
     }
 
     /// dx, if wanted; the gradients of the parameters go into the parcel.
-    fn backward<T: Real>(&self, x: &[T], g: &[T], input: bool) -> Result<Option<Vec<T>>> {
+    fn backward<T: Scalar>(&self, x: &[T], g: &[T], input: bool) -> Result<Option<Vec<T>>> {
         let reads = self.reads();
         let mut gradients: Vec<Option<Tensor>> =
             vec![None; self.parameters.iter().flatten().count()];
         let mut end = gradients.len();
         let mut current = Some(Cow::Borrowed(g));
-        for (i, stage) in self.stages.iter().enumerate().rev() {
+        for (i, layer) in self.layers.iter().enumerate().rev() {
             // Nobody below waits for a gradient.
             let Some(g) = current.take() else { break };
             let tracked: Vec<bool> = self.parameters[i].iter().map(Tensor::track_op).collect();
             let below = input || self.parameters[..i].iter().flatten().any(Tensor::track_op);
-            let (parameters, rows) = (reads[i].slices(stage.name())?, self.rows(i));
-            let at = self.input(i, x, &reads)?;
-            let wanted = Wanted { input: below, parameters: &tracked };
+            let parameters = reads[i].slices(layer.name())?;
+            let x = self.input(i, x, &reads)?;
+            let input_of = Input { x: &x, parameters: &parameters, at: self.at(i) };
             let found =
-                each!(stage, layer: _L => layer.backward(&at, &parameters, rows, g, wanted));
+                T::backward(&**layer, input_of, g, Wanted { input: below, parameters: &tracked });
             let start = end - tracked.len();
             for (j, gradient) in
                 found.parameters.into_iter().enumerate().filter(|(j, _)| tracked[*j])
@@ -310,14 +283,13 @@ impl SequenceOp {
         }
         *self.parcel.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
         let dx = current.filter(|_| input).map(Cow::into_owned);
-        Ok(dx.map(|dx| if self.residual { sum(dx, g) } else { dx }))
+        Ok(dx.map(|mut dx| {
+            if self.residual {
+                kernel::add_parallel(&mut dx, g);
+            }
+            dx
+        }))
     }
-}
-
-/// y + x.
-fn sum<T: Real>(mut y: Vec<T>, x: &[T]) -> Vec<T> {
-    kernel::add_parallel(&mut y, x);
-    y
 }
 
 impl CustomOp2 for SequenceOp {
@@ -358,7 +330,7 @@ impl CustomOp2 for SequenceOp {
 
 impl SequenceOp {
     /// dx as a tensor.
-    fn gradient<T: Real>(&self, x: &Tensor, g: &Tensor, input: bool) -> Result<Option<Tensor>> {
+    fn gradient<T: Scalar>(&self, x: &Tensor, g: &Tensor, input: bool) -> Result<Option<Tensor>> {
         let reads = Reads::of([x, g]);
         let slices = reads.slices::<T>(self.name())?;
         let dx = kernel::in_pool(|| self.backward(slices[0], slices[1], input))?;

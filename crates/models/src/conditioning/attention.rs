@@ -22,7 +22,7 @@ impl AttentionMethod {
     }
 
     /// The layer that follows the attention of `heads` heads.
-    pub(crate) fn layer(self, heads: usize) -> Option<Layer> {
+    pub(crate) fn layer(self, heads: usize) -> Option<Box<dyn Layer>> {
         match self {
             Self::None => None,
             Self::Preconditioned => Some(HeadNorm { heads }.into()),

@@ -119,6 +119,26 @@ impl<T> Shared<T> {
         Self { start: unsafe { self.start.add(start) }, len }
     }
 
+    /// Writes `values` from `start` on.
+    ///
+    /// # Safety
+    /// As [`matmul_shared`].
+    ///
+    /// # Panics
+    /// When they do not fit: an error of the calling kernel.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn write(self, start: usize, values: &[T])
+    where
+        T: Real,
+    {
+        assert!(start + values.len() <= self.len, "values beyond their slice");
+        // SAFETY: inside the allocation, by the assertion; `values` is borrowed from elsewhere.
+        unsafe {
+            let to = self.start.add(start);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+        }
+    }
+
     /// Writes zeros to the elements of a view with adjacent columns.
     ///
     /// # Safety

@@ -99,7 +99,7 @@ fn causal_attention_function() -> Result<()> {
 fn a_residual_sequence_in_training() -> Result<()> {
     let store = store();
     let vb = store.builder();
-    let layers = || -> Result<[conditioned_nn::Layer; 8]> {
+    let layers = || -> Result<[Box<dyn conditioned_nn::Layer>; 8]> {
         Ok([
             LayerNorm::new(vb.pp("norm"), 8, 1e-6)?.into(),
             linear(vb.pp("qkv"), 8, 24)?.into(),

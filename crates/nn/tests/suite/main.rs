@@ -15,6 +15,7 @@ mod gradients;
 mod limits;
 mod oracle;
 mod softmax;
+mod spatial_attention;
 mod store;
 mod vocabulary;
 

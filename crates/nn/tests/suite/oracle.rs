@@ -225,7 +225,7 @@ impl Branch {
 
     /// Norm, projection, attention, GELU, norm, projection: cheap layers follow one another.
     fn fused(v: &[Tensor], residual: bool) -> Result<Tensor> {
-        let layers: [Layer; 6] = [
+        let layers: [Box<dyn Layer>; 6] = [
             LayerNorm::from_tensors(v[1].clone(), v[2].clone(), 1e-6).into(),
             Linear::new(v[3].clone(), Some(v[4].clone())).into(),
             Attention { heads: 2, causal: true }.into(),
