@@ -79,7 +79,7 @@ fn main() -> Result<()> {
             let loader = Loader::new(Arc::new(images), order, &normalisation, &Device::Cpu)?;
             let batch = loader.epoch(0).next().context("no image")??;
             let model = network.build(store.frozen()?)?;
-            found.insert("logits".into(), model.forward(&batch.images, Mode::Eval)?);
+            found.insert("logits".into(), model.forward(&batch.images, Mode::Eval.into())?);
         }
         (network, task) => {
             let path = options.texts.context("--texts is missing: this run reads texts")?;

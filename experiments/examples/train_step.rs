@@ -151,7 +151,7 @@ impl Model for Image {
     }
 
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
-        let logits = self.model.forward(named(batch, "images")?, mode)?;
+        let logits = self.model.forward(named(batch, "images")?, mode.into())?;
         let labels = named(batch, "labels")?;
         let classes = Tensor::arange(0u32, self.classes as u32, &Device::Cpu)?;
         let targets = labels.unsqueeze(1)?.broadcast_eq(&classes.unsqueeze(0)?)?;

@@ -19,13 +19,13 @@ use std::collections::BTreeMap;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Sequence, add_table, embedding,
-    init,
+    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Sequence, add_table,
+    embedding, init,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, Family, Input, TableStds};
-use crate::bert_embedding::{Embedding, real_tokens, rows_at};
+use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Table, Tokens};
 use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
@@ -260,7 +260,7 @@ impl Bert {
     /// # Errors
     /// When the sequences are longer than the position table, or an id or a type is not in its table.
     pub fn hidden(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        self.encode(input, None, mode)
+        self.encode(input, None, pass_over(input, mode))
     }
 
     /// The last hidden state at `positions` (B, M) of u32 alone: (B, M, C).
@@ -270,24 +270,23 @@ impl Bert {
     /// # Errors
     /// As [`Bert::hidden`], or when a position is not in its sequence.
     pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.encode(input, Some(positions), mode)
+        self.encode(input, Some(positions), pass_over(input, mode))
     }
 
-    fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
-        let padding = input.padding.as_ref();
-        let x = self.embed_input(input, Way::Conditioned { padding, mode })?;
-        let mut x = self.dropout.forward(&x, mode)?;
+    fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {
+        let x = self.embed_input(input, Way::Conditioned(pass))?;
+        let mut x = self.dropout.forward(&x, pass.mode)?;
         let Some((last, layers)) = self.layers.split_last() else {
             return read.map_or(Ok(x.clone()), |positions| rows_at(&x, positions));
         };
         for layer in layers {
-            x = layer.feed(&layer.attend(&x, padding, mode)?, mode)?;
+            x = layer.feed(&layer.attend(&x, pass)?, pass)?;
         }
-        x = last.attend(&x, padding, mode)?;
+        x = last.attend(&x, pass)?;
         if let Some(positions) = read {
             x = rows_at(&x, positions)?;
         }
-        last.feed(&x, mode)
+        last.feed(&x, pass)
     }
 
     /// The tokens that enter the first layer, (B, N, C), before dropout.
@@ -383,8 +382,8 @@ impl Bert {
 }
 
 impl Model for Bert {
-    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.hidden(&BertInput::new(ids.clone())?, mode)
+    fn forward(&self, ids: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.encode(&BertInput::new(ids.clone())?, None, pass)
     }
 
     fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
@@ -420,6 +419,7 @@ impl Layer {
                 None,
                 Projection::new(Packing::Rows, projections, config.conditioning)?,
                 Attention { heads: config.heads, causal: false },
+                config.heads,
                 config.conditioning,
                 [
                     linear("attention.output.dense", c, c)?.into(),
@@ -438,12 +438,12 @@ impl Layer {
     }
 
     /// LN(x + MSA(x)).
-    fn attend(&self, x: &Tensor, padding: Option<&Padding>, mode: Mode) -> Result<Tensor> {
-        self.output_norm.forward(&self.attention.forward(x, padding, mode)?)
+    fn attend(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.output_norm.forward(&self.attention.forward(x, pass)?)
     }
 
     /// LN(x + MLP(x)).
-    fn feed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.norm.forward(&self.mlp.forward(x, mode)?)
+    fn feed(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.norm.forward(&self.mlp.forward(x, pass)?)
     }
 }

@@ -2,7 +2,7 @@
 //! states.
 
 use candle_core::{Device, Module, Result, Tensor};
-use conditioned_nn::{LayerNorm, Mode, embedding};
+use conditioned_nn::{LayerNorm, Mode, Pass, embedding};
 
 use crate::bert::BertInput;
 use crate::conditioning::{Placement, Table, Tokens};
@@ -64,13 +64,18 @@ impl Embedding {
     }
 }
 
+/// A pass over texts with their padding.
+pub(crate) fn pass_over(input: &BertInput, mode: Mode) -> Pass<'_> {
+    Pass::from(mode).padded(input.padding.as_ref())
+}
+
 /// The real tokens of all sequences on both sides of the conditioning, (R, C), of an embedding in evaluation
 /// mode.
 pub(crate) fn real_tokens(
     input: &BertInput,
     embed: impl Fn(Way<'_>) -> Result<Tensor>,
 ) -> Result<Tokens> {
-    let conditioned = Way::Conditioned { padding: input.padding.as_ref(), mode: Mode::Eval };
+    let conditioned = Way::Conditioned(pass_over(input, Mode::Eval));
     Ok(Tokens {
         plain: real(&embed(Way::Plain)?, input)?,
         conditioned: real(&embed(conditioned)?, input)?,

@@ -28,13 +28,13 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{
-    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Sequence, add_table, init,
+    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Sequence, add_table, init,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, Family, Input, TableStds};
 use crate::bert::{BertInput, EPS};
-use crate::bert_embedding::{Embedding, real_tokens, rows_at};
+use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Tokens};
 use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
@@ -247,7 +247,7 @@ impl CrammedBert {
     /// # Errors
     /// When the sequences are longer than the context, or an id is not in the vocabulary.
     pub fn hidden(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        self.encode(input, None, mode)
+        self.encode(input, None, pass_over(input, mode))
     }
 
     /// The last hidden state at `positions` (B, M) of u32 alone: (B, M, C).
@@ -257,19 +257,18 @@ impl CrammedBert {
     /// # Errors
     /// As [`CrammedBert::hidden`], or when a position is not in its sequence.
     pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.encode(input, Some(positions), mode)
+        self.encode(input, Some(positions), pass_over(input, mode))
     }
 
-    fn encode(&self, input: &BertInput, read: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
-        let padding = input.padding.as_ref();
-        let x = self.embed_ids(&input.ids, Way::Conditioned { padding, mode })?;
-        let mut x = self.dropout.forward(&x, mode)?;
+    fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {
+        let x = self.embed_ids(&input.ids, Way::Conditioned(pass))?;
+        let mut x = self.dropout.forward(&x, pass.mode)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.attention.forward(&x, padding, mode)?;
+            x = layer.attention.forward(&x, pass)?;
             if let Some(positions) = read.filter(|_| i + 1 == self.layers.len()) {
                 x = rows_at(&x, positions)?;
             }
-            x = layer.ffn.forward(&x, mode)?;
+            x = layer.ffn.forward(&x, pass)?;
         }
         self.norm.forward(&x)
     }
@@ -334,8 +333,8 @@ impl CrammedBert {
 }
 
 impl Model for CrammedBert {
-    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.hidden(&BertInput::new(ids.clone())?, mode)
+    fn forward(&self, ids: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.encode(&BertInput::new(ids.clone())?, None, pass)
     }
 
     fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
@@ -402,6 +401,7 @@ impl Layer {
                     config.conditioning,
                 )?,
                 Attention { heads: config.heads, causal: false },
+                config.heads,
                 config.conditioning,
                 [linear("attn.dense", c, c)?.into(), dropout("attn.dropout")?.into()],
             ),

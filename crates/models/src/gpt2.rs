@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Cache, Dropout, Gelu, LayerNorm, Linear, Mode, Sequence, add_table, init,
+    Attention, Cache, Dropout, Gelu, LayerNorm, Linear, Mode, Pass, Sequence, add_table, init,
     linear_cross_entropy,
 };
 use serde::{Deserialize, Serialize};
@@ -230,10 +230,12 @@ impl Gpt2 {
     ///
     /// # Errors
     /// When the sequence is longer than the context or an id is not in the vocabulary.
-    pub fn hidden(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.dropout.forward(&self.embed(ids, Way::of(mode))?, mode)?;
+    pub fn hidden<'a>(&self, ids: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        let pass = pass.into();
+        let x = self.embed(ids, Way::Conditioned(pass))?;
+        let mut x = self.dropout.forward(&x, pass.mode)?;
         for block in &self.blocks {
-            x = block.forward(&x, mode)?;
+            x = block.mlp.forward(&block.attention.forward(&x, pass)?, pass)?;
         }
         self.norm.forward(&x)
     }
@@ -259,7 +261,7 @@ impl Gpt2 {
         let Some(last) = ids.dims2()?.1.checked_sub(1) else {
             candle_core::bail!("gpt2: no token to continue; give at least one");
         };
-        let mut x = self.embed_from(ids, cache.len(), Way::of(Mode::Eval))?;
+        let mut x = self.embed_from(ids, cache.len(), Way::Conditioned(Mode::Eval.into()))?;
         for (block, cache) in self.blocks.iter().zip(&mut cache.0) {
             let tokens = block.attention.forward_cached(&x, cache)?;
             x = block.mlp.forward(&tokens, Mode::Eval)?;
@@ -304,8 +306,8 @@ impl Gpt2 {
     ///
     /// # Errors
     /// As [`Gpt2::hidden`].
-    pub fn logits(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        Linear::new(self.head().clone(), None).forward(&self.hidden(ids, mode)?)
+    pub fn logits<'a>(&self, ids: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        Linear::new(self.head().clone(), None).forward(&self.hidden(ids, pass)?)
     }
 
     /// The mean cross-entropy of `targets` (B, T) after `ids` (B, T), in nats per token.
@@ -352,8 +354,8 @@ impl Gpt2 {
 }
 
 impl Model for Gpt2 {
-    fn forward(&self, ids: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.logits(ids, mode)
+    fn forward(&self, ids: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.logits(ids, pass)
     }
 
     fn embed(&self, ids: &Tensor, way: Way<'_>) -> Result<Tensor> {
@@ -388,6 +390,7 @@ impl Block {
                     config.conditioning,
                 )?,
                 Attention { heads: config.heads, causal: true },
+                config.heads,
                 config.conditioning,
                 [
                     conv1d("attn.c_proj", c, c, last_std)?.into(),
@@ -402,9 +405,5 @@ impl Block {
                 dropout("mlp.dropout")?.into(),
             ]),
         })
-    }
-
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.mlp.forward(&self.attention.forward(x, None, mode)?, mode)
     }
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
-use conditioned_nn::Mode;
+use conditioned_nn::{Mode, Pass};
 
 use crate::conditioning::Tokens;
 use crate::stem::{Stem, Way, flat};
@@ -16,7 +16,7 @@ pub trait Model: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the input does not fit the model.
-    fn forward(&self, input: &Tensor, mode: Mode) -> Result<Tensor>;
+    fn forward(&self, input: &Tensor, pass: Pass<'_>) -> Result<Tensor>;
 
     /// Images or ids to the tokens that enter the first block, (B, N, C) or (B, H, W, C): at each place where
     /// tokens can be conditioned they go through [`Model::stem`], by `way`.
@@ -35,7 +35,7 @@ pub trait Model: Debug + Send + Sync {
     fn tokens(&self, input: &Tensor) -> Result<Tokens> {
         Ok(Tokens {
             plain: flat(&self.embed(input, Way::Plain)?)?,
-            conditioned: flat(&self.embed(input, Way::of(Mode::Eval))?)?,
+            conditioned: flat(&self.embed(input, Way::Conditioned(Mode::Eval.into()))?)?,
         })
     }
 }

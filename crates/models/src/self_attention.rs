@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Attention, Cache, Layer, Linear, Mode, Padding, Pass, Sequence};
+use conditioned_nn::{Cache, Layer, Linear, Mode, Pass, Sequence};
 
 use crate::conditioning::{ConditioningConfig, Packing, WeightMap};
 
@@ -19,26 +19,23 @@ pub(crate) struct SelfAttention {
 }
 
 impl SelfAttention {
+    /// Of `heads` heads of attention between what comes before and after it.
     pub(crate) fn new(
         before: Option<Box<dyn Layer>>,
         projection: Projection,
-        attention: Attention,
+        attention: impl Into<Box<dyn Layer>>,
+        heads: usize,
         config: ConditioningConfig,
         after: impl IntoIterator<Item = Box<dyn Layer>>,
     ) -> Self {
-        let method = config.attention.layer(attention.heads);
+        let method = config.attention.layer(heads);
         let after = std::iter::once(attention.into()).chain(method).chain(after);
         Self { before: before.map(Arc::from), projection, after: after.map(Arc::from).collect() }
     }
 
-    /// (B, N, C) -> (B, N, C).
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        padding: Option<&Padding>,
-        mode: Mode,
-    ) -> Result<Tensor> {
-        self.sequence(mode)?.forward(x, Pass { mode, padding, probe: None })
+    /// (B, N, C) -> (B, N, C), or as the attention takes its tokens.
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        self.sequence(pass.mode)?.forward(x, pass)
     }
 
     /// The result for tokens that follow those in `cache`: see [`Sequence::forward_cached`].

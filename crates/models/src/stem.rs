@@ -14,7 +14,7 @@ use std::cell::OnceCell;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Mode, Padding};
+use conditioned_nn::{Mode, Pass};
 
 use crate::conditioning::{ConditioningConfig, Method, Placement, Table, TokenConditioner};
 
@@ -57,24 +57,12 @@ impl Places {
 /// How tokens go through an embedding.
 #[derive(Debug, Clone, Copy)]
 pub enum Way<'a> {
-    /// As configured, in a pass over sequences that end where `padding` says.
-    Conditioned {
-        /// `None` where all sequences have N tokens.
-        padding: Option<&'a Padding>,
-        /// Training or evaluation.
-        mode: Mode,
-    },
+    /// As configured.
+    Conditioned(Pass<'a>),
     /// Without conditioning.
     Plain,
     /// Without conditioning; the cell gets what would be conditioned, X (B, N, C).
     Keep(&'a OnceCell<Tensor>),
-}
-
-impl Way<'_> {
-    /// As configured, without padding.
-    pub fn of(mode: Mode) -> Self {
-        Self::Conditioned { padding: None, mode }
-    }
 }
 
 /// What is done to the tokens of one model in front of its first block.
@@ -148,7 +136,7 @@ impl Stem {
                 drop(cell.set(flat(&x)?));
                 Ok(x)
             }
-            Way::Conditioned { padding, mode } => {
+            Way::Conditioned(Pass { mode, padding, .. }) => {
                 let tables = self.summed(tables);
                 match x.rank() {
                     4 => {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, DropPath, Gelu, LayerNorm, Linear, Mode, PatchEmbed, Sequence, add_table, init,
+    Attention, DropPath, Gelu, LayerNorm, Linear, Pass, PatchEmbed, Sequence, add_table, init,
 };
 use serde::{Deserialize, Serialize};
 
@@ -275,15 +275,15 @@ impl Vit {
 }
 
 impl Model for Vit {
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.embed(images, Way::of(mode))?; // (B, N, C)
+    fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, N, C)
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.attention.forward(&x, None, mode)?;
+            x = block.attention.forward(&x, pass)?;
             if i + 1 == self.blocks.len() {
                 // What follows acts on each token alone, and only the class token is read.
                 x = x.narrow(1, 0, 1)?; // (B, 1, C)
             }
-            x = block.mlp.forward(&x, mode)?;
+            x = block.mlp.forward(&x, pass)?;
         }
         x.narrow(1, 0, 1)?.squeeze(1)?.apply(&self.norm)?.apply(&self.head)
     }
@@ -322,6 +322,7 @@ impl Block {
                     config.conditioning,
                 )?,
                 Attention { heads: config.heads, causal: false },
+                config.heads,
                 config.conditioning,
                 [linear("attn.proj", c, c)?.into(), drop_path("drop_path1")?.into()],
             ),

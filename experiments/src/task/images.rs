@@ -123,7 +123,7 @@ impl Task for ImageClassification {
     }
 
     fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor, TaskError> {
-        Ok(cross_entropy(&self.model.forward(&batch.images, mode)?, &batch.targets)?)
+        Ok(cross_entropy(&self.model.forward(&batch.images, mode.into())?, &batch.targets)?)
     }
 
     /// Loss and accuracy on the tuning slice and kappa of the tokens; at the end also the test.
@@ -168,7 +168,7 @@ fn score(model: &dyn Model, images: &Loader) -> Result<(f64, f64), TaskError> {
     for batch in images.epoch(0) {
         let batch = batch?;
         let count = batch.labels.len() as f64;
-        let logits = model.forward(&batch.images, Mode::Eval)?;
+        let logits = model.forward(&batch.images, Mode::Eval.into())?;
         loss += count * f64::from(cross_entropy(&logits, &batch.targets)?.to_scalar::<f32>()?);
         let guesses: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         right += guesses.iter().zip(&batch.labels).filter(|(guess, label)| guess == label).count()

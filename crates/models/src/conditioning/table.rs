@@ -78,7 +78,7 @@ impl Table {
     fn by(&self, way: Way<'_>, rows: Tensor) -> Result<Tensor> {
         match (way, self) {
             (Way::Plain, _) => return Ok(rows),
-            (Way::Conditioned { mode, .. }, Self::Conditioned(table)) if mode.is_train() => {
+            (Way::Conditioned(pass), Self::Conditioned(table)) if pass.mode.is_train() => {
                 table.refresh()?;
             }
             _ => {}

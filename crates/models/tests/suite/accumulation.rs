@@ -158,7 +158,7 @@ fn one_micro_batch_a_step_is_one_observation() -> Result<()> {
         for step in 0..3 {
             let images = uniform(&[4, 1, 8, 8], step)?.to_dtype(DType::F32)?;
             oracle.observe(&vit.tokens(&images)?.plain)?;
-            vit.forward(&images, train(step, true))?;
+            vit.forward(&images, train(step, true).into())?;
             for (name, tensor) in oracle.named_tensors() {
                 let var: Var = store.get(&format!("conditioner.{name}")).unwrap();
                 let bits = |x: &Tensor| x.flatten_all()?.to_vec1::<f64>();

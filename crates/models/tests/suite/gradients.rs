@@ -56,7 +56,7 @@ fn every_parameter_has_the_right_gradient() -> Result<()> {
         let config = VitConfig { conditioning: method.into(), ..small() };
         let (vit, store, images, targets) = setup(&config)?;
         let variables: Vec<Var> = store.parameters().into_iter().map(|(_, v)| v).collect();
-        let loss = || cross_entropy(&vit.forward(&images, MODE)?, &targets);
+        let loss = || cross_entropy(&vit.forward(&images, MODE.into())?, &targets);
         let worst = central_differences(&variables, 4, loss)?;
         assert!(worst.error < DIFFERENCE_TOLERANCE, "{method:?}: {worst:?}");
     }
@@ -79,7 +79,7 @@ fn no_gradient_is_missing_or_zero() -> Result<()> {
             let conditioning = ConditioningConfig { method, placement, ..Default::default() };
             let config = VitConfig { conditioning, ..small() };
             let (vit, store, images, targets) = setup(&config)?;
-            let grads = cross_entropy(&vit.forward(&images, MODE)?, &targets)?.backward()?;
+            let grads = cross_entropy(&vit.forward(&images, MODE.into())?, &targets)?.backward()?;
             for (parameter, var) in store.parameters() {
                 let what = format!("{method:?} {placement:?} {parameter}");
                 let grad = grads.get(&var).unwrap_or_else(|| panic!("{what}: no gradient"));
@@ -129,7 +129,7 @@ fn detached_methods_freeze_c_at_the_base_point() -> Result<()> {
             tables[1].set(&(&base + c.narrow(0, i, 1)?)?)?;
             let (image, target) = (images.narrow(0, i, 1)?, targets.narrow(0, i, 1)?);
             // Drop path acts per sample of a batch; without it both networks agree.
-            let loss = cross_entropy(&plain.forward(&image, Mode::Eval)?, &target)?;
+            let loss = cross_entropy(&plain.forward(&image, Mode::Eval.into())?, &target)?;
             let single = loss.backward()?;
             for (sum, table) in sums.iter_mut().zip(&tables) {
                 let grad = single.get(table).unwrap() / images.dim(0)? as f64;
@@ -140,7 +140,8 @@ fn detached_methods_freeze_c_at_the_base_point() -> Result<()> {
             }
             tables[1].set(&base)?;
         }
-        let eval = cross_entropy(&vit.forward(&images, Mode::Eval)?, &targets)?.backward()?;
+        let eval =
+            cross_entropy(&vit.forward(&images, Mode::Eval.into())?, &targets)?.backward()?;
         for (sum, table) in sums.into_iter().zip(&tables) {
             let d = crate::distance(eval.get(table).unwrap(), &sum.unwrap())?;
             assert!(d < 1e-12, "{method:?}: {d}");

@@ -40,8 +40,8 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let store = Store::new(3, DType::F32, &Device::Cpu);
         let model = Vit::new(&config, store.builder()).unwrap();
         // A step of training, so that there are statistics.
-        model.forward(&images, Mode::Train { seed: 0, step: 0, last: true }).unwrap();
-        let wanted = model.forward(&images, Mode::Eval).unwrap();
+        model.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into()).unwrap();
+        let wanted = model.forward(&images, Mode::Eval.into()).unwrap();
 
         let folder = tempfile::tempdir().unwrap();
         timm::export(folder.path(), &config, NORMALISATION, &store).unwrap();
@@ -49,7 +49,7 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let read = Store::new(4, DType::F32, &Device::Cpu);
         let model = Vit::new(&plain, read.builder()).unwrap();
         read.load(&folder.path().join("model.safetensors")).unwrap();
-        let found = model.forward(&images, Mode::Eval).unwrap();
+        let found = model.forward(&images, Mode::Eval.into()).unwrap();
         let worst = distance(&found, &wanted).unwrap();
         assert!(worst <= TOLERANCE, "{conditioning:?}: {worst}");
 

@@ -43,7 +43,7 @@ fn contradictions_are_errors_that_name_the_numbers() {
     }
     let vit = Vit::new(&preset, vb()).unwrap();
     let wrong = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
-    let message = vit.forward(&wrong, Mode::Eval).unwrap_err().to_string();
+    let message = vit.forward(&wrong, Mode::Eval.into()).unwrap_err().to_string();
     assert!(message.contains("wanted 1 channels"), "{message}");
 }
 
@@ -82,12 +82,12 @@ fn pooled_state_lives_in_the_store_and_evaluation_uses_it() -> Result<()> {
     let names: Vec<String> = store.buffers().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["conditioner.running_gram", "conditioner.running_weight"]);
     let images = uniform(&[5, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
-    let before = vit.forward(&images, Mode::Eval)?.to_vec2::<f32>()?;
-    vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true })?;
-    let after = vit.forward(&images, Mode::Eval)?.to_vec2::<f32>()?;
+    let before = vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?;
+    vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into())?;
+    let after = vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?;
     assert_ne!(before, after, "the training pass observed the batch");
     // One batch observed: its Gram is the running one, so both modes see the same matrix.
-    let train = vit.forward(&images, Mode::Train { seed: 0, step: 1, last: true })?;
+    let train = vit.forward(&images, Mode::Train { seed: 0, step: 1, last: true }.into())?;
     assert_eq!(train.to_vec2::<f32>()?, after);
     Ok(())
 }
@@ -98,15 +98,15 @@ fn recalibration_of_a_frozen_model_leaves_training_alone() -> Result<()> {
     let other = uniform(&[7, 1, 8, 8], 2)?.to_dtype(DType::F32)?;
     for method in [Method::pooled(0.3)?, Method::Standardised] {
         let (vit, store) = model(method, Placement::AfterPosition)?;
-        vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true })?;
+        vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into())?;
         let config =
             VitConfig { conditioning: method.into(), ..VitConfig::preset("vit-8").unwrap() };
         let frozen = config.build(store.frozen()?)?;
-        let before = frozen.forward(&images, Mode::Eval)?.to_vec2::<f32>()?;
-        assert_eq!(before, vit.forward(&images, Mode::Eval)?.to_vec2::<f32>()?);
+        let before = frozen.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?;
+        assert_eq!(before, vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?);
         frozen.recalibrate([Ok::<_, candle_core::Error>(other.clone())])?;
-        assert_ne!(before, frozen.forward(&images, Mode::Eval)?.to_vec2::<f32>()?);
-        assert_eq!(before, vit.forward(&images, Mode::Eval)?.to_vec2::<f32>()?);
+        assert_ne!(before, frozen.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?);
+        assert_eq!(before, vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?);
         let failed = frozen.recalibrate([Err(candle_core::Error::Msg("no data".into()))]);
         assert!(failed.unwrap_err().to_string().contains("no data"));
     }

@@ -61,7 +61,7 @@ pub(super) fn vit(conditioning: ConditioningConfig, store: &Store) -> Result<Mod
     let model = std::rc::Rc::new((Vit::new(&config, store.builder())?, images));
     let other = model.clone();
     Ok(Model {
-        logits: Box::new(move |mode| model.0.forward(&model.1, mode)),
+        logits: Box::new(move |mode| model.0.forward(&model.1, mode.into())),
         tokens: Box::new(move || Ok(other.0.tokens(&other.1)?.plain)),
     })
 }

@@ -55,7 +55,8 @@ fn compare(arm: &str, method: Method, placement: Placement) {
             var.set(&value.to_dtype(dtype).unwrap()).unwrap();
         }
         let images = fixture["images"].to_dtype(dtype).unwrap();
-        let logits = vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }).unwrap();
+        let logits =
+            vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into()).unwrap();
         let loss = cross_entropy(&logits, &fixture["targets"]).unwrap();
         let close = |what: &str, got: &Tensor| {
             let d = distance(got, &fixture[&format!("{arm}/{what}")]).unwrap();
