@@ -207,11 +207,11 @@ fn table(bencher: Bencher<'_, '_>, form: Form) {
 
 #[divan::bench(name = "depthwise_2d", args = FORMS)]
 fn image(bencher: Bencher<'_, '_>, form: Form) {
-    let (x, w, b) = (variable(&[8, 196, 384]), variable(&[384, 1, 3, 3]), variable(&[384]));
+    let (x, w, b) = (variable(&[8, 14, 14, 384]), variable(&[384, 1, 3, 3]), variable(&[384]));
     let layer = DepthwiseConv2d::from_tensors(w.clone(), b.clone());
     pass(bencher, || match form {
-        Fused => layer.forward(&x, (14, 14)),
-        Definition => reference::depthwise2d(&x, &w, &b, (14, 14)),
+        Fused => layer.forward(&x),
+        Definition => reference::depthwise2d(&x, &w, &b),
     });
 }
 

@@ -50,7 +50,7 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
     );
     let x =
         branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2, last: true })?;
-    let x = image.forward(&x, (10, 20))?;
+    let x = image.forward(&x.reshape((9, 10, 20, 48))?)?;
     let x = heads.forward(&x.reshape((9, 200, 3, 16))?.transpose(1, 2)?)?;
     let x = x.transpose(1, 2)?.reshape((9, 200, 48))?;
     let mask = (uniform(&[48], 3)? + 0.5)?.ge(0.0)?;

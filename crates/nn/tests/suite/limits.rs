@@ -28,6 +28,11 @@ fn branch(store: &Store) -> Result<Sequence> {
     ]))
 }
 
+/// x (B, 6, 12) as images (B, 2, 3, 12).
+fn grid(x: &Tensor) -> Result<Tensor> {
+    x.reshape((x.dim(0)?, 2, 3, 12))
+}
+
 /// Every op as a function of x (B, 6, 12).
 fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
     let vb = store.builder();
@@ -49,7 +54,7 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
         ("softmax", Box::new(|x| softmax(x, 0.5, None))),
         ("masked softmax", Box::new(move |x| softmax(x, 0.5, Some(&mask)))),
         ("add-table", Box::new(move |x| add_table(x, &table))),
-        ("depthwise 2d", Box::new(move |x| image.forward(x, (2, 3)))),
+        ("depthwise 2d", Box::new(move |x| grid(x)?.apply(&image)?.flatten(1, 2))),
         ("depthwise 1d", Box::new(move |x| heads.forward(&x.unsqueeze(2)?)?.squeeze(2))),
         ("sequence", Box::new(move |x| branch.forward(x, TRAIN))),
     ])

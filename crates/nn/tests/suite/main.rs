@@ -12,6 +12,7 @@ mod determinism;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod gradients;
+mod images;
 mod limits;
 mod oracle;
 mod softmax;
