@@ -65,6 +65,16 @@ pub enum Way<'a> {
     Keep(&'a OnceCell<Tensor>),
 }
 
+impl<'a> Way<'a> {
+    /// The pass of layers in front of the conditioning; an evaluation unless the tokens are conditioned.
+    pub(crate) fn pass(self) -> Pass<'a> {
+        match self {
+            Self::Conditioned(pass) => pass,
+            Self::Plain | Self::Keep(_) => Mode::Eval.into(),
+        }
+    }
+}
+
 /// What is done to the tokens of one model in front of its first block.
 #[derive(Debug)]
 pub struct Stem {
