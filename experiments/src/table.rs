@@ -80,6 +80,12 @@ pub trait Table: Sized + 'static {
         Vec::new()
     }
 
+    /// Whether the network of a recipe has embedding tables in front of its first block: without, `init` has
+    /// nothing to scale, and a search looks for learning rates alone.
+    fn has_embedding_tables(_: &Self::Recipe) -> bool {
+        true
+    }
+
     /// Where an arm acts unless the recipe says otherwise.
     fn placement(arm: Arm) -> Placement {
         match arm {

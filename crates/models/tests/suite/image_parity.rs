@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::VarBuilder;
 use conditioned_models::Architecture;
 use conditioned_nn::store::load_tensors;
-use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_nn::{Mode, Pass, Store, cross_entropy};
 
 use crate::distance;
 
@@ -30,6 +31,25 @@ const EVALUATION: &str = "eval/logits";
 /// statistics, logits, loss, every gradient, the statistics that the pass leaves, and of the arm without
 /// conditioning the logits of an evaluation before it.
 pub(crate) fn compare(file: &str, arm: &str, config: &impl Architecture) {
+    compare_heads(
+        file,
+        arm,
+        |vb| config.build(vb),
+        |model, images, pass| Ok(vec![model.forward(images, pass)?]),
+    );
+}
+
+/// The names of logits in the fixtures.
+const HEADS: [&str; 2] = ["logits", "logits_dist"];
+
+/// The same of a model with one or two heads, whose loss is the mean of their losses and whose logits in an
+/// evaluation are their mean.
+pub(crate) fn compare_heads<M>(
+    file: &str,
+    arm: &str,
+    build: impl Fn(VarBuilder) -> Result<M>,
+    heads: impl Fn(&M, &Tensor, Pass<'_>) -> Result<Vec<Tensor>>,
+) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite").join(file);
     let fixture = load_tensors(&path, &Device::Cpu).unwrap();
     for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
@@ -39,19 +59,24 @@ pub(crate) fn compare(file: &str, arm: &str, config: &impl Architecture) {
             assert!(d < tolerance, "{arm} {dtype:?}: {what} differs by {d:e}");
         };
         let store = Store::new(0, dtype, &Device::Cpu);
-        let model = config.build(store.builder()).unwrap();
+        let model = build(store.builder()).unwrap();
         let (parameters, running) = (store.parameters(), statistics(&store));
         assign(&parameters, &fixture, "parameter/");
         assign(&running, &fixture, "buffer/");
 
         let images = fixture["images"].to_dtype(dtype).unwrap();
         if arm == PLAIN && fixture.contains_key(EVALUATION) {
-            close(EVALUATION, &model.forward(&images, Mode::Eval.into()).unwrap());
+            let logits = heads(&model, &images, Mode::Eval.into()).unwrap();
+            close(EVALUATION, &mean(&logits));
         }
         let mode = Mode::Train { seed: 0, step: 0, last: true };
-        let logits = model.forward(&images, mode.into()).unwrap();
-        close(&format!("{arm}/logits"), &logits);
-        let loss = cross_entropy(&logits, &fixture["targets"]).unwrap();
+        let logits = heads(&model, &images, mode.into()).unwrap();
+        for (name, logits) in HEADS.iter().zip(&logits) {
+            close(&format!("{arm}/{name}"), logits);
+        }
+        let losses =
+            logits.iter().map(|logits| cross_entropy(logits, &fixture["targets"]).unwrap());
+        let loss = mean(&losses.collect::<Vec<_>>());
         close(&format!("{arm}/loss"), &loss);
         let grads = loss.backward().unwrap();
         for (name, var) in &parameters {
@@ -61,6 +86,10 @@ pub(crate) fn compare(file: &str, arm: &str, config: &impl Architecture) {
             close(&format!("{arm}/buffer_after/{name}"), var);
         }
     }
+}
+
+fn mean(tensors: &[Tensor]) -> Tensor {
+    Tensor::stack(tensors, 0).unwrap().mean(0).unwrap()
 }
 
 /// The running statistics of the model itself, without those of the conditioning, which timm does not have.

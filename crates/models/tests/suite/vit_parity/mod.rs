@@ -1,10 +1,11 @@
-//! A tiny ViT against timm's: logits, loss and every gradient, plain and conditioned.
+//! A tiny ViT and a tiny distilled DeiT against timm's: logits, loss and every gradient, plain and
+//! conditioned.
 //!
 //! The fixture is written by `make_fixture.py` beside this file.
 
 use conditioned_models::Architecture;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
-use conditioned_models::vit::VitConfig;
+use conditioned_models::vit::{Vit, VitConfig};
 
 use crate::image_parity;
 
@@ -26,6 +27,23 @@ fn compare(arm: &str, method: Method, placement: Placement) {
     let config = config(ConditioningConfig { method, placement, ..Default::default() });
     let file = "vit_parity/vit.safetensors";
     image_parity::compare(file, arm, &config);
+}
+
+/// Both heads of a distilled DeiT, each with its loss.
+fn compare_distilled(arm: &str, method: Method) {
+    let config = VitConfig { distilled: true, ..config(method.into()) };
+    let file = "vit_parity/deit.safetensors";
+    image_parity::compare_heads(file, arm, |vb| Vit::new(&config, vb), Vit::heads);
+}
+
+#[test]
+fn distilled() {
+    compare_distilled("none", Method::None);
+}
+
+#[test]
+fn distilled_and_conditioned_per_sequence() {
+    compare_distilled("per-sequence", Method::per_sequence(1.0).unwrap());
 }
 
 #[test]
