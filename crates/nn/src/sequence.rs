@@ -7,8 +7,10 @@
 //! | result of | kept for backward |
 //! | --- | --- |
 //! | the last layer | it is the result |
-//! | linear, attention, norms, GELU, gated GELU | yes |
+//! | linear, convolutions, attention, norms, GELU, gated GELU | yes |
+//! | layer scale | no: one multiplication |
 //! | dropout | no: the mask is drawn again |
+//! | inside a convolution | no: the patches are gathered again, piece by piece |
 //! | inside attention | no: the probabilities are computed again, block by block |
 //!
 //! A residual connection is added inside the last matrix product. On other devices and in half
