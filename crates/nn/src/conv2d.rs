@@ -99,11 +99,13 @@ impl Module for Conv2d {
     }
 }
 
-/// Elements of gathered patches that are multiplied at once: they stay in the cache of a core.
-const PATCHES: usize = 1 << 16;
+/// Elements of gathered patches that are multiplied at once, at most: they stay in the cache of a
+/// core.
+const PATCHES: usize = 1 << 18;
 
-/// Fewest pixels that are multiplied at once, so that the weight is not read too often.
-const PIXELS: usize = 192;
+/// Pixels that are multiplied at once even if their patches are larger, so that the weight is not
+/// read too often.
+const PIXELS: usize = 768;
 
 /// Elements of partial sums of the weight's gradient.
 const PARTIAL: usize = 1 << 21;
@@ -141,9 +143,11 @@ impl Windows {
         self.images * self.image()
     }
 
-    /// Pixels that are multiplied at once.
+    /// Pixels that are multiplied at once: pieces of one size, a multiple of four of them.
     fn pixels_at_once(self) -> usize {
-        (PATCHES / self.len().max(1)).max(PIXELS)
+        let most = (PATCHES / self.len().max(1)).max(PIXELS);
+        let pieces = self.pixels().div_ceil(most).next_multiple_of(4);
+        self.pixels().div_ceil(pieces.max(1)).max(1)
     }
 
     /// Calls `run(at, from, len)` for each run of adjacent elements of a window inside the image:
@@ -219,6 +223,19 @@ impl Windows {
         permuted
     }
 
+    /// The weight (O, I, k, k) as (k, k, I, O), a column for each output: what the product with
+    /// patches reads without transposing it.
+    fn permuted_columns<T: Real>(self, weight: &[T]) -> Vec<T> {
+        let permuted = self.permuted(weight);
+        let mut columns = vec![T::ZERO; weight.len()];
+        for (o, row) in permuted.chunks_exact(self.len()).enumerate() {
+            for (to, &v) in columns.chunks_exact_mut(self.outputs).zip(row) {
+                to[o] = v;
+            }
+        }
+        columns
+    }
+
     /// The inverse of [`Windows::permuted`].
     fn permuted_back<T: Real>(self, permuted: &[T]) -> Vec<T> {
         let (len, area) = (self.len(), self.taps * self.taps);
@@ -248,9 +265,14 @@ impl Windows {
         View::rows(self.outputs, self.len(), 0, self.len())
     }
 
+    /// Its transpose, of [`Windows::permuted_columns`].
+    fn weight_columns(self) -> View {
+        View::rows(self.len(), self.outputs, 0, self.outputs)
+    }
+
     /// y = patches W^T + b, piece by piece of pixels.
     fn forward<T: Real>(self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
-        let (weight, at_once) = (self.permuted(weight), self.pixels_at_once());
+        let (weight, at_once) = (self.permuted_columns(weight), self.pixels_at_once());
         let piece = at_once * self.outputs;
         kernel::build(self.pixels() * self.outputs, piece, |i, y| {
             let pixels = y.len() / self.outputs;
@@ -260,7 +282,7 @@ impl Windows {
                 y.chunks_exact_mut(self.outputs).for_each(|y| y.copy_from_slice(bias));
             }
             let (y, patches) = ((y, self.results(pixels)), (&*patches, self.patches(pixels)));
-            let weight = (&*weight, self.weight().t());
+            let weight = (&*weight, self.weight_columns());
             kernel::matmul(y, patches, weight, T::ONE, bias.is_some(), false);
         })
     }

@@ -13,6 +13,7 @@ mod determinism;
 mod gpu;
 mod gradients;
 mod images;
+mod layers_parity;
 mod limits;
 mod oracle;
 mod softmax;
