@@ -176,6 +176,7 @@ impl<T: Table> Plan<T> {
             out: &self.out,
             init: self.init.as_deref(),
             first_stage_only: self.purpose != Purpose::Table,
+            plan_only: self.purpose == Purpose::Plan,
         }
     }
 

@@ -206,6 +206,8 @@ pub struct Request<'a, T: Table> {
     pub init: Option<&'a Path>,
     /// Whether the first stage alone is run, as in a search or a sweep, which read no test data.
     pub first_stage_only: bool,
+    /// Whether nothing is trained: data that are known by their sizes are enough.
+    pub plan_only: bool,
 }
 
 impl<T: Table> Request<'_, T> {

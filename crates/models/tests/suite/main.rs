@@ -21,6 +21,7 @@ mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
 mod image_parity;
+mod published_sizes;
 mod siblings;
 mod swin_parity;
 mod timm_export;
