@@ -94,6 +94,20 @@ impl Stem {
         self.config.placement
     }
 
+    /// Refuses images that are not (B, `channels`, `side`, `side`).
+    ///
+    /// # Errors
+    /// Names the model, what came and what it takes.
+    pub(crate) fn check_images(&self, images: &Tensor, channels: usize, side: usize) -> Result<()> {
+        match images.dims() {
+            [_, c, h, w] if (*c, *h, *w) == (channels, side, side) => Ok(()),
+            dims => candle_core::bail!(
+                "{}: images {dims:?}; it takes (B, {channels}, {side}, {side})",
+                self.model
+            ),
+        }
+    }
+
     /// The table (V, C) whose rows are looked up, conditioned where the method says so.
     ///
     /// # Errors

@@ -200,6 +200,8 @@ impl Architecture for VitConfig {
 /// A Vision Transformer with a classification head on the class token.
 #[derive(Debug)]
 pub struct Vit {
+    channels: usize,
+    side: usize,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
     pos_embed: Tensor,
@@ -225,6 +227,8 @@ impl Vit {
             })
             .collect::<Result<_>>()?;
         Ok(Self {
+            channels: config.channels,
+            side: config.image_size,
             patch_embed: PatchEmbed::new(
                 vb.pp("patch_embed"),
                 config.channels,
@@ -289,6 +293,7 @@ impl Model for Vit {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.stem.check_images(images, self.channels, self.side)?;
         let patches = self.patch_embed.forward(images)?;
         let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
         self.stem.at(Placement::AfterPosition, self.position(&patches)?, &[], way)

@@ -19,6 +19,7 @@ mod gpu;
 mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
+mod registry;
 mod siblings;
 mod timm_export;
 mod vit;
