@@ -1,13 +1,14 @@
 """Times training steps: this workspace against PyTorch, same weights, same batch, in one run.
 
     cargo build --release --example train-step
-    python scripts/compare_pytorch.py [--cases vit_small_patch16_224:8 ...] [--rounds 3] [--compile]
+    python scripts/compare_pytorch.py [--cases vit_small_patch16_224:8 ...] [--rounds 5] [--compile]
 
-Forward, backward and AdamW in f32 on the CPU. PyTorch draws weights and batch; every way starts from
-them in a process of its own, and the ways take turns, so that a slow moment of the machine meets them
-all. The losses of all steps must agree. Printed are medians over the steps after the first two, the
-ratio PyTorch / ours, the peak memory of the process, and the share of the matmul peak (PyTorch's
-2048 x 2048 product, measured in the same run). Needs torch, timm, transformers, safetensors.
+Forward, backward and AdamW in f32 on the CPU, without drop path. PyTorch draws weights, running
+statistics and batch; every way starts from them in a process of its own, and the ways take turns, so
+that a slow moment of the machine meets them all. The losses of all steps must agree. Printed are
+medians over the steps after the first two, the ratio PyTorch / ours, the peak memory of the process,
+and the share of the matmul peak (PyTorch's 2048 x 2048 product, measured in the same run). Needs
+torch, timm, transformers, safetensors.
 """
 
 import argparse
@@ -20,10 +21,16 @@ import sys
 import tempfile
 import time
 
-CASES = ["vit_small_patch16_224:8", "gpt2-6x384:8", "vit-32:64"]
+CASES = [
+    "vit_small_patch16_224:8", "gpt2-6x384:8", "vit-32:64",
+    "swin_tiny_patch4_window7_224:8", "xcit_small_12_p16_224:8", "davit_tiny:8",
+]  # fmt: skip
 WARM = 2
 RATE, DECAY = 1e-3, 0.05
-TABLES = ("pos_embed", "cls_token", "wte.weight", "wpe.weight")
+TABLES = (
+    "pos_embed", "cls_token", "dist_token", "relative_position_bias_table", "wte.weight", "wpe.weight",
+)  # fmt: skip
+STATISTICS = ("running_mean", "running_var")
 # Losses of two f32 programs drift apart with the steps; at the first ones they agree to 1e-5.
 TOLERANCE = 5e-3
 
@@ -32,7 +39,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL:BATCH")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further way")
@@ -60,13 +67,16 @@ def build(name):
             return cross_entropy(model(ids).logits.flatten(0, 1), targets.flatten())
 
         return model, loss
-    from timm.models.vision_transformer import VisionTransformer
+    if name == "vit-32":
+        from timm.models.vision_transformer import VisionTransformer
 
-    sizes = {
-        "vit_small_patch16_224": dict(img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6),
-        "vit-32": dict(img_size=32, patch_size=4, embed_dim=192, depth=6, num_heads=3),
-    }
-    model = VisionTransformer(num_classes=1000, **sizes[name])
+        model = VisionTransformer(
+            num_classes=1000, img_size=32, patch_size=4, embed_dim=192, depth=6, num_heads=3
+        )
+    else:
+        import timm
+
+        model = timm.create_model(name, pretrained=False, drop_path_rate=0.0)
     return model, lambda batch: cross_entropy(model(batch["images"]), batch["labels"])
 
 
@@ -75,18 +85,28 @@ def parameters(model):
     return {name.removeprefix("transformer."): p for name, p in model.named_parameters()}
 
 
+def state(model):
+    """Parameters and running statistics by the names that our models use."""
+    running = {name: b for name, b in model.named_buffers() if name.endswith(STATISTICS)}
+    return parameters(model) | running
+
+
+def image_side(name):
+    return 32 if name == "vit-32" else 224
+
+
 def save_case(name, batch, folder):
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     model, _ = build(name)
-    weights = {n: p.detach().contiguous() for n, p in parameters(model).items()}
+    weights = {n: t.detach().contiguous() for n, t in state(model).items()}
     save_file(weights, f"{folder}/init.safetensors")
     if name.startswith("gpt2"):
         inputs = {"tokens": torch.randint(0, 4096, (batch, 257))}
     else:
-        side = model.patch_embed.img_size[0]
+        side = image_side(name)
         inputs = {"images": torch.randn(batch, 3, side, side), "labels": torch.randint(0, 1000, (batch,))}
     save_file({n: t.to(torch.uint32) if not t.is_floating_point() else t for n, t in inputs.items()},
               f"{folder}/inputs.safetensors")
@@ -101,8 +121,8 @@ def child(name, folder, steps, way):
     model, loss_of = build(name)
     own, given = parameters(model), load_file(f"{folder}/init.safetensors")
     with torch.no_grad():
-        for key, parameter in own.items():
-            parameter.copy_(given[key])
+        for key, tensor in state(model).items():
+            tensor.copy_(given[key])
     del given
     batch = load_file(f"{folder}/inputs.safetensors")
     batch = {n: t if t.is_floating_point() else t.long() for n, t in batch.items()}

@@ -268,6 +268,6 @@ fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
         });
     }
     let (name, hash) = data.with_context(|| format!("{}: no finished search", out.display()))?;
-    let grid = |arm| plan.preset().grid.settings(arm);
+    let grid = |row: &str, arm| plan.settings(row, arm);
     Tuned::choose(plan.preset().name, (&name, &hash), trials, grid)
 }

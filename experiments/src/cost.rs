@@ -38,6 +38,8 @@ impl<T: Table> Plan<T> {
                 format!("{}, x{}", job.fit.schedule.peak, job.fit.groups.table_rate),
                 job.network.table_stds().words.map_or(DASH.to_string(), |std| format!("{std:.3}")),
                 parameters.to_string(),
+                format!("{:.3}", 2e-9 * job.network.macs(tokens) as f64),
+                (job.micro_batches() / job.fit.accumulate).to_string(),
                 (samples * tokens.max(1)).to_string(),
                 format!("{:.3}", job.operations() * 1e-15),
                 // Weights, gradient and AdamW's two moments in f32.
@@ -51,6 +53,8 @@ impl<T: Table> Plan<T> {
             ("learning rate, of embedding tables", false),
             ("std of embedding tables", false),
             ("parameters", false),
+            ("GFLOP an image or sequence", false),
+            ("steps", false),
             ("images or tokens", false),
             ("PFLOP a seed", false),
             ("MiB of parameters and their state", false),

@@ -30,6 +30,8 @@ pub struct Plan<T: Table> {
     options: T::Options,
     rows: Vec<(T::Row, T::Recipe)>,
     pub(crate) arms: Vec<Arm>,
+    /// Whether the arms were asked for by name.
+    arms_named: bool,
     seeds: Option<u64>,
     device: String,
     tuned: Tuned,
@@ -146,6 +148,7 @@ impl<T: Table> Plan<T> {
             options: options.own.clone(),
             rows,
             arms,
+            arms_named: options.arms.is_some(),
             seeds: options.seeds,
             device: options.device.clone(),
             init: options.init.clone(),
@@ -173,7 +176,15 @@ impl<T: Table> Plan<T> {
             out: &self.out,
             init: self.init.as_deref(),
             first_stage_only: self.purpose != Purpose::Table,
+            plan_only: self.purpose == Purpose::Plan,
         }
+    }
+
+    /// What a search tries for an arm of a row.
+    pub fn settings(&self, row: &str, arm: Arm) -> Vec<Setting> {
+        let recipe = self.rows.iter().find(|(known, _)| name(*known) == row);
+        let tables = recipe.is_none_or(|(_, recipe)| T::has_embedding_tables(recipe));
+        self.preset.grid.settings(arm, tables)
     }
 
     /// The preset.
@@ -222,7 +233,7 @@ impl<T: Table> Plan<T> {
                 strength.unwrap_or_default()
             );
         }
-        if !best.covers(&self.preset.grid.settings(arm)) {
+        if !best.covers(&self.settings(row, arm)) {
             tracing::warn!("{row} {arm}: the recorded search has not tried all that `tune` would");
         }
         match shared.is_set() {
@@ -243,8 +254,8 @@ impl<T: Table> Plan<T> {
                  and embedding_std=null free it"
             );
         }
-        self.cells(0, self.preset.search_seeds, |_, arm, _| {
-            let settings = self.preset.grid.settings(arm).into_iter();
+        self.cells(0, self.preset.search_seeds, |row, arm, _| {
+            let settings = self.settings(row, arm).into_iter();
             Ok(settings.map(|setting| (Start::Point(setting), setting, false)).collect())
         })
     }
@@ -292,7 +303,10 @@ impl<T: Table> Plan<T> {
     ) -> Result<Cells<T>> {
         // Before the data are prepared, which may take a while.
         let settings = self.rows.iter().map(|(row, recipe)| {
-            let of_arm = self.arms.iter().map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
+            // What was asked for by name is refused where it cannot be.
+            let can = |arm: &Arm| *arm != Arm::Init || T::has_embedding_tables(recipe);
+            let arms = self.arms.iter().filter(|arm| self.arms_named || can(arm));
+            let of_arm = arms.map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
             of_arm.collect::<Result<Vec<_>>>()
         });
         let settings = settings.collect::<Result<Vec<_>>>()?;

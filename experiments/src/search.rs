@@ -59,8 +59,9 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The settings of an arm: the same for all, but for `init`, which finds the deviation by itself.
-    pub fn settings(&self, arm: Arm) -> Vec<Setting> {
+    /// The settings of an arm: the same for all, but for `init`, which finds the deviation by itself. Of a network
+    /// without embedding `tables` they are learning rates alone.
+    pub fn settings(&self, arm: Arm, tables: bool) -> Vec<Setting> {
         let rates = self.learning_rates.iter();
         let all = rates.flat_map(|&learning_rate| {
             self.embeddings.iter().map(move |&(embedding_lr_scale, std)| Setting {
@@ -70,6 +71,7 @@ impl Grid {
             })
         });
         match arm {
+            _ if !tables => all.filter(Setting::is_published).collect(),
             Arm::Init => all
                 .filter(|setting| setting.embedding_std == Some(PUBLISHED_STD))
                 .map(|setting| Setting { embedding_std: None, ..setting })
@@ -316,7 +318,7 @@ impl Tuned {
         preset: &str,
         (data, data_hash): (&str, &str),
         trials: Vec<Trial>,
-        grid: impl Fn(Arm) -> Vec<Setting>,
+        grid: impl Fn(&str, Arm) -> Vec<Setting>,
     ) -> Result<Self> {
         let mut searches: BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)> = BTreeMap::new();
         for Trial { row, arm, strength, setting, seed, loss, score } in trials {
@@ -342,7 +344,7 @@ impl Tuned {
         };
         let mut rows: BTreeMap<String, BTreeMap<Arm, Search>> = BTreeMap::new();
         for ((row, arm), (strength, points)) in searches {
-            let search = Search::choose(strength, &grid(arm), points, &seeds)
+            let search = Search::choose(strength, &grid(&row, arm), points, &seeds)
                 .with_context(|| format!("{row} {arm}"))?;
             rows.entry(row).or_default().insert(arm, search);
         }

@@ -80,6 +80,12 @@ pub trait Table: Sized + 'static {
         Vec::new()
     }
 
+    /// Whether the network of a recipe has embedding tables in front of its first block: without, `init` has
+    /// nothing to scale, and a search looks for learning rates alone.
+    fn has_embedding_tables(_: &Self::Recipe) -> bool {
+        true
+    }
+
     /// Where an arm acts unless the recipe says otherwise.
     fn placement(arm: Arm) -> Placement {
         match arm {
@@ -200,6 +206,8 @@ pub struct Request<'a, T: Table> {
     pub init: Option<&'a Path>,
     /// Whether the first stage alone is run, as in a search or a sweep, which read no test data.
     pub first_stage_only: bool,
+    /// Whether nothing is trained: data that are known by their sizes are enough.
+    pub plan_only: bool,
 }
 
 impl<T: Table> Request<'_, T> {

@@ -12,7 +12,7 @@ mod search {
 
     /// The search of `pooled` over two settings, from (loss, score) by seed.
     fn choose(points: [&[(Option<f64>, Option<f64>)]; 2], scored: bool) -> Result<Search> {
-        let settings = GRID.settings(Arm::Pooled);
+        let settings = GRID.settings(Arm::Pooled, true);
         let trials = settings.iter().zip(points).flat_map(|(&setting, results)| {
             (0..).zip(results).map(move |(seed, &(loss, score))| Trial {
                 row: "gpt2".to_string(),
@@ -24,14 +24,14 @@ mod search {
                 score: scored.then_some(score),
             })
         });
-        let grid = |arm| GRID.settings(arm);
+        let grid = |_: &str, arm| GRID.settings(arm, true);
         let tuned = Tuned::choose("smoke", ("text", "hash"), trials.collect(), grid)?;
         Ok(tuned.best("gpt2", Arm::Pooled)?.clone())
     }
 
     #[test]
     fn the_lower_mean_loss_wins_and_a_run_that_diverged_is_the_worst() {
-        let settings = GRID.settings(Arm::Pooled);
+        let settings = GRID.settings(Arm::Pooled, true);
         let loss = |loss: f64| (Some(loss), None);
         let search = choose([&[loss(2.0), loss(3.0)], &[loss(2.8), loss(2.1)]], false).unwrap();
         assert_eq!((search.published, search.tuned), (settings[0], settings[1]));
@@ -42,7 +42,7 @@ mod search {
 
     #[test]
     fn the_higher_mean_score_wins_and_loss_decides_ties() {
-        let settings = GRID.settings(Arm::Pooled);
+        let settings = GRID.settings(Arm::Pooled, true);
         let point = |loss, score| (Some(loss), Some(score));
         let low = [point(0.1, 80.0), point(0.1, 90.0)];
         let search = choose([&low, &[point(0.9, 88.0), point(0.9, 84.0)]], true).unwrap();
@@ -61,7 +61,7 @@ mod search {
     #[test]
     fn init_finds_its_own_deviation() {
         let grid = Grid { learning_rates: &[1.0, 2.0], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
-        let settings = grid.settings(Arm::Init);
+        let settings = grid.settings(Arm::Init, true);
         assert_eq!(settings.len(), 2);
         assert!(settings.iter().all(|setting| setting.embedding_std.is_none()));
     }

@@ -46,6 +46,12 @@ impl PartialEq for ImageData {
 }
 
 impl ImageData {
+    /// Images that are known by name and number alone, for a plan; they cannot be loaded.
+    pub fn announced(name: &str, [train_images, tune_images]: [usize; 2]) -> Self {
+        let (name, hash) = (name.to_string(), String::new());
+        Self { folder: None, name, hash, train_images, tune_images }
+    }
+
     /// The images of a folder, or the embedded ones, read once to name and hash them.
     ///
     /// # Errors

@@ -26,6 +26,9 @@
 //! | family | file | presets | reference |
 //! | --- | --- | --- | --- |
 //! | ViT, DeiT | [`vit`] | `vit_{tiny,small,base}_patch16_224`, `deit_*`, `vit-8`, `vit-28`, `vit-32` | timm |
+//! | Swin | [`swin`] | `swin_{tiny,small,base}_patch4_window7_224`, `swin-8`, `swin-28`, `swin-32` | timm |
+//! | XCiT | [`xcit`] | `xcit_{nano_12,small_12,medium_24}_p16_224`, `xcit-8`, `xcit-28`, `xcit-32` | timm |
+//! | DaViT | [`davit`] | `davit_{tiny,base}`, `davit-8`, `davit-28`, `davit-32` | timm |
 //! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
 //! | Crammed BERT | [`crammed_bert`], heads in [`crammed_heads`] | `crammed-bert`, `crammed-4x128` | JonasGeiping/cramming |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
@@ -37,9 +40,11 @@ pub mod architecture;
 pub mod bert;
 mod bert_embedding;
 pub mod bert_heads;
+mod class_attention;
 pub mod conditioning;
 pub mod crammed_bert;
 pub mod crammed_heads;
+pub mod davit;
 pub mod encoder;
 pub mod generate;
 pub mod gpt2;
@@ -48,9 +53,12 @@ pub mod model;
 pub mod network;
 pub mod perplexity;
 mod preset;
+mod pyramid;
 mod self_attention;
 pub mod stem;
+pub mod swin;
 pub mod vit;
+pub mod xcit;
 
 pub use architecture::Architecture;
 pub use model::Model;

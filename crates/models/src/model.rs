@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
-use conditioned_nn::{Mode, Pass};
+use conditioned_nn::{Mode, Pass, Probe, Probed};
 
 use crate::conditioning::Tokens;
 use crate::stem::{Stem, Way, flat};
@@ -27,6 +27,17 @@ pub trait Model: Debug + Send + Sync {
 
     /// What is done to the tokens in front of the first block.
     fn stem(&self) -> &Stem;
+
+    /// Tokens, queries, keys, values and attention of every layer in an evaluation of `input`; nothing of the
+    /// model moves.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    fn probe(&self, input: &Tensor) -> Result<Vec<Probed>> {
+        let probe = Probe::default();
+        self.forward(input, Pass::probed(&probe))?;
+        Ok(probe.take())
+    }
 
     /// The tokens that enter the first block in evaluation mode, (B, N, C), without and with conditioning.
     ///

@@ -94,7 +94,7 @@ impl Projection {
     }
 
     /// The layer of one pass: its outputs are queries, keys and values side by side.
-    fn layer(&self, mode: Mode) -> Result<Linear> {
+    pub(crate) fn layer(&self, mode: Mode) -> Result<Linear> {
         let layers = self.parts.iter().map(|Part { layer, map, .. }| {
             let weight = map.apply(layer.weight(), mode)?;
             Ok(match self.packing {

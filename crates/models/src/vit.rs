@@ -1,4 +1,5 @@
-//! Vision Transformer, and DeiT, which is the same network trained by another recipe.
+//! Vision Transformer, and DeiT, which is the same network trained by another recipe; distilled, it has a
+//! second token and a second head.
 //!
 //! ```text
 //! X_0 = [cls; patches W + b] + P                       (B, N, C), N = 1 + (H/p)(W/p)
@@ -58,6 +59,10 @@ pub struct VitConfig {
     pub drop_path: f64,
     /// Deviation of class token and position table at initialisation; published: 0.02.
     pub table_std: f64,
+    /// Whether a distillation token stands behind the class token, with a head of its own: logits are the mean
+    /// of both heads, in training too, as timm has it where no teacher is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distilled: bool,
     /// What is done to the tokens before the first block, to weights and to attention.
     pub conditioning: ConditioningConfig,
 }
@@ -68,9 +73,14 @@ impl VitConfig {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// Tokens N per image, class token included.
+    /// Tokens N per image, class and distillation token included.
     pub fn tokens(&self) -> usize {
-        self.patches() + 1
+        self.patches() + self.special_tokens()
+    }
+
+    /// Class token, and distillation token where there is one.
+    fn special_tokens(&self) -> usize {
+        1 + usize::from(self.distilled)
     }
 }
 
@@ -93,6 +103,7 @@ impl Architecture for VitConfig {
             mlp_ratio: 4,
             drop_path: 0.0,
             table_std: 0.02,
+            distilled: false,
             conditioning: ConditioningConfig::default(),
         };
         let small = Self { width: 384, heads: 6, ..base.clone() };
@@ -115,7 +126,8 @@ impl Architecture for VitConfig {
             ("vit_base_patch16_224", base.clone()),
             ("deit_tiny_patch16_224", tiny),
             ("deit_small_patch16_224", small),
-            ("deit_base_patch16_224", base),
+            ("deit_base_patch16_224", base.clone()),
+            ("deit_base_distilled_patch16_224", Self { distilled: true, ..base }),
             ("vit-8", digits.clone()),
             ("vit-8-tiny", Self { width: 16, depth: 2, ..digits }),
             ("vit-28", mnist),
@@ -189,7 +201,7 @@ impl Architecture for VitConfig {
         let (n, c) = (self.tokens(), self.width);
         let embed = self.patches() * c * self.channels * self.patch_size.pow(2);
         let block = n * c * c * (4 + 2 * self.mlp_ratio) + 2 * n * n * c;
-        embed + self.depth * block + c * self.classes
+        embed + self.depth * block + self.special_tokens() * c * self.classes
     }
 
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn Model>> {
@@ -200,15 +212,15 @@ impl Architecture for VitConfig {
 /// A Vision Transformer with a classification head on the class token.
 #[derive(Debug)]
 pub struct Vit {
-    channels: usize,
-    side: usize,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
+    dist_token: Option<Tensor>,
     pos_embed: Tensor,
     stem: Stem,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Linear,
+    head_dist: Option<Linear>,
 }
 
 impl Vit {
@@ -227,8 +239,6 @@ impl Vit {
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            channels: config.channels,
-            side: config.image_size,
             patch_embed: PatchEmbed::new(
                 vb.pp("patch_embed"),
                 config.channels,
@@ -236,19 +246,52 @@ impl Vit {
                 c,
             )?,
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", table)?,
+            dist_token: config
+                .distilled
+                .then(|| vb.get_with_hints((1, 1, c), "dist_token", table))
+                .transpose()?,
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
-            stem: Stem::new("vit", config.conditioning, c, &vb)?,
+            stem: Stem::new(config, c, &vb)?,
             blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
             head: Linear::with_std(vb.pp("head"), c, config.classes, LINEAR_STD)?,
+            head_dist: config
+                .distilled
+                .then(|| Linear::with_std(vb.pp("head_dist"), c, config.classes, LINEAR_STD))
+                .transpose()?,
         })
     }
 
-    /// Prepends the class token and adds the position table: (B, N - 1, C) -> (B, N, C).
+    /// Prepends the special tokens and adds the position table: (B, patches, C) -> (B, N, C).
     fn position(&self, patches: &Tensor) -> Result<Tensor> {
         let (b, _, c) = patches.dims3()?;
-        let cls = self.cls_token.broadcast_as((b, 1, c))?;
-        add_table(&Tensor::cat(&[&cls, patches], 1)?, &self.pos_embed)
+        let special = std::iter::once(&self.cls_token).chain(&self.dist_token);
+        let mut tokens =
+            special.map(|token| token.broadcast_as((b, 1, c))).collect::<Result<Vec<_>>>()?;
+        tokens.push(patches.clone());
+        add_table(&Tensor::cat(&tokens, 1)?, &self.pos_embed)
+    }
+
+    /// The logits (B, K) of each head: of the class token, and of the distillation token where there is one.
+    ///
+    /// # Errors
+    /// When the images do not fit the model.
+    pub fn heads(&self, images: &Tensor, pass: Pass<'_>) -> Result<Vec<Tensor>> {
+        let special = 1 + usize::from(self.dist_token.is_some());
+        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, N, C)
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.attention.forward(&x, pass)?;
+            if i + 1 == self.blocks.len() {
+                // What follows acts on each token alone, and only these tokens are read.
+                x = x.narrow(1, 0, special)?;
+            }
+            x = block.mlp.forward(&x, pass)?;
+        }
+        let heads = std::iter::once(&self.head).chain(&self.head_dist);
+        let logits = heads
+            .enumerate()
+            .map(|(token, head)| x.narrow(1, token, 1)?.squeeze(1)?.apply(&self.norm)?.apply(head));
+        logits.collect()
     }
 
     /// What an evaluation makes of rows (R, C) of patches, where that is one linear map: see [`Stem::fold`].
@@ -280,20 +323,14 @@ impl Vit {
 
 impl Model for Vit {
     fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, N, C)
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.attention.forward(&x, pass)?;
-            if i + 1 == self.blocks.len() {
-                // What follows acts on each token alone, and only the class token is read.
-                x = x.narrow(1, 0, 1)?; // (B, 1, C)
-            }
-            x = block.mlp.forward(&x, pass)?;
+        match <[Tensor; 2]>::try_from(self.heads(images, pass)?) {
+            Ok([class, distillation]) => (class + distillation)? * 0.5,
+            Err(mut heads) => Ok(heads.remove(0)),
         }
-        x.narrow(1, 0, 1)?.squeeze(1)?.apply(&self.norm)?.apply(&self.head)
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
-        self.stem.check_images(images, self.channels, self.side)?;
+        self.stem.check(images)?;
         let patches = self.patch_embed.forward(images)?;
         let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
         self.stem.at(Placement::AfterPosition, self.position(&patches)?, &[], way)

@@ -6,9 +6,10 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, ChannelAttention, CrossCovarianceAttention, DepthwiseConv1d, DepthwiseConv2d, Gelu,
-    LayerNorm, Linear, Mode, Sequence, WindowAttention, attention, causal_attention, embedding,
-    gated_gelu, gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, softmax,
+    Attention, BatchNorm2d, ChannelAttention, Conv2d, CrossCovarianceAttention, DepthwiseConv1d,
+    DepthwiseConv2d, Gelu, LayerNorm, LayerScale, Linear, MergePatches, Mode, Sequence,
+    WindowAttention, attention, average_pool, causal_attention, embedding, gated_gelu, gelu,
+    gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, softmax,
 };
 use divan::Bencher;
 use rand::{Rng, SeedableRng};
@@ -207,11 +208,60 @@ fn table(bencher: Bencher<'_, '_>, form: Form) {
 
 #[divan::bench(name = "depthwise_2d", args = FORMS)]
 fn image(bencher: Bencher<'_, '_>, form: Form) {
-    let (x, w, b) = (variable(&[8, 196, 384]), variable(&[384, 1, 3, 3]), variable(&[384]));
+    let (x, w, b) = (variable(&[8, 14, 14, 384]), variable(&[384, 1, 3, 3]), variable(&[384]));
     let layer = DepthwiseConv2d::from_tensors(w.clone(), b.clone());
     pass(bencher, || match form {
-        Fused => layer.forward(&x, (14, 14)),
-        Definition => reference::depthwise2d(&x, &w, &b, (14, 14)),
+        Fused => layer.forward(&x),
+        Definition => reference::depthwise2d(&x, &w, &b),
+    });
+}
+
+#[divan::bench(name = "conv2d", args = FORMS, sample_count = 20)]
+fn stem(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w) = (variable(&[8, 56, 56, 96]), variable(&[192, 96, 3, 3]));
+    let layer = Conv2d::from_tensors(w.clone(), None).stride(2).padding(1);
+    pass(bencher, || match form {
+        Fused => layer.forward(&x),
+        Definition => reference::conv2d(&x, &w, None, 2, 1),
+    });
+}
+
+#[divan::bench(name = "batch_norm", args = FORMS)]
+fn batch_norm(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, w, b) = (variable(&[8, 56, 56, 96]), variable(&[96]), variable(&[96]));
+    let layer = BatchNorm2d::from_tensors(w.clone(), b.clone(), variable(&[96]), variable(&[96]));
+    let mode = Mode::Train { seed: 0, step: 0, last: true };
+    pass(bencher, || match form {
+        Fused => layer.forward(&x, mode),
+        Definition => Ok(reference::batch_norm(&x, &w, &b, 1e-5)?.0),
+    });
+}
+
+#[divan::bench(name = "layer_scale", args = FORMS)]
+fn scale(bencher: Bencher<'_, '_>, form: Form) {
+    let (x, gamma) = (variable(&IMAGES), variable(&[384]));
+    let layer = LayerScale::from_tensors(gamma.clone());
+    pass(bencher, || match form {
+        Fused => layer.forward(&x),
+        Definition => reference::layer_scale(&x, &gamma),
+    });
+}
+
+#[divan::bench(name = "merge_patches", args = FORMS)]
+fn merging(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, 56, 56, 96]);
+    pass(bencher, || match form {
+        Fused => MergePatches.forward(&x),
+        Definition => reference::merge_patches(&x),
+    });
+}
+
+#[divan::bench(name = "average_pool", args = FORMS)]
+fn pooling(bencher: Bencher<'_, '_>, form: Form) {
+    let x = variable(&[8, 14, 14, 384]);
+    pass(bencher, || match form {
+        Fused => average_pool(&x),
+        Definition => reference::average_pool(&x),
     });
 }
 

@@ -1,13 +1,18 @@
 //! Depthwise convolutions of tokens: every channel by a stencil of its own.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use std::borrow::Cow;
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Reads, Real, Stencil};
-use crate::{init, reference};
+use crate::layer::{At, Gradients, Input, Kernel, Wanted};
+use crate::{Mode, Pass, init, reference, sequence};
 
-/// A depthwise convolution over an image of tokens, channels last: odd k x k taps, stride 1, zeros
-/// around the image, so that the result has the size of the input.
+/// A depthwise convolution over images of tokens, channels last: odd k x k taps, stride 1, zeros
+/// around the image, so that the result has the size of the input, (B, H, W, C).
+///
+/// y_bhwc = bias_c + sum over a, d of weight_cad x_b(h + a - k/2)(w + d - k/2)c, k/2 rounded down.
 ///
 /// `weight` is (C, 1, k, k) and `bias` (C,), as in PyTorch's `Conv2d(C, C, k, padding=k // 2,
 /// groups=C)`, which sees the same tokens as (B, C, H, W).
@@ -35,29 +40,81 @@ impl DepthwiseConv2d {
         Ok(Self { weight, bias })
     }
 
-    /// (B, N, C) -> (B, N, C), the tokens of an image of `height` x `width` = N in row-major order.
-    ///
-    /// # Errors
-    /// When shapes do not fit or the number of taps is even.
-    pub fn forward(&self, x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
-        let (images, n, channels) = x.dims3()?;
-        let (c, one, k, same) = self.weight.dims4()?;
-        let fits = c == channels && self.bias.dims() == [c] && n == height * width;
-        if !fits || one != 1 || k != same || k % 2 == 0 {
+    /// The stencil over images of `dims`, if it fits.
+    fn stencil(&self, dims: &[usize]) -> Option<Stencil> {
+        let (&[images, height, width, channels], &[c, 1, k, same]) = (dims, self.weight.dims())
+        else {
+            return None;
+        };
+        let fits = c == channels && self.bias.dims() == [c] && k == same && k % 2 == 1;
+        fits.then_some(Stencil { images, groups: 1, height, width, channels, taps: (k, k) })
+    }
+}
+
+impl Module for DepthwiseConv2d {
+    /// (B, H, W, C) -> (B, H, W, C).
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        sequence::single(x, self.clone(), Mode::Eval)
+    }
+}
+
+/// The transpose of a matrix of rows of `width`.
+fn transposed<T: Real>(x: &[T], width: usize) -> Vec<T> {
+    let rows = x.len() / width.max(1);
+    (0..x.len()).map(|i| x[i % rows * width + i / rows]).collect()
+}
+
+impl Kernel for DepthwiseConv2d {
+    const NAME: &'static str = NAME;
+
+    fn parameters(&self, _: Mode) -> Vec<&Tensor> {
+        vec![&self.weight, &self.bias]
+    }
+
+    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
+        if self.stencil(dims).is_none() {
             candle_core::bail!(
-                "depthwise: input {:?} as {height} x {width} tokens, weight {:?} and bias {:?} do \
-                 not fit",
-                x.dims(),
+                "depthwise: input {dims:?}, weight {:?} and bias {:?} do not fit",
                 self.weight.dims(),
                 self.bias.dims()
             );
         }
-        if !kernel::serves(x) {
-            return reference::depthwise2d(x, &self.weight, &self.bias, (height, width));
-        }
-        let stencil = Stencil { images, groups: 1, height, width, channels, taps: (k, k) };
-        let taps = self.weight.reshape((c, k * k))?.t()?.contiguous()?;
-        x.contiguous()?.apply_op3(&taps, &self.bias.contiguous()?, Depthwise(stencil))
+        Ok(dims.to_vec())
+    }
+
+    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
+        reference::depthwise2d(x, &self.weight, &self.bias)
+    }
+
+    fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {
+        // `output` has seen these dimensions.
+        let Some(stencil) = self.stencil(at.dims) else { return Ok(Vec::new()) };
+        let taps = transposed(parameters[0], stencil.taps.0 * stencil.taps.1);
+        Ok(stencil.forward(x, &taps, Some(parameters[1])))
+    }
+
+    /// dx: the convolution of g with the taps turned round; dw_t = sum over p of g_p x_(p + t);
+    /// db = sum over p of g_p.
+    fn backward<T: Real>(
+        &self,
+        input: Input<'_, T>,
+        g: Cow<'_, [T]>,
+        wanted: Wanted<'_>,
+    ) -> Gradients<T> {
+        let Input { x, parameters, at } = input;
+        let Some(stencil) = self.stencil(at.dims) else { return Gradients::default() };
+        let of = |wanted: bool, gradient: &dyn Fn() -> Vec<T>| match wanted {
+            true => gradient(),
+            false => Vec::new(),
+        };
+        let dw = || transposed(&stencil.backward_taps(x, &g), stencil.channels);
+        let db = || kernel::column_sums(&g, stencil.channels);
+        let dx = || {
+            let taps = transposed(parameters[0], stencil.taps.0 * stencil.taps.1);
+            stencil.backward_input(&g, &taps)
+        };
+        let parameters = vec![of(wanted.parameters[0], &dw), of(wanted.parameters[1], &db)];
+        Gradients { input: wanted.input.then(dx), parameters }
     }
 }
 
@@ -88,7 +145,7 @@ impl DepthwiseConv1d {
     }
 }
 
-impl candle_core::Module for DepthwiseConv1d {
+impl Module for DepthwiseConv1d {
     /// (B, heads, N, D) -> (B, heads, N, D).
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, heads, n, d) = x.dims4()?;
@@ -112,73 +169,27 @@ impl candle_core::Module for DepthwiseConv1d {
 
 struct Depthwise(Stencil);
 
-/// The op in errors; both custom ops have it.
+/// The op in errors; both layers have it.
 const NAME: &str = "depthwise";
 
 impl Depthwise {
-    /// The gradients of x, taps and bias, each if its tensor is tracked.
+    /// The gradients of x and taps, each if its tensor is tracked.
     fn gradients<T: Real>(
         &self,
         x: &Tensor,
         taps: &Tensor,
-        bias: Option<&Tensor>,
         g: &Tensor,
-    ) -> Result<[Option<Tensor>; 3]> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let reads = Reads::of([x, taps, &g]);
         let slices = reads.slices::<T>(NAME)?;
         let (x_values, w, g) = (slices[0], slices[1], slices[2]);
         let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
-        let tracked = |tensor: &Tensor| tensor.track_op();
-        let (stencil, bias) = (self.0, bias.filter(|bias| tracked(bias)));
-        let (dx, dw, db) = kernel::in_pool(|| {
-            let dx = tracked(x).then(|| stencil.backward_input(g, w));
-            let dw = tracked(taps).then(|| stencil.backward_taps(x_values, g));
-            (dx, dw, bias.map(|_| kernel::column_sums(g, stencil.channels)))
+        let (dx, dw) = kernel::in_pool(|| {
+            let dx = x.track_op().then(|| self.0.backward_input(g, w));
+            (dx, taps.track_op().then(|| self.0.backward_taps(x_values, g)))
         });
-        Ok([
-            dx.map(|dx| tensor(dx, x)).transpose()?,
-            dw.map(|dw| tensor(dw, taps)).transpose()?,
-            db.zip(bias).map(|(db, bias)| tensor(db, bias)).transpose()?,
-        ])
-    }
-}
-
-impl CustomOp3 for Depthwise {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        taps: &CpuStorage,
-        taps_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(x, NAME, T => {
-            let x = kernel::slice::<T>(x, x_layout, NAME)?;
-            let taps = kernel::slice(taps, taps_layout, NAME)?;
-            let bias = kernel::slice(bias, bias_layout, NAME)?;
-            kernel::output(self.0.forward(x, taps, Some(bias)), x_layout.shape().clone())
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        taps: &Tensor,
-        bias: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, db] = match x.dtype() {
-            DType::F32 => self.gradients::<f32>(x, taps, Some(bias), g)?,
-            _ => self.gradients::<f64>(x, taps, Some(bias), g)?,
-        };
-        Ok((dx, dw, db))
+        Ok((dx.map(|dx| tensor(dx, x)).transpose()?, dw.map(|dw| tensor(dw, taps)).transpose()?))
     }
 }
 
@@ -208,10 +219,9 @@ impl CustomOp2 for Depthwise {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, _] = match x.dtype() {
-            DType::F32 => self.gradients::<f32>(x, taps, None, g)?,
-            _ => self.gradients::<f64>(x, taps, None, g)?,
-        };
-        Ok((dx, dw))
+        match x.dtype() {
+            DType::F32 => self.gradients::<f32>(x, taps, g),
+            _ => self.gradients::<f64>(x, taps, g),
+        }
     }
 }

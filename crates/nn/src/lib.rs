@@ -35,21 +35,24 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`head_norm`](mod@head_norm), [`dropout`] | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`head_norm`](mod@head_norm), [`dropout`], [`batch_norm`], [`conv2d`], [`depthwise`], [`layer_scale`], [`merge_patches`], [`average_pool`](mod@average_pool) | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
 //! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
 //! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
-//! | [`softmax`](mod@softmax), [`depthwise`], [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
+//! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`device`] | what the layers run on a GPU and in half precision |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
 //! | [`check`] | gradients against central differences |
 
 pub mod attention;
+pub mod average_pool;
+pub mod batch_norm;
 pub mod cache;
 pub mod channel_attention;
 pub mod check;
+pub mod conv2d;
 pub mod depthwise;
 pub mod device;
 pub mod dropout;
@@ -61,8 +64,10 @@ pub mod init;
 mod kernel;
 mod layer;
 pub mod layer_norm;
+pub mod layer_scale;
 pub mod linear;
 pub mod loss;
+pub mod merge_patches;
 pub mod mode;
 pub mod padding;
 pub mod pass;
@@ -77,8 +82,11 @@ pub mod table;
 pub mod window_attention;
 
 pub use attention::{Attention, attention, causal_attention, padded_attention};
+pub use average_pool::{AveragePool, average_pool};
+pub use batch_norm::BatchNorm2d;
 pub use cache::Cache;
 pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};
+pub use conv2d::Conv2d;
 pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
@@ -87,8 +95,10 @@ pub use gelu::{Gelu, gelu, gelu_tanh};
 pub use head_norm::{HeadNorm, head_norm};
 pub use layer::Layer;
 pub use layer_norm::{LayerNorm, layer_norm};
+pub use layer_scale::LayerScale;
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
+pub use merge_patches::MergePatches;
 pub use mode::Mode;
 pub use padding::Padding;
 pub use pass::Pass;

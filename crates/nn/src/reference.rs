@@ -350,29 +350,111 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     rows.reshape([ids.dims(), &table.dims()[1..]].concat())
 }
 
-/// The depthwise convolution of [`crate::DepthwiseConv2d`]: (B, N, C) as images of
-/// `height` x `width` tokens.
+/// The depthwise convolution of [`crate::DepthwiseConv2d`]: images (B, H, W, C), channels last.
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn depthwise2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    (height, width): (usize, usize),
-) -> Result<Tensor> {
-    let ((b, n, c), k) = (x.dims3()?, weight.dim(2)?);
-    let x = x.reshape((b, height, width, c))?;
-    let x = x.pad_with_zeros(1, k / 2, k / 2)?.pad_with_zeros(2, k / 2, k / 2)?;
-    let mut y = bias.broadcast_as((b, height, width, c))?;
+pub fn depthwise2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let ((_, height, width, c), k) = (x.dims4()?, weight.dim(2)?);
+    let padded = x.pad_with_zeros(1, k / 2, k / 2)?.pad_with_zeros(2, k / 2, k / 2)?;
+    let mut y = bias.broadcast_as(x.shape())?;
     for i in 0..k {
         for j in 0..k {
-            let shifted = x.narrow(1, i, height)?.narrow(2, j, width)?;
+            let shifted = padded.narrow(1, i, height)?.narrow(2, j, width)?;
             let tap = weight.narrow(2, i, 1)?.narrow(3, j, 1)?.reshape(c)?;
             y = (y + shifted.broadcast_mul(&tap)?)?;
         }
     }
-    y.reshape((b, n, c))
+    Ok(y)
+}
+
+/// The convolution of [`crate::Conv2d`]: images (B, H, W, I), channels last, `weight` (O, I, k, k).
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let ((b, height, width, inputs), (outputs, _, k, _)) = (x.dims4()?, weight.dims4()?);
+    let x = x.pad_with_zeros(1, padding, padding)?.pad_with_zeros(2, padding, padding)?;
+    // The pixels of the padded image under every window, along one side of `size` windows.
+    let under = |size: usize| -> Result<Tensor> {
+        let pixels = (0..size).flat_map(|i| (0..k).map(move |j| (i * stride + j) as u32));
+        Tensor::from_iter(pixels, x.device())
+    };
+    let (h, w) = ((height + 2 * padding - k) / stride + 1, (width + 2 * padding - k) / stride + 1);
+    let windows = x.index_select(&under(h)?, 1)?.index_select(&under(w)?, 2)?;
+    let columns = windows
+        .reshape(&[b, h, k, w, k, inputs][..])?
+        .permute([0, 1, 3, 2, 4, 5].as_slice())? // (B, H', W', k, k, I)
+        .reshape((b, h, w, k * k * inputs))?;
+    let weight = weight.permute((0, 2, 3, 1))?.reshape((outputs, k * k * inputs))?;
+    linear(&columns, &weight, bias)
+}
+
+/// y = (x - mean) / sqrt(var + eps) * weight + bias with the mean and the biased variance of every
+/// channel (the last dimension), which are returned too: (y, mean, var).
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn batch_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let rows = x.reshape(((), x.dim(D::Minus1)?))?;
+    let mean = rows.mean(0)?;
+    let variance = rows.broadcast_sub(&mean)?.sqr()?.mean(0)?;
+    Ok((batch_norm_by(x, &mean, &variance, weight, bias, eps)?, mean, variance))
+}
+
+/// y = (x - mean) / sqrt(var + eps) * weight + bias with a given mean and variance, both (C,).
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn batch_norm_by(
+    x: &Tensor,
+    mean: &Tensor,
+    variance: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
+    let normal = x.broadcast_sub(mean)?.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    normal.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// y = gamma * x over the last dimension.
+///
+/// # Errors
+/// When shapes or dtypes do not fit.
+pub fn layer_scale(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
+    x.broadcast_mul(gamma)
+}
+
+/// (B, H, W, C) -> (B, H/2, W/2, 4C) in the order of [`crate::MergePatches`].
+///
+/// # Errors
+/// When a side is odd.
+pub fn merge_patches(x: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    x.reshape(&[b, h / 2, 2, w / 2, 2, c][..])?
+        .permute([0, 1, 3, 4, 2, 5].as_slice())? // (B, H/2, W/2, column, row, C)
+        .reshape((b, h / 2, w / 2, 4 * c))
+}
+
+/// The mean over all dimensions but the first and the last.
+///
+/// # Errors
+/// When `x` has less than three dimensions.
+pub fn average_pool(x: &Tensor) -> Result<Tensor> {
+    let between: usize = x.dims()[1..x.rank() - 1].iter().product();
+    x.reshape((x.dim(0)?, between, x.dim(D::Minus1)?))?.mean(1)
 }
 
 /// The depthwise convolution of [`crate::DepthwiseConv1d`]: (B, heads, N, D) along N.

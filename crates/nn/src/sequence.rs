@@ -7,8 +7,10 @@
 //! | result of | kept for backward |
 //! | --- | --- |
 //! | the last layer | it is the result |
-//! | linear, attention, norms, GELU, gated GELU | yes |
+//! | linear, convolutions, attention, norms, GELU, gated GELU | yes |
+//! | layer scale | no: one multiplication |
 //! | dropout | no: the mask is drawn again |
+//! | inside a convolution | no: the patches are gathered again, piece by piece |
 //! | inside attention | no: the probabilities are computed again, block by block |
 //!
 //! A residual connection is added inside the last matrix product. On other devices and in half
@@ -77,6 +79,11 @@ impl Sequence {
     pub fn forward<'a>(&self, x: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
         let pass = pass.into();
         if let Some(probe) = pass.probe {
+            if pass.mode.is_train() {
+                candle_core::bail!(
+                    "probe: it looks on to evaluations; a training pass moves statistics"
+                );
+            }
             let mut y = x.clone();
             for layer in &self.layers {
                 let output = apply(&y, layer.clone(), pass)?;

@@ -82,6 +82,12 @@ impl ImageRecipe {
         }
     }
 
+    /// Whether the network has a class token or a position table in front of its first block.
+    pub fn has_embedding_tables(&self) -> bool {
+        Network::preset(&self.model)
+            .is_ok_and(|network| network.table_stds() != TableStds::default())
+    }
+
     /// The images of a folder, or the embedded ones.
     ///
     /// # Errors

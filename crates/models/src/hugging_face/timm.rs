@@ -42,13 +42,18 @@ pub fn export(
                 model.fold(&tensor.flatten_from(1)?.t()?.contiguous()?)?.t()?.reshape(shape)?
             }
             "patch_embed.proj.bias" => model.fold(&tensor.unsqueeze(0)?)?.squeeze(0)?,
-            "cls_token" | "pos_embed" => model.fold_positions(&tensor.squeeze(0)?)?.unsqueeze(0)?,
+            "cls_token" | "dist_token" | "pos_embed" => {
+                model.fold_positions(&tensor.squeeze(0)?)?.unsqueeze(0)?
+            }
             _ => continue,
         };
     }
     let size = config.image_size;
     let config = json!({
-        "architecture": "vit_base_patch16_224",
+        "architecture": match config.distilled {
+            true => "deit_base_distilled_patch16_224",
+            false => "vit_base_patch16_224",
+        },
         "num_classes": config.classes,
         "model_args": {
             "img_size": size,

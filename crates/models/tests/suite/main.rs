@@ -11,6 +11,7 @@ mod crammed_bert;
 mod crammed_parity;
 #[path = "../../../data/tests/support/corruption.rs"]
 mod damage;
+mod davit_parity;
 mod generate;
 mod gpt2;
 mod gpt2_parity;
@@ -19,11 +20,15 @@ mod gpu;
 mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
+mod image_parity;
+mod published_sizes;
 mod registry;
 mod siblings;
+mod swin_parity;
 mod timm_export;
 mod vit;
 mod vit_parity;
+mod xcit_parity;
 
 use candle_core::{DType, Device, Result, Tensor};
 use rand::{Rng, SeedableRng};

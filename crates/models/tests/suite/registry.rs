@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_conditioning::condition_number;
+use candle_conditioning::Conditioner;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::architecture::{Input, TableStds};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
@@ -26,9 +26,6 @@ const DIFFERENCE_TOLERANCE: f64 = 1e-6;
 
 /// An exempt gradient is exactly zero, here up to the rounding of sums in f64.
 const EXEMPT_TOLERANCE: f64 = 1e-13;
-
-/// The result of a conditioning is rounded to f32.
-const ROUNDED_TO_F32: f64 = 1e-4;
 
 /// Counting the parameters of the largest preset, whose weights have 6 GiB, allocates less than this.
 const COUNTED_IN: usize = 64 << 20;
@@ -60,6 +57,8 @@ fn exempt(family: &str, parameter: &str, len: usize) -> Range<usize> {
         "vit" if parameter.ends_with("attn.qkv.bias") => third,
         "gpt2" if parameter.ends_with("attn.c_attn.bias") => third,
         "bert" if parameter.ends_with("self.key.bias") => 0..len,
+        "swin" if parameter.ends_with("attn.qkv.bias") => third,
+        "xcit" if parameter.ends_with("attn.k.bias") => 0..len,
         _ => 0..0,
     }
 }
@@ -269,7 +268,8 @@ fn input_of_another_shape_is_refused_by_name() -> Result<()> {
                 shapes.map(image).into_iter().collect::<Result<_>>()?
             }
             Input::Ids { context, .. } => {
-                vec![Tensor::zeros((1, context + 1), DType::U32, &Device::Cpu)?]
+                let ids = |shape: &[usize]| Tensor::zeros(shape, DType::U32, &Device::Cpu);
+                vec![ids(&[1, context + 1])?, ids(&[3])?]
             }
         };
         for input in wrong {
@@ -310,7 +310,7 @@ fn no_conditioning_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// At every place that the family has, each sequence and then all tokens together.
+/// At every place that the family has.
 #[test]
 fn tokens_are_conditioned_where_the_configuration_says() -> Result<()> {
     for (family, network) in families()? {
@@ -331,16 +331,16 @@ fn tokens_are_conditioned_where_the_configuration_says() -> Result<()> {
             assert_eq!(tokens.plain.rank(), 3, "{what}");
             assert_eq!(tokens.plain.dims(), tokens.conditioned.dims(), "{what}");
             assert!(distance(&tokens.conditioned, &tokens.plain)? > 0.0, "{what}");
-            assert_eq!(store.buffers().len(), 2, "{what}");
+            let state =
+                store.buffers().into_iter().filter(|(name, _)| name.contains("conditioner."));
+            assert_eq!(state.count(), 2, "{what}");
         }
-        let literal = with(&network, Method::per_sequence(1.0)?, Placement::AfterPosition);
-        // A causal model refuses it, and a layer norm may follow the place.
-        let images = matches!(network.input(), Input::Images { .. });
-        assert!(literal.validate().is_ok() || !images, "{family}");
-        if images {
-            let kappa = condition_number(&literal.fresh_tokens(1, &input)?.conditioned)?;
-            let kappa: Vec<f64> = kappa.to_vec1()?;
-            assert!(kappa.iter().all(|k| *k <= 2.0 * (1.0 + ROUNDED_TO_F32)), "{family} {kappa:?}");
+        // A causal model refuses the literal method, and a layer norm may follow the place.
+        if matches!(network.input(), Input::Images { .. }) {
+            let literal = with(&network, Method::per_sequence(1.0)?, Placement::AfterPosition);
+            let tokens = literal.fresh_tokens(1, &input)?;
+            let wanted = Conditioner::default().forward(&tokens.plain)?;
+            assert_eq!(bits(&tokens.conditioned)?, bits(&wanted)?, "{family}");
         }
     }
     Ok(())

@@ -224,6 +224,17 @@ pub(crate) fn for_pieces_with_sums<T: Real>(
 
 /// The sum over rows of `x`, `width` elements each, in a fixed order.
 pub(crate) fn column_sums<T: Real>(x: &[T], width: usize) -> Vec<T> {
+    if width > PIECE {
+        // Long rows: a piece is some of the columns.
+        return build(width, PIECE, |i, sums| {
+            for row in x.chunks_exact(width) {
+                vectorised(
+                    #[inline(always)]
+                    || add(sums, &row[i * PIECE..]),
+                );
+            }
+        });
+    }
     let piece_len = (rows_per_piece(width) * width).max(1);
     let mut partial = vec![T::ZERO; x.len().div_ceil(piece_len) * width];
     for_pieces(&mut partial, width, |i, sums| {

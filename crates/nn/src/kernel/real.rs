@@ -14,6 +14,8 @@ pub(crate) trait Real: WithDType {
     fn erf(self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
+    /// The same number as f64.
+    fn wide(self) -> f64;
     /// The larger of two numbers; a NaN on the right is lost, which callers do not rely on.
     fn larger(self, other: Self) -> Self {
         if self > other { self } else { other }
@@ -23,6 +25,11 @@ pub(crate) trait Real: WithDType {
 impl Real for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
 
     /// Cephes `expf`: e^x = 2^n e^r with |r| <= ln(2)/2, relative error below 2e-7.
     #[inline(always)]
@@ -76,6 +83,11 @@ impl Real for f32 {
 impl Real for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
 
     #[inline(always)]
     fn exp(self) -> Self {

@@ -7,6 +7,9 @@ use super::Real;
 /// Channels that are summed in registers.
 const LANES: usize = 16;
 
+/// Elements of the rows whose gradients of taps are summed by one thread.
+const BAND: usize = 1 << 15;
+
 /// The convolution of `images` (height, width, channels) with stride 1 and zeros around, image i
 /// with the taps of group i mod `groups`; taps are (groups, rows, columns, channels), rows and
 /// columns odd.
@@ -26,6 +29,9 @@ type Place = (usize, usize);
 impl Stencil {
     /// y_p = bias + sum over taps t of w_t x_(p + t), parallel over rows of images.
     pub(crate) fn forward<T: Real>(self, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
+        if self.is_small() {
+            return self.forward_small(x, w, bias);
+        }
         super::build(x.len(), self.width * self.channels, |i, y| {
             let (image, row) = (i / self.height, i % self.height);
             let (x, w) = (self.image(x, image), self.group(w, image));
@@ -85,6 +91,9 @@ impl Stencil {
 
     /// dw_t = sum over p of g_p x_(p + t): parallel over images, whose sums are added in order.
     pub(crate) fn backward_taps<T: Real>(self, x: &[T], g: &[T]) -> Vec<T> {
+        if self.is_small() {
+            return self.backward_taps_small(x, g);
+        }
         let len = self.taps_len();
         let partial = super::build(self.images * len, len, |image, dw| {
             let (x, g) = (self.image(x, image), self.image(g, image));
@@ -136,6 +145,127 @@ impl Stencil {
             }
         }
         *dw = sum;
+    }
+
+    /// Whether the taps of some channels fit in the registers of a core: 3 x 3.
+    fn is_small(self) -> bool {
+        self.taps == (3, 3) && self.groups == 1
+    }
+
+    /// [`Stencil::forward`] of 3 x 3 taps, which stay in registers along a row.
+    fn forward_small<T: Real>(self, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
+        let outside = vec![T::ZERO; self.width * self.channels];
+        super::build(x.len(), self.width * self.channels, |i, y| {
+            let rows = self.around(x, i, &outside);
+            super::vectorised(
+                #[inline(always)]
+                || {
+                    let lanes = self.channels - self.channels % LANES;
+                    for c in (0..lanes).step_by(LANES) {
+                        self.row_small::<T, LANES>(rows, w, bias, y, c);
+                    }
+                    for c in lanes..self.channels {
+                        self.row_small::<T, 1>(rows, w, bias, y, c);
+                    }
+                },
+            );
+        })
+    }
+
+    /// L channels of one row of the result, from channel `c` on, of the three rows around it.
+    #[inline(always)]
+    fn row_small<T: Real, const L: usize>(
+        self,
+        rows: [&[T]; 3],
+        w: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+        c: usize,
+    ) {
+        let w: [[T; L]; 9] = std::array::from_fn(|t| load(w, t * self.channels + c));
+        let bias = bias.map_or([T::ZERO; L], |bias| load(bias, c));
+        for column in 0..self.width {
+            let mut sum = bias;
+            for a in 0..3 {
+                for b in 0..3 {
+                    // A branch and not a range: an index that is not constant would put the taps
+                    // into memory.
+                    if column + b >= 1 && column + b <= self.width {
+                        let x: [T; L] = load(rows[a], (column + b - 1) * self.channels + c);
+                        for l in 0..L {
+                            sum[l] += w[3 * a + b][l] * x[l];
+                        }
+                    }
+                }
+            }
+            y[column * self.channels + c..][..L].copy_from_slice(&sum);
+        }
+    }
+
+    /// [`Stencil::backward_taps`] of 3 x 3 taps: sums in registers along a row, parallel over bands
+    /// of rows.
+    fn backward_taps_small<T: Real>(self, x: &[T], g: &[T]) -> Vec<T> {
+        let (len, row) = (self.taps_len(), self.width * self.channels);
+        let (outside, band) = (vec![T::ZERO; row], (BAND / row.max(1)).max(1));
+        let rows = self.images * self.height;
+        let partial = super::build(rows.div_ceil(band) * len, len, |i, dw| {
+            super::vectorised(
+                #[inline(always)]
+                || {
+                    let lanes = self.channels - self.channels % LANES;
+                    for r in i * band..((i + 1) * band).min(rows) {
+                        let (x, g) = (self.around(x, r, &outside), &g[r * row..(r + 1) * row]);
+                        for c in (0..lanes).step_by(LANES) {
+                            self.add_taps_small::<T, LANES>(x, g, dw, c);
+                        }
+                        for c in lanes..self.channels {
+                            self.add_taps_small::<T, 1>(x, g, dw, c);
+                        }
+                    }
+                },
+            );
+        });
+        super::column_sums(&partial, len)
+    }
+
+    /// Adds what one row of `g` and the three rows of x around it give to L channels of all taps.
+    #[inline(always)]
+    fn add_taps_small<T: Real, const L: usize>(
+        self,
+        rows: [&[T]; 3],
+        g: &[T],
+        dw: &mut [T],
+        c: usize,
+    ) {
+        let mut sums: [[T; L]; 9] = std::array::from_fn(|t| load(dw, t * self.channels + c));
+        for column in 0..self.width {
+            let g: [T; L] = load(g, column * self.channels + c);
+            for a in 0..3 {
+                for b in 0..3 {
+                    if column + b >= 1 && column + b <= self.width {
+                        let x: [T; L] = load(rows[a], (column + b - 1) * self.channels + c);
+                        for l in 0..L {
+                            sums[3 * a + b][l] += g[l] * x[l];
+                        }
+                    }
+                }
+            }
+        }
+        for (t, sums) in sums.iter().enumerate() {
+            dw[t * self.channels + c..][..L].copy_from_slice(sums);
+        }
+    }
+
+    /// Row number `row` of all images and those above and below it, which are `outside` beyond the
+    /// image.
+    fn around<'a, T>(self, x: &'a [T], row: usize, outside: &'a [T]) -> [&'a [T]; 3] {
+        let (at, len) = (row % self.height, self.width * self.channels);
+        let of = |row: usize| &x[row * len..(row + 1) * len];
+        [
+            if at > 0 { of(row - 1) } else { outside },
+            of(row),
+            if at + 1 < self.height { of(row + 1) } else { outside },
+        ]
     }
 
     /// Elements of the taps of one group.

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use crate::{DIFFERENCE_TOLERANCE, F64_TOLERANCE, agree, distance, uniform, variable};
 
-fn conv2d(v: &[Tensor], size: (usize, usize)) -> Result<Tensor> {
-    DepthwiseConv2d::from_tensors(v[1].clone(), v[2].clone()).forward(&v[0], size)
+fn conv2d(v: &[Tensor]) -> Result<Tensor> {
+    DepthwiseConv2d::from_tensors(v[1].clone(), v[2].clone()).forward(&v[0])
 }
 
 fn conv1d(v: &[Tensor]) -> Result<Tensor> {
@@ -24,13 +24,13 @@ proptest! {
         b in 1usize..4, h in 1usize..8, w in 1usize..8, c in 1usize..40, half in 0usize..4,
     ) {
         let k = 2 * half + 1;
-        let x = variable(&[b, h * w, c], 1).unwrap();
+        let x = variable(&[b, h, w, c], 1).unwrap();
         let (weight, bias) =
             (variable(&[c, 1, k, k], 2).unwrap(), variable(&[c], 3).unwrap());
         agree(
             &[x, weight, bias],
-            |v| conv2d(v, (h, w)),
-            |v| reference::depthwise2d(&v[0], &v[1], &v[2], (h, w)),
+            conv2d,
+            |v| reference::depthwise2d(&v[0], &v[1], &v[2]),
         ).unwrap();
     }
 
@@ -46,25 +46,28 @@ proptest! {
 
 #[test]
 fn strided_views_are_read_as_they_are_seen() -> Result<()> {
-    let x = variable(&[2, 10, 12], 1)?;
+    let x = variable(&[2, 10, 3, 4], 1)?;
     let (weight, bias) = (variable(&[10, 1, 3, 3], 2)?, variable(&[10], 3)?);
+    let seen = |v: &[Tensor]| -> Result<[Tensor; 3]> {
+        Ok([v[0].permute((0, 2, 3, 1))?, v[1].transpose(2, 3)?, v[2].clone()])
+    };
     agree(
         &[x, weight, bias],
-        |v| conv2d(&[v[0].transpose(1, 2)?, v[1].transpose(2, 3)?, v[2].clone()], (3, 4)),
+        |v| conv2d(&seen(v)?),
         |v| {
-            let (x, w) = (v[0].transpose(1, 2)?, v[1].transpose(2, 3)?);
-            reference::depthwise2d(&x, &w, &v[2], (3, 4))
+            let [x, w, bias] = seen(v)?;
+            reference::depthwise2d(&x, &w, &bias)
         },
     )
 }
 
 #[test]
 fn values_are_those_of_candles_convolution() -> Result<()> {
-    let (x, w, b) = (uniform(&[2, 20, 6], 1)?, uniform(&[6, 1, 3, 3], 2)?, uniform(&[6], 3)?);
-    let images = x.transpose(1, 2)?.reshape((2, 6, 4, 5))?;
+    let (x, w, b) = (uniform(&[2, 4, 5, 6], 1)?, uniform(&[6, 1, 3, 3], 2)?, uniform(&[6], 3)?);
+    let images = x.permute((0, 3, 1, 2))?.contiguous()?;
     let expected = images.conv2d(&w, 1, 1, 1, 6)?.broadcast_add(&b.reshape((1, 6, 1, 1))?)?;
-    let expected = expected.reshape((2, 6, 20))?.transpose(1, 2)?;
-    assert!(distance(&conv2d(&[x, w, b], (4, 5))?, &expected)? < F64_TOLERANCE);
+    let expected = expected.permute((0, 2, 3, 1))?;
+    assert!(distance(&conv2d(&[x, w, b])?, &expected)? < F64_TOLERANCE);
 
     // (5, 1) taps with padding (2, 0): candle pads both sides, so the outer columns go.
     let (x, w) = (uniform(&[2, 3, 7, 4], 1)?, uniform(&[3, 1, 5, 1], 2)?);
@@ -75,10 +78,10 @@ fn values_are_those_of_candles_convolution() -> Result<()> {
 
 #[test]
 fn gradients_equal_central_differences() -> Result<()> {
-    let v = [variable(&[2, 12, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
-    let r = uniform(&[2, 12, 3], 4)?;
+    let v = [variable(&[2, 3, 4, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
+    let r = uniform(&[2, 3, 4, 3], 4)?;
     let worst = central_differences(&v, 64, || {
-        (conv2d(&v.each_ref().map(|v| v.as_tensor().clone()), (3, 4))? * &r)?.sum_all()
+        (conv2d(&v.each_ref().map(|v| v.as_tensor().clone()))? * &r)?.sum_all()
     })?;
     assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
 
@@ -93,11 +96,11 @@ fn gradients_equal_central_differences() -> Result<()> {
 
 #[test]
 fn a_constant_gets_no_gradient() -> Result<()> {
-    let v = [variable(&[2, 6, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
+    let v = [variable(&[2, 2, 3, 3], 1)?, variable(&[3, 1, 3, 3], 2)?, variable(&[3], 3)?];
     for constant in 0..3 {
         let mut inputs = v.each_ref().map(|v| v.as_tensor().clone());
         inputs[constant] = inputs[constant].detach();
-        let grads = conv2d(&inputs, (2, 3))?.sum_all()?.backward()?;
+        let grads = conv2d(&inputs)?.sum_all()?.backward()?;
         for (i, input) in inputs.iter().enumerate() {
             assert_eq!(grads.get(input).is_some(), i != constant);
         }
@@ -107,17 +110,18 @@ fn a_constant_gets_no_gradient() -> Result<()> {
 
 #[test]
 fn shapes_that_do_not_fit_are_named() -> Result<()> {
-    let (x, bias) = (uniform(&[2, 6, 3], 1)?, uniform(&[3], 2)?);
+    let (x, bias) = (uniform(&[2, 2, 3, 3], 1)?, uniform(&[3], 2)?);
     let odd = uniform(&[3, 1, 3, 3], 3)?;
     let wrong = [
-        ([x.clone(), odd.clone(), bias.clone()], (2, 2)),
-        ([x.clone(), uniform(&[3, 1, 2, 2], 3)?, bias.clone()], (2, 3)),
-        ([x.clone(), uniform(&[3, 1, 3, 5], 3)?, bias], (2, 3)),
-        ([x, odd, uniform(&[1], 2)?], (2, 3)),
+        [x.reshape((2, 6, 3))?, odd.clone(), bias.clone()],
+        [x.clone(), uniform(&[3, 1, 2, 2], 3)?, bias.clone()],
+        [x.clone(), uniform(&[3, 1, 3, 5], 3)?, bias],
+        [x, odd, uniform(&[1], 2)?],
     ];
-    for (inputs, size) in &wrong {
-        let message = conv2d(inputs, *size).unwrap_err().to_string();
-        assert!(message.contains("[2, 6, 3]") && message.contains("not fit"), "{message}");
+    for inputs in &wrong {
+        let message = conv2d(inputs).unwrap_err().to_string();
+        let input = format!("{:?}", inputs[0].dims());
+        assert!(message.contains(&input) && message.contains("not fit"), "{message}");
     }
     let heads = [uniform(&[2, 3, 4, 5], 1)?, uniform(&[4, 1, 3, 1], 2)?];
     let message = conv1d(&heads).unwrap_err().to_string();

@@ -1,10 +1,10 @@
 //! The same bits for any number of threads, and random streams that depend on nothing ambient.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, GatedGelu, Gelu, LayerNorm,
-    Mode, RmsNorm, Sequence, Store, attention, embedding, gelu, linear, linear_cross_entropy,
-    softmax,
+    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv1d, DepthwiseConv2d, DropPath,
+    Dropout, GatedGelu, Gelu, LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store,
+    attention, embedding, gelu, linear, linear_cross_entropy, softmax,
 };
 
 use crate::uniform;
@@ -50,7 +50,7 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
     );
     let x =
         branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2, last: true })?;
-    let x = image.forward(&x, (10, 20))?;
+    let x = image.forward(&x.reshape((9, 10, 20, 48))?)?;
     let x = heads.forward(&x.reshape((9, 200, 3, 16))?.transpose(1, 2)?)?;
     let x = x.transpose(1, 2)?.reshape((9, 200, 48))?;
     let mask = (uniform(&[48], 3)? + 0.5)?.ge(0.0)?;
@@ -63,9 +63,43 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
     Ok(out)
 }
 
+/// Gradients and buffers of a small network of images.
+fn image_model() -> Result<Vec<Vec<f32>>> {
+    let store = Store::new(13, DType::F32, &Device::Cpu);
+    let (vb, mode) = (store.builder(), Mode::Train { seed: 1, step: 2, last: true });
+    let images = Var::from_tensor(&uniform(&[5, 41, 41, 3], 2)?.to_dtype(DType::F32)?)?;
+    let stem = Sequence::new([
+        Conv2d::new(vb.pp("stem"), 3, 16, 3)?.stride(2).padding(1).into(),
+        BatchNorm2d::new(vb.pp("bn1"), 16)?.into(),
+        Gelu::Erf.into(),
+        Conv2d::without_bias(vb.pp("conv"), 16, 24, 4)?.padding(1).into(),
+    ]);
+    let branch = Sequence::residual([
+        DepthwiseConv2d::new(vb.pp("depthwise"), 24, 3)?.into(),
+        BatchNorm2d::new(vb.pp("bn2"), 24)?.into(),
+        LayerScale::new(vb.clone(), 24, 0.3)?.into(),
+    ]);
+    let head = Sequence::new([
+        MergePatches.into(),
+        linear(vb.pp("head"), 96, 5)?.into(),
+        AveragePool.into(),
+    ]);
+    let y = head.forward(&branch.forward(&stem.forward(&images, mode)?, mode)?, mode)?;
+    let grads = y.sqr()?.sum_all()?.backward()?;
+    let mut out = vec![y.flatten_all()?.to_vec1()?];
+    out.push(grads.get(&images).expect("images").flatten_all()?.to_vec1()?);
+    for (name, var) in store.parameters() {
+        out.push(grads.get(&var).expect(&name).flatten_all()?.to_vec1()?);
+    }
+    for (_, var) in store.buffers() {
+        out.push(var.to_vec1()?);
+    }
+    Ok(out)
+}
+
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    for network in [run, language_model] {
+    for network in [run, language_model, image_model] {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| network().unwrap())

@@ -3,8 +3,9 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DropPath, Dropout, GatedGelu, Gelu, HeadNorm, LayerNorm, Mode, RmsNorm, Sequence,
-    Store, embedding, linear, linear_cross_entropy,
+    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
+    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store, embedding,
+    linear, linear_cross_entropy,
 };
 
 use crate::{distance, uniform};
@@ -53,11 +54,45 @@ fn run(device: &Device) -> Result<Vec<(String, Tensor)>> {
 #[test]
 fn gpu_layers_equal_those_of_the_cpu() -> Result<()> {
     let gpu = Device::new_cuda(0)?;
-    for ((name, got), (_, want)) in run(&gpu)?.into_iter().zip(run(&Device::Cpu)?) {
-        let d = distance(&got, &want)?;
-        assert!(d < DEVICE_TOLERANCE, "{name} differs by {d}");
+    for network in [run, run_images] {
+        for ((name, got), (_, want)) in network(&gpu)?.into_iter().zip(network(&Device::Cpu)?) {
+            let d = distance(&got, &want)?;
+            assert!(d < DEVICE_TOLERANCE, "{name} differs by {d}");
+        }
     }
     Ok(())
+}
+
+/// Layers of images on a device: result, gradients and buffers by name.
+fn run_images(device: &Device) -> Result<Vec<(String, Tensor)>> {
+    let store = Store::new(7, DType::F32, device);
+    let vb = store.builder();
+    let images = uniform(&[4, 16, 16, 3], 1)?.to_dtype(DType::F32)?.to_device(device)?;
+    let stem = Sequence::new([
+        Conv2d::new(vb.pp("conv"), 3, 8, 3)?.stride(2).padding(1).into(),
+        BatchNorm2d::new(vb.pp("bn"), 8)?.into(),
+        Gelu::Erf.into(),
+    ]);
+    let branch = Sequence::residual([
+        DepthwiseConv2d::new(vb.pp("depthwise"), 8, 3)?.into(),
+        LayerScale::new(vb.clone(), 8, 0.5)?.into(),
+    ]);
+    let head = Sequence::new([
+        MergePatches.into(),
+        linear(vb.pp("head"), 32, 5)?.into(),
+        AveragePool.into(),
+    ]);
+    let y = head.forward(&branch.forward(&stem.forward(&images, MODE)?, MODE)?, MODE)?;
+    let grads = y.sqr()?.sum_all()?.backward()?;
+    let mut out = vec![("y".to_string(), y.to_device(&Device::Cpu)?)];
+    for (name, var) in store.parameters() {
+        let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        out.push((name, grad.to_device(&Device::Cpu)?));
+    }
+    for (name, var) in store.buffers() {
+        out.push((name, var.to_device(&Device::Cpu)?));
+    }
+    Ok(out)
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu, LayerNorm, Mode, RmsNorm,
-    Sequence, Store, add_table, attention, causal_attention, embedding, gated_gelu, gelu,
-    gelu_tanh, linear, linear_cross_entropy, padded_attention, softmax,
+    Attention, BatchNorm2d, Conv2d, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu,
+    LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store, add_table, attention,
+    average_pool, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, linear,
+    linear_cross_entropy, padded_attention, softmax,
 };
 
 use crate::{HALF_TOLERANCE, distance, uniform};
@@ -28,6 +29,11 @@ fn branch(store: &Store) -> Result<Sequence> {
     ]))
 }
 
+/// x (B, 6, 12) as images (B, 2, 3, 12).
+fn grid(x: &Tensor) -> Result<Tensor> {
+    x.reshape((x.dim(0)?, 2, 3, 12))
+}
+
 /// Every op as a function of x (B, 6, 12).
 fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
     let vb = store.builder();
@@ -36,6 +42,9 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
     let table = vb.get_with_hints((1, 6, 12), "table", conditioned_nn::init::normal(0.5))?;
     let image = DepthwiseConv2d::new(vb.pp("c2"), 12, 3)?;
     let heads = DepthwiseConv1d::new(vb.pp("c1"), 6, 5)?;
+    let conv = Conv2d::new(vb.pp("c"), 12, 12, 3)?.padding(1);
+    let (norm2d, scale) =
+        (BatchNorm2d::new(vb.pp("b"), 12)?, LayerScale::new(vb.pp("s"), 12, 0.5)?);
     let mask = uniform(&[12], 3)?.ge(0.0)?;
     Ok(vec![
         ("layer-norm", Box::new(move |x| norm.forward(x))),
@@ -49,7 +58,10 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
         ("softmax", Box::new(|x| softmax(x, 0.5, None))),
         ("masked softmax", Box::new(move |x| softmax(x, 0.5, Some(&mask)))),
         ("add-table", Box::new(move |x| add_table(x, &table))),
-        ("depthwise 2d", Box::new(move |x| image.forward(x, (2, 3)))),
+        ("depthwise 2d", Box::new(move |x| grid(x)?.apply(&image)?.flatten(1, 2))),
+        ("conv2d", Box::new(move |x| grid(x)?.apply(&conv)?.flatten(1, 2))),
+        ("batch-norm", Box::new(move |x| norm2d.forward(x, Mode::Eval))),
+        ("layer-scale", Box::new(move |x| scale.forward(x))),
         ("depthwise 1d", Box::new(move |x| heads.forward(&x.unsqueeze(2)?)?.squeeze(2))),
         ("sequence", Box::new(move |x| branch.forward(x, TRAIN))),
     ])
@@ -70,6 +82,11 @@ fn an_empty_batch_has_an_empty_result() -> Result<()> {
             }
         }
     }
+    let images = Tensor::zeros((0, 4, 6, 3), DType::F32, &Device::Cpu)?;
+    assert_eq!(MergePatches.forward(&images)?.dims(), [0, 2, 3, 12]);
+    assert_eq!(average_pool(&images)?.dims(), [0, 3]);
+    let norm = BatchNorm2d::new(store.builder().pp("empty"), 3)?;
+    assert_eq!(norm.forward(&images, TRAIN)?.dims(), [0, 4, 6, 3]);
     let ids = Tensor::zeros((0, 6), DType::U32, &Device::Cpu)?;
     let table = Tensor::ones((3, 4), DType::F32, &Device::Cpu)?;
     assert_eq!(embedding(&ids, &table)?.dims(), [0, 6, 4]);

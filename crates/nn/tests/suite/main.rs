@@ -12,6 +12,8 @@ mod determinism;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod gradients;
+mod images;
+mod layers_parity;
 mod limits;
 mod oracle;
 mod softmax;

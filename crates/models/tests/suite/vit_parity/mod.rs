@@ -1,29 +1,13 @@
-//! A tiny ViT against timm's: logits, loss and every gradient, plain and conditioned.
+//! A tiny ViT and a tiny distilled DeiT against timm's: logits, loss and every gradient, plain and
+//! conditioned.
 //!
 //! The fixture is written by `make_fixture.py` beside this file.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use candle_core::{DType, Device, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::vit::{Vit, VitConfig};
-use conditioned_models::{Architecture, Model};
-use conditioned_nn::{Mode, Store, cross_entropy};
 
-use crate::distance;
-
-/// f64 against PyTorch's f64: roundings of 1e-16 through two blocks, times kappa of the tiny Gram
-/// matrices (below 1e4) in the conditioned arms.
-const F64_TOLERANCE: f64 = 1e-10;
-
-/// f32: roundings of 6e-8 through the same, relative to the larger of 1 and the value.
-const F32_TOLERANCE: f64 = 1e-4;
-
-fn fixture() -> BTreeMap<String, Tensor> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/vit_parity/vit.safetensors");
-    conditioned_nn::store::load_tensors(&path, &Device::Cpu).unwrap()
-}
+use crate::image_parity;
 
 fn config(conditioning: ConditioningConfig) -> VitConfig {
     VitConfig {
@@ -39,39 +23,27 @@ fn config(conditioning: ConditioningConfig) -> VitConfig {
     }
 }
 
-/// Runs one arm in f64 and f32 and compares logits, loss and every gradient.
 fn compare(arm: &str, method: Method, placement: Placement) {
-    let fixture = fixture();
-    for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
-        let store = Store::new(0, dtype, &Device::Cpu);
-        let vit = Vit::new(
-            &config(ConditioningConfig { method, placement, ..Default::default() }),
-            store.builder(),
-        );
-        let vit = vit.unwrap();
-        for (name, var) in store.parameters() {
-            let value =
-                fixture.get(&format!("parameter/{name}")).unwrap_or_else(|| panic!("{name}"));
-            var.set(&value.to_dtype(dtype).unwrap()).unwrap();
-        }
-        let images = fixture["images"].to_dtype(dtype).unwrap();
-        let logits =
-            vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into()).unwrap();
-        let loss = cross_entropy(&logits, &fixture["targets"]).unwrap();
-        let close = |what: &str, got: &Tensor| {
-            let d = distance(got, &fixture[&format!("{arm}/{what}")]).unwrap();
-            assert!(d < tolerance, "{arm} {dtype:?}: {what} differs by {d:e}");
-        };
-        close("logits", &logits);
-        close("loss", &loss);
-        let grads = loss.backward().unwrap();
-        let parameters = store.parameters();
-        let expected = fixture.keys().filter(|k| k.starts_with(&format!("{arm}/gradient/")));
-        assert_eq!(parameters.len(), expected.count());
-        for (name, var) in parameters {
-            close(&format!("gradient/{name}"), grads.get(&var).expect(&name));
-        }
-    }
+    let config = config(ConditioningConfig { method, placement, ..Default::default() });
+    let file = "vit_parity/vit.safetensors";
+    image_parity::compare(file, arm, &config);
+}
+
+/// Both heads of a distilled DeiT, each with its loss.
+fn compare_distilled(arm: &str, method: Method) {
+    let config = VitConfig { distilled: true, ..config(method.into()) };
+    let file = "vit_parity/deit.safetensors";
+    image_parity::compare_heads(file, arm, |vb| Vit::new(&config, vb), Vit::heads);
+}
+
+#[test]
+fn distilled() {
+    compare_distilled("none", Method::None);
+}
+
+#[test]
+fn distilled_and_conditioned_per_sequence() {
+    compare_distilled("per-sequence", Method::per_sequence(1.0).unwrap());
 }
 
 #[test]
