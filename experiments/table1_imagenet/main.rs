@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use conditioned_data::ImageData;
+use conditioned_models::network::Network;
 use experiments::arm::Arm::{self, Baseline, Init, PerSequence, PooledCurrent};
 use experiments::column::{self, Column};
 use experiments::job::Job;
@@ -250,11 +251,9 @@ impl Table for Table1 {
 
     fn label(row: &str) -> String {
         match row {
-            "vit" => "ViT",
+            // A ViT by another recipe.
             "deit" => "DeiT",
-            "swin" => "Swin",
-            "xcit" => "XCiT",
-            _ => "DaViT",
+            family => Network::label(family).unwrap_or(family),
         }
         .to_string()
     }

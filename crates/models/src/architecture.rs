@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::Store;
+use conditioned_nn::store::is_buffer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -194,11 +195,6 @@ impl SimpleBackend for Shapes {
     fn contains_tensor(&self, _: &str) -> bool {
         false
     }
-}
-
-/// Whether a tensor is state, as in [`Store`], and not a parameter.
-fn is_buffer(name: &str) -> bool {
-    name.rsplit('.').next().is_some_and(|last| last.starts_with("running_"))
 }
 
 /// Makes one type of several configurations: a variant each, read and written under the variant's name.

@@ -233,7 +233,7 @@ impl Bert {
     pub fn new(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let (c, embeddings) = (config.width, vb.pp("embeddings"));
-        let stem = Stem::new("bert", config.conditioning, c, &vb)?;
+        let stem = Stem::new(config, c, &vb)?;
         let table = |name, rows| {
             let init = init::normal(config.table_std);
             embeddings.pp(name).get_with_hints((rows, c), "weight", init)

@@ -42,6 +42,7 @@ impl Embedding {
         place: impl Fn(&Tensor) -> Result<Tensor>,
         way: Way<'_>,
     ) -> Result<Tensor> {
+        self.stem.check(ids)?;
         let (words, tables) = (self.words.rows(ids, way)?, self.tables(added));
         let words = self.stem.at(Placement::BeforePosition, words, &tables, way)?;
         let x = self.stem.at(Placement::AfterPosition, place(&words)?, &tables, way)?;

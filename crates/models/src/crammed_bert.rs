@@ -228,7 +228,7 @@ impl CrammedBert {
             embedding: Embedding::new(
                 words,
                 LayerNorm::new(embedding.pp("norm"), c, EPS)?,
-                Stem::new("crammed-bert", config.conditioning, c, &vb)?,
+                Stem::new(config, c, &vb)?,
             )?,
             sinusoid: sinusoid(config.context, c, vb.dtype(), vb.device())?,
             scale: embedding.pp("pos_embedding").get_with_hints(

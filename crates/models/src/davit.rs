@@ -215,7 +215,7 @@ impl Davit {
                 convolution.into(),
                 LayerNorm::new(vb.pp("stem.norm"), c, EPS)?.into(),
             ]),
-            stem: Stem::new("davit", config.conditioning, c, &vb)?,
+            stem: Stem::new(config, c, &vb)?,
             stages,
             norm: LayerNorm::new(vb.pp("head.norm"), last, EPS)?,
             head: Linear::with_std(vb.pp("head.fc"), last, config.classes, LINEAR_STD)?,
@@ -233,6 +233,7 @@ impl Model for Davit {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.stem.check(images)?;
         let x = self.convolution.forward(&channels_last(images)?, way.pass())?;
         self.stem.at(Placement::AfterPosition, x, &[], way)
     }

@@ -207,7 +207,7 @@ impl Gpt2 {
         let (c, vocabulary) = (config.width, config.vocabulary);
         let table =
             |name, rows, std| vb.pp(name).get_with_hints((rows, c), "weight", init::normal(std));
-        let stem = Stem::new("gpt2", config.conditioning, c, &vb)?;
+        let stem = Stem::new(config, c, &vb)?;
         let blocks = (0..config.depth)
             .map(|i| Block::new(config, vb.pp("h").pp(i)))
             .collect::<Result<_>>()?;
@@ -283,7 +283,8 @@ impl Gpt2 {
     /// Ids (B, N) at the positions from `first` on to the tokens that enter the first block,
     /// (B, N, C).
     fn embed_from(&self, ids: &Tensor, first: usize, way: Way<'_>) -> Result<Tensor> {
-        let (length, context) = (ids.dims2()?.1, self.context());
+        self.stem.check(ids)?;
+        let (length, context) = (ids.dim(1)?, self.context());
         let words = self.wte.rows(ids, way)?;
         let words = self.stem.at(Placement::BeforePosition, words, &self.tables(), way)?;
         let end = first + length;

@@ -1,6 +1,6 @@
 //! All models behind one name: what a run that can train any of them is configured with.
 
-use crate::architecture::architectures;
+use crate::architecture::{Architecture, architectures};
 use crate::davit::DavitConfig;
 use crate::encoder::EncoderConfig;
 use crate::gpt2::Gpt2Config;
@@ -23,5 +23,13 @@ architectures! {
         Xcit(XcitConfig),
         /// DaViT.
         Davit(DavitConfig),
+    }
+}
+
+impl Network {
+    /// The label of the family called `name`.
+    pub fn label(name: &str) -> Option<&'static str> {
+        let mut families = Self::presets().into_iter().map(|(_, network)| network.family());
+        families.find(|family| family.name == name).map(|family| family.label)
     }
 }

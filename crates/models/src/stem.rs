@@ -16,6 +16,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{Mode, Pass};
 
+use crate::architecture::{Architecture, Input};
 use crate::conditioning::{ConditioningConfig, Method, Placement, Table, TokenConditioner};
 
 /// Which places an embedding has.
@@ -79,29 +80,51 @@ impl<'a> Way<'a> {
 #[derive(Debug)]
 pub struct Stem {
     model: &'static str,
+    input: Input,
     config: ConditioningConfig,
     conditioner: TokenConditioner,
 }
 
 impl Stem {
-    /// For tokens of width `channels` of a `model`, whose name errors begin with; its state lies in `conditioner` of `vb`, the root of the
-    /// model.
+    /// For tokens of width `channels`; its state lies in `conditioner` of `vb`, the root of the model.
     ///
     /// # Errors
     /// When the state cannot be created.
     pub(crate) fn new(
-        model: &'static str,
-        config: ConditioningConfig,
+        architecture: &impl Architecture,
         channels: usize,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let conditioner = TokenConditioner::new(config, channels, vb.pp("conditioner"))?;
-        Ok(Self { model, config, conditioner })
+        let config = architecture.conditioning();
+        Ok(Self {
+            model: architecture.family().name,
+            input: architecture.input(),
+            config,
+            conditioner: TokenConditioner::new(config, channels, vb.pp("conditioner"))?,
+        })
     }
 
     /// Where the tokens are conditioned.
     pub fn placement(&self) -> Placement {
         self.config.placement
+    }
+
+    /// Refuses images of another shape than the model takes, and ids that are not (B, N).
+    ///
+    /// # Errors
+    /// Names the model, what came and what it takes.
+    pub(crate) fn check(&self, input: &Tensor) -> Result<()> {
+        let (model, dims) = (self.model, input.dims());
+        match (self.input, dims) {
+            (Input::Images { channels, side, .. }, [_, c, h, w])
+                if (*c, *h, *w) == (channels, side, side) => {}
+            (Input::Images { channels, side, .. }, _) => candle_core::bail!(
+                "{model}: images {dims:?}; it takes (B, {channels}, {side}, {side})"
+            ),
+            (Input::Ids { .. }, [_, _]) => {}
+            (Input::Ids { .. }, _) => candle_core::bail!("{model}: ids {dims:?}; it takes (B, N)"),
+        }
+        Ok(())
     }
 
     /// The table (V, C) whose rows are looked up, conditioned where the method says so.

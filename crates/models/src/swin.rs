@@ -215,7 +215,7 @@ impl Swin {
         Ok(Self {
             patch_embed: PatchEmbed::new(patches.clone(), config.channels, config.patch_size, c)?,
             patch_norm: LayerNorm::new(patches.pp("norm"), c, EPS)?,
-            stem: Stem::new("swin", config.conditioning, c, &vb)?,
+            stem: Stem::new(config, c, &vb)?,
             stages,
             norm: LayerNorm::new(vb.pp("norm"), last, EPS)?,
             head: Linear::with_std(vb.pp("head.fc"), last, config.classes, LINEAR_STD)?,
@@ -233,6 +233,7 @@ impl Model for Swin {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.stem.check(images)?;
         let patches = self.patch_embed.image(images)?.apply(&self.patch_norm)?;
         self.stem.at(Placement::AfterPosition, patches, &[], way)
     }

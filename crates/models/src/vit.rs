@@ -251,7 +251,7 @@ impl Vit {
                 .then(|| vb.get_with_hints((1, 1, c), "dist_token", table))
                 .transpose()?,
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
-            stem: Stem::new("vit", config.conditioning, c, &vb)?,
+            stem: Stem::new(config, c, &vb)?,
             blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
             head: Linear::with_std(vb.pp("head"), c, config.classes, LINEAR_STD)?,
@@ -330,6 +330,7 @@ impl Model for Vit {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.stem.check(images)?;
         let patches = self.patch_embed.forward(images)?;
         let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
         self.stem.at(Placement::AfterPosition, self.position(&patches)?, &[], way)

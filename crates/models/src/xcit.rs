@@ -243,7 +243,7 @@ impl Xcit {
         Ok(Self {
             convolutions: convolutions(&config.stem_widths(), &vb.pp("patch_embed.proj"))?,
             positions: projection(vb.pp("pos_embed.token_projection"), c)?,
-            stem: Stem::new("xcit", config.conditioning, c, &vb)?,
+            stem: Stem::new(config, c, &vb)?,
             blocks,
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", init::normal(LINEAR_STD))?,
             class_blocks,
@@ -271,6 +271,7 @@ impl Model for Xcit {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
+        self.stem.check(images)?;
         let patches = self.convolutions.forward(&channels_last(images)?, way.pass())?;
         let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
         let (_, h, w, _) = patches.dims4()?;

@@ -245,7 +245,8 @@ impl Store {
     }
 }
 
-fn is_buffer(name: &str) -> bool {
+/// Whether the tensor called `name` is a buffer: see [`Store`].
+pub fn is_buffer(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     last.starts_with(BUFFER_PREFIX) || last == FIXED_BUFFER
 }

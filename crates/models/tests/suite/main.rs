@@ -22,6 +22,7 @@ mod hugging_face;
 mod hugging_face_bert;
 mod image_parity;
 mod published_sizes;
+mod registry;
 mod siblings;
 mod swin_parity;
 mod timm_export;

@@ -44,7 +44,7 @@ fn contradictions_are_errors_that_name_the_numbers() {
     let vit = Vit::new(&preset, vb()).unwrap();
     let wrong = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
     let message = vit.forward(&wrong, Mode::Eval.into()).unwrap_err().to_string();
-    assert!(message.contains("wanted 1 channels"), "{message}");
+    assert!(message.contains("vit: images [1, 3, 8, 8]; it takes (B, 1, 8, 8)"), "{message}");
 }
 
 fn model(method: Method, placement: Placement) -> Result<(Vit, Store)> {
