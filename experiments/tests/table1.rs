@@ -35,7 +35,8 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     let arms = "baseline,init,per-sequence,pooled-current,per-sequence-norm-matched,standardised";
     let run = |out: &Path, threads: &str| {
         let out = out.to_str().unwrap();
-        success(&["--preset", "smoke", "--arms", arms, "--threads", threads, "--out", out])
+        let rows = ["--preset", "smoke", "--models", "vit,deit"];
+        success(&[&rows[..], &["--arms", arms, "--threads", threads, "--out", out]].concat())
     };
     let table = run(&first, "1");
     for word in ["ViT", "DeiT", "published", "UCI digits", "paper: ImageNet-1k", "81.3", "82.5"] {
@@ -125,6 +126,34 @@ fn a_killed_run_resumes_to_the_same_results() {
     assert_eq!(text(&killed.join(metrics)), text(&whole.join(metrics)));
 }
 
+/// Networks without embedding tables run every arm but `init`, which is refused where it is named, and once:
+/// published and tuned are the same.
+#[test]
+fn networks_without_embedding_tables_search_learning_rates_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let rows = ["--preset", "smoke", "--models", "swin,xcit,davit", "--seeds", "1"];
+    let table = success(&[&rows[..], &["--out", out.to_str().unwrap()]].concat());
+    for word in ["Swin", "XCiT", "DaViT", "83.1", "82.9", "84.6"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let arms: Vec<String> = lines(&out)
+        .into_iter()
+        .filter(|line| &*line["metric"] == "test_accuracy")
+        .map(|line| format!("{} {} {}", line["row"], line["arm"], line["start"]))
+        .collect();
+    let wanted = ["davit", "swin", "xcit"].into_iter().flat_map(|row| {
+        ["baseline", "per-sequence", "pooled-current"].map(|arm| format!("{row} {arm} published"))
+    });
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(arms), sorted(wanted.collect()));
+    let error = failure(&["--preset", "smoke", "--models", "swin", "--arms", "init"]);
+    assert!(error.contains("swin init"), "{error}");
+}
+
 #[test]
 fn a_worker_killed_in_a_step_resumes_from_its_checkpoint() {
     let root = tempfile::tempdir().unwrap();
@@ -169,9 +198,10 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", &at("absent")], &["absent"]),
         (&["--data", &at("empty")], &["empty", "train-images"]),
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
-        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k"]),
+        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k, paper"]),
         (&["--preset", "mnist-4k"], &["--data"]),
-        (&["--models", "resnet"], &["invalid value 'resnet'", "vit, deit"]),
+        (&["--preset", "paper"], &["`plan` says what it takes", "cannot be run"]),
+        (&["--models", "resnet"], &["invalid value 'resnet'", "vit, deit, swin, xcit, davit"]),
         (&["--arms", "magic"], &["invalid value 'magic'", "pooled-current"]),
         (&["--set", "epoch=3"], &["unknown key `epoch`", "epochs"]),
         (&["--set", "epochs=few"], &["--set epochs=few"]),
