@@ -110,19 +110,18 @@ impl Architecture for DavitConfig {
         };
         let digits = Self {
             image_size: 8,
-            patch_size: 1,
+            patch_size: 2,
             channels: 1,
             classes: 10,
             widths: vec![32, 64],
             depths: vec![1, 1],
             heads: vec![2, 4],
-            window: 4,
+            window: 2,
             ..base.clone()
         };
-        let mnist = Self { image_size: 28, patch_size: 2, window: 7, ..digits.clone() };
+        let mnist = Self { image_size: 28, window: 7, ..digits.clone() };
         let rgb = Self {
             image_size: 32,
-            patch_size: 2,
             channels: 3,
             widths: vec![64, 128],
             depths: vec![1, 2],

@@ -113,23 +113,22 @@ impl Architecture for SwinConfig {
         let tiny = Self { depths: vec![2, 2, 6, 2], ..small.clone() };
         let digits = Self {
             image_size: 8,
-            patch_size: 1,
+            patch_size: 2,
             channels: 1,
             classes: 10,
             width: 32,
             depths: vec![2, 2],
             heads: vec![2, 4],
-            window: 4,
+            window: 2,
             ..base.clone()
         };
-        let mnist = Self { image_size: 28, patch_size: 2, window: 7, ..digits.clone() };
+        let mnist = Self { image_size: 28, window: 7, ..digits.clone() };
         let rgb = Self {
             image_size: 32,
-            patch_size: 2,
             channels: 3,
             width: 64,
             depths: vec![2, 4],
-            heads: vec![2, 4],
+            window: 4,
             ..digits.clone()
         };
         vec![

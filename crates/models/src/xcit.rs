@@ -112,8 +112,8 @@ impl Architecture for XcitConfig {
             patch_size: 2,
             channels: 1,
             classes: 10,
-            width: 64,
-            depth: 4,
+            width: 48,
+            depth: 3,
             heads: 4,
             class_depth: 1,
             ..small.clone()
