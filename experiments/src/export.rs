@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use conditioned_data::{Normalisation, TextBatch, Tokenizer};
+use conditioned_models::Architecture;
 use conditioned_models::encoder::EncoderConfig;
 use conditioned_models::gpt2::Gpt2;
 use conditioned_models::hugging_face::bert::{self, Head};
@@ -97,15 +98,15 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
             let settings = [("model_max_length", json!(network.context))];
             Tokenizer::read(run.join(TOKENIZER))?.save_with(out, settings)?;
         }
-        (Network::Encoder(EncoderConfig::CrammedBert(_)), _) => {
+        (network, _) => {
             bail!(
-                "{}: Crammed BERT has no folder layout that other programs read; its tensors stand in {}, \
-                 under the names of JonasGeiping/cramming",
+                "{}: {} has no folder layout that `export` writes; its tensors stand in {}, under the names of \
+                 its reference implementation",
                 config.name(),
+                network.family().label,
                 run.join(WEIGHTS).display()
             )
         }
-        _ => bail!("{}: nothing to export", config.name()),
     }
     print(&out.display().to_string())
 }

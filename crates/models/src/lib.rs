@@ -17,7 +17,7 @@
 //! let store = Store::new(1, DType::F32, &Device::Cpu);
 //! let vit = config.build(store.builder())?;
 //! let images = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
-//! let logits = vit.forward(&images, Mode::Train { seed: 1, step: 0, last: true })?; // (2, 10)
+//! let logits = vit.forward(&images, Mode::Train { seed: 1, step: 0, last: true }.into())?; // (2, 10)
 //! assert_eq!(logits.dims(), [2, 10]);
 //! # Ok(())
 //! # }
@@ -32,6 +32,10 @@
 //! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
 //! | Crammed BERT | [`crammed_bert`], heads in [`crammed_heads`] | `crammed-bert`, `crammed-4x128` | JonasGeiping/cramming |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
+//!
+//! Every configuration is an [`Architecture`] and every model a [`Model`]; [`network::Network`] is the
+//! configuration of any of them, made by the name of a preset. Conditioning in front of the first block is in one
+//! place for all, [`stem`].
 //!
 //! Folders of Hugging Face are read and written by [`hugging_face`]; for GPT-2 also generation
 //! ([`mod@generate`]) and perplexity ([`perplexity`]).

@@ -289,7 +289,7 @@ impl Block {
     fn new(config: &SwinConfig, stage: usize, block: usize, vb: VarBuilder) -> Result<Self> {
         let (c, heads) = (config.width << stage, config.heads[stage]);
         let hidden = c * config.mlp_ratio;
-        let side = config.image_size / config.patch_size >> stage;
+        let side = (config.image_size / config.patch_size) >> stage;
         let (window, shift) = config.windows(side);
         let shift = if block % 2 == 1 { shift } else { 0 };
         let rate = drop_path_of(config.drop_path, &config.depths, stage, block);

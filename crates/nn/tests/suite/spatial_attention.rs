@@ -145,8 +145,8 @@ fn a_probe_sees_every_kind_of_attention_and_changes_no_bit() -> Result<()> {
     let (tokens, image) = (uniform(&[2, 6, 12], 1)?, uniform(&[2, 4, 4, 12], 2)?);
     let tau = uniform(&[2, 1, 1], 3)?;
     let bias = uniform(&[9, 2], 4)?;
-    let kinds: [(Box<dyn Layer>, &Tensor, Option<&Padding>, bool); 5] = [
-        (Attention { heads: 2, causal: true }.into(), &tokens, None, false),
+    let kinds = [
+        (Box::<dyn Layer>::from(Attention { heads: 2, causal: true }), &tokens, None, false),
         (Attention { heads: 2, causal: false }.into(), &tokens, Some(&padding), false),
         (WindowAttention::from_tensor(bias, 2, 2, 1).into(), &image, None, false),
         (CrossCovarianceAttention::from_tensor(tau)?.into(), &tokens, None, true),
