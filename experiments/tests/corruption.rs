@@ -109,7 +109,7 @@ fn tuned_json() {
     let (_folder, path) = file("tuned.json", include_str!("../table1_imagenet/tuned/smoke.json"));
     let file = path.clone();
     check("tuned.json", &path, Cut::Known, move || {
-        let known = ["vit", "deit"].map(String::from);
+        let known = ["vit", "deit", "swin", "xcit", "davit"].map(String::from);
         let tuned = Tuned::open(None, Some(&file), "smoke", &known)?;
         Ok(tuned.best("vit", Arm::Baseline).map(Search::starts).ok())
     });
