@@ -2,12 +2,13 @@
 //! on a machine without a GPU these tests are not built.
 
 use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::Architecture;
 use conditioned_models::bert::{BertConfig, BertInput};
 use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::crammed_bert::CrammedBertConfig;
 use conditioned_models::crammed_heads::CrammedBertClassifier;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::network::Network;
 use conditioned_nn::{Mode, Store, cross_entropy};
 
 use crate::{distance, uniform};
@@ -38,14 +39,20 @@ fn compare(loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
 }
 
 #[test]
-fn gpu_vit_equals_that_of_the_cpu() -> Result<()> {
-    let config = VitConfig { drop_path: 0.2, ..VitConfig::preset("vit-8").unwrap() };
-    compare(|store| {
-        let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?.to_device(store.device())?;
-        let targets = candle_nn::ops::softmax(&uniform(&[4, 10], 2)?, 1)?;
-        let targets = targets.to_dtype(DType::F32)?.to_device(store.device())?;
-        cross_entropy(&Vit::new(&config, store.builder())?.forward(&images, MODE)?, &targets)
-    })
+fn gpu_image_models_equal_those_of_the_cpu() -> Result<()> {
+    for name in ["vit-8", "swin-8", "xcit-8", "davit-8"] {
+        let mut network = Network::preset(name).unwrap();
+        network.set_drop_path(0.2)?;
+        compare(|store| {
+            let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
+            let targets = candle_nn::ops::softmax(&uniform(&[4, 10], 2)?, 1)?;
+            let targets = targets.to_dtype(DType::F32)?.to_device(store.device())?;
+            let model = network.build(store.builder())?;
+            let images = images.to_device(store.device())?;
+            cross_entropy(&model.forward(&images, MODE.into())?, &targets)
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
