@@ -214,10 +214,19 @@ fn bad_input_gets_one_clear_error() {
         (&["--preset", "smoke", "--set", "train_images=5000"], &["UCI digits", "5000"]),
         (&["--preset", "smoke", "--set", "strength=-1"], &["-1"]),
         (&["--preset", "smoke", "--set", "epochs=0"], &["`length.epochs` must be at least 1"]),
-        (&["--preset", "smoke", "--set", "model=vit-9"], &["unknown model `vit-9`", "vit-8-tiny"]),
+        (
+            &["--preset", "smoke", "--models", "vit", "--set", "model=vit-9"],
+            &["unknown model `vit-9`", "vit-8-tiny"],
+        ),
         (&["--preset", "smoke", "--set", "batch_size=0"], &["batch_size=0"]),
-        (&["--preset", "smoke", "--set", "model=vit-28"], &["takes [1, 28, 28]"]),
-        (&["--preset", "smoke", "--set", "model=gpt2"], &["model=gpt2: it takes no images"]),
+        (
+            &["--preset", "smoke", "--models", "vit", "--set", "model=vit-28"],
+            &["takes [1, 28, 28]"],
+        ),
+        (
+            &["--preset", "smoke", "--models", "vit", "--set", "model=gpt2"],
+            &["model=gpt2: it takes no images"],
+        ),
         (&["--preset", "smoke", "--set", "drop_path=1.5"], &["drop_path 1.5"]),
     ];
     for (arguments, expected) in cases {
