@@ -8,7 +8,7 @@
 //!   -> layer norm                  Placement::AfterNorm
 //! ```
 //!
-//! A model sends its tokens through [`Stem::at`] at each place that it has, and one of the calls acts.
+//! A model sends its tokens through `Stem::at` at each place that it has, and one of the calls acts.
 
 use std::cell::OnceCell;
 
