@@ -275,3 +275,47 @@ macro_rules! architectures {
     };
 }
 pub(crate) use architectures;
+
+/// Answers of a configuration that are fields of it, by the names of the fields.
+macro_rules! from_fields {
+    ($($field:ident),+) => { $($crate::architecture::from_fields!(@ $field);)+ };
+    (@ image_size) => {
+        fn input(&self) -> $crate::architecture::Input {
+            let Self { channels, image_size: side, classes, .. } = *self;
+            $crate::architecture::Input::Images { channels, side, classes }
+        }
+    };
+    (@ context) => {
+        fn input(&self) -> $crate::architecture::Input {
+            let Self { vocabulary, context, .. } = *self;
+            $crate::architecture::Input::Ids { vocabulary, context }
+        }
+    };
+    (@ conditioning) => {
+        fn conditioning(&self) -> $crate::conditioning::ConditioningConfig {
+            self.conditioning
+        }
+
+        fn set_conditioning(&mut self, to: $crate::conditioning::ConditioningConfig) {
+            self.conditioning = to;
+        }
+    };
+    (@ table_std) => {
+        fn table_stds(&self) -> $crate::architecture::TableStds {
+            let std = Some(self.table_std);
+            $crate::architecture::TableStds { words: std, positions: std }
+        }
+
+        fn set_table_std(&mut self, std: f64) -> candle_core::Result<()> {
+            self.table_std = std;
+            Ok(())
+        }
+    };
+    (@ drop_path) => {
+        fn set_drop_path(&mut self, rate: f64) -> candle_core::Result<()> {
+            self.drop_path = rate;
+            Ok(())
+        }
+    };
+}
+pub(crate) use from_fields;

@@ -24,8 +24,9 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::architecture::{Architecture, Family, from_fields};
 use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
+use crate::checks;
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Table, Tokens};
 use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
@@ -84,6 +85,8 @@ impl Architecture for BertConfig {
         Family { name: "bert", label: "BERT" }
     }
 
+    from_fields!(context, conditioning, table_std);
+
     /// The two published sizes, the sentence encoder MiniLM-L6, and `bert-4x128`, which trains on a laptop; with
     /// the published dropout of 0.1.
     fn presets() -> Vec<(&'static str, Self)> {
@@ -119,49 +122,25 @@ impl Architecture for BertConfig {
         ]
     }
 
-    fn input(&self) -> Input {
-        Input::Ids { vocabulary: self.vocabulary, context: self.context }
-    }
-
     fn validate(&self) -> Result<()> {
-        let positive = [
-            ("vocabulary", self.vocabulary),
-            ("context", self.context),
-            ("types", self.types),
-            ("width", self.width),
-            ("heads", self.heads),
-            ("hidden", self.hidden),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("bert: {name} must be at least 1");
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            candle_core::bail!("bert: {} heads do not divide width {}", self.heads, self.width);
-        }
-        for (name, std) in [("table_std", self.table_std), ("linear_std", self.linear_std)] {
-            if !(std >= 0.0 && std.is_finite()) {
-                candle_core::bail!("bert: {name} {std} must be finite and >= 0");
-            }
-        }
+        checks::at_least_one(
+            "bert",
+            [
+                ("vocabulary", self.vocabulary),
+                ("context", self.context),
+                ("types", self.types),
+                ("width", self.width),
+                ("heads", self.heads),
+                ("hidden", self.hidden),
+            ],
+        )?;
+        checks::equal_heads("bert", self.heads, self.width)?;
+        checks::deviations(
+            "bert",
+            [("table_std", self.table_std), ("linear_std", self.linear_std)],
+        )?;
         let places = Places { tables: true, positions: true, norm: true };
         places.check(&self.conditioning, "bert")
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn table_stds(&self) -> TableStds {
-        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
-    }
-
-    fn set_table_std(&mut self, std: f64) -> Result<()> {
-        self.table_std = std;
-        Ok(())
     }
 
     fn macs(&self, tokens: usize) -> usize {

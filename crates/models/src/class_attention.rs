@@ -3,11 +3,14 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Gelu, Layer, LayerNorm, LayerScale, Linear, Pass, Sequence, softmax};
+use conditioned_nn::{
+    Gelu, Heads, Layer, LayerNorm, LayerScale, Linear, Pass, Probed, Sequence, softmax,
+};
 
+use crate::block::LINEAR_STD;
 use crate::conditioning::Packing;
 use crate::self_attention::Projection;
-use crate::xcit::{EPS, LINEAR_STD, XcitConfig};
+use crate::xcit::{EPS, XcitConfig};
 
 /// One block over class token c and patches p, with n = LN1([c; p]):
 ///
@@ -26,7 +29,7 @@ pub(crate) struct ClassBlock {
     heads: usize,
     /// What is done to the output of the heads, and the projection behind it.
     after: Sequence,
-    scale1: Sequence,
+    scale1: LayerScale,
     norm2: LayerNorm,
     tokens_norm: bool,
     mlp: Sequence,
@@ -41,7 +44,7 @@ impl ClassBlock {
             let layer = (linear(path, c, c)?, vb.pp(path));
             Projection::new(Packing::Rows, [layer], config.conditioning)
         };
-        let scale = |name| LayerScale::named(vb.clone(), name, c, config.layer_scale);
+        let scale = |name| LayerScale::new(vb.clone(), name, c, config.layer_scale);
         let method = config.conditioning.attention.layer(config.heads);
         let proj: Box<dyn Layer> = linear("attn.proj", c, c)?.into();
         Ok(Self {
@@ -51,7 +54,7 @@ impl ClassBlock {
             values: projection("attn.v")?,
             heads: config.heads,
             after: Sequence::new(method.into_iter().chain([proj])),
-            scale1: Sequence::new([scale("gamma1")?.into()]),
+            scale1: scale("gamma1")?,
             norm2: LayerNorm::new(vb.pp("norm2"), c, EPS)?,
             tokens_norm: config.tokens_norm,
             mlp: Sequence::residual([
@@ -71,7 +74,8 @@ impl ClassBlock {
         pass: Pass<'_>,
     ) -> Result<(Tensor, Tensor)> {
         let (b, n, c) = patches.dims3()?;
-        let normal = Tensor::cat(&[class, patches], 1)?.apply(&self.norm1)?; // (B, 1 + N, C)
+        let tokens = Tensor::cat(&[class, patches], 1)?; // (B, 1 + N, C)
+        let normal = tokens.apply(&self.norm1)?;
         let split = |x: Tensor, tokens: usize| {
             x.reshape((b, tokens, self.heads, c / self.heads))?.transpose(1, 2)?.contiguous()
         };
@@ -82,12 +86,17 @@ impl ClassBlock {
             split(normal.apply(&self.values.layer(pass.mode)?)?, n + 1)?,
         );
         let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
-        let y = softmax(&q.matmul(&k.t()?)?, scale, None)?.matmul(&v)?; // (B, H, 1, D)
-        let y = self.after.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, 1, c))?, pass)?;
+        let attention = softmax(&q.matmul(&k.t()?)?, scale, None)?; // (B, H, 1, 1 + N)
+        let output = attention.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, 1, c))?;
+        if let Some(probe) = pass.probe {
+            let heads = Heads { queries: q, keys: k, values: v, attention };
+            probe.push(Probed { tokens, heads, output: output.clone() });
+        }
+        let y = self.after.forward(&output, pass)?;
 
-        let class = (class + self.scale1.forward(&y, pass)?)?.apply(&self.norm2)?;
+        let class = (class + y.apply(&self.scale1)?)?.apply(&self.norm2)?;
         let class = self.mlp.forward(&class, pass)?;
-        let patches = (patches + self.scale1.forward(&normal.narrow(1, 1, n)?, pass)?)?;
+        let patches = (patches + normal.narrow(1, 1, n)?.apply(&self.scale1)?)?;
         let patches = if self.tokens_norm { patches.apply(&self.norm2)? } else { patches };
         Ok((class, (patches * 2.0)?))
     }

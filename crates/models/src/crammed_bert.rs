@@ -32,9 +32,10 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::architecture::{Architecture, Family, from_fields};
 use crate::bert::{BertInput, EPS};
 use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
+use crate::checks;
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Tokens};
 use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
@@ -100,6 +101,8 @@ impl Architecture for CrammedBertConfig {
         Family { name: "crammed-bert", label: "Crammed BERT" }
     }
 
+    from_fields!(context, conditioning, table_std);
+
     /// The published size, and `crammed-4x128`, which trains on a laptop; with the dropout of 0.1 of a
     /// fine-tuning.
     fn presets() -> Vec<(&'static str, Self)> {
@@ -120,29 +123,19 @@ impl Architecture for CrammedBertConfig {
         vec![("crammed-bert", base), ("crammed-4x128", small)]
     }
 
-    fn input(&self) -> Input {
-        Input::Ids { vocabulary: self.vocabulary, context: self.context }
-    }
-
     fn validate(&self) -> Result<()> {
-        let positive = [
-            ("vocabulary", self.vocabulary),
-            ("context", self.context),
-            ("width", self.width),
-            ("depth", self.depth),
-            ("heads", self.heads),
-            ("hidden", self.hidden),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("crammed-bert: {name} must be at least 1");
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            candle_core::bail!(
-                "crammed-bert: {} heads do not divide width {}",
-                self.heads,
-                self.width
-            );
-        }
+        checks::at_least_one(
+            "crammed-bert",
+            [
+                ("vocabulary", self.vocabulary),
+                ("context", self.context),
+                ("width", self.width),
+                ("depth", self.depth),
+                ("heads", self.heads),
+                ("hidden", self.hidden),
+            ],
+        )?;
+        checks::equal_heads("crammed-bert", self.heads, self.width)?;
         if !self.width.is_multiple_of(2) {
             candle_core::bail!(
                 "crammed-bert: width {} must be even: every frequency of the sinusoid is a sine and \
@@ -156,30 +149,12 @@ impl Architecture for CrammedBertConfig {
                 self.hidden
             );
         }
-        for (name, std) in [("table_std", self.table_std), ("linear_std", self.linear_std)] {
-            if !(std >= 0.0 && std.is_finite()) {
-                candle_core::bail!("crammed-bert: {name} {std} must be finite and >= 0");
-            }
-        }
+        checks::deviations(
+            "crammed-bert",
+            [("table_std", self.table_std), ("linear_std", self.linear_std)],
+        )?;
         let places = Places { tables: true, positions: true, norm: true };
         places.check(&self.conditioning, "crammed-bert")
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn table_stds(&self) -> TableStds {
-        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
-    }
-
-    fn set_table_std(&mut self, std: f64) -> Result<()> {
-        self.table_std = std;
-        Ok(())
     }
 
     fn macs(&self, tokens: usize) -> usize {

@@ -16,23 +16,22 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    ChannelAttention, Conv2d, DepthwiseConv2d, DropPath, Gelu, Layer, LayerNorm, Linear, Pass,
-    Sequence, WindowAttention, average_pool, channels_last,
+    ChannelAttention, Conv2d, DepthwiseConv2d, Layer, LayerNorm, Linear, Pass, Sequence,
+    WindowAttention, average_pool, channels_last,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input};
-use crate::conditioning::{ConditioningConfig, Packing, Placement};
+use crate::architecture::{Architecture, Family, from_fields};
+use crate::block::{Branches, LINEAR_STD, drop_path_of};
+use crate::checks;
+use crate::conditioning::{ConditioningConfig, Placement};
 use crate::model::Model;
-use crate::pyramid::{Pyramid, drop_path_of};
-use crate::self_attention::{Projection, SelfAttention};
+use crate::pyramid::Pyramid;
+use crate::self_attention::SelfAttention;
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a DaViT.
 const EPS: f64 = 1e-5;
-
-/// Deviation of every linear weight at initialisation, as in timm.
-const LINEAR_STD: f64 = 0.02;
 
 /// What a DaViT is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,20 +63,8 @@ pub struct DavitConfig {
 
 impl DavitConfig {
     fn pyramid(&self) -> Pyramid<'_> {
-        let Self { image_size, patch_size, window, mlp_ratio, drop_path, .. } = *self;
-        Pyramid {
-            model: "davit",
-            image_size,
-            patch_size,
-            channels: self.channels,
-            classes: self.classes,
-            widths: self.widths.clone(),
-            depths: &self.depths,
-            heads: &self.heads,
-            window,
-            mlp_ratio,
-            drop_path,
-        }
+        let Self { image_size, patch_size, ref widths, ref depths, ref heads, .. } = *self;
+        Pyramid { model: "davit", image_size, patch_size, widths: widths.clone(), depths, heads }
     }
 }
 
@@ -85,6 +72,8 @@ impl Architecture for DavitConfig {
     fn family(&self) -> Family {
         Family { name: "davit", label: "DaViT" }
     }
+
+    from_fields!(image_size, conditioning, drop_path);
 
     /// `davit_*` as in timm; the others are for 8 x 8 digits, 28 x 28 MNIST and 32 x 32 RGB images. None has
     /// drop path.
@@ -138,30 +127,16 @@ impl Architecture for DavitConfig {
         ]
     }
 
-    fn input(&self) -> Input {
-        let Self { channels, image_size: side, classes, .. } = *self;
-        Input::Images { channels, side, classes }
-    }
-
     fn validate(&self) -> Result<()> {
         let places = Places { tables: false, positions: false, norm: false };
         places.check(&self.conditioning, "davit")?;
-        let pyramid = self.pyramid();
-        pyramid.validate()?;
-        pyramid.sides().try_for_each(|side| pyramid.check_window(side, self.window))
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn set_drop_path(&mut self, rate: f64) -> Result<()> {
-        self.drop_path = rate;
-        Ok(())
+        let Self { channels, classes, mlp_ratio, window, .. } = *self;
+        checks::at_least_one(
+            "davit",
+            [("channels", channels), ("classes", classes), ("mlp_ratio", mlp_ratio)],
+        )?;
+        checks::probability("davit", "drop_path", self.drop_path)?;
+        self.pyramid().validate(|_| window)
     }
 
     fn macs(&self, _: usize) -> usize {
@@ -297,42 +272,27 @@ impl Block {
         among_channels: bool,
         vb: VarBuilder,
     ) -> Result<Self> {
-        let (c, heads) = (config.widths[stage], config.heads[stage]);
-        let hidden = c * config.mlp_ratio;
-        let rate = drop_path_of(config.drop_path, &config.depths, stage, pair);
-        let norm = |name| LayerNorm::new(vb.pp(name), c, EPS);
-        let linear =
-            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
-        let drop_path = |name| DropPath::new(&vb.pp(name), rate);
+        let (width, heads) = (config.widths[stage], config.heads[stage]);
         let position = |name: &str| -> Result<Sequence> {
-            let convolution = DepthwiseConv2d::new(vb.pp(name).pp("proj"), c, 3)?;
+            let convolution = DepthwiseConv2d::new(vb.pp(name).pp("proj"), width, 3)?;
             Ok(Sequence::residual([convolution.into()]))
         };
         let attention: Box<dyn Layer> = match among_channels {
             true => ChannelAttention { heads }.into(),
             false => WindowAttention::new(heads, config.window).into(),
         };
-        Ok(Self {
-            positions: [position("cpe1")?, position("cpe2")?],
-            attention: SelfAttention::new(
-                Some(norm("norm1")?.into()),
-                Projection::new(
-                    Packing::Rows,
-                    [(linear("attn.qkv", c, 3 * c)?, vb.pp("attn.qkv"))],
-                    config.conditioning,
-                )?,
-                attention,
-                heads,
-                config.conditioning,
-                [linear("attn.proj", c, c)?.into(), drop_path("drop_path1")?.into()],
-            ),
-            mlp: Sequence::residual([
-                norm("norm2")?.into(),
-                linear("mlp.fc1", c, hidden)?.into(),
-                Gelu::Erf.into(),
-                linear("mlp.fc2", hidden, c)?.into(),
-                drop_path("drop_path2")?.into(),
-            ]),
-        })
+        let positions = [position("cpe1")?, position("cpe2")?];
+        let (before, all) = config.pyramid().blocks(stage);
+        let branches = Branches {
+            vb,
+            width,
+            hidden: width * config.mlp_ratio,
+            eps: EPS,
+            layer_scale: None,
+            drop_path: drop_path_of(config.drop_path, before + pair, all),
+            conditioning: config.conditioning,
+        };
+        let attention = branches.attention(attention, heads)?;
+        Ok(Self { positions, attention, mlp: branches.mlp()? })
     }
 }

@@ -25,7 +25,8 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input, TableStds};
+use crate::architecture::{Architecture, Family, TableStds, from_fields};
+use crate::checks;
 use crate::conditioning::{ConditioningConfig, Packing, Placement, Table};
 use crate::model::Model;
 use crate::self_attention::{Projection, SelfAttention, folded_weights};
@@ -72,6 +73,8 @@ impl Architecture for Gpt2Config {
         Family { name: "gpt2", label: "GPT-2" }
     }
 
+    from_fields!(context);
+
     /// The four published sizes; `gpt2-6x384`, a small one for measurements; `gpt2-4x128`, this project's first
     /// prototype. None has dropout.
     fn presets() -> Vec<(&'static str, Self)> {
@@ -104,28 +107,21 @@ impl Architecture for Gpt2Config {
         ]
     }
 
-    fn input(&self) -> Input {
-        Input::Ids { vocabulary: self.vocabulary, context: self.context }
-    }
-
     fn validate(&self) -> Result<()> {
-        let positive = [
-            ("vocabulary", self.vocabulary),
-            ("context", self.context),
-            ("width", self.width),
-            ("heads", self.heads),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("gpt2: {name} must be at least 1");
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            candle_core::bail!("gpt2: {} heads do not divide width {}", self.heads, self.width);
-        }
-        for (name, std) in [("token_std", self.token_std), ("position_std", self.position_std)] {
-            if !(std >= 0.0 && std.is_finite()) {
-                candle_core::bail!("gpt2: {name} {std} must be finite and >= 0");
-            }
-        }
+        checks::at_least_one(
+            "gpt2",
+            [
+                ("vocabulary", self.vocabulary),
+                ("context", self.context),
+                ("width", self.width),
+                ("heads", self.heads),
+            ],
+        )?;
+        checks::equal_heads("gpt2", self.heads, self.width)?;
+        checks::deviations(
+            "gpt2",
+            [("token_std", self.token_std), ("position_std", self.position_std)],
+        )?;
         let places = Places { tables: true, positions: true, norm: false };
         places.check(&self.conditioning, "gpt2")?;
         self.conditioning.method.check_causal("gpt2", self.allow_future_leak)

@@ -44,6 +44,8 @@ pub mod architecture;
 pub mod bert;
 mod bert_embedding;
 pub mod bert_heads;
+mod block;
+mod checks;
 mod class_attention;
 pub mod conditioning;
 pub mod crammed_bert;

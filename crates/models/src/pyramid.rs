@@ -2,30 +2,29 @@
 
 use candle_core::Result;
 
-/// The sizes of an image model in stages.
+use crate::checks;
+
+/// The stages of an image model.
 #[derive(Debug)]
 pub(crate) struct Pyramid<'a> {
     /// The family in errors.
     pub(crate) model: &'static str,
+    /// Side of the image in pixels.
     pub(crate) image_size: usize,
+    /// Pixels between two tokens of the first stage.
     pub(crate) patch_size: usize,
-    pub(crate) channels: usize,
-    pub(crate) classes: usize,
     /// Token width of each stage.
     pub(crate) widths: Vec<usize>,
     /// Blocks of each stage.
     pub(crate) depths: &'a [usize],
     /// Heads of each stage.
     pub(crate) heads: &'a [usize],
-    pub(crate) window: usize,
-    pub(crate) mlp_ratio: usize,
-    pub(crate) drop_path: f64,
 }
 
 impl Pyramid<'_> {
     /// Tokens along one side of each stage.
     pub(crate) fn sides(&self) -> impl Iterator<Item = usize> + use<> {
-        let side = self.image_size / self.patch_size.max(1);
+        let side = self.image_size / self.patch_size;
         (0..self.depths.len()).map(move |stage| side >> stage)
     }
 
@@ -34,25 +33,22 @@ impl Pyramid<'_> {
         self.widths.last().copied().unwrap_or_default()
     }
 
-    /// Checks that the sizes fit each other.
+    /// Blocks before those of a stage, and in all.
+    pub(crate) fn blocks(&self, stage: usize) -> (usize, usize) {
+        (self.depths[..stage].iter().sum(), self.depths.iter().sum())
+    }
+
+    /// Checks that every stage has its sizes, and tokens that windows of `window(side)` tile.
     ///
     /// # Errors
     /// Names the first contradiction.
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self, window: impl Fn(usize) -> usize) -> Result<()> {
         let Self { model, image_size, patch_size, .. } = *self;
         let stages = self.depths.len();
-        let positive = [
-            ("image_size", image_size),
-            ("patch_size", patch_size),
-            ("channels", self.channels),
-            ("classes", self.classes),
-            ("depths", stages),
-            ("window", self.window),
-            ("mlp_ratio", self.mlp_ratio),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("{model}: {name} must be at least 1");
-        }
+        checks::at_least_one(
+            model,
+            [("image_size", image_size), ("patch_size", patch_size), ("depths", stages)],
+        )?;
         if self.heads.len() != stages || self.widths.len() != stages {
             candle_core::bail!(
                 "{model}: {stages} depths, {} heads and {} widths; each stage needs one of each",
@@ -61,44 +57,25 @@ impl Pyramid<'_> {
             );
         }
         for (&width, &heads) in self.widths.iter().zip(self.heads) {
-            if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
-                candle_core::bail!("{model}: {heads} heads do not divide width {width}");
-            }
+            checks::at_least_one(model, [("width", width)])?;
+            checks::equal_heads(model, heads, width)?;
         }
-        if stages > 16 || !image_size.is_multiple_of(patch_size << (stages - 1)) {
+        let halved = u32::try_from(stages - 1).ok().and_then(|by| patch_size.checked_shl(by));
+        if halved.is_none_or(|pixels| pixels == 0 || !image_size.is_multiple_of(pixels)) {
             candle_core::bail!(
                 "{model}: images of {image_size} with patches of {patch_size} cannot be halved over {stages} \
                  stages"
             );
         }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            candle_core::bail!(
-                "{model}: drop_path {} is not a probability in [0, 1)",
-                self.drop_path
-            );
+        for side in self.sides() {
+            let window = window(side);
+            if window == 0 || !side.is_multiple_of(window) {
+                candle_core::bail!(
+                    "{model}: windows of {window} do not tile a stage of {side} x {side} tokens; choose \
+                     image_size, patch_size and window so that they do"
+                );
+            }
         }
         Ok(())
     }
-
-    /// Checks that windows tile a stage.
-    ///
-    /// # Errors
-    /// When they do not.
-    pub(crate) fn check_window(&self, side: usize, window: usize) -> Result<()> {
-        if !side.is_multiple_of(window) {
-            candle_core::bail!(
-                "{}: windows of {window} do not tile a stage of {side} x {side} tokens; choose image_size, \
-                 patch_size and window so that they do",
-                self.model
-            );
-        }
-        Ok(())
-    }
-}
-
-/// The drop-path rate of a block, which grows linearly over the blocks of all stages to `last`.
-pub(crate) fn drop_path_of(last: f64, depths: &[usize], stage: usize, block: usize) -> f64 {
-    let before: usize = depths[..stage].iter().sum();
-    let end = depths.iter().sum::<usize>().saturating_sub(1).max(1);
-    last * (before + block) as f64 / end as f64
 }

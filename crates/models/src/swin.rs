@@ -14,23 +14,21 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    DropPath, Gelu, LayerNorm, Linear, MergePatches, Pass, PatchEmbed, Sequence, WindowAttention,
-    average_pool,
+    LayerNorm, Linear, MergePatches, Pass, PatchEmbed, Sequence, WindowAttention, average_pool,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input};
-use crate::conditioning::{ConditioningConfig, Packing, Placement};
+use crate::architecture::{Architecture, Family, from_fields};
+use crate::block::{Branches, LINEAR_STD, drop_path_of};
+use crate::checks;
+use crate::conditioning::{ConditioningConfig, Placement};
 use crate::model::Model;
-use crate::pyramid::{Pyramid, drop_path_of};
-use crate::self_attention::{Projection, SelfAttention};
+use crate::pyramid::Pyramid;
+use crate::self_attention::SelfAttention;
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a Swin.
 const EPS: f64 = 1e-5;
-
-/// Deviation of every linear weight at initialisation, as in timm.
-const LINEAR_STD: f64 = 0.02;
 
 /// What a Swin is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,21 +60,10 @@ pub struct SwinConfig {
 
 impl SwinConfig {
     fn pyramid(&self) -> Pyramid<'_> {
-        let Self { image_size, patch_size, window, mlp_ratio, drop_path, .. } = *self;
-        let widths = (0..self.depths.len()).map(|i| self.width << i).collect();
-        Pyramid {
-            model: "swin",
-            image_size,
-            patch_size,
-            channels: self.channels,
-            classes: self.classes,
-            widths,
-            depths: &self.depths,
-            heads: &self.heads,
-            window,
-            mlp_ratio,
-            drop_path,
-        }
+        let Self { image_size, patch_size, width, ref depths, ref heads, .. } = *self;
+        let twice = |stage: usize| width.checked_shl(stage as u32).unwrap_or_default();
+        let widths = (0..depths.len()).map(twice).collect();
+        Pyramid { model: "swin", image_size, patch_size, widths, depths, heads }
     }
 
     /// Side of the windows of a stage of `side` x `side` tokens, and by how much odd blocks shift them.
@@ -92,6 +79,8 @@ impl Architecture for SwinConfig {
     fn family(&self) -> Family {
         Family { name: "swin", label: "Swin" }
     }
+
+    from_fields!(image_size, conditioning, drop_path);
 
     /// `*_patch4_window7_224` as in timm; the others are for 8 x 8 digits, 28 x 28 MNIST and 32 x 32 RGB
     /// images. None has drop path.
@@ -142,30 +131,21 @@ impl Architecture for SwinConfig {
         ]
     }
 
-    fn input(&self) -> Input {
-        let Self { channels, image_size: side, classes, .. } = *self;
-        Input::Images { channels, side, classes }
-    }
-
     fn validate(&self) -> Result<()> {
         let places = Places { tables: false, positions: false, norm: false };
         places.check(&self.conditioning, "swin")?;
-        let pyramid = self.pyramid();
-        pyramid.validate()?;
-        pyramid.sides().try_for_each(|side| pyramid.check_window(side, self.windows(side).0))
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn set_drop_path(&mut self, rate: f64) -> Result<()> {
-        self.drop_path = rate;
-        Ok(())
+        let Self { channels, classes, window, mlp_ratio, .. } = *self;
+        checks::at_least_one(
+            "swin",
+            [
+                ("channels", channels),
+                ("classes", classes),
+                ("window", window),
+                ("mlp_ratio", mlp_ratio),
+            ],
+        )?;
+        checks::probability("swin", "drop_path", self.drop_path)?;
+        self.pyramid().validate(|side| self.windows(side).0)
     }
 
     fn macs(&self, _: usize) -> usize {
@@ -287,36 +267,20 @@ struct Block {
 
 impl Block {
     fn new(config: &SwinConfig, stage: usize, block: usize, vb: VarBuilder) -> Result<Self> {
-        let (c, heads) = (config.width << stage, config.heads[stage]);
-        let hidden = c * config.mlp_ratio;
-        let side = (config.image_size / config.patch_size) >> stage;
-        let (window, shift) = config.windows(side);
+        let (width, heads) = (config.width << stage, config.heads[stage]);
+        let (window, shift) = config.windows((config.image_size / config.patch_size) >> stage);
         let shift = if block % 2 == 1 { shift } else { 0 };
-        let rate = drop_path_of(config.drop_path, &config.depths, stage, block);
-        let norm = |name| LayerNorm::new(vb.pp(name), c, EPS);
-        let linear =
-            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
-        let drop_path = |name| DropPath::new(&vb.pp(name), rate);
-        Ok(Self {
-            attention: SelfAttention::new(
-                Some(norm("norm1")?.into()),
-                Projection::new(
-                    Packing::Rows,
-                    [(linear("attn.qkv", c, 3 * c)?, vb.pp("attn.qkv"))],
-                    config.conditioning,
-                )?,
-                WindowAttention::shifted(&vb.pp("attn"), heads, window, shift)?,
-                heads,
-                config.conditioning,
-                [linear("attn.proj", c, c)?.into(), drop_path("drop_path1")?.into()],
-            ),
-            mlp: Sequence::residual([
-                norm("norm2")?.into(),
-                linear("mlp.fc1", c, hidden)?.into(),
-                Gelu::Erf.into(),
-                linear("mlp.fc2", hidden, c)?.into(),
-                drop_path("drop_path2")?.into(),
-            ]),
-        })
+        let attention = WindowAttention::shifted(&vb.pp("attn"), heads, window, shift)?;
+        let (before, all) = config.pyramid().blocks(stage);
+        let branches = Branches {
+            vb,
+            width,
+            hidden: width * config.mlp_ratio,
+            eps: EPS,
+            layer_scale: None,
+            drop_path: drop_path_of(config.drop_path, before + block, all),
+            conditioning: config.conditioning,
+        };
+        Ok(Self { attention: branches.attention(attention, heads)?, mlp: branches.mlp()? })
     }
 }

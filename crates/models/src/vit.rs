@@ -18,22 +18,19 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{
-    Attention, DropPath, Gelu, LayerNorm, Linear, Pass, PatchEmbed, Sequence, add_table, init,
-};
+use conditioned_nn::{Attention, LayerNorm, Linear, Pass, PatchEmbed, Sequence, add_table, init};
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input, TableStds};
-use crate::conditioning::{ConditioningConfig, Packing, Placement};
+use crate::architecture::{Architecture, Family, from_fields};
+use crate::block::{Branches, LINEAR_STD, drop_path_of};
+use crate::checks;
+use crate::conditioning::{ConditioningConfig, Placement};
 use crate::model::Model;
-use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::self_attention::{SelfAttention, folded_weights};
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a ViT.
 const EPS: f64 = 1e-6;
-
-/// Deviation of every linear weight at initialisation, as in timm.
-const LINEAR_STD: f64 = 0.02;
 
 /// What a ViT is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,6 +86,8 @@ impl Architecture for VitConfig {
         Family { name: "vit", label: "ViT" }
     }
 
+    from_fields!(image_size, conditioning, table_std, drop_path);
+
     /// `*_patch16_224` as in timm; `vit-8` (UCI digits) and `vit-28` (MNIST) are this project's first
     /// prototypes, `vit-8-tiny` is for tests, `vit-32` for 32 x 32 RGB images. None has drop path.
     fn presets() -> Vec<(&'static str, Self)> {
@@ -135,64 +134,24 @@ impl Architecture for VitConfig {
         ]
     }
 
-    fn input(&self) -> Input {
-        let Self { channels, image_size: side, classes, .. } = *self;
-        Input::Images { channels, side, classes }
-    }
-
     fn validate(&self) -> Result<()> {
-        let positive = [
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
-            ("channels", self.channels),
-            ("classes", self.classes),
-            ("width", self.width),
-            ("heads", self.heads),
-            ("mlp_ratio", self.mlp_ratio),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("vit: {name} must be at least 1");
-        }
+        checks::at_least_one(
+            "vit",
+            [
+                ("image_size", self.image_size),
+                ("patch_size", self.patch_size),
+                ("channels", self.channels),
+                ("classes", self.classes),
+                ("width", self.width),
+                ("heads", self.heads),
+                ("mlp_ratio", self.mlp_ratio),
+            ],
+        )?;
         Places { tables: false, positions: true, norm: false }.check(&self.conditioning, "vit")?;
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            candle_core::bail!(
-                "vit: patches of {} do not tile images of {}",
-                self.patch_size,
-                self.image_size
-            );
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            candle_core::bail!("vit: {} heads do not divide width {}", self.heads, self.width);
-        }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            candle_core::bail!("vit: drop_path {} is not a probability in [0, 1)", self.drop_path);
-        }
-        if !(self.table_std >= 0.0 && self.table_std.is_finite()) {
-            candle_core::bail!("vit: table_std {} must be finite and >= 0", self.table_std);
-        }
-        Ok(())
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn table_stds(&self) -> TableStds {
-        TableStds { words: Some(self.table_std), positions: Some(self.table_std) }
-    }
-
-    fn set_table_std(&mut self, std: f64) -> Result<()> {
-        self.table_std = std;
-        Ok(())
-    }
-
-    fn set_drop_path(&mut self, rate: f64) -> Result<()> {
-        self.drop_path = rate;
-        Ok(())
+        checks::tiles("vit", self.patch_size, self.image_size)?;
+        checks::equal_heads("vit", self.heads, self.width)?;
+        checks::probability("vit", "drop_path", self.drop_path)?;
+        checks::deviations("vit", [("table_std", self.table_std)])
     }
 
     /// As published: the MLP of the last block is computed for the class token alone, which is all that the
@@ -234,8 +193,8 @@ impl Vit {
         let table = init::normal(config.table_std);
         let blocks = (0..config.depth)
             .map(|i| {
-                let share = i as f64 / config.depth.saturating_sub(1).max(1) as f64;
-                Block::new(config, share * config.drop_path, vb.pp("blocks").pp(i))
+                let rate = drop_path_of(config.drop_path, i, config.depth);
+                Block::new(config, rate, vb.pp("blocks").pp(i))
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -350,31 +309,16 @@ struct Block {
 
 impl Block {
     fn new(config: &VitConfig, drop_path: f64, vb: VarBuilder) -> Result<Self> {
-        let (c, hidden) = (config.width, config.width * config.mlp_ratio);
-        let norm = |name| LayerNorm::new(vb.pp(name), c, EPS);
-        let linear =
-            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
-        let drop_path = |name| DropPath::new(&vb.pp(name), drop_path);
-        Ok(Self {
-            attention: SelfAttention::new(
-                Some(norm("norm1")?.into()),
-                Projection::new(
-                    Packing::Rows,
-                    [(linear("attn.qkv", c, 3 * c)?, vb.pp("attn.qkv"))],
-                    config.conditioning,
-                )?,
-                Attention { heads: config.heads, causal: false },
-                config.heads,
-                config.conditioning,
-                [linear("attn.proj", c, c)?.into(), drop_path("drop_path1")?.into()],
-            ),
-            mlp: Sequence::residual([
-                norm("norm2")?.into(),
-                linear("mlp.fc1", c, hidden)?.into(),
-                Gelu::Erf.into(),
-                linear("mlp.fc2", hidden, c)?.into(),
-                drop_path("drop_path2")?.into(),
-            ]),
-        })
+        let branches = Branches {
+            vb,
+            width: config.width,
+            hidden: config.width * config.mlp_ratio,
+            eps: EPS,
+            layer_scale: None,
+            drop_path,
+            conditioning: config.conditioning,
+        };
+        let attention = Attention { heads: config.heads, causal: false };
+        Ok(Self { attention: branches.attention(attention, config.heads)?, mlp: branches.mlp()? })
     }
 }

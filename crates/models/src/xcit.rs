@@ -17,23 +17,22 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    BatchNorm2d, Conv2d, CrossCovarianceAttention, DepthwiseConv2d, DropPath, Gelu, Layer,
-    LayerNorm, LayerScale, Linear, Pass, Sequence, add_table, channels_last, init,
+    BatchNorm2d, Conv2d, CrossCovarianceAttention, DepthwiseConv2d, Gelu, Layer, LayerNorm, Linear,
+    Pass, Sequence, add_table, channels_last, init,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, Input};
+use crate::architecture::{Architecture, Family, from_fields};
+use crate::block::{Branches, LINEAR_STD};
+use crate::checks;
 use crate::class_attention::ClassBlock;
-use crate::conditioning::{ConditioningConfig, Packing, Placement};
+use crate::conditioning::{ConditioningConfig, Placement};
 use crate::model::Model;
-use crate::self_attention::{Projection, SelfAttention};
+use crate::self_attention::SelfAttention;
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in an XCiT.
 pub(crate) const EPS: f64 = 1e-6;
-
-/// Deviation of every linear weight and of the class token at initialisation, as in timm.
-pub(crate) const LINEAR_STD: f64 = 0.02;
 
 /// Fourier features of each axis of the positional encoding.
 const FEATURES: usize = 32;
@@ -87,6 +86,8 @@ impl Architecture for XcitConfig {
         Family { name: "xcit", label: "XCiT" }
     }
 
+    from_fields!(image_size, conditioning, drop_path);
+
     /// `*_p16_224` as in timm; the others are for 8 x 8 digits, 28 x 28 MNIST and 32 x 32 RGB images. None has
     /// drop path.
     fn presets() -> Vec<(&'static str, Self)> {
@@ -139,58 +140,31 @@ impl Architecture for XcitConfig {
         ]
     }
 
-    fn input(&self) -> Input {
-        let Self { channels, image_size: side, classes, .. } = *self;
-        Input::Images { channels, side, classes }
-    }
-
     fn validate(&self) -> Result<()> {
-        let positive = [
-            ("image_size", self.image_size),
-            ("channels", self.channels),
-            ("classes", self.classes),
-            ("width", self.width),
-            ("heads", self.heads),
-            ("mlp_ratio", self.mlp_ratio),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            candle_core::bail!("xcit: {name} must be at least 1");
-        }
+        let Self { image_size, patch_size: p, width, heads, .. } = *self;
+        checks::at_least_one(
+            "xcit",
+            [
+                ("image_size", image_size),
+                ("channels", self.channels),
+                ("classes", self.classes),
+                ("width", width),
+                ("heads", heads),
+                ("mlp_ratio", self.mlp_ratio),
+            ],
+        )?;
         Places { tables: false, positions: true, norm: false }.check(&self.conditioning, "xcit")?;
-        let p = self.patch_size;
-        if !p.is_power_of_two() || p < 2 || !self.image_size.is_multiple_of(p) {
+        if !p.is_power_of_two() || p < 2 || !width.is_multiple_of(p / 2) {
             candle_core::bail!(
-                "xcit: patches of {p} must be a power of two from 2 on and tile images of {}",
-                self.image_size
+                "xcit: patch_size {p} must be a power of two from 2 on, and half of it divide width {width}"
             );
         }
-        if !self.width.is_multiple_of(self.heads) || !self.width.is_multiple_of(p / 2) {
-            candle_core::bail!(
-                "xcit: {} heads and {} (half a patch) must divide width {}",
-                self.heads,
-                p / 2,
-                self.width
-            );
-        }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            candle_core::bail!("xcit: drop_path {} is not a probability in [0, 1)", self.drop_path);
-        }
+        checks::tiles("xcit", p, image_size)?;
+        checks::equal_heads("xcit", heads, width)?;
+        checks::probability("xcit", "drop_path", self.drop_path)?;
         if !self.layer_scale.is_finite() {
             candle_core::bail!("xcit: layer_scale {} must be finite", self.layer_scale);
         }
-        Ok(())
-    }
-
-    fn conditioning(&self) -> ConditioningConfig {
-        self.conditioning
-    }
-
-    fn set_conditioning(&mut self, conditioning: ConditioningConfig) {
-        self.conditioning = conditioning;
-    }
-
-    fn set_drop_path(&mut self, rate: f64) -> Result<()> {
-        self.drop_path = rate;
         Ok(())
     }
 
@@ -338,48 +312,28 @@ struct Block {
 
 impl Block {
     fn new(config: &XcitConfig, vb: VarBuilder) -> Result<Self> {
-        let (c, heads) = (config.width, config.heads);
-        let hidden = c * config.mlp_ratio;
-        let norm = |name| LayerNorm::new(vb.pp(name), c, EPS);
-        let linear =
-            |path, inputs, outputs| Linear::with_std(vb.pp(path), inputs, outputs, LINEAR_STD);
-        let depthwise = |path| DepthwiseConv2d::new(vb.pp(path), c, 3);
-        let scale = |name| LayerScale::named(vb.clone(), name, c, config.layer_scale);
-        let drop_path = |name| DropPath::new(&vb.pp(name), config.drop_path);
+        let (width, heads) = (config.width, config.heads);
+        let attention = CrossCovarianceAttention::new(&vb.pp("attn"), heads)?;
+        let branches = Branches {
+            vb: vb.clone(),
+            width,
+            hidden: width * config.mlp_ratio,
+            eps: EPS,
+            layer_scale: Some(config.layer_scale),
+            drop_path: config.drop_path,
+            conditioning: config.conditioning,
+        };
+        let local = [
+            branches.norm("norm3")?.into(),
+            DepthwiseConv2d::new(vb.pp("local_mp.conv1"), width, 3)?.into(),
+            Gelu::Erf.into(),
+            BatchNorm2d::new(vb.pp("local_mp.bn"), width)?.into(),
+            DepthwiseConv2d::new(vb.pp("local_mp.conv2"), width, 3)?.into(),
+        ];
         Ok(Self {
-            attention: SelfAttention::new(
-                Some(norm("norm1")?.into()),
-                Projection::new(
-                    Packing::Rows,
-                    [(linear("attn.qkv", c, 3 * c)?, vb.pp("attn.qkv"))],
-                    config.conditioning,
-                )?,
-                CrossCovarianceAttention::new(&vb.pp("attn"), heads)?,
-                heads,
-                config.conditioning,
-                [
-                    linear("attn.proj", c, c)?.into(),
-                    scale("gamma1")?.into(),
-                    drop_path("drop_path1")?.into(),
-                ],
-            ),
-            local: Sequence::residual([
-                norm("norm3")?.into(),
-                depthwise("local_mp.conv1")?.into(),
-                Gelu::Erf.into(),
-                BatchNorm2d::new(vb.pp("local_mp.bn"), c)?.into(),
-                depthwise("local_mp.conv2")?.into(),
-                scale("gamma3")?.into(),
-                drop_path("drop_path3")?.into(),
-            ]),
-            mlp: Sequence::residual([
-                norm("norm2")?.into(),
-                linear("mlp.fc1", c, hidden)?.into(),
-                Gelu::Erf.into(),
-                linear("mlp.fc2", hidden, c)?.into(),
-                scale("gamma2")?.into(),
-                drop_path("drop_path2")?.into(),
-            ]),
+            attention: branches.attention(attention, heads)?,
+            local: branches.branch(local, "gamma3", "drop_path3")?,
+            mlp: branches.mlp()?,
         })
     }
 }

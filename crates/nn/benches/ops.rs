@@ -240,7 +240,7 @@ fn batch_norm(bencher: Bencher<'_, '_>, form: Form) {
 #[divan::bench(name = "layer_scale", args = FORMS)]
 fn scale(bencher: Bencher<'_, '_>, form: Form) {
     let (x, gamma) = (variable(&IMAGES), variable(&[384]));
-    let layer = LayerScale::from_tensors(gamma.clone());
+    let layer = LayerScale::from_tensor(gamma.clone());
     pass(bencher, || match form {
         Fused => layer.forward(&x),
         Definition => reference::layer_scale(&x, &gamma),

@@ -174,10 +174,7 @@ impl Head {
                 || {
                     let rows = p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys));
                     for (p, ds) in rows.take(to - from) {
-                        let inner = kernel::sum_map2(p, ds, |p, d| p * d);
-                        for (&p, ds) in p.iter().zip(ds) {
-                            *ds = p * (*ds - inner);
-                        }
+                        kernel::softmax_backward(p, ds);
                     }
                 },
             );

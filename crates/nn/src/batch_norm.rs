@@ -277,21 +277,17 @@ impl Kernel for BatchNorm2d {
         };
         let (mean, mut scale) = statistics.normal::<T>();
         scale.iter_mut().zip(w).for_each(|(scale, &w)| *scale *= w);
-        let piece = kernel::rows_per_piece(c) * c;
-        Ok(kernel::build(x.len(), piece, |i, y| {
-            let (mean, scale) = (&mean[..c], &scale[..c]);
-            kernel::vectorised(
-                #[inline(always)]
-                || {
-                    let rows = x[i * piece..].chunks_exact(c);
-                    for (x, y) in rows.zip(y.chunks_exact_mut(c)) {
-                        for j in 0..c {
-                            y[j] = (x[j] - mean[j]) * scale[j] + b[j];
-                        }
-                    }
-                },
-            );
-        }))
+        Ok(kernel::map_rows(
+            x,
+            c,
+            #[inline(always)]
+            |x, y| {
+                let channels = mean.iter().zip(&scale).zip(b);
+                for ((y, &x), ((&mean, &scale), &b)) in y.iter_mut().zip(x).zip(channels) {
+                    *y = (x - mean) * scale + b;
+                }
+            },
+        ))
     }
 
     /// With n = (x - mean) r and r = 1/sqrt(var + eps): dw = sum over rows of g n, db = sum over rows

@@ -183,9 +183,8 @@ impl Head {
         let mut d_tau = T::ZERO;
         for (i, ds) in ds.chunks_exact_mut(d).enumerate() {
             let (p, s) = (&p[i * d..(i + 1) * d], &s[i * d..(i + 1) * d]);
-            let inner = kernel::sum_map2(p, ds, |p, d| p * d);
+            kernel::softmax_backward(p, ds);
             for j in 0..d {
-                ds[j] = p[j] * (ds[j] - inner);
                 rows[i] += ds[j] * s[j];
                 columns[j] += ds[j] * s[j];
                 ds[j] *= factors[i * d + j];

@@ -86,21 +86,17 @@ impl Kernel for LayerNorm {
         let Input { x, parameters, at } = input;
         let (c, eps) = (at.rows().width, T::from_f64(self.eps));
         let (w, b) = (parameters[0], parameters[1]);
-        let piece = kernel::rows_per_piece(c) * c;
-        Ok(kernel::build(x.len(), piece, |i, y| {
-            kernel::vectorised(
-                #[inline(always)]
-                || {
-                    let rows = x[i * piece..].chunks_exact(c);
-                    for (x, y) in rows.zip(y.chunks_exact_mut(c)) {
-                        let (mean, r) = statistics(x, eps);
-                        for j in 0..c {
-                            y[j] = (x[j] - mean) * r * w[j] + b[j];
-                        }
-                    }
-                },
-            );
-        }))
+        Ok(kernel::map_rows(
+            x,
+            c,
+            #[inline(always)]
+            |x, y| {
+                let (mean, r) = statistics(x, eps);
+                for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                    *y = (x - mean) * r * w + b;
+                }
+            },
+        ))
     }
 
     /// With n = (x - mean) r, r = 1/sqrt(var + eps) and h = g w:

@@ -17,24 +17,16 @@ pub struct LayerScale {
 
 impl LayerScale {
     /// A layer over given factors (width,).
-    pub fn from_tensors(gamma: Tensor) -> Self {
+    pub fn from_tensor(gamma: Tensor) -> Self {
         Self { gamma }
     }
 
-    /// A layer of `width` channels whose factors, the parameter `gamma` (width,) of `vb`, start at
-    /// `value`.
+    /// A layer of `width` channels whose factors, the parameter `name` (width,) of `vb`, such as `gamma1`,
+    /// start at `value`.
     ///
     /// # Errors
     /// When the parameter cannot be created or has another shape.
-    pub fn new(vb: VarBuilder, width: usize, value: f64) -> Result<Self> {
-        Self::named(vb, "gamma", width, value)
-    }
-
-    /// As [`LayerScale::new`] under another name, such as `gamma1` of a block with several.
-    ///
-    /// # Errors
-    /// As [`LayerScale::new`].
-    pub fn named(vb: VarBuilder, name: &str, width: usize, value: f64) -> Result<Self> {
+    pub fn new(vb: VarBuilder, name: &str, width: usize, value: f64) -> Result<Self> {
         Ok(Self { gamma: vb.get_with_hints(width, name, Init::Const(value))? })
     }
 }
@@ -71,20 +63,16 @@ impl Kernel for LayerScale {
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
         let Input { x, parameters, at } = input;
         let (c, gamma) = (at.rows().width, parameters[0]);
-        let piece = kernel::rows_per_piece(c) * c;
-        Ok(kernel::build(x.len(), piece, |i, y| {
-            kernel::vectorised(
-                #[inline(always)]
-                || {
-                    let rows = x[i * piece..].chunks_exact(c);
-                    for (x, y) in rows.zip(y.chunks_exact_mut(c)) {
-                        for j in 0..c {
-                            y[j] = x[j] * gamma[j];
-                        }
-                    }
-                },
-            );
-        }))
+        Ok(kernel::map_rows(
+            x,
+            c,
+            #[inline(always)]
+            |x, y| {
+                for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
+                    *y = x * gamma;
+                }
+            },
+        ))
     }
 
     /// dx = gamma g, dgamma = sum over rows of g x.

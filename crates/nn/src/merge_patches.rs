@@ -38,7 +38,8 @@ impl Kernel for MergePatches {
         match *dims {
             [b, h, w, c] if h % 2 == 0 && w % 2 == 0 => Ok(vec![b, h / 2, w / 2, 4 * c]),
             [_, h, w, _] => candle_core::bail!(
-                "merge-patches: a grid of {h} x {w} tokens has an odd side; pad it first"
+                "merge-patches: a grid of {h} x {w} tokens has an odd side; choose \
+                 image and patch size so that it is even"
             ),
             _ => candle_core::bail!("merge-patches: input {dims:?} is not (B, H, W, C)"),
         }

@@ -76,7 +76,8 @@ impl Probe {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn push(&self, probed: Probed) {
+    /// Adds what was seen at a layer that is no part of a [`Sequence`](crate::Sequence).
+    pub fn push(&self, probed: Probed) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(probed);
     }
 }

@@ -79,21 +79,17 @@ impl Kernel for RmsNorm {
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
         let Input { x, parameters, at } = input;
         let (c, w, eps) = (at.rows().width, parameters[0], T::from_f64(self.eps));
-        let piece = kernel::rows_per_piece(c) * c;
-        Ok(kernel::build(x.len(), piece, |i, y| {
-            kernel::vectorised(
-                #[inline(always)]
-                || {
-                    let rows = x[i * piece..].chunks_exact(c);
-                    for (x, y) in rows.zip(y.chunks_exact_mut(c)) {
-                        let r = inverse(x, eps);
-                        for j in 0..c {
-                            y[j] = x[j] * r * w[j];
-                        }
-                    }
-                },
-            );
-        }))
+        Ok(kernel::map_rows(
+            x,
+            c,
+            #[inline(always)]
+            |x, y| {
+                let r = inverse(x, eps);
+                for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * r * w;
+                }
+            },
+        ))
     }
 
     /// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w:

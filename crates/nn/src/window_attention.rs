@@ -107,28 +107,29 @@ struct Windows<'a, T> {
     bias: Option<Vec<T>>,
 }
 
-/// The buffers of one thread.
+/// The buffers of one thread, for one window.
 struct Buffers<T> {
     qkv: Vec<T>,
+    /// P of one head.
     scores: Vec<T>,
-    y: Vec<T>,
-    g: Vec<T>,
+    /// The outputs, or in backward their gradient.
+    outputs: Vec<T>,
+    /// In backward alone.
     d_scores: Vec<T>,
+    /// In backward alone.
     dqkv: Vec<T>,
 }
 
 impl<T: Real> Windows<'_, T> {
     fn buffers(&self, backward: bool) -> Buffers<T> {
-        let zeros = |len: usize| vec![T::ZERO; len];
         let (n, c) = (self.tokens, self.c);
-        let back = usize::from(backward);
+        let zeros = |wanted: bool, len: usize| vec![T::ZERO; if wanted { len } else { 0 }];
         Buffers {
-            qkv: zeros(3 * n * c),
-            scores: zeros(n * n),
-            y: zeros((1 - back) * n * c),
-            g: zeros(back * n * c),
-            d_scores: zeros(back * n * n),
-            dqkv: zeros(back * 3 * n * c),
+            qkv: zeros(true, 3 * n * c),
+            scores: zeros(true, n * n),
+            outputs: zeros(true, n * c),
+            d_scores: zeros(backward, n * n),
+            dqkv: zeros(backward, 3 * n * c),
         }
     }
 
@@ -136,7 +137,8 @@ impl<T: Real> Windows<'_, T> {
     fn rows(&self, window: usize) -> Vec<(usize, usize)> {
         let WindowAttention { window: w, shift, .. } = *self.layer;
         let across = self.width / w;
-        let (image, window) = (window / (self.count_of_image()), window % self.count_of_image());
+        let of_image = across * (self.height / w);
+        let (image, window) = (window / of_image, window % of_image);
         let (top, left) = (window / across * w, window % across * w);
         let row = |i: usize| {
             let (y, x) = (top + i / w, left + i % w);
@@ -145,10 +147,6 @@ impl<T: Real> Windows<'_, T> {
             ((image * self.height + from.0) * self.width + from.1, parts)
         };
         (0..self.tokens).map(row).collect()
-    }
-
-    fn count_of_image(&self) -> usize {
-        (self.height / self.layer.window) * (self.width / self.layer.window)
     }
 
     /// Width of a head.
@@ -219,9 +217,9 @@ impl<T: Real> Windows<'_, T> {
             self.probabilities(&mut buffers.scores, &buffers.qkv, &rows, head);
             let v = (&*buffers.qkv, self.packed(2, head));
             let p = (&*buffers.scores, self.square());
-            kernel::matmul((&mut buffers.y, self.output(head)), p, v, T::ONE, false, false);
+            kernel::matmul((&mut buffers.outputs, self.output(head)), p, v, T::ONE, false, false);
         }
-        for (values, (row, _)) in buffers.y.chunks_exact(self.c).zip(&rows) {
+        for (values, (row, _)) in buffers.outputs.chunks_exact(self.c).zip(&rows) {
             // SAFETY: a row of this window, as the caller promises.
             unsafe { y.write(row * self.c, values) }
         }
@@ -244,8 +242,8 @@ impl<T: Real> Windows<'_, T> {
         let rows = self.rows(window);
         let (n, square) = (self.tokens, self.square());
         Self::gather(&mut buffers.qkv, self.x, &rows, 3 * self.c);
-        Self::gather(&mut buffers.g, g, &rows, self.c);
-        let Buffers { qkv, scores: p, g, d_scores: ds, dqkv: dx, .. } = buffers;
+        Self::gather(&mut buffers.outputs, g, &rows, self.c);
+        let Buffers { qkv, scores: p, outputs: g, d_scores: ds, dqkv: dx } = buffers;
         for head in 0..self.layer.heads {
             self.probabilities(p, qkv, &rows, head);
             let [q, k, v] = [0, 1, 2].map(|which| self.packed(which, head));
@@ -255,10 +253,7 @@ impl<T: Real> Windows<'_, T> {
                 #[inline(always)]
                 || {
                     for (p, ds) in p.chunks_exact(n).zip(ds.chunks_exact_mut(n)) {
-                        let inner = kernel::sum_map2(p, ds, |p, d| p * d);
-                        for (&p, ds) in p.iter().zip(ds) {
-                            *ds = p * (*ds - inner);
-                        }
+                        kernel::softmax_backward(p, ds);
                     }
                     if self.bias.is_some() {
                         kernel::add(&mut d_bias[head * n * n..(head + 1) * n * n], ds);

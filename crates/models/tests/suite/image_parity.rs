@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use conditioned_models::Architecture;
+use conditioned_models::conditioning::Method;
 use conditioned_nn::store::load_tensors;
 use conditioned_nn::{Mode, Pass, Store, cross_entropy};
 
@@ -37,6 +38,16 @@ pub(crate) fn compare(file: &str, arm: &str, config: &impl Architecture) {
         |vb| config.build(vb),
         |model, images, pass| Ok(vec![model.forward(images, pass)?]),
     );
+}
+
+/// Compares the arms that every fixture has: plain, the method per sequence, and pooled.
+pub(crate) fn compare_arms(file: &str, plain: &impl Architecture) {
+    let methods = [Method::None, Method::per_sequence(1.0).unwrap(), Method::pooled(0.3).unwrap()];
+    for (arm, method) in [PLAIN, "per-sequence", "pooled"].into_iter().zip(methods) {
+        let mut config = plain.clone();
+        config.set_conditioning(method.into());
+        compare(file, arm, &config);
+    }
 }
 
 /// The names of logits in the fixtures.

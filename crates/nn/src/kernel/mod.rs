@@ -163,6 +163,15 @@ pub(crate) fn softmax_in_place<T: Real>(x: &mut [T]) {
     }
 }
 
+/// d <- p (d - sum(p d)): from the gradient of p = softmax(s) to that of s.
+#[inline(always)]
+pub(crate) fn softmax_backward<T: Real>(p: &[T], d: &mut [T]) {
+    let inner = sum_map2(p, d, |p, d| p * d);
+    for (&p, d) in p.iter().zip(d) {
+        *d = p * (*d - inner);
+    }
+}
+
 /// Rows per piece for rows of `width` elements.
 pub(crate) fn rows_per_piece(width: usize) -> usize {
     (PIECE / width.max(1)).max(1)
@@ -284,6 +293,26 @@ pub(crate) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync + Send) -> Vec<T> 
             || {
                 for (y, &x) in y.iter_mut().zip(&x[i * PIECE..]) {
                     *y = f(x);
+                }
+            },
+        );
+    })
+}
+
+/// y = f(x) row by row, `width` elements each, on all threads: `f(x_row, y_row)` fills a row and should be
+/// `#[inline(always)]`.
+pub(crate) fn map_rows<T: Real>(
+    x: &[T],
+    width: usize,
+    f: impl Fn(&[T], &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    let piece = rows_per_piece(width) * width;
+    build(x.len(), piece, |i, y| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in x[i * piece..].chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                    f(x, y);
                 }
             },
         );

@@ -77,7 +77,7 @@ fn image_model() -> Result<Vec<Vec<f32>>> {
     let branch = Sequence::residual([
         DepthwiseConv2d::new(vb.pp("depthwise"), 24, 3)?.into(),
         BatchNorm2d::new(vb.pp("bn2"), 24)?.into(),
-        LayerScale::new(vb.clone(), 24, 0.3)?.into(),
+        LayerScale::new(vb.clone(), "gamma", 24, 0.3)?.into(),
     ]);
     let head = Sequence::new([
         MergePatches.into(),

@@ -75,7 +75,7 @@ fn run_images(device: &Device) -> Result<Vec<(String, Tensor)>> {
     ]);
     let branch = Sequence::residual([
         DepthwiseConv2d::new(vb.pp("depthwise"), 8, 3)?.into(),
-        LayerScale::new(vb.clone(), 8, 0.5)?.into(),
+        LayerScale::new(vb.clone(), "gamma", 8, 0.5)?.into(),
     ]);
     let head = Sequence::new([
         MergePatches.into(),

@@ -81,7 +81,7 @@ proptest! {
     fn layer_scale_equals_its_definition(b in 1usize..4, n in 1usize..300, c in 1usize..70) {
         agree(
             &[variable(&[b, n, c], 1).unwrap(), variable(&[c], 2).unwrap()],
-            |v| LayerScale::from_tensors(v[1].clone()).forward(&v[0]),
+            |v| LayerScale::from_tensor(v[1].clone()).forward(&v[0]),
             |v| reference::layer_scale(&v[0], &v[1]),
         ).unwrap();
     }
@@ -148,7 +148,7 @@ fn branch(store: &Store) -> Result<Sequence> {
         Gelu::Erf.into(),
         BatchNorm2d::new(vb.pp("bn"), 6)?.into(),
         Conv2d::new(vb.pp("conv2"), 6, 6, 3)?.padding(1).into(),
-        LayerScale::new(vb.pp("scale"), 6, 0.7)?.into(),
+        LayerScale::new(vb.pp("scale"), "gamma", 6, 0.7)?.into(),
         DropPath::new(&vb.pp("path"), 0.3)?.into(),
     ]))
 }
@@ -201,9 +201,9 @@ fn running_statistics_move_once_per_forward() -> Result<()> {
         let vb = store.builder();
         let bn = Sequence::residual([
             BatchNorm2d::new(vb.pp("bn"), 6)?.into(),
-            LayerScale::new(vb.pp("scale"), 6, 0.7)?.into(),
+            LayerScale::new(vb.pp("scale"), "gamma", 6, 0.7)?.into(),
             DropPath::new(&vb.pp("path"), 0.3)?.into(),
-            LayerScale::named(vb.clone(), "gamma2", 6, 0.3)?.into(),
+            LayerScale::new(vb.clone(), "gamma2", 6, 0.3)?.into(),
         ]);
         let x = variable(&[3, 4, 5, 6], 1)?;
         let rows = x.reshape((60, 6))?;
@@ -280,7 +280,7 @@ fn shapes_that_do_not_fit_are_named() -> Result<()> {
     refused(MergePatches.forward(&x), ["merge-patches", "5 x 4"]);
     refused(MergePatches.forward(&flat), ["merge-patches", "[2, 20, 3]"]);
     refused(average_pool(&x.get(0)?.get(0)?), ["average-pool", "[4, 3]"]);
-    refused(LayerScale::from_tensors(uniform(&[4], 1)?).forward(&x), ["layer-scale", "[4]"]);
+    refused(LayerScale::from_tensor(uniform(&[4], 1)?).forward(&x), ["layer-scale", "[4]"]);
     let (one, two) = (uniform(&[3], 1)?, uniform(&[2], 1)?);
     refused(norm(&one, &two)?.forward(&x, Mode::Eval), ["batch-norm", "[2]"]);
     let single = x.narrow(0, 0, 1)?.narrow(1, 0, 1)?.narrow(2, 0, 1)?;

@@ -44,7 +44,7 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
     let heads = DepthwiseConv1d::new(vb.pp("c1"), 6, 5)?;
     let conv = Conv2d::new(vb.pp("c"), 12, 12, 3)?.padding(1);
     let (norm2d, scale) =
-        (BatchNorm2d::new(vb.pp("b"), 12)?, LayerScale::new(vb.pp("s"), 12, 0.5)?);
+        (BatchNorm2d::new(vb.pp("b"), 12)?, LayerScale::new(vb.pp("s"), "gamma", 12, 0.5)?);
     let mask = uniform(&[12], 3)?.ge(0.0)?;
     Ok(vec![
         ("layer-norm", Box::new(move |x| norm.forward(x))),

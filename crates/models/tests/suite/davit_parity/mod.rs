@@ -4,13 +4,13 @@
 //! beside this file.
 
 use conditioned_models::Architecture;
-use conditioned_models::conditioning::{ConditioningConfig, Method};
 use conditioned_models::davit::DavitConfig;
 
 use crate::image_parity;
 
-fn config(conditioning: ConditioningConfig) -> DavitConfig {
-    DavitConfig {
+#[test]
+fn logits_loss_and_gradients_equal_those_of_timm() {
+    let config = DavitConfig {
         image_size: 32,
         classes: 5,
         widths: vec![6, 12],
@@ -18,28 +18,7 @@ fn config(conditioning: ConditioningConfig) -> DavitConfig {
         heads: vec![2, 3],
         window: 4,
         mlp_ratio: 2,
-        conditioning,
         ..DavitConfig::preset("davit_tiny").unwrap()
-    }
-}
-
-fn compare(arm: &str, method: Method) {
-    let config = config(method.into());
-    let file = "davit_parity/davit.safetensors";
-    image_parity::compare(file, arm, &config);
-}
-
-#[test]
-fn plain() {
-    compare("none", Method::None);
-}
-
-#[test]
-fn conditioned_per_sequence() {
-    compare("per-sequence", Method::per_sequence(1.0).unwrap());
-}
-
-#[test]
-fn pooled_over_the_batch() {
-    compare("pooled", Method::pooled(0.3).unwrap());
+    };
+    image_parity::compare_arms("davit_parity/davit.safetensors", &config);
 }

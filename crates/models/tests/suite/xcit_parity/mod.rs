@@ -4,12 +4,13 @@
 //! The fixture is written by `make_fixture.py` beside this file.
 
 use conditioned_models::Architecture;
-use conditioned_models::conditioning::{ConditioningConfig, Method};
 use conditioned_models::xcit::XcitConfig;
 
 use crate::image_parity;
 
-fn config(tokens_norm: bool, conditioning: ConditioningConfig) -> XcitConfig {
+const FIXTURE: &str = "xcit_parity/xcit.safetensors";
+
+fn config(tokens_norm: bool) -> XcitConfig {
     XcitConfig {
         image_size: 24,
         patch_size: 8,
@@ -21,33 +22,16 @@ fn config(tokens_norm: bool, conditioning: ConditioningConfig) -> XcitConfig {
         mlp_ratio: 2,
         layer_scale: 1.0,
         tokens_norm,
-        conditioning,
         ..XcitConfig::preset("xcit_small_12_p16_224").unwrap()
     }
 }
 
-fn compare(arm: &str, tokens_norm: bool, method: Method) {
-    let config = config(tokens_norm, method.into());
-    let file = "xcit_parity/xcit.safetensors";
-    image_parity::compare(file, arm, &config);
-}
-
 #[test]
-fn plain() {
-    compare("none", true, Method::None);
+fn logits_loss_gradients_and_statistics_equal_those_of_timm() {
+    image_parity::compare_arms(FIXTURE, &config(true));
 }
 
 #[test]
 fn class_blocks_that_normalise_the_class_token_alone() {
-    compare("class-norm", false, Method::None);
-}
-
-#[test]
-fn conditioned_per_sequence() {
-    compare("per-sequence", true, Method::per_sequence(1.0).unwrap());
-}
-
-#[test]
-fn pooled_over_the_batch() {
-    compare("pooled", true, Method::pooled(0.3).unwrap());
+    image_parity::compare(FIXTURE, "class-norm", &config(false));
 }

@@ -102,7 +102,7 @@ fn scales_merging_and_pooling_equal_those_of_pytorch() -> Result<()> {
     let fixture = fixture();
     for dtype in DTYPES {
         compare(&fixture, "layer-scale", &["gamma"], dtype, |x, p| {
-            LayerScale::from_tensors(p[0].clone()).forward(x)
+            LayerScale::from_tensor(p[0].clone()).forward(x)
         })?;
         compare(&fixture, "merge-patches", &[], dtype, |x, _| MergePatches.forward(x))?;
         compare(&fixture, "average-pool", &[], dtype, |x, _| average_pool(x))?;
