@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use conditioned_data::ImageData;
+use conditioned_models::Architecture;
 use conditioned_models::network::Network;
 use experiments::arm::Arm::{self, Baseline, Init, PerSequence, PooledCurrent};
 use experiments::column::{self, Column};
 use experiments::job::Job;
+use experiments::plan;
 use experiments::recipe::images::ImageRecipe;
 use experiments::recipe::{Shared, Training};
 use experiments::results::Finished;
@@ -34,15 +36,19 @@ enum Row {
 }
 
 impl Row {
-    /// The preset of its network for images of a size.
-    fn model(self, size: usize) -> String {
-        let family = match self {
+    /// The family of its network.
+    fn family(self) -> &'static str {
+        match self {
             Self::Vit | Self::Deit => "vit",
             Self::Swin => "swin",
             Self::Xcit => "xcit",
             Self::Davit => "davit",
-        };
-        format!("{family}-{size}")
+        }
+    }
+
+    /// The preset of its network for images of a size.
+    fn model(self, size: usize) -> String {
+        format!("{}-{size}", self.family())
     }
 }
 
@@ -202,6 +208,14 @@ impl Table for Table1 {
     }
 
     fn check(request: &Request<'_, Self>) -> Result<()> {
+        let (model, row) = (&request.recipe.model, request.row);
+        let family = Network::preset(model)?.family().name;
+        ensure!(
+            family == row.family(),
+            "--set model={model}: a model of family {family}, and row {} is of {}; name the rows with --models",
+            plan::name(row),
+            row.family()
+        );
         if request.preset == "paper" {
             ensure!(
                 request.plan_only,

@@ -223,9 +223,10 @@ fn bad_input_gets_one_clear_error() {
             &["--preset", "smoke", "--models", "vit", "--set", "model=vit-28"],
             &["takes [1, 28, 28]"],
         ),
+        (&["--preset", "smoke", "--set", "model=vit-8"], &["model=vit-8", "row swin is of swin"]),
         (
             &["--preset", "smoke", "--models", "vit", "--set", "model=gpt2"],
-            &["model=gpt2: it takes no images"],
+            &["model=gpt2", "family gpt2", "row vit"],
         ),
         (&["--preset", "smoke", "--set", "drop_path=1.5"], &["drop_path 1.5"]),
     ];
