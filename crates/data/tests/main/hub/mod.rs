@@ -1,3 +1,5 @@
+mod downloads;
+mod refusals;
 mod server;
 
 use std::fs;
@@ -72,6 +74,26 @@ fn message<T: std::fmt::Debug>(result: conditioned_data::Result<T>, words: &[&st
     for word in words {
         assert!(message.contains(word), "{message:?} lacks {word:?}");
     }
+}
+
+/// A file of the repository.
+fn one(hub: &Hub) -> conditioned_data::Result<Vec<PathBuf>> {
+    hub.dataset(ID, "main", |path| path == "data/train-0.bin")
+}
+
+/// The ranges of content that a server was asked for.
+fn ranges(server: &Server) -> Vec<String> {
+    let is_content = |r: &Request| r.path.starts_with("/cdn/") && !r.is_head;
+    let requests = server.requests().into_iter().filter(is_content);
+    requests.map(|request| request.range.unwrap_or_default()).collect()
+}
+
+/// A server that refuses a part of its paths.
+fn refusing(part: &'static str, status: u16, code: &'static str) -> Server {
+    Server::new(repository(), move |request| {
+        let refused = request.path.contains(part);
+        refused.then(|| Answer::new(status, "{\"error\": \"no\"}").with("x-error-code", code))
+    })
 }
 
 #[test]
@@ -265,213 +287,6 @@ fn of_a_model_one_kind_of_weights_is_fetched() {
         fetched(&["config.json", "weights.bin"]),
         &["no weights (looked for model.safetensors, ", "it has: config.json, weights.bin"],
     );
-}
-
-/// Bytes of a request.
-const PIECE: usize = 64 << 20;
-const SIZE: usize = PIECE + 1000;
-const ALL: usize = usize::MAX;
-
-/// A server of a file of two pieces that sends only the first bytes of each answer with content.
-fn cutting<const N: usize>(lengths: [usize; N]) -> Server {
-    let repository = Repository { id: ID, files: vec![("large.bin", vec![7; SIZE])] };
-    let (mut lengths, answers) = (lengths.into_iter(), repository.clone());
-    Server::new(repository, move |request| {
-        let is_content = request.path.starts_with("/cdn/") && !request.is_head;
-        let cut = is_content.then(|| lengths.next())??;
-        Some(Answer { cut: Some(cut), ..answers.answer(request) })
-    })
-}
-
-fn ranges(server: &Server) -> Vec<String> {
-    let is_content = |r: &Request| r.path.starts_with("/cdn/") && !r.is_head;
-    let requests = server.requests().into_iter().filter(is_content);
-    requests.map(|request| request.range.unwrap_or_default()).collect()
-}
-
-const FIRST: &str = "bytes=0-67108863";
-const SECOND: &str = "bytes=67108864-67109863";
-
-fn one(hub: &Hub) -> conditioned_data::Result<Vec<PathBuf>> {
-    hub.dataset(ID, "main", |path| path == "data/train-0.bin")
-}
-
-fn large(hub: &Hub) -> conditioned_data::Result<Vec<PathBuf>> {
-    hub.dataset(ID, "main", |path| path == "large.bin")
-}
-
-fn is_large(files: &[PathBuf]) {
-    assert!(fs::read(&files[0]).unwrap() == vec![7; SIZE]);
-}
-
-#[test]
-fn a_download_that_breaks_off_goes_on_from_the_last_piece() {
-    let (server, cache) = (cutting([400, ALL, 0, 0, 100]), TempDir::new().unwrap());
-    is_large(&large(&hub(&server, &cache)).unwrap());
-    assert_eq!(ranges(&server), [FIRST, FIRST, SECOND, SECOND, SECOND, SECOND]);
-}
-
-#[test]
-fn a_download_that_breaks_off_for_good_is_no_file() {
-    let (server, cache) = (cutting([ALL, 400, 0, 0, 0]), TempDir::new().unwrap());
-    let words =
-        ["owner/name", "large.bin broke off after 67108864 of 67109864 bytes", "run it again"];
-    message(large(&hub(&server, &cache)), &words);
-    assert_eq!(blobs(&cache).len(), 1);
-    assert!(blobs(&cache)[0].ends_with(".incomplete"));
-    message(large(&offline(&cache)), &["no revision main in the cache"]);
-    server.requests();
-    // The next run goes on.
-    is_large(&large(&hub(&server, &cache)).unwrap());
-    assert_eq!(ranges(&server), [SECOND]);
-    assert!(blobs(&cache).iter().all(|name| name.len() == 64));
-}
-
-#[test]
-fn a_server_that_knows_no_ranges_is_understood() {
-    let cache = TempDir::new().unwrap();
-    let repository = Repository { id: ID, files: vec![("large.bin", vec![7; SIZE])] };
-    let server = Server::new(repository, move |request| {
-        request.path.starts_with("/cdn/").then(|| Answer::new(200, vec![7; SIZE]))
-    });
-    is_large(&large(&hub(&server, &cache)).unwrap());
-}
-
-#[test]
-fn a_part_that_was_whole_or_is_not_of_the_file_does_no_harm() {
-    let cache = TempDir::new().unwrap();
-    let mut broken = 4;
-    let server = Server::new(repository(), move |request| {
-        let breaks = request.path.starts_with("/cdn/") && !request.is_head && broken > 0;
-        broken -= usize::from(breaks);
-        breaks.then(|| Answer { cut: Some(0), ..Answer::new(200, content("data/train-0.bin")) })
-    });
-    message(one(&hub(&server, &cache)), &["broke off after 0 of 1000"]);
-    let folder = cache.path().join("hub/datasets--owner--name/blobs");
-    let part = folder.join(&blobs(&cache)[0]);
-    // Killed between the last byte and the renaming.
-    fs::write(&part, content("data/train-0.bin")).unwrap();
-    one(&hub(&server, &cache)).unwrap();
-    assert_eq!(ranges(&server).len(), 4);
-    for part_of_another in [&[1; 500][..], &[1; 2000]] {
-        fs::remove_file(folder.join(&blobs(&cache)[0])).unwrap();
-        fs::write(&part, part_of_another).unwrap();
-        let result = one(&hub(&server, &cache));
-        let files = result.or_else(|_| one(&hub(&server, &cache))).unwrap();
-        assert_eq!(fs::read(&files[0]).unwrap(), content("data/train-0.bin"));
-    }
-}
-
-#[test]
-fn damaged_bytes_never_enter_the_cache() {
-    for body in [vec![1; 1000], vec![1; 5000]] {
-        let cache = TempDir::new().unwrap();
-        let server = Server::new(repository(), move |request| {
-            request.path.starts_with("/cdn/").then(|| Answer::new(200, body.clone()))
-        });
-        message(one(&hub(&server, &cache)), &["owner/name", "train-0.bin came damaged", "again"]);
-        assert_eq!(blobs(&cache), [""; 0]);
-    }
-}
-
-/// A server that refuses a part of its paths.
-fn refusing(part: &'static str, status: u16, code: &'static str) -> Server {
-    Server::new(repository(), move |request| {
-        let refused = request.path.contains(part);
-        refused.then(|| Answer::new(status, "{\"error\": \"no\"}").with("x-error-code", code))
-    })
-}
-
-#[test]
-fn refusals_say_what_to_do() {
-    let cache = TempDir::new().unwrap();
-    let ask = |server: &Server, token: Option<&str>| {
-        let settings = settings(&server.endpoint, &cache);
-        let settings = token.into_iter().fold(settings, HFClientBuilder::token);
-        one(&Hub::new(settings).unwrap())
-    };
-    let gated = refusing("/resolve/", 401, "GatedRepo");
-    let page = format!("accept the licence at {}/datasets/owner/name", gated.endpoint);
-    let words = ["data set owner/name: data/train-0.bin is not open", &page, "set HF_TOKEN"];
-    message(ask(&gated, None), &words);
-    let gated = refusing("/resolve/", 403, "GatedRepo");
-    message(ask(&gated, Some("t")), &["HF_TOKEN gives no access to data/train-0.bin (HTTP 403)"]);
-    message(ask(&refusing("/api/", 401, "RepoNotFound"), None), &["check the id", "HTTP 401"]);
-    message(ask(&refusing("/api/", 404, "RepoNotFound"), None), &["nothing at", "check the id"]);
-    let gone = refusing("/resolve/", 404, "EntryNotFound");
-    message(ask(&gone, None), &["no file data/train-0.bin", "check the revision"]);
-    message(ask(&refusing("/api/", 429, ""), None), &["too many requests"]);
-    let down = refusing("/api/", 503, "");
-    message(ask(&down, None), &["HTTP 503", "try again later"]);
-    assert_eq!(down.requests().len(), 6);
-    message(hub(&good(), &cache).dataset(ID, "v9", is_data), &["no revision v9"]);
-    assert!(!cache.path().join("hub").join("datasets--owner--name/snapshots").exists());
-}
-
-#[test]
-fn a_server_that_comes_back_is_asked_again() {
-    let (cache, mut down) = (TempDir::new().unwrap(), 2);
-    let server = Server::new(repository(), move |_: &Request| {
-        down -= 1;
-        (down >= 0).then(|| Answer::new(500, ""))
-    });
-    is_whole(&hub(&server, &cache).dataset(ID, "main", is_data).unwrap());
-}
-
-#[test]
-fn no_hub_at_the_address() {
-    let cache = TempDir::new().unwrap();
-    let nobody = Hub::new(settings("http://127.0.0.1:1", &cache)).unwrap();
-    message(one(&nobody), &["127.0.0.1:1 cannot be reached", "HF_ENDPOINT", "HF_HUB_OFFLINE=1"]);
-    let other = Server::new(repository(), |_| Some(Answer::new(200, "<html>")));
-    message(one(&hub(&other, &cache)), &["no list of its files", "is it a hub?"]);
-    let none = Hub::new(settings("no address", &cache)).map(|_| ());
-    message(none, &["the hub: no client", "check HF_ENDPOINT"]);
-}
-
-#[test]
-fn names_that_are_not_there_are_told_from_those_that_are() {
-    let (server, cache) = (good(), TempDir::new().unwrap());
-    let hub = hub(&server, &cache);
-    let has = "it has: README.md, a #1 file.txt, data/train-0.bin";
-    message(hub.dataset(ID, "main", |_| false), &["no file that is asked for", has]);
-}
-
-#[test]
-fn nothing_leads_out_of_the_cache() {
-    let cache = TempDir::new().unwrap();
-    for id in ["", "a/b/c", "../a", "a/..", "a?b", "a b", "/a"] {
-        message(offline(&cache).dataset(id, "main", is_data), &["not an id of the hub"]);
-        message(offline(&cache).dataset(ID, &format!("{id}/.."), is_data), &["is no revision"]);
-    }
-    let with = |field: &'static str, value: &'static str| {
-        let mut tree = repository().tree();
-        tree[0][field] = value.into();
-        let server = Server::new(repository(), move |request| {
-            let sha = serde_json::json!({"id": ID, "sha": value}).to_string();
-            match field {
-                "sha" => request.path.contains("/revision/").then(|| Answer::new(200, sha)),
-                _ => request.path.contains("/tree/").then(|| Answer::new(200, tree.to_string())),
-            }
-        });
-        one(&hub(&server, &cache))
-    };
-    for path in ["../x", "/x", "a/../../x", "", "..\\x"] {
-        message(with("path", path), &["is no path inside a repository"]);
-    }
-    for commit in ["../../x", "main"] {
-        message(with("sha", commit), &["is no commit"]);
-    }
-    message(with("oid", "../x"), &["no hash of README.md"]);
-    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn a_cache_that_cannot_be_written_is_named() {
-    let (server, cache) = (good(), TempDir::new().unwrap());
-    fs::write(cache.path().join("hub"), "in the way").unwrap();
-    let path = cache.path().join("hub");
-    message(one(&hub(&server, &cache)), &["cannot write", path.to_str().unwrap(), "set HF_HOME"]);
 }
 
 #[test]
