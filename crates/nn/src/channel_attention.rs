@@ -146,7 +146,12 @@ impl Head {
         let mut p = s.clone();
         kernel::vectorised(
             #[inline(always)]
-            || p.chunks_exact_mut(d).for_each(kernel::softmax_in_place),
+            || {
+                // A loop: `for_each` is a call that misses the vector instructions.
+                for p in p.chunks_exact_mut(d) {
+                    kernel::softmax_in_place(p);
+                }
+            },
         );
         Scores { p, s, factors, inverse_squares }
     }
@@ -181,16 +186,25 @@ impl Head {
         kernel::matmul((&mut ds, square), (g.0, g.1.t()), (x, c), T::ONE, false, false);
         let (mut rows, mut columns) = (vec![T::ZERO; d], vec![T::ZERO; d]);
         let mut d_tau = T::ZERO;
-        for (i, ds) in ds.chunks_exact_mut(d).enumerate() {
-            let (p, s) = (&p[i * d..(i + 1) * d], &s[i * d..(i + 1) * d]);
-            kernel::softmax_backward(p, ds);
-            for j in 0..d {
-                rows[i] += ds[j] * s[j];
-                columns[j] += ds[j] * s[j];
-                ds[j] *= factors[i * d + j];
-            }
-            d_tau += rows[i];
-        }
+        kernel::vectorised(
+            #[inline(always)]
+            || {
+                let scores = p.chunks_exact(d).zip(s.chunks_exact(d)).zip(factors.chunks_exact(d));
+                for ((ds, row), ((p, s), factors)) in
+                    ds.chunks_exact_mut(d).zip(&mut rows).zip(scores)
+                {
+                    kernel::softmax_backward(p, ds);
+                    *row = kernel::sum_map2(ds, s, |d, s| d * s);
+                    d_tau += *row;
+                    for ((column, ds), (&s, &factor)) in
+                        columns.iter_mut().zip(ds).zip(s.iter().zip(factors))
+                    {
+                        *column += *ds * s;
+                        *ds *= factor;
+                    }
+                }
+            },
+        );
         // SAFETY: the columns of this head are ours, as the caller promises.
         unsafe {
             kernel::matmul_shared((dx, c), g, (&p, square), T::ONE, false);

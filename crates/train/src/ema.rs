@@ -71,8 +71,8 @@ impl Ema {
         Ok(())
     }
 
-    /// A [`VarBuilder`] over the averages and over copies of the buffers of `store`, for
-    /// evaluation.
+    /// A [`VarBuilder`] over the averages and over copies of the buffers of `store`, for evaluation. Buffers, such
+    /// as the running statistics of batch norms, are those of the present parameters, not averaged.
     ///
     /// # Errors
     /// When a buffer cannot be copied.
