@@ -12,13 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
-use conditioned_data::{Loader, LoaderConfig, Normalisation, Tokenizer, read_text};
+use conditioned_data::{ImageSet, Loader, LoaderConfig, Tokenizer, read_text};
 use conditioned_models::Architecture;
 use conditioned_models::bert::BertInput;
 use conditioned_models::encoder::MaskedLm;
@@ -68,15 +67,17 @@ fn main() -> Result<()> {
             network.build(store.builder())?;
             fill()?;
             let splits = task.data.load()?;
-            let normalisation = Normalisation::measure(&splits.train)?;
-            let images = splits.test.take(IMAGES)?;
+            let normalisation = splits.train.normalisation()?;
+            let ImageSet::Memory(images) = splits.test.take(IMAGES)? else {
+                bail!("{}: images in files are read by the other program itself", config.name())
+            };
             let [channels, height, width] = images.shape();
             let pixels = Tensor::new(images.pixels(), &Device::Cpu)?.to_dtype(DType::F32)?;
             let shape = (images.len(), channels, height, width);
             let pixels = (pixels.reshape(shape)? / f64::from(images.white()))?;
             found.insert("images".into(), pixels);
             let order = LoaderConfig::evaluation(IMAGES);
-            let loader = Loader::new(Arc::new(images), order, &normalisation, &Device::Cpu)?;
+            let loader = Loader::new(images, order, &normalisation, &Device::Cpu)?;
             let batch = loader.epoch(0).next().context("no image")??;
             let model = network.build(store.frozen()?)?;
             found.insert("logits".into(), model.forward(&batch.images, Mode::Eval.into())?);

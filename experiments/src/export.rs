@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use clap::Args;
-use conditioned_data::{Normalisation, TextBatch, Tokenizer};
+use conditioned_data::{TextBatch, Tokenizer};
 use conditioned_models::Architecture;
 use conditioned_models::encoder::EncoderConfig;
 use conditioned_models::gpt2::Gpt2;
@@ -53,7 +53,7 @@ pub fn export(run: &Path, out: &Path) -> Result<()> {
     match (&config.job.network, &config.job.task) {
         (Network::Vit(network), TaskConfig::Images(task)) => {
             fill(&store, run, || Vit::new(network, store.builder()).map(|_| ()))?;
-            let normalisation = Normalisation::measure(&task.data.load()?.train)?;
+            let normalisation = task.data.load()?.train.normalisation()?;
             let numbers = (&*normalisation.mean, &*normalisation.std);
             timm::export(out, network, numbers, &store).with_context(|| config.name())?;
         }

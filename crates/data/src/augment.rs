@@ -3,13 +3,14 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, ImageSet, RandAugment, Result};
 
 /// Augmentation of training batches; the default is none.
 ///
-/// In this order: random crop, shift, flip, normalisation (always), then mixup or cutmix of the
-/// batch. Each move is drawn for the image's index in the set by (seed, epoch, index), each mix by
-/// (seed, epoch, batch). Unknown fields are errors when read by serde.
+/// In this order: random resized crop, RandAugment, colour jitter, padded crop, shift, flip, normalisation
+/// (always), erasing, then mixup or cutmix of the batch. Each move is drawn for the image's index in the
+/// set by (seed, epoch, index), each mix by (seed, epoch, batch). Unknown fields are errors when read by
+/// serde. The document `docs/transforms.md` shows each of them.
 ///
 /// ```
 /// use conditioned_data::Augment;
@@ -17,9 +18,29 @@ use crate::{Error, Result};
 /// let augment = Augment { crop_padding: 1, flip: true, mixup: 0.8, ..Augment::default() };
 /// assert_eq!(augment.label_smoothing, 0.0);
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
+    /// Cuts out a part of random area, place and shape (3/4 to 4/3) and resizes it to what the network takes: the
+    /// least and the largest share of the area; null is off. Instead of the resizing of
+    /// [`Preprocessing`](crate::Preprocessing), with its interpolation.
+    ///
+    /// C. Szegedy et al., *Going Deeper with Convolutions*, arXiv 1409.4842, section 6; timm's
+    /// `RandomResizedCropAndInterpolation`.
+    pub crop_scale: Option<[f64; 2]>,
+    /// A few random operations on colour and shape; null is off.
+    pub rand_augment: Option<RandAugment>,
+    /// Changes brightness, contrast and saturation by factors from 1 - x to 1 + x, in random order; 0 is off.
+    pub colour_jitter: f64,
+    /// Fills a random box with noise, with this probability; 0 is off.
+    ///
+    /// Z. Zhong et al., *Random Erasing Data Augmentation*, arXiv 1708.04896; timm's mode `pixel`.
+    pub erase: f64,
+    /// How often an image comes, each time augmented anew, in an epoch of as many images as there are: with 3 it
+    /// has a third of them.
+    ///
+    /// E. Hoffer et al., *Augment your batch*, arXiv 1901.09335; DeiT's `RASampler`.
+    pub repeats: usize,
     /// Pads each side by so many black pixels and crops the old size at a random place; 0 is off.
     pub crop_padding: usize,
     /// Moves by up to so many pixels along each axis and repeats the edge into the gap; 0 is off.
@@ -44,9 +65,65 @@ pub struct Augment {
     pub label_smoothing: f64,
 }
 
+impl Default for Augment {
+    fn default() -> Self {
+        Self {
+            crop_scale: None,
+            rand_augment: None,
+            colour_jitter: 0.0,
+            erase: 0.0,
+            repeats: 1,
+            crop_padding: 0,
+            shift: 0,
+            flip: false,
+            mixup: 0.0,
+            cutmix: 0.0,
+            label_smoothing: 0.0,
+        }
+    }
+}
+
 impl Augment {
-    /// Checks the settings for images of [C, H, W].
-    pub(crate) fn check(&self, [_, height, width]: [usize; 3]) -> Result<()> {
+    /// What DeiT trains ImageNet with: crops, flips, RandAugment, erasing, three repeats, mixup, cutmix,
+    /// smoothing.
+    ///
+    /// H. Touvron et al., *Training data-efficient image transformers*, arXiv 2012.12877, table 9; `main.py` of
+    /// facebookresearch/deit.
+    pub fn deit() -> Self {
+        Self {
+            crop_scale: Some([0.08, 1.0]),
+            rand_augment: RandAugment::new(2, 9, 0.5).ok(),
+            erase: 0.25,
+            repeats: 3,
+            flip: true,
+            mixup: 0.8,
+            cutmix: 1.0,
+            label_smoothing: 0.1,
+            ..Self::default()
+        }
+    }
+
+    /// Checks the settings for a set of images.
+    pub(crate) fn check(&self, images: &ImageSet) -> Result<()> {
+        let [channels, height, width] = images.shape();
+        if self.changes_pictures() && (channels, images.white()) != (3, u8::MAX) {
+            let expected = "crop_scale, rand_augment and colour_jitter are for images of three channels of 8 bits";
+            return Err(Error::config("channels", channels, expected));
+        }
+        if let Some([least, most]) = self.crop_scale
+            && !(least > 0.0 && least <= most && most <= 1.0)
+        {
+            let expected = "expected two shares of the area, above 0, rising, at most 1";
+            return Err(Error::config("crop_scale", format!("[{least}, {most}]"), expected));
+        }
+        for (field, value) in [("colour_jitter", self.colour_jitter), ("erase", self.erase)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::config(field, value, "expected a number from 0 to 1"));
+            }
+        }
+        if self.repeats == 0 {
+            return Err(Error::config("repeats", 0, "expected at least 1"));
+        }
         let side = height.min(width);
         for (field, value) in [("crop_padding", self.crop_padding), ("shift", self.shift)] {
             if value >= side {
@@ -67,6 +144,11 @@ impl Augment {
             return Err(Error::config("label_smoothing", self.label_smoothing, expected));
         }
         Ok(())
+    }
+
+    /// Whether any setting needs the image itself, before it has the size of the network.
+    pub(crate) fn changes_pictures(&self) -> bool {
+        self.crop_scale.is_some() || self.rand_augment.is_some() || self.colour_jitter > 0.0
     }
 
     /// Whether any setting moves the pixels of single images.

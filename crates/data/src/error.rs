@@ -11,8 +11,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The data folder is not there, is not a folder, or is empty.
     #[error(
-        "{}: {problem}; give a folder with the training and test images and labels as IDX files \
-         (train-images-idx3-ubyte and so on, gzipped or not)", .folder.display()
+        "{}: {problem}; give a folder with a folder of images for each class, or with the files of MNIST \
+         (train-images-idx3-ubyte and so on, gzipped or not) or of CIFAR", .folder.display()
     )]
     Folder {
         /// The folder asked for.
@@ -146,6 +146,30 @@ pub enum Error {
         /// Name of the set.
         name: String,
         /// What was found and expected.
+        problem: String,
+    },
+    /// A tree of images is not one folder for each class.
+    #[error("{}: {problem}", .folder.display())]
+    ImageFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
+    /// A file is no image that can be read.
+    #[error("{}: {problem}", .file.display())]
+    Picture {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// How the images of a checkpoint are prepared cannot be read, or is not done here.
+    #[error("{}: {problem}", .path.display())]
+    Preprocessing {
+        /// The file or folder.
+        path: PathBuf,
+        /// The key, what was found and expected.
         problem: String,
     },
     /// Labelled texts, their labels or a selection of them do not fit together.
@@ -345,6 +369,11 @@ impl Error {
     /// What is wrong with a tokenizer.
     pub(crate) fn tokenizer(name: &str, problem: impl ToString) -> Self {
         Self::Tokenizer { name: name.to_string(), problem: problem.to_string() }
+    }
+
+    /// A file that is no image that can be read.
+    pub(crate) fn picture(file: PathBuf, problem: String) -> Self {
+        Self::Picture { file, problem }
     }
 
     /// A corpus without documents.

@@ -82,7 +82,7 @@ fn read_part(folder: &Path, prefix: &str, part: &str, classes: usize) -> Result<
 }
 
 /// The folder's own name, also for a path such as `.`.
-fn set_name(folder: &Path) -> String {
+pub(crate) fn set_name(folder: &Path) -> String {
     let full = folder.canonicalize().unwrap_or_else(|_| folder.into());
     full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
 }

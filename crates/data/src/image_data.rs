@@ -2,9 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::{DIGITS_SIZES, Error, IdxFolder, Result, Splits, digits, hold_out, split};
+use crate::image::files::ImageFiles;
+use crate::image::folder::ImageFolder;
+use crate::stream::{Purpose, stream};
+use crate::{
+    CifarFolder, DIGITS_SIZES, Error, IdxFolder, ImageSet, Preprocessing, Result, Splits, digits,
+    hold_out, split,
+};
 
 /// Classes of the MNIST family.
 const IDX_CLASSES: usize = 10;
@@ -12,12 +19,57 @@ const IDX_CLASSES: usize = 10;
 /// Seed of every split: all who read the same data get the same images.
 const SPLIT_SEED: u64 = 0;
 
-/// Which images: the embedded digits, or a folder of IDX files.
+/// Share of the images of a tree without `val` or `test` that is reported on.
+const TEST: f64 = 0.2;
+
+/// Where images come from.
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    /// The embedded UCI digits.
+    Digits,
+    /// A folder: the IDX files of the MNIST family, the binary files of CIFAR, or a folder of images for each
+    /// class ([`ImageFolder`]).
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// How image files of any size are prepared; the others are taken as they are.
+        preprocessing: Preprocessing,
+        /// Whether files that are no images are left out and counted, rather than an error. All are decoded
+        /// once to find them.
+        skip_broken: bool,
+    },
+}
+
+/// How many images there are to train on and to choose settings on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImageSizes {
+    /// Training images; all that are left where it is none.
+    pub train: Option<usize>,
+    /// The tuning slice, taken from the training images; of a tree with `val` and `test` it is `val`.
+    pub tune: Tuning,
+}
+
+/// The size of a tuning slice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tuning {
+    /// So many images.
+    Images(usize),
+    /// So large a part of all training images.
+    Share(f64),
+}
+
+impl From<[usize; 2]> for ImageSizes {
+    fn from([train, tune]: [usize; 2]) -> Self {
+        Self { train: Some(train), tune: Tuning::Images(tune) }
+    }
+}
+
+/// Which images: the embedded digits, or a folder.
 ///
 /// ```
-/// use conditioned_data::ImageData;
+/// use conditioned_data::{ImageData, ImageSource};
 ///
-/// let (data, splits) = ImageData::read(None, [1000, 200])?;
+/// let (data, splits) = ImageData::read(ImageSource::Digits, [1000, 200].into())?;
 /// assert_eq!((&*data.name, splits.train.len()), ("UCI digits", 1000));
 /// assert_eq!(data.load()?.train, splits.train);
 /// # Ok::<(), conditioned_data::Error>(())
@@ -25,22 +77,43 @@ const SPLIT_SEED: u64 = 0;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageData {
-    /// A folder of IDX files; null is the embedded digits.
+    /// A folder; null is the embedded digits.
     folder: Option<PathBuf>,
+    /// What is known of image files alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<FilesConfig>,
+    /// The names of the classes, where they have any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
     /// The name of the set, for titles.
     pub name: String,
     /// BLAKE3 of the training, tuning and test images, in this order.
     pub hash: String,
     /// Training images.
     pub train_images: usize,
-    /// Images of the tuning slice, taken from the training data.
-    tune_images: usize,
+    /// Images of the tuning slice.
+    pub tune_images: usize,
+}
+
+/// How the images of files are prepared, and which are left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilesConfig {
+    preprocessing: Preprocessing,
+    /// Files that are no images, as paths from the folder, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    broken: Vec<PathBuf>,
+    /// BLAKE3 of names and lengths of all files: what is compared when they are read again.
+    listing: String,
 }
 
 impl PartialEq for ImageData {
     /// Whether the images are the same, wherever their files lie.
     fn eq(&self, other: &Self) -> bool {
-        let content = |data: &Self| (data.hash.clone(), data.train_images, data.tune_images);
+        let content = |data: &Self| {
+            let preprocessing = data.files.as_ref().map(|files| files.preprocessing.clone());
+            (data.hash.clone(), data.train_images, data.tune_images, preprocessing)
+        };
         content(self) == content(other)
     }
 }
@@ -48,65 +121,227 @@ impl PartialEq for ImageData {
 impl ImageData {
     /// Images that are known by name and number alone, for a plan; they cannot be loaded.
     pub fn announced(name: &str, [train_images, tune_images]: [usize; 2]) -> Self {
-        let (name, hash) = (name.to_string(), String::new());
-        Self { folder: None, name, hash, train_images, tune_images }
-    }
-
-    /// The images of a folder, or the embedded ones, read once to name and hash them.
-    ///
-    /// # Errors
-    /// When they cannot be read or are too few, or the path is not UTF-8.
-    pub fn read(
-        folder: Option<&Path>,
-        [train_images, tune_images]: [usize; 2],
-    ) -> Result<(Self, Splits)> {
-        if let Some(folder) = folder.filter(|folder| folder.to_str().is_none()) {
-            let expected = "must be valid UTF-8, since it is recorded in JSON";
-            return Err(Error::config("folder", folder.display(), expected));
-        }
-        let mut data = Self {
-            // Found again from any working directory.
-            folder: folder.map(|f| std::path::absolute(f).unwrap_or_else(|_| f.to_path_buf())),
-            name: String::new(),
+        Self {
+            folder: None,
+            files: None,
+            classes: Vec::new(),
+            name: name.to_string(),
             hash: String::new(),
             train_images,
             tune_images,
+        }
+    }
+
+    /// The images of a source, read once to name and hash them.
+    ///
+    /// # Errors
+    /// When they cannot be read or are too few, a file is no image, or the path is not UTF-8.
+    pub fn read(source: ImageSource, sizes: ImageSizes) -> Result<(Self, Splits)> {
+        let mut data = Self::announced("", [0, 0]);
+        let splits = match source {
+            ImageSource::Digits => data.digits(sizes)?,
+            ImageSource::Folder { path, preprocessing, skip_broken } => {
+                if path.to_str().is_none() {
+                    let expected = "must be valid UTF-8, since it is recorded in JSON";
+                    return Err(Error::config("folder", path.display(), expected));
+                }
+                // Found again from any working directory.
+                let path = std::path::absolute(&path).unwrap_or(path);
+                data.folder = Some(path.clone());
+                match packed(&path)? {
+                    Some(packed) => data.packed(packed, sizes)?,
+                    None => data.files(&path, &preprocessing, skip_broken, sizes)?,
+                }
+            }
         };
-        let splits = data.splits()?;
+        data.train_images = splits.train.len();
+        data.tune_images = splits.tune.len();
         data.name = splits.train.name().to_string();
-        data.hash = hash(&splits);
+        data.hash = hash(&splits, ImageSet::hash)?;
         Ok((data, splits))
     }
 
-    /// Reads the images again.
+    /// Reads the images again; of image files names and lengths.
     ///
     /// # Errors
     /// When they cannot be read, or are not those of then.
     pub fn load(&self) -> Result<Splits> {
-        let splits = self.splits()?;
-        Error::unchanged(&self.name, "images", &self.hash, &hash(&splits))?;
+        let mut again = self.clone();
+        let sizes = [self.train_images, self.tune_images].into();
+        let (splits, planned, found) = match (&self.folder, &self.files) {
+            (None, _) => {
+                let splits = again.digits(sizes)?;
+                let found = hash(&splits, ImageSet::hash)?;
+                (splits, &self.hash, found)
+            }
+            (Some(folder), None) => {
+                let packed = packed(folder)?.ok_or_else(|| Error::ImageFolder {
+                    folder: folder.clone(),
+                    problem: "the files that this run was planned with are gone; put them back"
+                        .into(),
+                })?;
+                let splits = again.packed(packed, sizes)?;
+                let found = hash(&splits, ImageSet::hash)?;
+                (splits, &self.hash, found)
+            }
+            (Some(folder), Some(files)) => {
+                let splits = listed(folder, &files.preprocessing, &files.broken, sizes)?.0;
+                let found = listing(&splits)?;
+                (splits, &files.listing, found)
+            }
+        };
+        Error::unchanged(&self.name, "images", planned, &found)?;
         Ok(splits)
     }
 
-    fn splits(&self) -> Result<Splits> {
-        match &self.folder {
-            None => {
-                let sizes = [self.train_images, self.tune_images, DIGITS_SIZES[2]];
-                split(&digits()?, SPLIT_SEED, sizes)
-            }
-            Some(folder) => {
-                let idx = IdxFolder::read(folder, IDX_CLASSES)?;
-                let limit = Some(self.train_images);
-                hold_out(&idx.train, idx.test, SPLIT_SEED, limit, self.tune_images)
+    /// How image files are prepared; none for images that are taken as they are.
+    pub fn preprocessing(&self) -> Option<&Preprocessing> {
+        self.files.as_ref().map(|files| &files.preprocessing)
+    }
+
+    /// Files that are no images and are left out.
+    pub fn broken(&self) -> usize {
+        self.files.as_ref().map_or(0, |files| files.broken.len())
+    }
+
+    fn digits(&mut self, sizes: ImageSizes) -> Result<Splits> {
+        let digits = ImageSet::from(digits()?);
+        let tune = tune_size(sizes.tune, digits.len());
+        let left = digits.len().saturating_sub(tune + DIGITS_SIZES[2]);
+        split(&digits, SPLIT_SEED, [sizes.train.unwrap_or(left), tune, DIGITS_SIZES[2]])
+    }
+
+    fn packed(&mut self, packed: Packed, sizes: ImageSizes) -> Result<Splits> {
+        self.classes = packed.classes;
+        let tune = tune_size(sizes.tune, packed.train.len());
+        hold_out(&packed.train, packed.test, SPLIT_SEED, sizes.train, tune)
+    }
+
+    fn files(
+        &mut self,
+        folder: &Path,
+        preprocessing: &Preprocessing,
+        skip_broken: bool,
+        sizes: ImageSizes,
+    ) -> Result<Splits> {
+        let mut broken = Vec::new();
+        let ImageFolder { train, tune, test, passed_over } =
+            ImageFolder::read(folder, preprocessing)?;
+        if passed_over > 0 {
+            tracing::info!(
+                "{}: {passed_over} files are passed over: their suffixes are of no image",
+                folder.display()
+            );
+        }
+        for files in [Some(&train), tune.as_ref(), test.as_ref()].into_iter().flatten() {
+            for bad in files.broken(skip_broken)? {
+                if !skip_broken {
+                    return Err(Error::picture(files.full_path(&bad.file), bad.problem));
+                }
+                tracing::info!(
+                    "left out: {}: {}",
+                    files.full_path(&bad.file).display(),
+                    bad.problem
+                );
+                broken.push(files.path_in(folder, &bad.file));
             }
         }
+        broken.sort();
+        let (splits, classes) = listed(folder, preprocessing, &broken, sizes)?;
+        self.classes = classes;
+        self.files = Some(FilesConfig {
+            preprocessing: preprocessing.clone(),
+            broken,
+            listing: listing(&splits)?,
+        });
+        Ok(splits)
     }
 }
 
-fn hash(splits: &Splits) -> String {
+/// Images that lie packed in few files.
+struct Packed {
+    train: ImageSet,
+    test: ImageSet,
+    classes: Vec<String>,
+}
+
+/// The images of CIFAR or of the MNIST family, if they are in a folder.
+fn packed(folder: &Path) -> Result<Option<Packed>> {
+    if CifarFolder::is_in(folder) {
+        let CifarFolder { train, test, names: classes } = CifarFolder::read(folder)?;
+        return Ok(Some(Packed { train: train.into(), test: test.into(), classes }));
+    }
+    // Where some of its files are missing, its reader says which.
+    if has_idx(folder)? {
+        let IdxFolder { train, test } = IdxFolder::read(folder, IDX_CLASSES)?;
+        return Ok(Some(Packed { train: train.into(), test: test.into(), classes: Vec::new() }));
+    }
+    Ok(None)
+}
+
+/// Whether a folder has a file of the MNIST family.
+fn has_idx(folder: &Path) -> Result<bool> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let is_idx = |name: &str| name.contains("-idx") || name.contains(".idx");
+    Ok(entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_idx)))
+}
+
+/// The splits of a tree without the files that are broken, and its classes.
+fn listed(
+    folder: &Path,
+    preprocessing: &Preprocessing,
+    broken: &[PathBuf],
+    sizes: ImageSizes,
+) -> Result<(Splits, Vec<String>)> {
+    let tree = ImageFolder::read(folder, preprocessing)?;
+    let whole = |files: ImageFiles| files.without(folder, broken);
+    let train = whole(tree.train);
+    let classes = train.classes().to_vec();
+    let (train, test) = match tree.test {
+        Some(test) => (ImageSet::from(train), whole(test).into()),
+        None => {
+            let order = test_order(train.len());
+            let (test, rest) = order.split_at((TEST * train.len() as f64).round() as usize);
+            (train.subset(rest)?.into(), ImageSet::from(train.subset(test)?))
+        }
+    };
+    let splits = match tree.tune {
+        Some(tune) => {
+            let Splits { train, .. } = hold_out(&train, test.clone(), SPLIT_SEED, sizes.train, 0)?;
+            Splits { train, tune: whole(tune).into(), test }
+        }
+        None => {
+            hold_out(&train, test, SPLIT_SEED, sizes.train, tune_size(sizes.tune, train.len()))?
+        }
+    };
+    Ok((splits, classes))
+}
+
+/// Which images of a tree are reported on: the first in this order.
+fn test_order(n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    order.shuffle(&mut stream(SPLIT_SEED, 1, 0, Purpose::Split));
+    order
+}
+
+fn tune_size(tune: Tuning, train: usize) -> usize {
+    match tune {
+        Tuning::Images(images) => images,
+        Tuning::Share(share) => (share * train as f64).round() as usize,
+    }
+}
+
+fn listing(splits: &Splits) -> Result<String> {
+    hash(splits, |images| match images {
+        ImageSet::Files(files) => files.listing_hash(),
+        ImageSet::Memory(images) => Ok(images.hash()),
+    })
+}
+
+fn hash(splits: &Splits, of: impl Fn(&ImageSet) -> Result<String>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for images in [&splits.train, &splits.tune, &splits.test] {
-        hasher.update(images.hash().as_bytes());
+        hasher.update(of(images)?.as_bytes());
     }
-    hasher.finalize().to_hex().to_string()
+    Ok(hasher.finalize().to_hex().to_string())
 }

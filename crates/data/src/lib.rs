@@ -4,9 +4,10 @@
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`Images::new`] |
+//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class), [`Images::new`] |
+//! | prepare images of any size | [`Preprocessing`] |
 //! | choose training, tuning and test images | [`split()`], [`hold_out`] |
-//! | measure mean and spread | [`Normalisation::measure`], on the training images |
+//! | know mean and spread | [`ImageSet::normalisation`], of the training images |
 //! | crop, shift, flip, mix, smooth | [`Augment`] |
 //! | make batches | [`Loader`] |
 //!
@@ -49,11 +50,11 @@
 //!
 //! ```
 //! use candle_core::Device;
-//! use conditioned_data::{Augment, Loader, LoaderConfig, Normalisation};
+//! use conditioned_data::{Augment, Loader, LoaderConfig};
 //! use conditioned_data::{DIGITS_SIZES, digits, split};
 //!
-//! let splits = split(&digits()?, 0, DIGITS_SIZES)?;
-//! let normalisation = Normalisation::measure(&splits.train)?;
+//! let splits = split(&digits()?.into(), 0, DIGITS_SIZES)?;
+//! let normalisation = splits.train.normalisation()?;
 //!
 //! let augment = Augment { crop_padding: 1, label_smoothing: 0.1, ..Augment::default() };
 //! let config = LoaderConfig { augment, workers: 2, ..LoaderConfig::training(65, 1) };
@@ -94,6 +95,7 @@
 mod atomic;
 mod augment;
 mod bpe;
+mod cifar;
 mod corpus;
 mod digits;
 mod encoding;
@@ -103,7 +105,9 @@ mod glue;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod idx;
+mod image;
 mod image_data;
+mod image_set;
 mod images;
 mod labelled_data;
 mod labelled_source;
@@ -137,6 +141,7 @@ mod windows;
 mod wordpiece;
 
 pub use augment::Augment;
+pub use cifar::CifarFolder;
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;
@@ -144,7 +149,12 @@ pub use entailments::{PREMISES, entailments, premises};
 pub use error::{Error, Result};
 pub use glue::Task;
 pub use idx::IdxFolder;
-pub use image_data::ImageData;
+pub use image::files::ImageFiles;
+pub use image::folder::ImageFolder;
+pub use image::preprocessing::{Preprocessing, Resize};
+pub use image::resize::Interpolation;
+pub use image_data::{ImageData, ImageSizes, ImageSource, Tuning};
+pub use image_set::ImageSet;
 pub use images::Images;
 pub use labelled_data::{LabelledData, LabelledTexts};
 pub use labelled_source::LabelledSource;

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::prefetch::Prefetch;
 use crate::recipe::{Raw, Recipe};
-use crate::{Augment, Error, Images, Normalisation, Result};
+use crate::{Augment, Error, ImageSet, Normalisation, Result};
 
 /// How a [`Loader`] makes batches.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,14 +55,13 @@ pub struct Batch {
 /// the mixing of a batch from (seed, epoch, batch).
 ///
 /// ```
-/// use std::sync::Arc;
 /// use candle_core::Device;
 /// use conditioned_data::{Images, Loader, LoaderConfig, Normalisation};
 ///
 /// let images = Images::new("demo", [1, 1, 2], 2, 4, vec![0, 4, 1, 3, 2, 2], vec![0, 1, 1])?;
 /// let normalisation = Normalisation::measure(&images)?;
 /// let config = LoaderConfig::training(2, 7);
-/// let loader = Loader::new(Arc::new(images), config, &normalisation, &Device::Cpu)?;
+/// let loader = Loader::new(images, config, &normalisation, &Device::Cpu)?;
 /// for batch in loader.epoch(0) {
 ///     let batch = batch?;
 ///     assert_eq!(batch.images.dims()[1..], [1, 1, 2]);
@@ -82,11 +81,12 @@ impl Loader {
     /// When a setting is out of range, the normalisation has another number of channels, or
     /// `drop_last` would leave no batch at all.
     pub fn new(
-        images: Arc<Images>,
+        images: impl Into<ImageSet>,
         config: LoaderConfig,
         normalisation: &Normalisation,
         device: &Device,
     ) -> Result<Self> {
+        let images = images.into();
         if config.batch_size == 0 {
             return Err(Error::config("batch_size", 0, "expected at least 1"));
         }
@@ -99,7 +99,7 @@ impl Loader {
     }
 
     /// The images that batches are made of.
-    pub fn images(&self) -> &Images {
+    pub fn images(&self) -> &ImageSet {
         &self.recipe.images
     }
 
@@ -132,7 +132,7 @@ impl Loader {
 
 /// The batches of one epoch; dropping it ends its threads.
 pub struct Epoch {
-    raw: Prefetch<Raw>,
+    raw: Prefetch<Result<Raw>>,
     device: Device,
     sizes: [usize; 4],
 }
@@ -153,7 +153,7 @@ impl Iterator for Epoch {
 
     fn next(&mut self) -> Option<Self::Item> {
         let raw = self.raw.next()?;
-        Some(raw.and_then(|raw| self.tensors(raw)))
+        Some(raw.and_then(|raw| self.tensors(raw?)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

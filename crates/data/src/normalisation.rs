@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Images, Result};
+use crate::{Error, ImageSet, Images, Result};
 
 /// Mean and standard deviation of each channel, on the scale from black = 0 to white = 1.
 ///
@@ -49,7 +49,7 @@ impl Normalisation {
     }
 
     /// For each channel, the normalised value of every byte.
-    pub(crate) fn tables(&self, images: &Images) -> Result<Vec<[f32; 256]>> {
+    pub(crate) fn tables(&self, images: &ImageSet) -> Result<Vec<[f32; 256]>> {
         let [channels, ..] = images.shape();
         if self.mean.len() != channels || self.std.len() != channels {
             let value = format!("{} means, {} deviations", self.mean.len(), self.std.len());

@@ -2,22 +2,20 @@
 //!
 //! Rates and strengths are chosen on `tune`; `test` is read once, at the end.
 
-use std::sync::Arc;
-
 use rand::seq::SliceRandom;
 
 use crate::stream::{Purpose, stream};
-use crate::{Error, Images, Result};
+use crate::{Error, ImageSet, Result};
 
-/// Three disjoint sets, shared so that several loaders can read one of them.
+/// Three disjoint sets.
 #[derive(Debug, Clone)]
 pub struct Splits {
-    /// Images to train on, and to measure the [`Normalisation`](crate::Normalisation) on.
-    pub train: Arc<Images>,
+    /// Images to train on, and to take the [`Normalisation`](crate::Normalisation) of.
+    pub train: ImageSet,
     /// Images to choose settings on.
-    pub tune: Arc<Images>,
+    pub tune: ImageSet,
     /// Images for the reported number.
-    pub test: Arc<Images>,
+    pub test: ImageSet,
 }
 
 /// Draws `sizes = [train, tune, test]` images by `seed`, without stratification.
@@ -31,19 +29,19 @@ pub struct Splits {
 /// ```
 /// use conditioned_data::{DIGITS_SIZES, digits, split};
 ///
-/// let splits = split(&digits()?, 0, DIGITS_SIZES)?;
+/// let splits = split(&digits()?.into(), 0, DIGITS_SIZES)?;
 /// assert_eq!((splits.train.len(), splits.tune.len(), splits.test.len()), (1100, 200, 497));
 /// # Ok::<(), conditioned_data::Error>(())
 /// ```
-pub fn split(images: &Images, seed: u64, sizes: [usize; 3]) -> Result<Splits> {
+pub fn split(images: &ImageSet, seed: u64, sizes: [usize; 3]) -> Result<Splits> {
     let [train, tune, test] = sizes;
     let order = draw(images, seed, &[test, tune, train])?;
     let (test, order) = order.split_at(test);
     let (tune, train) = order.split_at(tune);
     Ok(Splits {
-        train: Arc::new(images.subset(train)?),
-        tune: Arc::new(images.subset(tune)?),
-        test: Arc::new(images.subset(test)?),
+        train: images.subset(train)?,
+        tune: images.subset(tune)?,
+        test: images.subset(test)?,
     })
 }
 
@@ -55,8 +53,8 @@ pub fn split(images: &Images, seed: u64, sizes: [usize; 3]) -> Result<Splits> {
 /// # Errors
 /// When `tune` and `limit` sum to more than the training images at hand.
 pub fn hold_out(
-    train: &Images,
-    test: Images,
+    train: &ImageSet,
+    test: ImageSet,
     seed: u64,
     limit: Option<usize>,
     tune: usize,
@@ -64,15 +62,11 @@ pub fn hold_out(
     let limit = limit.unwrap_or(train.len().saturating_sub(tune));
     let order = draw(train, seed, &[tune, limit])?;
     let (chosen, rest) = order.split_at(tune);
-    Ok(Splits {
-        train: Arc::new(train.subset(rest)?),
-        tune: Arc::new(train.subset(chosen)?),
-        test: Arc::new(test),
-    })
+    Ok(Splits { train: train.subset(rest)?, tune: train.subset(chosen)?, test })
 }
 
 /// As many shuffled indices as `sizes` sum to.
-fn draw(images: &Images, seed: u64, sizes: &[usize]) -> Result<Vec<usize>> {
+fn draw(images: &ImageSet, seed: u64, sizes: &[usize]) -> Result<Vec<usize>> {
     let n = images.len();
     let wanted = sizes.iter().try_fold(0usize, |sum, &size| sum.checked_add(size));
     let Some(wanted) = wanted.filter(|&wanted| wanted <= n) else {

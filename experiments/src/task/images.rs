@@ -1,11 +1,9 @@
 //! Image classification: loaders, loss, evaluation.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_data::{Augment, Batch, ImageData, Images, Loader, LoaderConfig, Normalisation};
+use conditioned_data::{Augment, Batch, ImageData, ImageSet, Loader, LoaderConfig};
 use conditioned_models::network::Network;
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store, cross_entropy};
@@ -47,7 +45,7 @@ impl ImagesConfig {
     /// When they cannot be read.
     pub fn first_batch(&self, seed: u64) -> Result<Tensor> {
         let splits = self.data.load()?;
-        let normalisation = Normalisation::measure(&splits.train)?;
+        let normalisation = splits.train.normalisation()?;
         let order = LoaderConfig::training(self.batch_size, seed);
         let device = &candle_core::Device::Cpu;
         first_images(&Loader::new(splits.train, order, &normalisation, device)?).map_err(boxed)
@@ -83,16 +81,16 @@ impl ImageClassification {
     ) -> Result<Self, TaskError> {
         let splits = task.data.load()?;
         let device = store.device();
-        let normalisation = Normalisation::measure(&splits.train)?;
+        let normalisation = splits.train.normalisation()?;
         let training = LoaderConfig {
             augment: task.augment.clone(),
             ..LoaderConfig::training(task.batch_size, config.cell.seed)
         };
-        let evaluation = |images: Arc<Images>, batch: usize| {
+        let evaluation = |images: ImageSet, batch: usize| {
             Loader::new(images, LoaderConfig::evaluation(batch), &normalisation, device)
         };
         let some = splits.train.len().min(RECALIBRATION_IMAGES);
-        let recalibration = Arc::new(splits.train.take(some)?);
+        let recalibration = splits.train.take(some)?;
         let tune = evaluation(splits.tune.clone(), EVALUATION_BATCH)?;
         let images = splits.tune.len().min(KAPPA_IMAGES);
         Ok(Self {

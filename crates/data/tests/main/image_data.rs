@@ -1,9 +1,15 @@
 use std::fs;
 use std::path::Path;
 
-use conditioned_data::{Error, ImageData};
+use conditioned_data::{Error, ImageData, ImageSource, Preprocessing};
 use serde_json::json;
 use tempfile::TempDir;
+
+/// A folder as a source.
+fn of(path: &Path) -> ImageSource {
+    let preprocessing = Preprocessing::imagenet(32);
+    ImageSource::Folder { path: path.into(), preprocessing, skip_broken: false }
+}
 
 /// A folder of 20 training and 5 test images of 1 pixel, the first of this value.
 fn write(folder: &Path, first: u8) {
@@ -22,7 +28,7 @@ fn write(folder: &Path, first: u8) {
 fn a_folder_is_read_again_and_refused_when_it_changed() {
     let folder = TempDir::new().unwrap();
     write(folder.path(), 0);
-    let (data, splits) = ImageData::read(Some(folder.path()), [12, 8]).unwrap();
+    let (data, splits) = ImageData::read(of(folder.path()), [12, 8].into()).unwrap();
     let again: ImageData = serde_json::from_str(&serde_json::to_string(&data).unwrap()).unwrap();
     assert_eq!(again, data);
     let loaded = again.load().unwrap();
@@ -33,7 +39,7 @@ fn a_folder_is_read_again_and_refused_when_it_changed() {
     assert!(matches!(error, Error::Changed { .. }));
     let wanted = format!("{}: the images are not those that this run was planned with", data.name);
     assert!(error.to_string().starts_with(&wanted), "{error}");
-    let error = ImageData::read(Some(folder.path()), [12, 9]).unwrap_err().to_string();
+    let error = ImageData::read(of(folder.path()), [12, 9].into()).unwrap_err().to_string();
     assert!(error.contains("cannot draw [9, 12] disjoint images from 20"), "{error}");
 }
 
@@ -56,6 +62,6 @@ fn what_was_recorded_before_is_still_the_same() {
 fn a_path_that_json_cannot_hold_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let path = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff"));
-    let error = ImageData::read(Some(path), [1, 1]).unwrap_err().to_string();
+    let error = ImageData::read(of(path), [1, 1].into()).unwrap_err().to_string();
     assert!(error.contains("must be valid UTF-8"), "{error}");
 }

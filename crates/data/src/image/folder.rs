@@ -1,0 +1,144 @@
+//! [`ImageFolder`]: trees with a folder of images for each class.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use walkdir::WalkDir;
+
+use super::files::ImageFiles;
+use super::preprocessing::Preprocessing;
+use crate::idx::set_name;
+use crate::{Error, Result};
+
+/// Folders of the images to train on, to choose settings on, and to report on.
+const TRAIN: &str = "train";
+const TUNE: [&str; 3] = ["val", "valid", "validation"];
+const TEST: &str = "test";
+
+/// Suffixes of files that are taken for images; what they really are is read from their content.
+const SUFFIXES: [&str; 12] =
+    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "avif", "jp2"];
+
+/// A tree of images, by the names of its folders.
+///
+/// ```text
+/// FOLDER/train/cat/1.jpg     or, split by seed,     FOLDER/cat/1.jpg
+/// FOLDER/val/cat/2.jpg                              FOLDER/dog/2.jpg
+/// ```
+///
+/// Classes are the names of the folders, sorted; their images may lie in folders of their own. Files and
+/// folders whose names begin with a dot are passed over, and so are files whose suffix is that of no image.
+#[derive(Debug, Clone)]
+pub struct ImageFolder {
+    /// The images of `train`, or all there are.
+    pub train: ImageFiles,
+    /// The images of `val`, where there is a `test` too.
+    pub tune: Option<ImageFiles>,
+    /// The images of `test`, or of `val` where there is no `test`; none in a tree that is to be split.
+    pub test: Option<ImageFiles>,
+    /// Files that were passed over for their suffix.
+    pub passed_over: usize,
+}
+
+impl ImageFolder {
+    /// Lists the files of a folder; none of them is opened.
+    ///
+    /// # Errors
+    /// When the folder cannot be read, has no classes or a single one, a class has no images, or a class of
+    /// `val` or `test` is none of `train`.
+    pub fn read(folder: &Path, preprocessing: &Preprocessing) -> Result<Self> {
+        preprocessing.check()?;
+        let fail = |problem: String| Error::ImageFolder { folder: folder.into(), problem };
+        let name = set_name(folder);
+        let part =
+            |names: &[&'static str]| names.iter().copied().find(|name| folder.join(name).is_dir());
+        let root = match part(&[TRAIN]) {
+            Some(train) => folder.join(train),
+            None => folder.to_path_buf(),
+        };
+        let mut passed_over = 0;
+        let classes = list(&root, &mut passed_over)?;
+        if classes.is_empty() {
+            return Err(fail(
+                "no folder of images in it: a folder for each class is needed, with images in it (CLASS/1.jpg, or \
+                 train/CLASS/1.jpg and val/CLASS/2.jpg), or the files of CIFAR or of MNIST"
+                    .into(),
+            ));
+        }
+        if let Some((class, _)) = classes.iter().find(|(_, files)| files.is_empty()) {
+            return Err(fail(format!(
+                "class {class:?} has no image ({} are looked for): put some there, or take its folder away",
+                SUFFIXES.join(", ")
+            )));
+        }
+        if let [class] = classes.keys().collect::<Vec<_>>()[..] {
+            return Err(fail(format!(
+                "one class alone, {class:?}: there is nothing to tell apart; a folder for each class is needed"
+            )));
+        }
+        let names: Arc<[String]> = classes.keys().cloned().collect();
+        let set = |root: &Path, classes: BTreeMap<String, Vec<PathBuf>>| {
+            let mut files = Vec::new();
+            for (class, paths) in classes {
+                let label = names.binary_search(&class).map_err(|_| class)?;
+                files.extend(paths.into_iter().map(|path| (path, label as u32)));
+            }
+            Ok(ImageFiles::new(name.clone(), root, names.clone(), files, preprocessing.clone()))
+        };
+        let mut other = |part: Option<&'static str>| -> Result<Option<ImageFiles>> {
+            let Some(part) = part.filter(|_| root != folder) else { return Ok(None) };
+            let root = folder.join(part);
+            let unknown = |class: String| {
+                let known = names.join(", ");
+                fail(format!("class {class:?} of {part} is none of {TRAIN}, which has {known}"))
+            };
+            let files = set(&root, list(&root, &mut passed_over)?).map_err(unknown)?;
+            match files.is_empty() {
+                true => Err(fail(format!("{part} has no images: put some there, or take it away"))),
+                false => Ok(Some(files)),
+            }
+        };
+        let (tune, test) = match (part(&TUNE), part(&[TEST])) {
+            (tune, test @ Some(_)) => (other(tune)?, other(test)?),
+            (tune, None) => (None, other(tune)?),
+        };
+        let train = set(&root, classes).map_err(fail)?;
+        Ok(Self { train, tune, test, passed_over })
+    }
+}
+
+/// The images of each class, as paths in `root`, sorted. Counts files of other suffixes.
+fn list(root: &Path, passed_over: &mut usize) -> Result<BTreeMap<String, Vec<PathBuf>>> {
+    let mut classes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    let visible = |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".");
+    for entry in walk.filter_entry(|entry| entry.depth() == 0 || visible(entry.file_name())) {
+        let entry = entry.map_err(|e| {
+            let path = e.path().unwrap_or(root).to_path_buf();
+            Error::Io { path, reason: e.into() }
+        })?;
+        let path = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        let class = |path: &Path| {
+            let name = path.iter().next().unwrap_or_default();
+            name.to_str().map(str::to_string).ok_or_else(|| Error::ImageFolder {
+                folder: root.into(),
+                problem: format!("the name of {name:?} is not UTF-8; rename it"),
+            })
+        };
+        if entry.file_type().is_dir() && entry.depth() == 1 {
+            classes.entry(class(path)?).or_default();
+        } else if entry.file_type().is_file() && entry.depth() > 1 {
+            match is_image(path) {
+                true => classes.entry(class(path)?).or_default().push(path.into()),
+                false => *passed_over += 1,
+            }
+        }
+    }
+    Ok(classes)
+}
+
+fn is_image(path: &Path) -> bool {
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    SUFFIXES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
+}

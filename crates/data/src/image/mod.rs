@@ -1,0 +1,7 @@
+//! Images in files: decoding, resizing, folders of classes.
+
+pub(crate) mod decode;
+pub(crate) mod files;
+pub(crate) mod folder;
+pub(crate) mod preprocessing;
+pub(crate) mod resize;

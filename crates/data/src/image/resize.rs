@@ -1,0 +1,57 @@
+//! Resizing with antialiasing, as Pillow does it.
+
+use std::cell::RefCell;
+
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::transform::rect::Rect;
+
+/// How pixels between pixels are found; the kernels of Pillow, which grow with the factor when an image is made
+/// smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interpolation {
+    /// A triangle of radius 1.
+    Bilinear,
+    /// Keys' cubic of radius 2 with a = -0.5.
+    Bicubic,
+    /// A windowed sinc of radius 3.
+    Lanczos,
+}
+
+thread_local! {
+    /// Keeps its buffers.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+}
+
+/// The part `rect` of an image, brought to `height` and `width`: what is outside of it plays no part.
+///
+/// # Errors
+/// When the part is not in the image, or either has no pixels.
+pub(crate) fn resize(
+    image: &RgbImage,
+    rect: Rect,
+    [height, width]: [u32; 2],
+    interpolation: Interpolation,
+) -> Result<RgbImage, String> {
+    let fail = |e: &dyn std::fmt::Display| format!("cannot be resized to {height} x {width}: {e}");
+    let (all, pixels) = ((image.width(), image.height()), PixelType::U8x3);
+    let source = ImageRef::new(all.0, all.1, image.as_raw(), pixels).map_err(|e| fail(&e))?;
+    let Rect { top, left, height: rows, width: columns } = rect;
+    let [left, top, columns, rows] = [left, top, columns, rows].map(|side| side as u32);
+    let part = CroppedImage::new(&source, left, top, columns, rows).map_err(|e| fail(&e))?;
+    let filter = match interpolation {
+        Interpolation::Bilinear => FilterType::Bilinear,
+        Interpolation::Bicubic => FilterType::CatmullRom,
+        Interpolation::Lanczos => FilterType::Lanczos3,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    let mut target = Image::new(width, height, pixels);
+    RESIZER
+        .with_borrow_mut(|resizer| resizer.resize(&part, &mut target, &options))
+        .map_err(|e| fail(&e))?;
+    RgbImage::from_raw(width, height, target.into_vec()).ok_or_else(|| fail(&"no pixels"))
+}
