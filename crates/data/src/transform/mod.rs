@@ -13,3 +13,5 @@ mod op;
 pub(crate) mod rand_augment;
 pub(crate) mod random_resized_crop;
 pub(crate) mod rect;
+#[cfg(test)]
+mod sheet;
