@@ -137,6 +137,9 @@ mod tokenizer;
 mod tokenizer_apply;
 mod tokenizer_settings;
 mod tokens;
+// What the loader does not call yet is dead outside the tests.
+#[cfg_attr(not(test), expect(dead_code))]
+mod transform;
 mod windows;
 mod wordpiece;
 
@@ -174,4 +177,5 @@ pub use text_source::TextSource;
 pub use texts::{Labels, Text, Texts};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
 pub use tokens::{SHARD_BYTES, Tokens, Written, write_shards};
+pub use transform::rand_augment::RandAugment;
 pub use windows::{Prefixes, WindowBatch, Windows, prefixes};
