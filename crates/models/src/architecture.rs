@@ -125,6 +125,14 @@ pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug
         candle_core::bail!("{}: it has no drop path", self.family().name)
     }
 
+    /// Sets the number of classes.
+    ///
+    /// # Errors
+    /// When the model is not one of images.
+    fn set_classes(&mut self, _classes: usize) -> Result<()> {
+        candle_core::bail!("{}: it has no classes; models of images have them", self.family().name)
+    }
+
     /// Multiply-accumulates of one forward pass, matrix products only, of one image or of one sequence of
     /// `tokens` tokens; models of images do not read `tokens`.
     fn macs(&self, tokens: usize) -> usize;
@@ -261,6 +269,10 @@ macro_rules! architectures {
                 match self { $(Self::$variant(config) => config.set_drop_path(rate),)+ }
             }
 
+            fn set_classes(&mut self, classes: usize) -> candle_core::Result<()> {
+                match self { $(Self::$variant(config) => config.set_classes(classes),)+ }
+            }
+
             fn macs(&self, tokens: usize) -> usize {
                 match self { $(Self::$variant(config) => config.macs(tokens),)+ }
             }
@@ -283,6 +295,11 @@ macro_rules! from_fields {
         fn input(&self) -> $crate::architecture::Input {
             let Self { channels, image_size: side, classes, .. } = *self;
             $crate::architecture::Input::Images { channels, side, classes }
+        }
+
+        fn set_classes(&mut self, classes: usize) -> candle_core::Result<()> {
+            self.classes = classes;
+            Ok(())
         }
     };
     (@ context) => {

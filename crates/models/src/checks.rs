@@ -46,6 +46,17 @@ pub(crate) fn probability(model: &str, name: &str, value: f64) -> Result<()> {
     Ok(())
 }
 
+/// Checks that this is an epsilon of layer norms.
+///
+/// # Errors
+/// When it is not positive and finite.
+pub(crate) fn epsilon(model: &str, eps: f64) -> Result<()> {
+    if !(eps > 0.0 && eps.is_finite()) {
+        candle_core::bail!("{model}: eps {eps} must be finite and > 0");
+    }
+    Ok(())
+}
+
 /// Checks that fields are standard deviations.
 ///
 /// # Errors

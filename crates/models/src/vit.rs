@@ -30,7 +30,7 @@ use crate::self_attention::{SelfAttention, folded_weights};
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a ViT.
-const EPS: f64 = 1e-6;
+pub(crate) const EPS: f64 = 1e-6;
 
 /// What a ViT is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,8 +60,20 @@ pub struct VitConfig {
     /// of both heads, in training too, as timm has it where no teacher is set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub distilled: bool,
+    /// Epsilon of every layer norm: 1e-6 in timm, 1e-12 in most files of transformers.
+    #[serde(default = "eps_of_timm", skip_serializing_if = "is_eps_of_timm")]
+    pub eps: f64,
     /// What is done to the tokens before the first block, to weights and to attention.
     pub conditioning: ConditioningConfig,
+}
+
+fn eps_of_timm() -> f64 {
+    EPS
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_eps_of_timm(eps: &f64) -> bool {
+    *eps == EPS
 }
 
 impl VitConfig {
@@ -76,7 +88,7 @@ impl VitConfig {
     }
 
     /// Class token, and distillation token where there is one.
-    fn special_tokens(&self) -> usize {
+    pub(crate) fn special_tokens(&self) -> usize {
         1 + usize::from(self.distilled)
     }
 }
@@ -103,6 +115,7 @@ impl Architecture for VitConfig {
             drop_path: 0.0,
             table_std: 0.02,
             distilled: false,
+            eps: EPS,
             conditioning: ConditioningConfig::default(),
         };
         let small = Self { width: 384, heads: 6, ..base.clone() };
@@ -151,6 +164,7 @@ impl Architecture for VitConfig {
         checks::tiles("vit", self.patch_size, self.image_size)?;
         checks::equal_heads("vit", self.heads, self.width)?;
         checks::probability("vit", "drop_path", self.drop_path)?;
+        checks::epsilon("vit", self.eps)?;
         checks::deviations("vit", [("table_std", self.table_std)])
     }
 
@@ -212,7 +226,7 @@ impl Vit {
             pos_embed: vb.get_with_hints((1, config.tokens(), c), "pos_embed", table)?,
             stem: Stem::new(config, c, &vb)?,
             blocks,
-            norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
+            norm: LayerNorm::new(vb.pp("norm"), c, config.eps)?,
             head: Linear::with_std(vb.pp("head"), c, config.classes, LINEAR_STD)?,
             head_dist: config
                 .distilled
@@ -313,7 +327,7 @@ impl Block {
             vb,
             width: config.width,
             hidden: config.width * config.mlp_ratio,
-            eps: EPS,
+            eps: config.eps,
             layer_scale: None,
             drop_path,
             conditioning: config.conditioning,

@@ -175,6 +175,10 @@ fn settings_that_a_family_lacks_are_refused_by_its_name() -> Result<()> {
         assert_eq!(named(network.set_init_std(0.1)), has_tables, "{family}");
         let images = matches!(network.input(), Input::Images { .. });
         assert_eq!(named(network.set_drop_path(0.1)), images, "{family}");
+        assert_eq!(named(network.set_classes(7)), images, "{family}");
+        if let Input::Images { classes, .. } = network.input() {
+            assert_eq!(classes, 7, "{family}");
+        }
         for placement in PLACEMENTS {
             let network = with(&network, Method::pooled_earlier(0.3)?, placement);
             let valid = named(network.validate());

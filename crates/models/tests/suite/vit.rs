@@ -36,6 +36,7 @@ fn contradictions_are_errors_that_name_the_numbers() {
         (VitConfig { heads: 0, ..preset.clone() }, "heads must be at least 1"),
         (VitConfig { table_std: f64::NAN, ..preset.clone() }, "table_std"),
         (VitConfig { drop_path: 1.5, ..preset.clone() }, "drop_path 1.5"),
+        (VitConfig { eps: 0.0, ..preset.clone() }, "eps 0 must be finite and > 0"),
     ];
     for (config, expected) in cases {
         let message = Vit::new(&config, vb()).unwrap_err().to_string();
@@ -45,6 +46,17 @@ fn contradictions_are_errors_that_name_the_numbers() {
     let wrong = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
     let message = vit.forward(&wrong, Mode::Eval.into()).unwrap_err().to_string();
     assert!(message.contains("vit: images [1, 3, 8, 8]; it takes (B, 1, 8, 8)"), "{message}");
+}
+
+#[test]
+fn the_epsilon_of_timm_is_not_written() {
+    let timm = VitConfig::preset("vit-8").unwrap();
+    let other = VitConfig { eps: 1e-12, ..timm.clone() };
+    for (config, written) in [(timm, None), (other, Some(1e-12))] {
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json.get("eps").and_then(serde_json::Value::as_f64), written);
+        assert_eq!(serde_json::from_value::<VitConfig>(json).unwrap(), config);
+    }
 }
 
 fn model(method: Method, placement: Placement) -> Result<(Vit, Store)> {
