@@ -1,34 +1,36 @@
-//! Fine-tuning: a checkpoint on a task of texts, with and without conditioned tokens.
+//! Fine-tuning: a checkpoint on texts or images, with and without conditioned tokens.
 
-use std::path::{Path, PathBuf};
+mod classify;
+mod images;
+mod texts;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
-use conditioned_data::{LabelledData, LabelledSource, Task};
-use conditioned_models::conditioning::ConditioningConfig;
-use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::bert;
-use conditioned_models::network::Network;
-use experiments::arm::Arm::{Baseline, PerSequence, Pooled, PooledNormMatched};
-use experiments::checkpoint::Checkpoint;
-use experiments::column::{self, Column};
+use experiments::arm::Arm::{Baseline, PerSequence, Pooled, PooledCurrent, PooledNormMatched};
+use experiments::column::Column;
 use experiments::export::{self, Case};
-use experiments::hub;
 use experiments::job::Job;
+use experiments::recipe::image_tuning::{ImageTuning, TunedImages};
 use experiments::recipe::texts::{TextData, TextRecipe};
-use experiments::recipe::{Shared, Training};
+use experiments::recipe::{Recipe, Shared};
 use experiments::results::Finished;
 use experiments::search::Grid;
 use experiments::table::{Change, Command, Curve, Preset, Request, Stage, Table};
-use experiments::task::texts::TokenizerFile;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use classify::Classify;
 
 struct Finetune;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Row {
-    /// A BERT of Hugging Face.
+    /// A BERT, on texts.
     Bert,
+    /// A ViT or DeiT, on images.
+    Vit,
 }
 
 #[derive(Args, Clone)]
@@ -37,7 +39,8 @@ struct Options {
     /// .jsonl file with the columns text, perhaps text2, and label (with --dev).
     #[arg(long)]
     task: Option<String>,
-    /// The folder with the files of a GLUE task, or hub:ID (nyu-mll/glue).
+    /// The folder with the files of a GLUE task, or hub:ID (nyu-mll/glue). Without --task a folder of images:
+    /// JPEG, PNG and WebP files with a folder for each class, perhaps in train and val.
     #[arg(long)]
     data: Option<PathBuf>,
     /// The texts to report on, of a task in a file of your own.
@@ -46,188 +49,169 @@ struct Options {
     /// The labels of a file are scores, not classes.
     #[arg(long)]
     scores: bool,
+    /// Leaves out image files that cannot be read, and counts them; all are decoded once to find them.
+    #[arg(long)]
+    skip_broken: bool,
 }
 
 #[derive(Subcommand)]
 enum Commands {
+    /// Print the classes of images.
+    Classify(Classify),
     /// Write parameters and batches with which a run starts, for a comparison with another program.
     Case(Case),
 }
 
 impl Command for Commands {
     fn run(self) -> Result<()> {
-        let Self::Case(case) = self;
-        export::case(&case)
+        match self {
+            Self::Classify(classify) => classify.run(),
+            Self::Case(case) => export::case(&case),
+        }
     }
 }
 
-fn recipe(_: Row) -> TextRecipe {
-    TextRecipe {
-        epochs: 2,
-        batch_size: 32,
-        max_length: 128,
-        dropout: None,
-        layer_decay: 1.0,
-        frozen_layers: 0,
-        train_rows: None,
-        tune: 0.15,
-        training: Training {
-            weight_decay: 0.01,
-            beta2: 0.98,
-            eps: 1e-6,
-            clip: Some(1.0),
-            ..Training::default()
-        },
-        shared: Shared { learning_rate: Some(1e-4), strength: 0.1, ramp: 0.1, ..Shared::default() },
+/// The recipe of either kind; its keys tell which.
+#[derive(Clone, Serialize)]
+#[serde(untagged)]
+enum FinetuneRecipe {
+    Texts(TextRecipe),
+    Images(ImageTuning),
+}
+
+impl<'de> Deserialize<'de> for FinetuneRecipe {
+    /// Of the kind that its keys are of, so that an error names the key at fault.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let recipe = match value.get("max_length") {
+            Some(_) => serde_json::from_value(value).map(Self::Texts),
+            None => serde_json::from_value(value).map(Self::Images),
+        };
+        recipe.map_err(serde::de::Error::custom)
     }
 }
 
-/// Where the texts are.
-fn source(Options { task, data, dev, scores, .. }: &Options) -> Result<LabelledSource> {
-    let Some(task) = task else {
-        bail!(
-            "--task is missing: give a task of GLUE with --data FOLDER, or a file of texts with --dev FILE"
-        );
-    };
-    let full = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
-    let file = Path::new(task);
-    match (task.parse::<Task>(), data, dev) {
-        (Ok(_), ..) if *scores => {
-            bail!("--scores: is for files; the labels of a task of GLUE are known")
+impl Recipe for FinetuneRecipe {
+    fn shared(&self) -> &Shared {
+        match self {
+            Self::Texts(recipe) => recipe.shared(),
+            Self::Images(recipe) => recipe.shared(),
         }
-        (Ok(task), Some(folder), None) => {
-            Ok(LabelledSource::Glue { task, folder: full(&hub::glue(folder, &[task])?)? })
-        }
-        (Ok(task), ..) => {
-            bail!("--task {task}: needs --data with the folder of its files, and no --dev")
-        }
-        (Err(_), Some(_), _) if file.is_file() => {
-            bail!("--task {task}: --data is for the tasks of GLUE; a file needs --dev")
-        }
-        (Err(_), None, Some(dev)) if file.is_file() => {
-            Ok(LabelledSource::Files { train: full(file)?, dev: full(dev)?, scores: *scores })
-        }
-        (Err(_), _, None) if file.is_file() => {
-            bail!("--task {task}: needs --dev with the file of texts to report on")
-        }
-        (Err(error), ..) => bail!("--task {task}: no file of that name, and {error}"),
     }
+
+    fn validate(&self) -> Result<()> {
+        match self {
+            Self::Texts(recipe) => recipe.validate(),
+            Self::Images(recipe) => recipe.validate(),
+        }
+    }
+}
+
+enum Data {
+    Texts(TextData),
+    Images(TunedImages),
 }
 
 impl Table for Finetune {
     const NAME: &'static str = "finetune";
-    const ABOUT: &'static str =
-        "Fine-tuning of a BERT on texts with and without conditioned tokens";
+    const ABOUT: &'static str = "Fine-tuning of a BERT on texts, or of a ViT on images, with and without conditioned tokens";
     const TITLE: &'static str = "Fine-tuned";
     const TAKES_INIT: bool = true;
     const CURVE: Curve = Curve::TrainingLoss;
     type Row = Row;
-    type Recipe = TextRecipe;
+    type Recipe = FinetuneRecipe;
     type Options = Options;
     type Commands = Commands;
-    type Data = TextData;
+    type Data = Data;
 
     fn presets() -> Vec<Preset<Self>> {
         // A checkpoint has embedding tables of its own: their learning rate alone is searched.
-        let grid =
-            Grid { learning_rates: &[3e-5, 1e-4, 3e-4], embeddings: &[(1.0, 0.02), (4.0, 0.02)] };
-        let preset = Preset::new("finetune", recipe, &[Row::Bert], &[Baseline, Pooled], grid);
-        vec![Preset { sweep: SWEEP, ..preset }]
+        let embeddings = &[(1.0, 0.02), (4.0, 0.02)];
+        let texts = Preset::new(
+            "finetune",
+            |_| FinetuneRecipe::Texts(texts::recipe()),
+            &[Row::Bert],
+            &[Baseline, Pooled],
+            Grid { learning_rates: &[3e-5, 1e-4, 3e-4], embeddings },
+        );
+        let images = Preset::new(
+            "images",
+            |_| FinetuneRecipe::Images(images::recipe()),
+            &[Row::Vit],
+            &[Baseline, PooledCurrent],
+            Grid { learning_rates: &[1e-4, 3e-4, 1e-3], embeddings },
+        );
+        vec![Preset { sweep: TEXTS, ..texts }, Preset { sweep: IMAGES, ..images }]
     }
 
-    fn default_preset(_: &Options) -> &'static str {
-        "finetune"
+    fn default_preset(options: &Options) -> &'static str {
+        if options.task.is_none() && options.data.is_some() { "images" } else { "finetune" }
     }
 
     fn check(request: &Request<'_, Self>) -> Result<()> {
+        let wanted = match (request.recipe, request.row) {
+            (FinetuneRecipe::Texts(_), Row::Bert) => {
+                "a BERT folder of Hugging Face with its tokenizer"
+            }
+            (FinetuneRecipe::Images(_), Row::Vit) => "a ViT folder of Hugging Face or timm",
+            (FinetuneRecipe::Texts(_), Row::Vit) => {
+                bail!("--models vit: it takes images; leave out --task")
+            }
+            (FinetuneRecipe::Images(_), Row::Bert) => {
+                bail!("--models bert: it takes texts; --task names them")
+            }
+        };
+        ensure!(request.init.is_some(), "--init is missing: give {wanted}, or hub:ID");
         ensure!(
-            request.init.is_some(),
-            "--init is missing: give a BERT folder of Hugging Face with its tokenizer, or hub:ID"
-        );
-        ensure!(
-            request.recipe.shared.embedding_std.is_none(),
+            request.recipe.shared().embedding_std.is_none(),
             "--set embedding_std: the checkpoint has embedding tables of its own"
         );
-        request.check_norm_matched()
+        match request.row {
+            // The layer norm of its embedding follows.
+            Row::Bert => request.check_norm_matched(),
+            Row::Vit => Ok(()),
+        }
     }
 
-    fn data(request: &Request<'_, Self>) -> Result<TextData> {
-        let init = request.init.context("--init is missing")?;
-        let folder = std::path::absolute(hub::model(init)?)?;
-        let network = bert::read_config(&folder)?;
-        ensure!(
-            network.conditioning == ConditioningConfig::default(),
-            "--init {}: a conditioned checkpoint; the baseline would be another model. `export` a plain one, \
-             or take the one that it was trained from",
-            folder.display()
-        );
-        let (source, recipe) = (source(request.options)?, request.recipe);
-        let encoder = Network::Encoder(EncoderConfig::Bert(network.clone()));
-        let texts = LabelledData::new(source, recipe.train_rows, recipe.tune)?;
-        ensure!(
-            !texts.pairs || network.types > 1,
-            "--init {}: `type_vocab_size` is {}, and pairs of texts need 2; take single texts, or another \
-             checkpoint",
-            folder.display(),
-            network.types
-        );
-        if texts.skipped > 0 {
-            tracing::info!(
-                "{}: {} rows without a usable label or text are left out",
-                texts.name,
-                texts.skipped
-            );
-        }
-        Ok(TextData {
-            checkpoint: Checkpoint::read(&folder, &encoder)?.of_hub(hub::id(init)),
-            tokenizer: TokenizerFile::read(&folder)?,
-            network,
-            texts,
+    fn data(request: &Request<'_, Self>) -> Result<Data> {
+        Ok(match request.recipe {
+            FinetuneRecipe::Texts(recipe) => Data::Texts(texts::data(request, recipe)?),
+            FinetuneRecipe::Images(recipe) => Data::Images(images::data(request, recipe)?),
         })
     }
 
-    fn job(request: &Request<'_, Self>, data: &TextData, stage: &Stage<'_>) -> Result<Job> {
-        TextRecipe::job(request, data, stage)
+    fn job(request: &Request<'_, Self>, data: &Data, stage: &Stage<'_>) -> Result<Job> {
+        match (request.recipe, data) {
+            (FinetuneRecipe::Texts(recipe), Data::Texts(data)) => recipe.job(request, data, stage),
+            (FinetuneRecipe::Images(recipe), Data::Images(data)) => {
+                recipe.job(request, data, stage)
+            }
+            _ => bail!("the data are not of the kind that the recipe takes"),
+        }
     }
 
     fn columns(results: &[Finished]) -> Vec<Column> {
-        let mut columns =
-            vec![column::start(), column::arm(false), column::strength(), column::setting()];
-        for metric in ["accuracy", "f1", "matthews", "pearson", "spearman"] {
-            if results.iter().any(|run| run.metrics.contains_key(metric)) {
-                let first = columns.len() == 4;
-                let spread = column::spread(metric, metric, 1);
-                columns.push(if first { spread.answer() } else { spread });
-                columns.push(column::difference(&format!("Δ of {metric}"), metric, 1));
-            }
-        }
-        columns.push(column::kappa("κ(X) → κ(Y), pooled", "pooled"));
-        columns.push(column::ms_per_step());
-        columns
+        if is_images(results) { images::columns() } else { texts::columns(results) }
     }
 
     fn on(first: &Finished) -> String {
-        format!("{}, {} training texts", first.data, first.metric("train_rows").unwrap_or_default())
+        let (metric, what) = match is_images(std::slice::from_ref(first)) {
+            true => ("train_images", "images"),
+            false => ("train_rows", "texts"),
+        };
+        format!("{}, {} training {what}", first.data, first.metric(metric).unwrap_or_default())
     }
 
     fn notes(results: &[Finished]) -> Vec<String> {
-        let Some(first) = results.first() else { return Vec::new() };
-        let cut = first.metrics.iter().filter_map(|(name, count)| {
-            let count = count.filter(|count| *count > 0.0)?;
-            Some(format!("{count} of {}", name.strip_suffix("_truncated")?))
-        });
-        let cut = cut.collect::<Vec<_>>().join(", ");
-        let cut = if cut.is_empty() { "none".to_string() } else { cut };
-        let skipped = first.metric("skipped").unwrap_or_default();
-        vec![format!(
-            "Metrics in %, of the model after the last step; F1 is that of the second class. Texts that were \
-             cut: {cut}; rows left out for want of a label or text: {skipped}. κ: of all tokens of the longest texts of the last set, as they enter the first \
-             layer, without and with the arm. ms: one thread, alone."
-        )]
+        if is_images(results) { images::notes(results) } else { texts::notes(results) }
     }
 }
 
-const SWEEP: &[Change] = &[
+fn is_images(results: &[Finished]) -> bool {
+    results.first().is_some_and(|run| run.metrics.contains_key("train_images"))
+}
+
+const TEXTS: &[Change] = &[
     Change {
         one_of: &["learning_rate=3e-5", "learning_rate=1e-4", "learning_rate=3e-4"],
         arms: &[Baseline, Pooled, PerSequence, PooledNormMatched],
@@ -244,6 +228,24 @@ const SWEEP: &[Change] = &[
             "ramp=0",
         ],
         arms: &[Pooled, PerSequence, PooledNormMatched],
+    },
+];
+
+const IMAGES: &[Change] = &[
+    Change {
+        one_of: &["learning_rate=1e-4", "learning_rate=3e-4", "learning_rate=1e-3"],
+        arms: &[Baseline, PooledCurrent, PerSequence],
+    },
+    Change {
+        one_of: &[
+            "strength=0.01",
+            "strength=0.03",
+            "strength=0.1",
+            "strength=0.3",
+            "strength=1",
+            "ramp=0",
+        ],
+        arms: &[PooledCurrent, PerSequence],
     },
 ];
 

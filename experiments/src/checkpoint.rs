@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::{bert, gpt2};
+use conditioned_models::hugging_face::{bert, gpt2, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ impl Checkpoint {
         let store = Store::new(0, DType::F32, &Device::Cpu);
         let others = match network {
             Network::Gpt2(config) => gpt2::read_weights(folder, config, &store)?,
+            Network::Vit(config) => vit::read_encoder(folder, config, &store)?.unused,
             Network::Encoder(config @ EncoderConfig::Bert(_)) => {
                 // The classifier is that of another task, however many classes it has.
                 config.classifier(2, store.builder())?;

@@ -117,6 +117,9 @@ enum Command<T: Table> {
         /// The folder to write.
         #[arg(long)]
         out: PathBuf,
+        /// The program that is to read it, of a ViT.
+        #[arg(long, value_enum, default_value_t)]
+        layout: export::Layout,
     },
     #[command(flatten)]
     Own(T::Commands),
@@ -193,7 +196,7 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
             let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
             report::write::<T>(&out, insert.as_deref())
         }
-        Command::Export { run, out } => export::export(&run, &out),
+        Command::Export { run, out, layout } => export::export(&run, &out, layout),
         Command::Own(command) => command.run(),
         Command::Train { .. } | Command::Time { .. } => bail!("a worker is no command"),
     }

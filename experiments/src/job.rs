@@ -9,7 +9,7 @@ use candle_core::DType;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::Input;
 use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::{bert, gpt2};
+use conditioned_models::hugging_face::{bert, gpt2, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use conditioned_nn::store::load_tensors;
@@ -96,7 +96,7 @@ impl TaskConfig {
     pub fn sizes(&self) -> (usize, usize, usize) {
         match self {
             Self::Images(task) => {
-                (0, task.batch_size, (task.data.train_images / task.batch_size).max(1))
+                (0, task.batch_size, task.data.train_images.div_ceil(task.batch_size))
             }
             Self::Language(task) => (task.window, task.batch_size, 1),
             Self::Masked(task) => (task.window, task.batch_size, 1),
@@ -210,6 +210,8 @@ pub fn train(
     let store = store(config)?;
     match (&config.job.network, &config.job.task) {
         (network, TaskConfig::Images(task)) if matches!(network.input(), Input::Images { .. }) => {
+            // What follows from the weights of a checkpoint follows when the model is built.
+            start(config, &store)?;
             let task = ImageClassification::new(config, network, task, &store).map_err(boxed)?;
             train_task(&task, store, config, run, control)
         }
@@ -270,6 +272,10 @@ pub fn start(config: &RunConfig, store: &Store) -> Result<()> {
         (Init::Stage(_), _) => start_from_stage(store, &folder.join(WEIGHTS)),
         (Init::HuggingFace(_), Network::Gpt2(network)) => {
             gpt2::read_weights(folder, network, store)?;
+            Ok(())
+        }
+        (Init::HuggingFace(_), Network::Vit(network)) => {
+            vit::read_encoder(folder, network, store)?;
             Ok(())
         }
         (Init::HuggingFace(_), Network::Encoder(EncoderConfig::Bert(_))) => {

@@ -45,7 +45,7 @@ impl Table for Toy {
     }
 
     fn data(request: &Request<'_, Self>) -> Result<ImageData> {
-        request.recipe.data(None)
+        request.recipe.data(None, false)
     }
 
     fn job(request: &Request<'_, Self>, data: &ImageData, stage: &Stage<'_>) -> Result<Job> {

@@ -92,7 +92,7 @@ impl Augment {
     pub fn deit() -> Self {
         Self {
             crop_scale: Some([0.08, 1.0]),
-            rand_augment: RandAugment::new(2, 9, 0.5).ok(),
+            rand_augment: Some(RandAugment::DEIT),
             erase: 0.25,
             repeats: 3,
             flip: true,

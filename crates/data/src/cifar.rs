@@ -18,7 +18,8 @@ pub struct CifarFolder {
     pub train: Images,
     /// The images of `test_batch.bin`, or of `test.bin`.
     pub test: Images,
-    /// The names of the classes in `batches.meta.txt` or `fine_label_names.txt`; none where the file is missing.
+    /// The names of the classes in `batches.meta.txt` or `fine_label_names.txt`; their numbers where the file is
+    /// missing.
     pub names: Vec<String>,
 }
 
@@ -86,7 +87,10 @@ impl CifarFolder {
         Ok(Self {
             train: kind.read(&files)?,
             test: kind.read(&[folder.join(kind.test)])?,
-            names: if names.len() == kind.classes { names } else { Vec::new() },
+            names: match names.len() == kind.classes {
+                true => names,
+                false => (0..kind.classes).map(|class| class.to_string()).collect(),
+            },
         })
     }
 }

@@ -29,6 +29,13 @@ pub struct IdxFolder {
 }
 
 impl IdxFolder {
+    /// Whether a folder has a file of the MNIST family, by the names of its files.
+    pub fn is_in(folder: &Path) -> bool {
+        let is_idx = |name: &str| name.contains("-idx") || name.contains(".idx");
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_idx))
+    }
+
     /// Reads the four files of a folder; the set takes the folder's name.
     ///
     /// `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and

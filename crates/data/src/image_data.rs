@@ -272,18 +272,11 @@ fn packed(folder: &Path) -> Result<Option<Packed>> {
         return Ok(Some(Packed { train: train.into(), test: test.into(), classes }));
     }
     // Where some of its files are missing, its reader says which.
-    if has_idx(folder)? {
+    if IdxFolder::is_in(folder) {
         let IdxFolder { train, test } = IdxFolder::read(folder, IDX_CLASSES)?;
         return Ok(Some(Packed { train: train.into(), test: test.into(), classes: Vec::new() }));
     }
     Ok(None)
-}
-
-/// Whether a folder has a file of the MNIST family.
-fn has_idx(folder: &Path) -> Result<bool> {
-    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
-    let is_idx = |name: &str| name.contains("-idx") || name.contains(".idx");
-    Ok(entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_idx)))
 }
 
 /// The splits of a tree without the files that are broken, and its classes.

@@ -137,8 +137,6 @@ mod tokenizer;
 mod tokenizer_apply;
 mod tokenizer_settings;
 mod tokens;
-// What the loader does not call yet is dead outside the tests.
-#[cfg_attr(not(test), expect(dead_code))]
 mod transform;
 mod windows;
 mod wordpiece;

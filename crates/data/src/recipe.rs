@@ -48,7 +48,11 @@ impl Recipe {
         let repeats = self.config.augment.repeats;
         if repeats > 1 {
             let n = order.len();
-            order = order.into_iter().flat_map(|index| (0..repeats).map(move |r| r * n + index)).take(n).collect();
+            order = order
+                .into_iter()
+                .flat_map(|index| (0..repeats).map(move |r| r * n + index))
+                .take(n)
+                .collect();
         }
         order
     }
@@ -108,12 +112,22 @@ impl Recipe {
 }
 
 /// One image with the size of the network, its colours and shapes changed.
-fn picture(images: &ImageSet, index: usize, augment: &Augment, rng: &mut impl Rng) -> Result<RgbImage> {
+fn picture(
+    images: &ImageSet,
+    index: usize,
+    augment: &Augment,
+    rng: &mut impl Rng,
+) -> Result<RgbImage> {
     let mut image = match augment.crop_scale {
         None => images.prepared(index)?,
         Some(scale) => {
             let image = images.picture(index)?;
-            let rect = random_resized_crop::draw(image.height() as usize, image.width() as usize, scale, rng);
+            let rect = random_resized_crop::draw(
+                image.height() as usize,
+                image.width() as usize,
+                scale,
+                rng,
+            );
             images.resized(index, &image, rect)?
         }
     };

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{Architecture, Family, from_fields};
 use crate::block::{Branches, LINEAR_STD, drop_path_of};
 use crate::checks;
-use crate::conditioning::{ConditioningConfig, Placement};
+use crate::conditioning::{ConditioningConfig, Method, Placement};
 use crate::model::Model;
 use crate::self_attention::{SelfAttention, folded_weights};
 use crate::stem::{Places, Stem, Way};
@@ -80,6 +80,14 @@ impl VitConfig {
     /// Patches per image.
     pub fn patches(&self) -> usize {
         (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// Whether the conditioning folds into parameters: into patch embedding, class token and position table one
+    /// linear map of every token, or none; into the weights what is done to them; what is done to the output of
+    /// attention does not.
+    pub fn folds(&self) -> bool {
+        let ConditioningConfig { method, attention, .. } = self.conditioning;
+        attention.is_none() && (method == Method::None || method.is_frozen_map())
     }
 
     /// Tokens N per image, class and distillation token included.

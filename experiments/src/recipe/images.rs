@@ -1,9 +1,11 @@
-//! Image classification with a network of any family.
+//! Image classification from scratch, with a network of any family.
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
-use conditioned_data::{Augment, DIGITS_SIZES, ImageData};
+use anyhow::{Context, Result, bail, ensure};
+use conditioned_data::{
+    Augment, DIGITS_SIZES, ImageData, ImageSizes, ImageSource, Preprocessing, Tuning,
+};
 use conditioned_models::Architecture;
 use conditioned_models::architecture::{Input, TableStds};
 use conditioned_models::network::Network;
@@ -22,9 +24,9 @@ use crate::task::images::ImagesConfig;
 pub struct ImageRecipe {
     /// Preset of the network, of any family that takes images.
     pub model: String,
-    /// Training images.
-    pub train_images: usize,
-    /// Images of the tuning slice, taken from the training data.
+    /// Training images; null is all that the tuning slice leaves.
+    pub train_images: Option<usize>,
+    /// Images of the tuning slice, taken from the training images.
     pub tune_images: usize,
     /// Images per step.
     pub batch_size: usize,
@@ -32,16 +34,11 @@ pub struct ImageRecipe {
     pub epochs: usize,
     /// Drop-path rate of the last block.
     pub drop_path: f64,
-    /// Label smoothing; 0 is off.
-    pub label_smoothing: f64,
-    /// Mixup alpha; 0 is off.
-    pub mixup: f64,
-    /// Cutmix alpha; 0 is off.
-    pub cutmix: f64,
-    /// Random shift in pixels.
-    pub shift: usize,
     /// Tuning accuracy in % whose first step is reported.
     pub target: f64,
+    /// What is done to training images.
+    #[serde(flatten)]
+    pub augment: Augment,
     /// How the network is optimised.
     #[serde(flatten)]
     pub training: Training,
@@ -56,9 +53,8 @@ impl Recipe for ImageRecipe {
     }
 
     fn validate(&self) -> Result<()> {
-        let (train, tune) = (self.train_images, self.tune_images);
-        let batch_size = ("batch_size", self.batch_size);
-        at_least_one([("train_images", train), ("tune_images", tune), batch_size])
+        let train = ("train_images", self.train_images.unwrap_or(1));
+        at_least_one([train, ("tune_images", self.tune_images), ("batch_size", self.batch_size)])
     }
 }
 
@@ -67,16 +63,13 @@ impl ImageRecipe {
     pub fn digits() -> Self {
         Self {
             model: "vit-8".to_string(),
-            train_images: DIGITS_SIZES[0],
+            train_images: Some(DIGITS_SIZES[0]),
             tune_images: DIGITS_SIZES[1],
             batch_size: 55,
             epochs: 30,
             drop_path: 0.0,
-            label_smoothing: 0.0,
-            mixup: 0.0,
-            cutmix: 0.0,
-            shift: 0,
             target: 90.0,
+            augment: Augment::default(),
             training: Training::default(),
             shared: Shared::default(),
         }
@@ -88,22 +81,32 @@ impl ImageRecipe {
             .is_ok_and(|network| network.table_stds() != TableStds::default())
     }
 
-    /// The images of a folder, or the embedded ones.
+    /// The images of a folder, or the embedded ones. Image files are prepared for the side of the network.
     ///
     /// # Errors
     /// When they cannot be read, are too few, or do not fit the network.
-    pub fn data(&self, folder: Option<&Path>) -> Result<ImageData> {
-        let sizes = [self.train_images, self.tune_images];
+    pub fn data(&self, folder: Option<&Path>, skip_broken: bool) -> Result<ImageData> {
         let Input::Images { channels, side, classes } = Network::preset(&self.model)?.input()
         else {
             bail!("--set model={}: it takes no images", self.model);
         };
-        let (data, splits) = ImageData::read(folder, sizes)?;
+        let source = match folder {
+            None => ImageSource::Digits,
+            Some(path) => ImageSource::Folder {
+                path: path.to_path_buf(),
+                preprocessing: Preprocessing::imagenet(side),
+                skip_broken,
+            },
+        };
+        let sizes = ImageSizes { train: self.train_images, tune: Tuning::Images(self.tune_images) };
+        let (data, splits) = ImageData::read(source, sizes)
+            .context("--set train_images and tune_images say how many are taken")?;
         let (shape, found) = (splits.train.shape(), splits.train.classes());
         let wanted = [channels, side, side];
         ensure!(
-            shape == wanted && found == classes,
-            "{}: images are {shape:?} with {found} classes, {} takes {wanted:?} with {classes}",
+            shape == wanted && (found == classes || !data.classes.is_empty()),
+            "{}: images are {shape:?} with {found} classes, {} takes {wanted:?} with {classes}; choose another with \
+             --set model=NAME",
             data.name,
             self.model
         );
@@ -120,9 +123,11 @@ impl ImageRecipe {
         stage: &Stage<'_>,
     ) -> Result<Job> {
         let Self { drop_path, batch_size, epochs, target, .. } = *request.recipe;
-        let Self { label_smoothing, mixup, cutmix, shift, ref model, .. } = *request.recipe;
-        let steps = epochs * (data.train_images / batch_size);
-        let mut network = Network::preset(model)?;
+        let steps = epochs * data.train_images.div_ceil(batch_size);
+        let mut network = Network::preset(&request.recipe.model)?;
+        if !data.classes.is_empty() {
+            network.set_classes(data.classes.len())?;
+        }
         network.set_drop_path(drop_path)?;
         network.set_conditioning(request.conditioning(stage.cell.arm, steps)?);
         let std = embedding_std(stage.setting);
@@ -136,7 +141,7 @@ impl ImageRecipe {
             task: TaskConfig::Images(ImagesConfig {
                 data: data.clone(),
                 batch_size,
-                augment: Augment { shift, mixup, cutmix, label_smoothing, ..Augment::default() },
+                augment: request.recipe.augment.clone(),
                 target,
             }),
             fit: FitConfig {

@@ -1,6 +1,7 @@
 //! Every number of a run but for the arm's own, by kind of task, and the job that follows from it.
 
 pub mod encoder;
+pub mod image_tuning;
 pub mod images;
 pub mod language;
 pub mod texts;
@@ -111,6 +112,39 @@ pub fn at_least_one<const N: usize>(counts: [(&str, usize); N]) -> Result<()> {
     Ok(())
 }
 
+/// How the layers of a checkpoint learn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layers {
+    /// Learning rate of a layer over that of the layer above.
+    pub(crate) decay: f64,
+    /// Layers from the bottom, embedding included, that do not learn.
+    pub(crate) frozen: usize,
+}
+
+impl Layers {
+    fn validate(self) -> Result<()> {
+        ensure!(
+            self.decay > 0.0 && self.decay <= 1.0,
+            "--set layer_decay={}: must be above 0 and at most 1",
+            self.decay
+        );
+        Ok(())
+    }
+
+    /// Learning rates of embedding (layer 0) and layers over that of the head, by the names of their
+    /// parameters, where they are others.
+    fn rates(self, depth: usize, names: impl Fn(usize) -> Vec<String>) -> Vec<(String, f64)> {
+        let rate = |layer: usize| match layer < self.frozen + usize::from(self.frozen > 0) {
+            true => 0.0,
+            false => self.decay.powi((depth + 1 - layer) as i32),
+        };
+        let layers = (0..=depth).filter(|&layer| rate(layer) != 1.0);
+        layers
+            .flat_map(|layer| names(layer).into_iter().map(move |name| (name, rate(layer))))
+            .collect()
+    }
+}
+
 /// The error of a text that cannot be prepared, with the keys of `--set` that mend it.
 pub(crate) fn unprepared(error: conditioned_data::Error) -> anyhow::Error {
     match error {
@@ -170,5 +204,19 @@ impl Training {
             checkpoint_every: every,
             seed: stage.cell.seed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_near_the_input_learn_slower_or_not_at_all() {
+        let names = |layer| vec![format!("layer.{layer}")];
+        assert!(Layers { decay: 1.0, frozen: 0 }.rates(2, names).is_empty());
+        let rates = Layers { decay: 0.5, frozen: 1 }.rates(2, names);
+        let wanted = [("layer.0", 0.0), ("layer.1", 0.0), ("layer.2", 0.5)];
+        assert_eq!(rates, wanted.map(|(name, rate)| (name.to_string(), rate)));
     }
 }

@@ -8,7 +8,7 @@ use conditioned_models::network::Network;
 use conditioned_train::{FitConfig, Length};
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Shared, Training, at_least_one};
+use super::{Layers, Recipe, Shared, Training, at_least_one};
 use crate::checkpoint::Checkpoint;
 use crate::job::{Init, Job, TaskConfig};
 use crate::table::{Request, Stage, Table};
@@ -49,11 +49,7 @@ impl Recipe for TextRecipe {
     fn validate(&self) -> Result<()> {
         let rows = ("train_rows", self.train_rows.unwrap_or(1));
         at_least_one([("epochs", self.epochs), ("batch_size", self.batch_size), rows])?;
-        ensure!(
-            self.layer_decay > 0.0 && self.layer_decay <= 1.0,
-            "--set layer_decay={}: must be above 0 and at most 1",
-            self.layer_decay
-        );
+        self.layers().validate()?;
         ensure!((0.0..1.0).contains(&self.tune), "--set tune={}: must be in [0, 1)", self.tune);
         Ok(())
     }
@@ -72,32 +68,22 @@ pub struct TextData {
 }
 
 impl TextRecipe {
-    /// Learning rates of embedding and layers over that of the head.
-    fn rates(&self, depth: usize) -> Vec<(String, f64)> {
-        let name = |layer| match layer {
-            0 => "bert.embeddings.*".to_string(),
-            layer => format!("bert.encoder.layer.{}.*", layer - 1),
-        };
-        let rate =
-            |layer: usize| match layer < self.frozen_layers + usize::from(self.frozen_layers > 0) {
-                true => 0.0,
-                false => self.layer_decay.powi((depth + 1 - layer) as i32),
-            };
-        let rates = (0..=depth).map(|layer| (name(layer), rate(layer)));
-        rates.filter(|(_, rate)| *rate != 1.0).collect()
+    fn layers(&self) -> Layers {
+        Layers { decay: self.layer_decay, frozen: self.frozen_layers }
     }
 
     /// What a cell trains.
     ///
     /// # Errors
     /// When recipe, network and texts do not fit together.
-    pub fn job<T: Table<Recipe = Self>>(
+    pub fn job<T: Table>(
+        &self,
         request: &Request<'_, T>,
         data: &TextData,
         stage: &Stage<'_>,
     ) -> Result<Job> {
-        let (recipe, TextData { network, texts, .. }) = (request.recipe, data);
-        let Self { epochs, batch_size, max_length, frozen_layers, .. } = *recipe;
+        let TextData { network, texts, .. } = data;
+        let Self { epochs, batch_size, max_length, frozen_layers, .. } = *self;
         for (key, value, most, of) in [
             ("max_length", max_length, network.context, "the position table"),
             ("frozen_layers", frozen_layers, network.depth, "the network"),
@@ -107,11 +93,15 @@ impl TextRecipe {
         }
         let search = stage.cell.is_search();
         let steps = epochs * texts.train_rows(search).div_ceil(batch_size);
-        let mut fit = recipe.training.fit(stage, Length::Epochs(epochs), epochs);
-        fit.groups.rates = recipe.rates(network.depth);
+        let names = |layer| match layer {
+            0 => vec!["bert.embeddings.*".to_string()],
+            layer => vec![format!("bert.encoder.layer.{}.*", layer - 1)],
+        };
+        let mut fit = self.training.fit(stage, Length::Epochs(epochs), epochs);
+        fit.groups.rates = self.layers().rates(network.depth, names);
         Ok(Job {
             network: Network::Encoder(EncoderConfig::Bert(BertConfig {
-                dropout: recipe.dropout.unwrap_or(network.dropout),
+                dropout: self.dropout.unwrap_or(network.dropout),
                 conditioning: request.conditioning(stage.cell.arm, steps)?,
                 ..network.clone()
             })),
@@ -125,34 +115,5 @@ impl TextRecipe {
             }),
             fit: FitConfig { checkpoint_every: 1, ..fit },
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_near_the_input_learn_slower_or_not_at_all() {
-        let recipe = |layer_decay, frozen_layers| TextRecipe {
-            epochs: 1,
-            batch_size: 1,
-            max_length: 8,
-            dropout: None,
-            layer_decay,
-            frozen_layers,
-            train_rows: None,
-            tune: 0.0,
-            training: Training::default(),
-            shared: Shared::default(),
-        };
-        assert!(recipe(1.0, 0).rates(2).is_empty());
-        let wanted = [
-            ("bert.embeddings.*", 0.0),
-            ("bert.encoder.layer.0.*", 0.0),
-            ("bert.encoder.layer.1.*", 0.5),
-        ];
-        let wanted = wanted.map(|(name, rate)| (name.to_string(), rate));
-        assert_eq!(recipe(0.5, 1).rates(2), wanted);
     }
 }

@@ -15,11 +15,15 @@ use crate::job::{CellTask, Extras};
 use crate::kappa;
 use crate::run::worker::boxed;
 
-/// Images per batch of an evaluation.
+/// Images per batch of an evaluation, and their values, of which large images have fewer.
 const EVALUATION_BATCH: usize = 256;
+const EVALUATION_VALUES: usize = 1 << 22;
 
 /// Training images that running statistics are recalibrated on.
 const RECALIBRATION_IMAGES: usize = 4096;
+
+/// Threads that decode image files ahead of a run.
+const DECODERS: usize = 2;
 
 /// Images of the tuning slice whose condition numbers are measured.
 const KAPPA_IMAGES: usize = 64;
@@ -53,7 +57,12 @@ impl ImagesConfig {
 
     /// Numbers that the table shows.
     pub(crate) fn facts(&self) -> Vec<(&'static str, f64)> {
-        vec![("train_images", self.data.train_images as f64), ("target", self.target)]
+        let mut facts =
+            vec![("train_images", self.data.train_images as f64), ("target", self.target)];
+        if self.data.preprocessing().is_some() {
+            facts.push(("broken", self.data.broken() as f64));
+        }
+        facts
     }
 }
 
@@ -81,31 +90,45 @@ impl ImageClassification {
     ) -> Result<Self, TaskError> {
         let splits = task.data.load()?;
         let device = store.device();
+        let workers = if task.data.preprocessing().is_some() { DECODERS } else { 0 };
+        let values: usize = splits.train.shape().iter().product();
+        let batch = (EVALUATION_VALUES / values).clamp(1, EVALUATION_BATCH);
         let normalisation = splits.train.normalisation()?;
         let training = LoaderConfig {
             augment: task.augment.clone(),
+            workers,
             ..LoaderConfig::training(task.batch_size, config.cell.seed)
         };
         let evaluation = |images: ImageSet, batch: usize| {
-            Loader::new(images, LoaderConfig::evaluation(batch), &normalisation, device)
+            let config = LoaderConfig { workers, ..LoaderConfig::evaluation(batch) };
+            Loader::new(images, config, &normalisation, device)
         };
         let some = splits.train.len().min(RECALIBRATION_IMAGES);
         let recalibration = splits.train.take(some)?;
-        let tune = evaluation(splits.tune.clone(), EVALUATION_BATCH)?;
-        let images = splits.tune.len().min(KAPPA_IMAGES);
+        let tune = evaluation(splits.tune.clone(), batch)?;
+        let images = splits.tune.len().min(KAPPA_IMAGES).min(batch);
         Ok(Self {
             kappa: first_images(&evaluation(splits.tune.clone(), images)?)?,
             model: network.build(store.builder())?,
             network: network.clone(),
             train: Loader::new(splits.train.clone(), training, &normalisation, device)?,
-            recalibration: evaluation(recalibration, EVALUATION_BATCH)?,
+            recalibration: evaluation(recalibration, batch)?,
             test: match config.cell.is_search() {
                 true => None,
-                false => Some(evaluation(splits.test.clone(), EVALUATION_BATCH)?),
+                false => Some(evaluation(splits.test.clone(), batch)?),
             },
             tune,
             target: task.target,
         })
+    }
+}
+
+impl ImageClassification {
+    /// The first `count` training batches: what a comparison with another program trains on.
+    pub(crate) fn first_batches(&self, count: usize) -> Result<Vec<Batch>, TaskError> {
+        let epochs = 0..count.div_ceil(self.train.batches());
+        let batches = epochs.flat_map(|epoch| self.train.epoch(epoch)).take(count);
+        Ok(batches.collect::<Result<_, _>>()?)
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub(crate) mod decode;
 pub(crate) mod files;
+#[cfg(test)]
+mod fixture;
 pub(crate) mod folder;
 pub(crate) mod preprocessing;
 pub(crate) mod resize;

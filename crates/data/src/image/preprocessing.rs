@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use image::imageops::crop_imm;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::decode::decode;
 use super::resize::{Interpolation, resize};
 use crate::atomic::write_atomic;
 use crate::transform::rect::Rect;
@@ -155,6 +157,23 @@ impl Preprocessing {
         Normalisation { mean: self.mean.to_vec(), std: self.std.to_vec() }
     }
 
+    /// One image as the network takes it: (3, S, S) in f32 on a device.
+    ///
+    /// # Errors
+    /// When the file cannot be read or decoded, or it cannot be resized.
+    pub fn read_image(&self, file: &Path, device: &Device) -> Result<Tensor> {
+        self.check()?;
+        let bytes = fs::read(file).map_err(Error::io(file))?;
+        let image = decode(&bytes).and_then(|image| self.apply(&image));
+        let image = image.map_err(|problem| Error::picture(file.into(), problem))?;
+        let side = self.side;
+        let pixels =
+            Tensor::from_slice(image.as_raw(), (side, side, 3), device)?.permute((2, 0, 1))?;
+        let of = |values: &[f32; 3]| Tensor::new(values, device)?.reshape((3, 1, 1));
+        let scaled = (pixels.to_dtype(DType::F32)? / 255.0)?;
+        Ok(scaled.broadcast_sub(&of(&self.mean)?)?.broadcast_div(&of(&self.std)?)?)
+    }
+
     /// Checks the settings.
     pub(crate) fn check(&self) -> Result<()> {
         let (side, resized) = (self.side, self.resize.side());
@@ -195,9 +214,7 @@ impl Preprocessing {
         let whole = Rect { top: 0, left: 0, height: height as usize, width: width as usize };
         let resized = match [new_height, new_width] == [height, width] {
             true => image.clone(),
-            false => {
-                resize(image, whole, [new_height, new_width], self.interpolation)?
-            }
+            false => resize(image, whole, [new_height, new_width], self.interpolation)?,
         };
         let side = self.side as u32;
         if [new_height, new_width] == [side, side] {

@@ -113,6 +113,9 @@ impl From<RandAugment> for String {
 }
 
 impl RandAugment {
+    /// `rand-m9-mstd0.5-inc1`, with which DeiT and most that came after it train.
+    pub const DEIT: Self = Self { layers: 2, magnitude: 9, std: 0.5 };
+
     /// Draws the operations and sends the image through them.
     pub(crate) fn apply(&self, image: &mut RgbImage, rng: &mut impl Rng) {
         for _ in 0..self.layers {

@@ -79,8 +79,7 @@ fn the_fill_is_black_after_normalisation_too() {
     let config = LoaderConfig { augment, ..LoaderConfig::training(16, 0) };
     let normalisation = conditioned_data::Normalisation { mean: vec![0.5], std: vec![0.25] };
     let device = candle_core::Device::Cpu;
-    let loader =
-        conditioned_data::Loader::new(images.into(), config, &normalisation, &device).unwrap();
+    let loader = conditioned_data::Loader::new(images, config, &normalisation, &device).unwrap();
     let (pixels, _) = values(&loader.epoch(0).next().unwrap().unwrap());
     assert!(pixels.contains(&-2.0));
     assert!(pixels.iter().all(|&p| p == 2.0 || p == -2.0));

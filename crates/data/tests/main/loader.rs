@@ -8,7 +8,16 @@ use crate::{loader, numbered, plain, values};
 
 /// Moves and mixes everything.
 fn all() -> Augment {
-    Augment { crop_padding: 1, shift: 1, flip: true, mixup: 0.8, cutmix: 1.0, label_smoothing: 0.1 }
+    Augment {
+        crop_padding: 1,
+        shift: 1,
+        flip: true,
+        erase: 0.5,
+        mixup: 0.8,
+        cutmix: 1.0,
+        label_smoothing: 0.1,
+        ..Augment::default()
+    }
 }
 
 /// Labels, pixels and targets of each batch.

@@ -15,6 +15,7 @@ mod glue_parquet;
 mod hub;
 mod idx;
 mod image_data;
+mod image_folder;
 mod images;
 mod labelled_data;
 mod loader;
@@ -24,6 +25,7 @@ mod mix;
 mod ngram;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod preprocessing;
 mod split;
 mod stories;
 mod text_config;

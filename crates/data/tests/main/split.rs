@@ -36,7 +36,8 @@ fn digits_split_is_complete_and_fixed() {
     let digits = ImageSet::from(digits().unwrap());
     let splits = split(&digits, 0, DIGITS_SIZES).unwrap();
     let rows = |sets: &[&ImageSet]| {
-        let row = |set: &ImageSet, i: usize| (memory(set).image(i).unwrap().to_vec(), set.labels()[i]);
+        let row =
+            |set: &ImageSet, i: usize| (memory(set).image(i).unwrap().to_vec(), set.labels()[i]);
         let all = sets.iter().flat_map(|set| (0..set.len()).map(|i| row(set, i)));
         let mut rows: Vec<_> = all.collect();
         rows.sort_unstable();
