@@ -26,7 +26,7 @@ use conditioned_nn::{Store, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use super::{CONFIG, equal, weights, write_folder};
+use super::{CONFIG, Loaded, equal, weights, write_folder};
 use crate::architecture::Architecture;
 use crate::bert::{Bert, BertConfig, EPS};
 use crate::conditioning::{ConditioningConfig, Method};
@@ -61,15 +61,6 @@ pub enum Head {
     Score,
     /// The head that restores masked words.
     MaskedLm,
-}
-
-/// What became of names that not every file of a model has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
-    /// Parameters of pooler and head that the file lacks: they stay as they were drawn.
-    pub fresh: Vec<String>,
-    /// Tensors of the file that are of no encoder and not of this model: pooler and heads of other tasks.
-    pub unused: Vec<String>,
 }
 
 /// Reads `config.json` of a folder.

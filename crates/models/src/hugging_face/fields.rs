@@ -16,6 +16,8 @@ pub(super) struct Fields {
     path: PathBuf,
     /// The model that wants them, for errors.
     model: &'static str,
+    /// Where in the file they are, for errors: nothing, or the key of an object and a dot.
+    section: String,
     fields: Map<String, Value>,
 }
 
@@ -26,7 +28,7 @@ impl Fields {
             Err(reason) => return Err(StoreError::Io { path, reason }),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(fields) => Ok(Self { path, model, fields }),
+            Ok(fields) => Ok(Self { path, model, section: String::new(), fields }),
             Err(e) => {
                 let reason = format!("not an object of settings ({e}); fetch it again");
                 Err(StoreError::Format { path, reason })
@@ -38,17 +40,33 @@ impl Fields {
         self.fields.get(key)
     }
 
+    /// The fields of the object under a key; none where it is absent or null.
+    pub(super) fn section(&self, key: &str) -> Result<Self, StoreError> {
+        let fields = match self.get(key) {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(fields)) => fields.clone(),
+            Some(_) => return Err(self.wrong(key, "an object of settings")),
+        };
+        let section = format!("{}{key}.", self.section);
+        Ok(Self { path: self.path.clone(), model: self.model, section, fields })
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     pub(super) fn fail(&self, reason: String) -> StoreError {
         StoreError::Format { path: self.path.clone(), reason }
     }
 
     /// The error for a key whose value cannot be used.
     pub(super) fn wrong(&self, key: &str, wanted: &str) -> StoreError {
+        let Self { model, section, .. } = self;
         match self.get(key) {
             Some(found) => {
-                self.fail(format!("`{key}` is {found}; this {} wants {wanted}", self.model))
+                self.fail(format!("`{section}{key}` is {found}; this {model} wants {wanted}"))
             }
-            None => self.fail(format!("`{key}` is missing; this {} wants {wanted}", self.model)),
+            None => self.fail(format!("`{section}{key}` is missing; this {model} wants {wanted}")),
         }
     }
 
@@ -66,9 +84,9 @@ impl Fields {
         let wanted = wanted.join(" or ");
         match self.get(key) {
             Some(found) => Err(self.fail(format!(
-                "`{key}` is {found}, which is not supported: a {} computes here with {wanted} alone, and would be \
+                "`{}{key}` is {found}, which is not supported: a {} computes here with {wanted} alone, and would be \
                  another model with that; take another checkpoint",
-                self.model
+                self.section, self.model
             ))),
             None => Err(self.wrong(key, &wanted)),
         }
@@ -122,6 +140,26 @@ impl Fields {
         let size = self.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         // A larger one is damage: products of several must not overflow.
         size.filter(|&n| n < MOST).ok_or_else(|| self.wrong(key, "a whole number from 0 to 2^30"))
+    }
+
+    /// The size under a key, or `absent` where there is none.
+    pub(super) fn size_or(&self, key: &str, absent: usize) -> Result<usize, StoreError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(absent),
+            Some(_) => self.size(key),
+        }
+    }
+
+    /// The side of a square: a number, or the same number twice.
+    pub(super) fn side(&self, key: &str) -> Result<usize, StoreError> {
+        match self.get(key).and_then(Value::as_array).map(Vec::as_slice) {
+            None => self.size(key),
+            Some([a, b]) if a == b => {
+                let side = a.as_u64().and_then(|n| usize::try_from(n).ok());
+                side.filter(|&n| n < MOST).ok_or_else(|| self.wrong(key, "a side in pixels"))
+            }
+            Some(_) => Err(self.wrong(key, "the side of a square")),
+        }
     }
 
     /// The size under the first of several names that is there.

@@ -7,12 +7,21 @@
 //! | `pytorch_model.bin` | transformers before 5, `torch.save` |
 //! | `pytorch_model.bin.index.json` and its shards | transformers before 5 |
 //!
-//! Values have any float dtype. A module for each family: [`gpt2`], [`bert`]; [`timm`] writes ViTs as timm does.
+//! Values have any float dtype.
+//!
+//! | module | read | written |
+//! | --- | --- | --- |
+//! | [`gpt2`] | GPT-2 of transformers | the same |
+//! | [`bert`] | BERT of transformers | the same |
+//! | [`vit`] | ViT and DeiT of transformers and of timm | those of transformers |
+//! | [`timm`] | | ViT and DeiT of timm |
 
 pub mod bert;
 mod fields;
 pub mod gpt2;
+mod positions;
 pub mod timm;
+pub mod vit;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -28,6 +37,15 @@ pub use weights::WEIGHTS;
 
 /// The file that says what the model is.
 const CONFIG: &str = "config.json";
+
+/// What became of names that not every file of a model has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Parameters of pooler and head that were not read, which stay as they were drawn.
+    pub fresh: Vec<String>,
+    /// Tensors of the file that are of no encoder and not of this model: pooler and heads of other tasks.
+    pub unused: Vec<String>,
+}
 
 /// Whether two tensors hold the same values; not when they cannot be compared.
 fn equal(a: &Tensor, b: &Tensor) -> bool {

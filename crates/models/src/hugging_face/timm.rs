@@ -1,6 +1,7 @@
-//! ViT and DeiT as folders of timm: `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them.
+//! ViT and DeiT as folders of timm: `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them. Folders
+//! of timm are read by [`vit`](super::vit).
 //!
-//! `config.json` names an architecture of timm and every argument that makes it this network; the weights
+//! `config.json` names an architecture of timm and the arguments that make it this network; the weights
 //! have timm's names. Source: timm 1.0, `timm/models/_hub.py`, `load_model_config_from_path`.
 
 use std::collections::BTreeMap;
@@ -8,27 +9,167 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use conditioned_nn::{Store, StoreError};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::write_folder;
-use crate::vit::{Vit, VitConfig};
+use super::fields::Fields;
+use super::{CONFIG, write_folder};
+use crate::conditioning::ConditioningConfig;
+use crate::vit::{EPS, Vit, VitConfig};
+
+/// Width, depth and heads by the name of a size.
+const SIZES: [(&str, usize, usize, usize); 4] =
+    [("tiny", 192, 12, 3), ("small", 384, 12, 6), ("base", 768, 12, 12), ("large", 1024, 24, 16)];
+
+/// Arguments that say how a model trains or takes other images, and not what it is.
+const PASSED_OVER: [&str; 6] = [
+    "weight_init",
+    "fix_init",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+    "strict_img_size",
+    "pool_include_prefix",
+];
+
+/// Arguments that are read.
+const READ: [&str; 8] = [
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "num_classes",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+];
 
 /// The weight of the patch embedding, (C, channels, p, p).
 const PATCHES: &str = "patch_embed.proj.weight";
 
-/// Writes the model of `store` as a plain ViT that computes the same: conditioning is folded into patch
-/// embedding, class token and position table. `mean` and `std` are those by which images are normalised, a
-/// number a channel.
+/// The configuration in a `config.json` of timm: sizes by `model_args`, and what these leave out by the name of
+/// the architecture, as `vit_SIZE_patchP_S` and `deit_SIZE[_distilled]_patchP_S`.
+pub(super) fn read_config(file: &Fields) -> Result<VitConfig, StoreError> {
+    let (args, pretrained) = (file.section("model_args")?, file.section("pretrained_cfg")?);
+    let named = file.get("architecture").and_then(Value::as_str).and_then(of_name);
+    let named = named.ok_or_else(|| {
+        let sizes = SIZES.map(|(size, ..)| size).join(", ");
+        let wanted = format!(
+            "vit_SIZE_patchP_S, deit_SIZE_patchP_S or deit_SIZE_distilled_patchP_S, SIZE one of {sizes}"
+        );
+        file.wrong("architecture", &wanted)
+    })?;
+    file.absent_or("global_pool", &[json!("token")])?;
+    check_arguments(&args)?;
+    // Old files have at their root what stands in `pretrained_cfg` today.
+    let input = [&pretrained, file].into_iter().find(|file| file.get("input_size").is_some());
+    let (channels, side) = match input {
+        Some(file) => input_size(file)?,
+        None => (named.channels, named.image_size),
+    };
+    let classes = file.size_or("num_classes", pretrained.size_or("num_classes", named.classes)?)?;
+    let side_or = |key: &str, absent| match args.get(key) {
+        None | Some(Value::Null) => Ok(absent),
+        Some(_) => args.side(key),
+    };
+    let ratio = args.real("mlp_ratio", named.mlp_ratio as f64)?;
+    if ratio.fract() != 0.0 || !(1.0..1e6).contains(&ratio) {
+        return Err(args.wrong("mlp_ratio", "a whole number"));
+    }
+    Ok(VitConfig {
+        image_size: side_or("img_size", side)?,
+        patch_size: side_or("patch_size", named.patch_size)?,
+        channels: args.size_or("in_chans", channels)?,
+        classes: args.size_or("num_classes", classes)?.max(1),
+        width: args.size_or("embed_dim", named.width)?,
+        depth: args.size_or("depth", named.depth)?,
+        heads: args.size_or("num_heads", named.heads)?,
+        mlp_ratio: ratio as usize,
+        ..named
+    })
+}
+
+/// Channels and side in `input_size`, [channels, side, side].
+fn input_size(file: &Fields) -> Result<(usize, usize), StoreError> {
+    let sizes = file.get("input_size").and_then(Value::as_array).map(Vec::as_slice);
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    match sizes {
+        Some([channels, height, width]) if height == width => {
+            Option::zip(number(channels), number(height))
+        }
+        _ => None,
+    }
+    .map(|(channels, side)| (channels as usize, side as usize))
+    .ok_or_else(|| file.wrong("input_size", "[channels, side, side]"))
+}
+
+/// Refuses arguments that make another network.
+fn check_arguments(args: &Fields) -> Result<(), StoreError> {
+    let fixed: [(&str, &[Value]); 17] = [
+        ("global_pool", &[json!("token")]),
+        ("qkv_bias", &[json!(true)]),
+        ("qk_norm", &[json!(false)]),
+        ("scale_attn_norm", &[json!(false)]),
+        ("scale_mlp_norm", &[json!(false)]),
+        ("proj_bias", &[json!(true)]),
+        ("init_values", &[Value::Null]),
+        ("class_token", &[json!(true)]),
+        ("pos_embed", &[json!("learn")]),
+        ("no_embed_class", &[json!(false)]),
+        ("reg_tokens", &[json!(0)]),
+        ("pre_norm", &[json!(false)]),
+        ("final_norm", &[json!(true)]),
+        ("fc_norm", &[Value::Null, json!(false)]),
+        ("embed_norm_layer", &[Value::Null]),
+        ("norm_layer", &[Value::Null]),
+        ("act_layer", &[Value::Null, json!("gelu")]),
+    ];
+    for key in args.keys() {
+        match fixed.iter().find(|(known, _)| *known == key) {
+            Some((_, wanted)) => args.one_of(key, wanted)?,
+            None if READ.contains(&key) || PASSED_OVER.contains(&key) || key.contains("drop") => {}
+            None => return Err(args.wrong(key, "no such argument; take another checkpoint")),
+        }
+    }
+    Ok(())
+}
+
+/// The network that timm calls so.
+fn of_name(name: &str) -> Option<VitConfig> {
+    let name = name.strip_prefix("vit_").or_else(|| name.strip_prefix("deit_"))?;
+    let (size, rest) = name.split_once("_patch")?;
+    let (patch, side) = rest.split_once('_')?;
+    let (size, distilled) = match size.strip_suffix("_distilled") {
+        Some(size) => (size, true),
+        None => (size, false),
+    };
+    let &(_, width, depth, heads) = SIZES.iter().find(|(known, ..)| *known == size)?;
+    let number = |text: &str| text.parse::<u32>().ok().map(|n| n as usize);
+    Some(VitConfig {
+        image_size: number(side)?,
+        patch_size: number(patch)?,
+        channels: 3,
+        classes: 1000,
+        width,
+        depth,
+        heads,
+        mlp_ratio: 4,
+        drop_path: 0.0,
+        table_std: 0.02,
+        distilled,
+        eps: EPS,
+        conditioning: ConditioningConfig::default(),
+    })
+}
+
+/// The parameters, by timm's names, of a plain ViT that computes what the model of `store` does: conditioning is
+/// folded into patch embedding, class token, position table and the weights of queries, keys and values.
 ///
 /// # Errors
-/// When a file cannot be written, or the conditioning cannot be folded: a method that depends on other tokens, or
-/// what is done to the output of attention.
-pub fn export(
-    folder: &Path,
+/// When the conditioning cannot be folded: a method that depends on other tokens, or what is done to the output
+/// of attention.
+pub(super) fn folded(
     config: &VitConfig,
-    (mean, std): (&[f32], &[f32]),
     store: &Store,
-) -> Result<(), StoreError> {
+) -> Result<BTreeMap<String, Tensor>, StoreError> {
     let model = Vit::new(config, store.frozen()?)?;
     let parameters = store.parameters().into_iter();
     let mut tensors: BTreeMap<String, Tensor> =
@@ -48,6 +189,31 @@ pub fn export(
             _ => continue,
         };
     }
+    Ok(tensors)
+}
+
+/// Writes the model of `store` as a plain ViT that computes the same: conditioning is folded into patch
+/// embedding, class token and position table. `mean` and `std` are those by which images are normalised, a
+/// number a channel.
+///
+/// # Errors
+/// When a file cannot be written, or the conditioning cannot be folded: a method that depends on other tokens, or
+/// what is done to the output of attention; when the layer norms have another epsilon than timm's.
+pub fn export(
+    folder: &Path,
+    config: &VitConfig,
+    (mean, std): (&[f32], &[f32]),
+    store: &Store,
+) -> Result<(), StoreError> {
+    if config.eps != EPS {
+        let reason = format!(
+            "the layer norms of this model have eps {:e}, and those of timm's ViT {EPS:e}; write it for \
+             transformers (hugging_face::vit::export)",
+            config.eps
+        );
+        return Err(StoreError::Format { path: folder.join(CONFIG), reason });
+    }
+    let tensors = folded(config, store)?;
     let size = config.image_size;
     let config = json!({
         "architecture": match config.distilled {

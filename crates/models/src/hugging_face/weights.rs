@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
+use candle_core::pickle::{Object, PthTensors, Stack};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use conditioned_nn::StoreError;
@@ -30,6 +30,9 @@ const ZIP: &[u8] = b"PK\x03\x04";
 
 /// The start of what stands in the place of a large file in a clone without Git LFS.
 const POINTER: &[u8] = b"version https://git-lfs";
+
+/// The modules whose classes and functions files of weights name; none of them is called here.
+const KNOWN: [&str; 4] = ["torch", "collections", "numpy", "_codecs"];
 
 /// Whether a tensor is state of a conditioning rather than a parameter.
 pub(super) fn is_state(name: &str) -> bool {
@@ -155,6 +158,13 @@ fn read(path: &Path) -> Result<Vec<(String, Tensor)>, StoreError> {
         );
         return Err(StoreError::Format { path: path.to_path_buf(), reason });
     }
+    if !is_safetensors && let Some(class) = foreign_class(path) {
+        let reason = format!(
+            "it names {class}, which no tensor needs: a pickle with code in it, which Python would run. Nothing \
+             of it was run or read. Take another checkpoint, at best one of safetensors"
+        );
+        return Err(StoreError::Format { path: path.to_path_buf(), reason });
+    }
     let (kind, tensors) = match is_safetensors {
         true => ("safetensors", read_safetensors(read_bytes(path)?)),
         false => ("PyTorch", read_pickle(path)),
@@ -224,6 +234,36 @@ fn read_pickle(path: &Path) -> candle_core::Result<Vec<(String, Tensor)>> {
     // candle panics over objects that PyTorch does not write.
     let caught = catch_unwind(AssertUnwindSafe(read));
     caught.unwrap_or_else(|_| candle_core::bail!("its parts contradict each other"))
+}
+
+/// What a pickle names beside tensors, the first such class or function. A pickle that cannot be followed
+/// to its end is left to [`read_pickle`] and its reasons.
+fn foreign_class(path: &Path) -> Option<String> {
+    let find = || {
+        let open = || ZipArchive::new(BufReader::new(File::open(path).ok()?)).ok();
+        let mut archive = open()?;
+        for i in 0..archive.len() {
+            let mut entry = archive.by_index(i).ok()?;
+            if !entry.name().ok()?.ends_with("data.pkl") {
+                continue;
+            }
+            // Damage must not look like code.
+            io::copy(&mut entry, &mut io::sink()).ok()?;
+            drop(entry);
+            let mut pickle = BufReader::new(archive.by_index(i).ok()?);
+            let mut stack = Stack::empty();
+            while !stack.read(&mut pickle).ok()? {
+                // A name is on top of the stack before anything can be done with it.
+                if let Some(Object::Class { module_name, class_name }) = stack.stack().last()
+                    && !KNOWN.contains(&module_name.split('.').next().unwrap_or_default())
+                {
+                    return Some(format!("{module_name}.{class_name}"));
+                }
+            }
+        }
+        None
+    };
+    catch_unwind(AssertUnwindSafe(find)).ok().flatten()
 }
 
 fn compare_checksums(path: &Path) -> candle_core::Result<()> {

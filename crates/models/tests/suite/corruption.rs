@@ -7,7 +7,7 @@ use conditioned_models::Architecture;
 use conditioned_models::bert_heads::BertClassifier;
 use conditioned_models::conditioning::{ConditioningConfig, Method};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_models::hugging_face::{bert, gpt2};
+use conditioned_models::hugging_face::{bert, gpt2, vit};
 use conditioned_nn::{Store, StoreError};
 use tempfile::TempDir;
 
@@ -53,6 +53,16 @@ fn configurations() {
     trim(&files[0]);
     let path = folder.path().to_path_buf();
     check("config.json (BERT)", files, move || bert::read_config(&path));
+
+    for layout in ["vit", "timm"] {
+        let (folder, files) = copy(&format!("hugging_face_vit/fixture/{layout}"), &["config.json"]);
+        trim(&files[0]);
+        let path = folder.path().to_path_buf();
+        check(&format!("config.json (ViT, {layout})"), files, move || {
+            let classes = vit::read_classes(&path)?;
+            Ok((vit::read_config(&path)?, classes))
+        });
+    }
 }
 
 #[test]
@@ -130,6 +140,19 @@ fn weights_of_a_bert() {
             let store = Store::new(7, DType::F32, &Device::Cpu);
             BertClassifier::new(&config, 3, store.builder())?;
             bert::read_weights(&path, &store)
+        });
+    }
+}
+
+#[test]
+fn weights_of_a_vit() {
+    for (layout, name) in [("vit", "model.safetensors"), ("base", "pytorch_model.bin")] {
+        let (folder, files) = copy(&format!("hugging_face_vit/fixture/{layout}"), &[name]);
+        let config = vit::read_config(folder.path()).unwrap();
+        let path = folder.path().to_path_buf();
+        check(&format!("{name} (ViT)"), files, move || {
+            let store = Store::new(7, DType::F32, &Device::Cpu);
+            vit::read_weights(&path, &config, &store)
         });
     }
 }

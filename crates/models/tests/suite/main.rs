@@ -20,6 +20,7 @@ mod gpu;
 mod gradients;
 mod hugging_face;
 mod hugging_face_bert;
+mod hugging_face_vit;
 mod image_parity;
 mod published_sizes;
 mod registry;

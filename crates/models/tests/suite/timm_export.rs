@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use conditioned_models::conditioning::{
     AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
 };
-use conditioned_models::hugging_face::timm;
+use conditioned_models::hugging_face::{timm, vit};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
@@ -46,9 +46,10 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let folder = tempfile::tempdir().unwrap();
         timm::export(folder.path(), &config, NORMALISATION, &store).unwrap();
         let plain = VitConfig { conditioning: ConditioningConfig::default(), ..config.clone() };
+        assert_eq!(vit::read_config(folder.path()).unwrap(), plain);
         let read = Store::new(4, DType::F32, &Device::Cpu);
+        vit::read_weights(folder.path(), &plain, &read).unwrap();
         let model = Vit::new(&plain, read.builder()).unwrap();
-        read.load(&folder.path().join("model.safetensors")).unwrap();
         let found = model.forward(&images, Mode::Eval.into()).unwrap();
         let worst = distance(&found, &wanted).unwrap();
         assert!(worst <= TOLERANCE, "{conditioning:?}: {worst}");
@@ -67,8 +68,12 @@ fn what_cannot_be_folded_is_refused_with_its_reason() {
     for (conditioning, reason) in [
         (Method::per_sequence(0.3).unwrap().into(), "depends on other tokens"),
         (preconditioned, "preconditioned attention"),
+        (ConditioningConfig::default(), "have eps 1e-12, and those of timm's ViT 1e-6"),
     ] {
-        let config = config(conditioning);
+        let mut config = config(conditioning);
+        if conditioning.is_plain() {
+            config.eps = 1e-12;
+        }
         let store = Store::new(3, DType::F32, &Device::Cpu);
         Vit::new(&config, store.builder()).unwrap();
         let folder = tempfile::tempdir().unwrap();
