@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +49,15 @@ pub(crate) fn resize(
         Interpolation::Lanczos => FilterType::Lanczos3,
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    // Rows first, then columns, as Pillow has it: each pass rounds to bytes and cuts off at black and white, so
+    // that their order shows at edges.
+    let mut rows_done = Image::new(width, part.height(), pixels);
     let mut target = Image::new(width, height, pixels);
     RESIZER
-        .with_borrow_mut(|resizer| resizer.resize(&part, &mut target, &options))
+        .with_borrow_mut(|resizer| {
+            resizer.resize(&part, &mut rows_done, &options)?;
+            resizer.resize(&rows_done, &mut target, &options)
+        })
         .map_err(|e| fail(&e))?;
     RgbImage::from_raw(width, height, target.into_vec()).ok_or_else(|| fail(&"no pixels"))
 }
