@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.utils import logging
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -47,7 +48,7 @@ logging.disable_progress_bar()
 TOLERANCE = 1e-4
 
 # Runs of all kinds.
-RUNS = 58
+RUNS = 66
 
 WORDS = "the a dog cat river house bird was is sat ran old new sad good bad on in to and Caf\u00e9 na\u00efve".split()
 # What tokenizers treat in ways of their own.
@@ -271,14 +272,18 @@ def check_images(work):
     for run_folder in finished(out):
         relative = run_folder.relative_to(out)
         export, file = work / "exports" / relative, work / "images.safetensors"
-        run("table1-imagenet", "export", "--run", run_folder, "--out", export)
+        run("table1-imagenet", "export", "--layout", "timm", "--run", run_folder, "--out", export / "timm")
+        run("table1-imagenet", "export", "--run", run_folder, "--out", export / "transformers")
         run("examples/logits", "--run", run_folder, "--out", file)
         found = load_file(file)
-        model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+        model = timm.create_model(f"local-dir:{export / 'timm'}", pretrained=True).eval()
         settings = model.pretrained_cfg
         mean, std = (torch.tensor(settings[key])[:, None, None] for key in ["mean", "std"])
-        theirs = model((found["images"] - mean) / std)
-        yield compare(f"{relative}", list(found["logits"]), list(theirs))
+        images = (found["images"] - mean) / std
+        yield compare(f"{relative}, timm", list(found["logits"]), list(model(images)))
+        model = AutoModelForImageClassification.from_pretrained(export / "transformers").eval()
+        theirs = model(pixel_values=images).logits
+        yield compare(f"{relative}, transformers", list(found["logits"]), list(theirs))
 
 
 def main():

@@ -196,11 +196,12 @@ fn bad_input_gets_one_clear_error() {
     let (out, under_a_file) = (at("out"), at("file") + "/out");
     let cases: &[(&[&str], &[&str])] = &[
         (&["--data", &at("absent")], &["absent"]),
-        (&["--data", &at("empty")], &["empty", "train-images"]),
+        (&["--data", &at("empty")], &["empty", "a folder for each class", "MNIST"]),
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
-        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k, paper"]),
+        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k, cifar10, paper"]),
         (&["--preset", "mnist-4k"], &["--data"]),
-        (&["--preset", "paper"], &["`plan` says what it takes", "cannot be run"]),
+        (&["--preset", "paper"], &["--data", "train and val", "`plan` needs none"]),
+        (&["--preset", "cifar10"], &["--data", "CIFAR-10"]),
         (&["--models", "resnet"], &["invalid value 'resnet'", "vit, deit, swin, xcit, davit"]),
         (&["--arms", "magic"], &["invalid value 'magic'", "pooled-current"]),
         (&["--set", "epoch=3"], &["unknown key `epoch`", "epochs"]),

@@ -115,7 +115,7 @@ impl ImageTuning {
                 data: images.clone(),
                 batch_size,
                 augment: self.augment.clone(),
-                target: 100.0,
+                target: None,
             }),
             fit: FitConfig { checkpoint_every: 1, ..fit },
         })

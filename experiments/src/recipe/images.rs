@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use conditioned_data::{
-    Augment, DIGITS_SIZES, ImageData, ImageSizes, ImageSource, Preprocessing, Tuning,
+    Augment, DIGITS_SIZES, Error, ImageData, ImageSizes, ImageSource, Preprocessing, Tuning,
 };
 use conditioned_models::Architecture;
 use conditioned_models::architecture::{Input, TableStds};
@@ -99,8 +99,12 @@ impl ImageRecipe {
             },
         };
         let sizes = ImageSizes { train: self.train_images, tune: Tuning::Images(self.tune_images) };
-        let (data, splits) = ImageData::read(source, sizes)
-            .context("--set train_images and tune_images say how many are taken")?;
+        let (data, splits) = ImageData::read(source, sizes).map_err(|error| match error {
+            Error::Images { .. } => {
+                anyhow!("{error} (--set train_images and tune_images say how many are taken)")
+            }
+            error => error.into(),
+        })?;
         let (shape, found) = (splits.train.shape(), splits.train.classes());
         let wanted = [channels, side, side];
         ensure!(
@@ -142,7 +146,7 @@ impl ImageRecipe {
                 data: data.clone(),
                 batch_size,
                 augment: request.recipe.augment.clone(),
-                target,
+                target: Some(target),
             }),
             fit: FitConfig {
                 checkpoint_every: 4,

@@ -38,8 +38,8 @@ pub struct ImagesConfig {
     pub batch_size: usize,
     /// What is done to training images.
     pub augment: Augment,
-    /// Tuning accuracy in % whose first step is recorded as `steps_to_target`.
-    pub target: f64,
+    /// Tuning accuracy in % whose first step is recorded as `steps_to_target`; null records none.
+    pub target: Option<f64>,
 }
 
 impl ImagesConfig {
@@ -57,8 +57,8 @@ impl ImagesConfig {
 
     /// Numbers that the table shows.
     pub(crate) fn facts(&self) -> Vec<(&'static str, f64)> {
-        let mut facts =
-            vec![("train_images", self.data.train_images as f64), ("target", self.target)];
+        let mut facts = vec![("train_images", self.data.train_images as f64)];
+        facts.extend(self.target.map(|target| ("target", target)));
         if self.data.preprocessing().is_some() {
             facts.push(("broken", self.data.broken() as f64));
         }
@@ -77,7 +77,7 @@ pub(crate) struct ImageClassification {
     test: Option<Loader>,
     /// The images whose condition numbers are measured.
     kappa: Tensor,
-    target: f64,
+    target: Option<f64>,
 }
 
 impl ImageClassification {
@@ -172,9 +172,10 @@ impl Task for ImageClassification {
 impl CellTask for ImageClassification {
     /// The first evaluated step at which the tuning accuracy reached the target; NaN where none did.
     fn extras(&self, _: &RunConfig, run: &Run, _: &Store) -> Result<Extras> {
+        let Some(target) = self.target else { return Ok(Extras::default()) };
         let reached = record::read(&run.metrics())?.into_iter().find_map(|event| match event {
             Event::Evaluation { step, metrics, .. } => {
-                metrics.get("tune_accuracy").is_some_and(|a| *a >= self.target).then_some(step)
+                metrics.get("tune_accuracy").is_some_and(|a| *a >= target).then_some(step)
             }
             _ => None,
         });
