@@ -198,7 +198,10 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", &at("absent")], &["absent"]),
         (&["--data", &at("empty")], &["empty", "a folder for each class", "MNIST"]),
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
-        (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k, cifar10, paper"]),
+        (
+            &["--preset", "huge"],
+            &["invalid value 'huge'", "smoke, short, mnist-4k, cifar10, paper"],
+        ),
         (&["--preset", "mnist-4k"], &["--data"]),
         (&["--preset", "paper"], &["--data", "train and val", "`plan` needs none"]),
         (&["--preset", "cifar10"], &["--data", "CIFAR-10"]),

@@ -27,8 +27,8 @@ const WARM: usize = 10;
 /// Steps that are timed, unless they take longer than [`LIMIT`].
 const STEPS: usize = 30;
 
-/// Steps that are timed however long they take.
-const FEWEST: usize = 10;
+/// Steps that are taken however long they take; the later half of few is timed.
+const FEWEST: usize = 6;
 
 /// How long a worker takes, about.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -174,7 +174,7 @@ pub fn time(folder: &Folder) -> Result<ExitCode> {
     let mut progress = |_| {
         times.push(last.elapsed().as_secs_f64() * 1e3);
         last = Instant::now();
-        let long = times.len() >= WARM + FEWEST && began.elapsed() > LIMIT;
+        let long = times.len() >= FEWEST && began.elapsed() > LIMIT;
         if long || times.len() >= WARM + STEPS {
             stop.store(true, Ordering::Relaxed);
         }
