@@ -1,4 +1,5 @@
 mod downloads;
+mod images;
 mod refusals;
 mod server;
 
