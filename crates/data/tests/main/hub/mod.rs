@@ -1,3 +1,4 @@
+mod candle;
 mod downloads;
 mod images;
 mod refusals;
