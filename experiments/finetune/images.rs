@@ -50,10 +50,10 @@ pub(crate) fn data(request: &Request<'_, Finetune>, recipe: &ImageTuning) -> Res
     network.image_size = side;
     let Options { data, skip_broken, .. } = request.options;
     let Some(path) = data else {
-        bail!("--data is missing: give a folder of images for each class");
+        bail!("--data is missing: give a folder of images for each class, or hub:ID");
     };
     let source = ImageSource::Folder {
-        path: path.clone(),
+        path: hub::images(path)?,
         preprocessing: Preprocessing::read(&folder)?.with_side(side),
         skip_broken: *skip_broken,
     };

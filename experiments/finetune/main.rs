@@ -40,7 +40,8 @@ struct Options {
     #[arg(long)]
     task: Option<String>,
     /// The folder with the files of a GLUE task, or hub:ID (nyu-mll/glue). Without --task a folder of images:
-    /// JPEG, PNG and WebP files with a folder for each class, perhaps in train and val.
+    /// JPEG, PNG and WebP files with a folder for each class, perhaps in train and val; with the feature `hub`
+    /// also parquet files of images and labels, or hub:ID (uoft-cs/cifar10), which are read into memory.
     #[arg(long)]
     data: Option<PathBuf>,
     /// The texts to report on, of a task in a file of your own.

@@ -63,6 +63,18 @@ pub fn glue(folder: &Path, tasks: &[Task]) -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
+/// The folder of labelled images: as given, or where it is `hub:ID` that of its parquet files.
+///
+/// # Errors
+/// When there is no folder, or the hub cannot give them.
+pub fn images(folder: &Path) -> Result<PathBuf> {
+    if let Some(id) = id(folder) {
+        return fetch::images(id);
+    }
+    check(folder, "folder", "data set")?;
+    Ok(folder.to_path_buf())
+}
+
 #[cfg(feature = "hub")]
 mod fetch {
     use conditioned_data::hub::Hub;
@@ -80,6 +92,10 @@ mod fetch {
 
     pub(super) fn glue(id: &str, tasks: &[Task]) -> Result<PathBuf> {
         Ok(Hub::from_env()?.glue(id, tasks)?)
+    }
+
+    pub(super) fn images(id: &str) -> Result<PathBuf> {
+        Ok(Hub::from_env()?.images(id)?)
     }
 }
 
@@ -100,6 +116,10 @@ mod fetch {
     }
 
     pub(super) fn glue(id: &str, _: &[Task]) -> Result<PathBuf> {
+        refused(id)
+    }
+
+    pub(super) fn images(id: &str) -> Result<PathBuf> {
         refused(id)
     }
 }

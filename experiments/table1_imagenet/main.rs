@@ -11,6 +11,7 @@ use conditioned_models::Architecture;
 use conditioned_models::network::Network;
 use experiments::arm::Arm::{self, Baseline, Init, PerSequence, PooledCurrent};
 use experiments::column::{self, Column};
+use experiments::hub;
 use experiments::job::Job;
 use experiments::plan;
 use experiments::recipe::images::ImageRecipe;
@@ -55,7 +56,8 @@ impl Row {
 #[derive(Args, Clone)]
 struct Options {
     /// A folder of images: IDX files (MNIST, Fashion-MNIST, KMNIST), binary files of CIFAR-10 or CIFAR-100, or JPEG,
-    /// PNG and WebP files with a folder for each class, perhaps in train and val.
+    /// PNG and WebP files with a folder for each class, perhaps in train and val; with the feature `hub` also
+    /// parquet files of images and labels, or hub:ID (uoft-cs/cifar10), which are read into memory.
     #[arg(long)]
     data: Option<PathBuf>,
     /// Leaves out image files that cannot be read, and counts them; all are decoded once to find them.
@@ -265,7 +267,10 @@ impl Table for Table1 {
                 let train = recipe.train_images.unwrap_or(IMAGENET_IMAGES - recipe.tune_images);
                 Ok(ImageData::announced("ImageNet-1k", [train, recipe.tune_images]))
             }
-            _ => recipe.data(data.as_deref(), *skip_broken),
+            _ => {
+                let folder = data.as_deref().map(hub::images).transpose()?;
+                recipe.data(folder.as_deref(), *skip_broken)
+            }
         }
     }
 

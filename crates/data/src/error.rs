@@ -156,7 +156,7 @@ pub enum Error {
         /// What was found and expected, and what to do.
         problem: String,
     },
-    /// A file is no image that can be read.
+    /// A file, or a row of a parquet file, is no image that can be read.
     #[error("{}: {problem}", .file.display())]
     Picture {
         /// The file.

@@ -28,7 +28,7 @@ pub enum ImageSource {
     /// The embedded UCI digits.
     Digits,
     /// A folder: the IDX files of the MNIST family, the binary files of CIFAR, or a folder of images for each
-    /// class ([`ImageFolder`]).
+    /// class or parquet files of the Hugging Face hub ([`ImageFolder`]).
     Folder {
         /// The folder.
         path: PathBuf,
@@ -100,10 +100,11 @@ pub struct ImageData {
 #[serde(deny_unknown_fields)]
 struct FilesConfig {
     preprocessing: Preprocessing,
-    /// Files that are no images, as paths from the folder, sorted.
+    /// Files that are no images, or rows of parquet files, as paths from the folder, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     broken: Vec<PathBuf>,
-    /// BLAKE3 of names and lengths of all files: what is compared when they are read again.
+    /// BLAKE3 of names and lengths of all files, or of what the parquet files hold: what is compared when they
+    /// are read again.
     listing: String,
 }
 
@@ -161,7 +162,7 @@ impl ImageData {
         Ok((data, splits))
     }
 
-    /// Reads the images again; of image files names and lengths.
+    /// Reads the images again; of image files names and lengths, of parquet files all.
     ///
     /// # Errors
     /// When they cannot be read, or are not those of then.
@@ -185,7 +186,8 @@ impl ImageData {
                 (splits, &self.hash, found)
             }
             (Some(folder), Some(files)) => {
-                let splits = listed(folder, &files.preprocessing, &files.broken, sizes)?.0;
+                let tree = ImageFolder::read(folder, &files.preprocessing)?;
+                let splits = tree_splits(tree, folder, &files.broken, sizes)?;
                 let found = listing(&splits)?;
                 (splits, &files.listing, found)
             }
@@ -225,15 +227,17 @@ impl ImageData {
         sizes: ImageSizes,
     ) -> Result<Splits> {
         let mut broken = Vec::new();
-        let ImageFolder { train, tune, test, passed_over } =
-            ImageFolder::read(folder, preprocessing)?;
-        if passed_over > 0 {
+        let tree = ImageFolder::read(folder, preprocessing)?;
+        if tree.passed_over > 0 {
             tracing::info!(
-                "{}: {passed_over} files are passed over: their suffixes are of no image",
-                folder.display()
+                "{}: {} files are passed over: their suffixes are of no image",
+                folder.display(),
+                tree.passed_over
             );
         }
-        for files in [Some(&train), tune.as_ref(), test.as_ref()].into_iter().flatten() {
+        for files in
+            [Some(&tree.train), tree.tune.as_ref(), tree.test.as_ref()].into_iter().flatten()
+        {
             for bad in files.broken(skip_broken)? {
                 if !skip_broken {
                     return Err(Error::picture(files.full_path(&bad.file), bad.problem));
@@ -247,8 +251,8 @@ impl ImageData {
             }
         }
         broken.sort();
-        let (splits, classes) = listed(folder, preprocessing, &broken, sizes)?;
-        self.classes = classes;
+        self.classes = tree.train.classes().to_vec();
+        let splits = tree_splits(tree, folder, &broken, sizes)?;
         self.files = Some(FilesConfig {
             preprocessing: preprocessing.clone(),
             broken,
@@ -279,17 +283,15 @@ fn packed(folder: &Path) -> Result<Option<Packed>> {
     Ok(None)
 }
 
-/// The splits of a tree without the files that are broken, and its classes.
-fn listed(
+/// The splits of a tree without the files that are broken.
+fn tree_splits(
+    tree: ImageFolder,
     folder: &Path,
-    preprocessing: &Preprocessing,
     broken: &[PathBuf],
     sizes: ImageSizes,
-) -> Result<(Splits, Vec<String>)> {
-    let tree = ImageFolder::read(folder, preprocessing)?;
+) -> Result<Splits> {
     let whole = |files: ImageFiles| files.without(folder, broken);
     let train = whole(tree.train);
-    let classes = train.classes().to_vec();
     let (train, test) = match tree.test {
         Some(test) => (ImageSet::from(train), whole(test).into()),
         None => {
@@ -298,16 +300,13 @@ fn listed(
             (train.subset(rest)?.into(), ImageSet::from(train.subset(test)?))
         }
     };
-    let splits = match tree.tune {
+    match tree.tune {
         Some(tune) => {
             let Splits { train, .. } = hold_out(&train, test.clone(), SPLIT_SEED, sizes.train, 0)?;
-            Splits { train, tune: whole(tune).into(), test }
+            Ok(Splits { train, tune: whole(tune).into(), test })
         }
-        None => {
-            hold_out(&train, test, SPLIT_SEED, sizes.train, tune_size(sizes.tune, train.len()))?
-        }
-    };
-    Ok((splits, classes))
+        None => hold_out(&train, test, SPLIT_SEED, sizes.train, tune_size(sizes.tune, train.len())),
+    }
 }
 
 /// Which images of a tree are reported on: the first in this order.

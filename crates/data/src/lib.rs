@@ -4,7 +4,7 @@
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class), [`Images::new`] |
+//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class, or in parquet files), [`Images::new`] |
 //! | prepare images of any size | [`Preprocessing`] |
 //! | choose training, tuning and test images | [`split()`], [`hold_out`] |
 //! | know mean and spread | [`ImageSet::normalisation`], of the training images |
@@ -40,8 +40,9 @@
 //! | running text, with its tokenizer and shards | [`TextConfig`], from a [`TextSource`] and a [`Preparation`] |
 //! | labelled texts | [`LabelledData`], from a [`LabelledSource`] |
 //!
-//! Two features are off by default: `parquet` for corpora and tasks in parquet files, and `hub`, which
-//! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files.
+//! Two features are off by default: `parquet` for corpora, tasks and images in parquet files, and `hub`, which
+//! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files, and for
+//! images that candle-datasets has read (`Images::of_candle`).
 //!
 //! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, M of them
 //! hidden, V ids; in batches of texts N tokens of the longest.

@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use parquet::record::Field;
-use parquet::schema::types::{ColumnDescriptor, Type};
+use parquet::schema::types::{ColumnDescriptor, Type, TypePtr};
 
 use crate::{Error, Result};
 
@@ -128,27 +128,49 @@ pub(crate) fn table(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>> {
         })
     };
     let fields = columns.iter().map(field).collect::<Result<Vec<_>>>()?;
-    let rows = caught(|| {
-        let projection = Type::group_type_builder(schema.name()).with_fields(fields).build()?;
-        file.get_row_iter(Some(projection))?.collect::<parquet::errors::Result<Vec<_>>>()
-    });
-    let rows = rows.map_err(|e| damaged(path, &names, &e))?;
-    let value = |(row, (name, field)): (usize, (String, Field))| match field {
+    let value = |row: usize, (name, field): (&&str, Field)| match field {
         Field::Str(text) => Ok(text),
         Field::Null | Field::Bytes(_) | Field::Group(_) | Field::ListInternal(_) => {
             Err(fail(format!("row {row}: {name:?} is no text or number; leave such rows out")))
         }
         number => Ok(number.to_string()),
     };
-    let rows = (1..).zip(rows).map(|(i, row)| {
-        let columns = row.into_columns().into_iter();
-        columns.map(|column| value((i, column))).collect::<Result<Vec<_>>>()
+    let mut rows = Vec::new();
+    each_row(path, &file, fields, |number, values| {
+        let values = columns.iter().zip(values).map(|column| value(number, column));
+        rows.push(values.collect::<Result<Vec<_>>>()?);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Hands over the values of some columns, in their order, row by row from 1.
+///
+/// # Errors
+/// When they cannot be read, and those of `each`.
+pub(crate) fn each_row(
+    path: &Path,
+    file: &SerializedFileReader<Pages>,
+    columns: Vec<TypePtr>,
+    mut each: impl FnMut(usize, Vec<Field>) -> Result<()>,
+) -> Result<()> {
+    let names = columns.iter().map(|column| column.name()).collect::<Vec<_>>().join(", ");
+    let name = file.metadata().file_metadata().schema_descr().root_schema().name();
+    let rows = caught(|| {
+        let wanted = Type::group_type_builder(name).with_fields(columns).build()?;
+        file.get_row_iter(Some(wanted))
     });
-    rows.collect()
+    let mut rows = rows.map_err(|e| damaged(path, &names, &e))?;
+    for number in 1.. {
+        let row = caught(|| rows.next().transpose()).map_err(|e| damaged(path, &names, &e))?;
+        let Some(row) = row else { break };
+        each(number, row.into_columns().into_iter().map(|(_, value)| value).collect())?;
+    }
+    Ok(())
 }
 
 /// A file of which the metadata have been read; `columns` are those that are wanted, for errors.
-fn open(path: &Path, columns: &str) -> Result<SerializedFileReader<Pages>> {
+pub(crate) fn open(path: &Path, columns: &str) -> Result<SerializedFileReader<Pages>> {
     let most = Arc::new(OnceLock::new());
     let file = File::open(path).map_err(Error::io(path))?;
     let pages = Pages { file, most: most.clone() };
@@ -166,7 +188,7 @@ const PAGE: i64 = 8 << 20;
 
 /// A file of which each page header is compared with the metadata before the library allocates what it
 /// asks for.
-struct Pages {
+pub(crate) struct Pages {
     file: File,
     /// Bytes of the largest column of a row group, which no page of it exceeds; known after the metadata.
     most: Arc<OnceLock<i64>>,

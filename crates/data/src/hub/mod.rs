@@ -20,6 +20,7 @@
 //! # Ok::<(), conditioned_data::Error>(())
 //! ```
 
+mod candle;
 mod content;
 mod download;
 mod environment;

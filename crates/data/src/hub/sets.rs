@@ -1,15 +1,19 @@
-//! What can be asked for: files of a data set, running text, the tasks of GLUE, a model.
+//! What can be asked for: files of a data set, running text, the tasks of GLUE, images, a model.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hf_hub::{RepoTypeDataset, RepoTypeModel};
 
 use super::Hub;
 use super::snapshot::Snapshot;
-use crate::{Corpus, Layout, Result, Task, TextSource};
+use crate::image::shards::place;
+use crate::{Corpus, Error, Layout, Part, Result, Task, TextSource};
 
 const REVISION: &str = "main";
+
+/// Where the hub keeps parquet files that it made of a data set in other files.
+const CONVERTED: &str = "refs/convert/parquet";
 
 const CONFIG: &str = "config.json";
 
@@ -123,5 +127,48 @@ impl Hub {
             of_task && labelled && name.ends_with(".parquet")
         };
         Ok(self.kept(id, REVISION, is_wanted)?.0.folder())
+    }
+
+    /// The folder of the parquet files of labelled images, which [`ImageSource::Folder`](crate::ImageSource)
+    /// reads: those of the data set itself, or where it has none those that the hub made of it.
+    ///
+    /// # Errors
+    /// As with [`dataset`](Self::dataset), and when the files to train on are of several configurations.
+    pub fn images(&self, id: &str) -> Result<PathBuf> {
+        let is_training = |file: &&str| matches!(place(Path::new(file)), Some((_, Part::Train)));
+        let own = match Snapshot::<RepoTypeDataset>::new(self, id, REVISION) {
+            Ok(own) if own.names().any(|name| is_training(&name)) => Some(own),
+            Err(error) if self.online.is_some() => return Err(error),
+            _ => None,
+        };
+        let snapshot = match own {
+            Some(own) => own,
+            None => Snapshot::new(self, id, CONVERTED).map_err(|error| match error {
+                Error::Hub { repository, problem } => {
+                    let none = "no parquet files to train on, and of those that the hub makes";
+                    Error::Hub { repository, problem: format!("{none} {problem}") }
+                }
+                other => other,
+            })?,
+        };
+        let training = snapshot.names().filter(is_training);
+        let folders: BTreeSet<_> =
+            training.filter_map(|name| Some(place(Path::new(name))?.0)).collect();
+        let Some(&folder) = folders.first() else {
+            return Err(snapshot.lacks("parquet files to train on"));
+        };
+        if folders.len() > 1 {
+            let names: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            let problem = format!(
+                "training files of {} configurations ({}); download those of one and give their folder",
+                folders.len(),
+                names.join(", ")
+            );
+            return Err(snapshot.repository.fail(problem));
+        }
+        let is_wanted = |name: &&str| place(Path::new(name)).is_some_and(|(of, _)| of == folder);
+        let wanted: Vec<_> = snapshot.names().filter(is_wanted).collect();
+        snapshot.fetch(&wanted)?;
+        Ok(snapshot.folder().join(folder))
     }
 }

@@ -1,5 +1,6 @@
-//! [`ImageFiles`]: labelled images that stay in their files until a batch needs them.
+//! [`ImageFiles`]: labelled images that stay encoded until a batch needs them.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +13,19 @@ use super::preprocessing::Preprocessing;
 use crate::{Error, Result};
 
 /// A labelled set of image files of any size, which a [`Loader`](crate::Loader) decodes when it makes a batch.
+///
+/// The files stay on disk; those that came in the rows of parquet files are all in memory, encoded as they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageFiles {
     name: String,
     /// The folder that the paths of the files begin in.
     root: PathBuf,
     classes: Arc<[String]>,
+    /// Paths in `root`; of rows of parquet files with the number of the row.
     files: Vec<PathBuf>,
     labels: Vec<u32>,
+    /// The content of each file, where it came in a row of a parquet file.
+    contents: Option<Vec<Arc<[u8]>>>,
     preprocessing: Preprocessing,
 }
 
@@ -40,7 +46,22 @@ impl ImageFiles {
         preprocessing: Preprocessing,
     ) -> Self {
         let (files, labels) = files.into_iter().unzip();
-        Self { name, root: root.into(), classes, files, labels, preprocessing }
+        Self { name, root: root.into(), classes, files, labels, contents: None, preprocessing }
+    }
+
+    /// `files` name rows of parquet files in `root`, each with the number of its class and its image.
+    #[cfg(feature = "parquet")]
+    pub(super) fn in_memory(
+        name: String,
+        root: &Path,
+        classes: Arc<[String]>,
+        files: Vec<PathBuf>,
+        labels: Vec<u32>,
+        contents: Vec<Arc<[u8]>>,
+        preprocessing: Preprocessing,
+    ) -> Self {
+        let (root, contents) = (root.into(), Some(contents));
+        Self { name, root, classes, files, labels, contents, preprocessing }
     }
 
     /// Name of the data set.
@@ -68,7 +89,7 @@ impl ImageFiles {
         &self.labels
     }
 
-    /// The files, as paths from the folder of the set.
+    /// The files, as paths from the folder of the set; rows of parquet files as `FILE row N`, from 1.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -84,8 +105,7 @@ impl ImageFiles {
     /// When the file cannot be read or decoded: it is named.
     pub(crate) fn picture(&self, index: usize) -> Result<RgbImage> {
         let path = self.path(index)?;
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        decode(&bytes).map_err(|problem| Error::picture(path, problem))
+        decode(&self.content(index)?).map_err(|problem| Error::picture(path, problem))
     }
 
     /// One image as the network takes it, without augmentation.
@@ -102,13 +122,23 @@ impl ImageFiles {
     /// # Errors
     /// When an index is past the end.
     pub fn subset(&self, indices: &[usize]) -> Result<Self> {
-        let mut subset = Self { files: Vec::new(), labels: Vec::new(), ..self.clone() };
         for &index in indices {
             self.path(index)?;
-            subset.files.push(self.files[index].clone());
-            subset.labels.push(self.labels[index]);
         }
-        Ok(subset)
+        Ok(self.select(indices))
+    }
+
+    fn select(&self, indices: &[usize]) -> Self {
+        let contents = self.contents.as_ref();
+        Self {
+            name: self.name.clone(),
+            root: self.root.clone(),
+            classes: self.classes.clone(),
+            files: indices.iter().map(|&index| self.files[index].clone()).collect(),
+            labels: indices.iter().map(|&index| self.labels[index]).collect(),
+            contents: contents.map(|all| indices.iter().map(|&i| all[i].clone()).collect()),
+            preprocessing: self.preprocessing.clone(),
+        }
     }
 
     fn path(&self, index: usize) -> Result<PathBuf> {
@@ -119,18 +149,29 @@ impl ImageFiles {
         Ok(self.root.join(file))
     }
 
+    /// The content of one of the files.
+    fn content(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        match &self.contents {
+            Some(contents) => Ok(Cow::Borrowed(&contents[index])),
+            None => {
+                let path = self.full_path(&self.files[index]);
+                fs::read(&path).map(Cow::Owned).map_err(Error::io(&path))
+            }
+        }
+    }
+
     /// The files that are no images, by their headers, or, `whole`, by decoding all of them.
     ///
     /// # Errors
     /// When a file cannot be read.
     pub(crate) fn broken(&self, whole: bool) -> Result<Vec<Broken>> {
-        let check = |file: &PathBuf| {
-            let path = self.root.join(file);
-            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let check = |index: usize| {
+            let bytes = self.content(index)?;
             let found = if whole { decode(&bytes).map(|_| ()) } else { check_header(&bytes) };
-            Ok(found.err().map(|problem| Broken { file: file.clone(), problem }))
+            Ok(found.err().map(|problem| Broken { file: self.files[index].clone(), problem }))
         };
-        let found: Result<Vec<Option<Broken>>> = self.files.par_iter().map(check).collect();
+        let found: Result<Vec<Option<Broken>>> =
+            (0..self.len()).into_par_iter().map(check).collect();
         Ok(found?.into_iter().flatten().collect())
     }
 
@@ -147,14 +188,11 @@ impl ImageFiles {
 
     /// The set without some files, which are sorted paths from `folder`.
     pub(crate) fn without(&self, folder: &Path, broken: &[PathBuf]) -> Self {
-        let mut rest = Self { files: Vec::new(), labels: Vec::new(), ..self.clone() };
-        for (file, &label) in self.files.iter().zip(&self.labels) {
-            if broken.is_empty() || broken.binary_search(&self.path_in(folder, file)).is_err() {
-                rest.files.push(file.clone());
-                rest.labels.push(label);
-            }
-        }
-        rest
+        let is_whole = |index: &usize| {
+            let path = || self.path_in(folder, &self.files[*index]);
+            broken.is_empty() || broken.binary_search(&path()).is_err()
+        };
+        self.select(&(0..self.len()).filter(is_whole).collect::<Vec<_>>())
     }
 
     /// BLAKE3 of names of classes, labels and the content of the files, in order.
@@ -162,21 +200,21 @@ impl ImageFiles {
     /// # Errors
     /// When a file cannot be read.
     pub(crate) fn hash(&self) -> Result<String> {
-        let content = |file: &PathBuf| {
-            let path = self.root.join(file);
-            let bytes = fs::read(&path).map_err(Error::io(&path))?;
-            Ok(*blake3::hash(&bytes).as_bytes())
-        };
-        let contents: Result<Vec<[u8; 32]>> = self.files.par_iter().map(content).collect();
+        let content = |index| Ok(*blake3::hash(&self.content(index)?).as_bytes());
+        let contents: Result<Vec<[u8; 32]>> =
+            (0..self.len()).into_par_iter().map(content).collect();
         Ok(self.hash_with(contents?.into_iter()))
     }
 
     /// BLAKE3 of names of classes, labels, names and lengths of the files: what can be compared without reading
-    /// them all.
+    /// them all. Of files in memory it is their [`hash`](Self::hash).
     ///
     /// # Errors
     /// When a file is not there.
     pub(crate) fn listing_hash(&self) -> Result<String> {
+        if self.contents.is_some() {
+            return self.hash();
+        }
         let listed = |file: &PathBuf| {
             let path = self.root.join(file);
             let length = fs::metadata(&path).map_err(Error::io(&path))?.len();

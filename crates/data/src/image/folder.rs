@@ -1,4 +1,4 @@
-//! [`ImageFolder`]: trees with a folder of images for each class.
+//! [`ImageFolder`]: trees with a folder of images for each class, or the same in parquet files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,14 @@ use walkdir::WalkDir;
 
 use super::files::ImageFiles;
 use super::preprocessing::Preprocessing;
+use super::shards::Shards;
 use crate::idx::set_name;
 use crate::{Error, Result};
 
 /// Folders of the images to train on, to choose settings on, and to report on.
-const TRAIN: &str = "train";
-const TUNE: [&str; 3] = ["val", "valid", "validation"];
-const TEST: &str = "test";
+pub(super) const TRAIN: &str = "train";
+pub(super) const TUNE: [&str; 3] = ["val", "valid", "validation"];
+pub(super) const TEST: &str = "test";
 
 /// Suffixes of files that are taken for images; what they really are is read from their content.
 const SUFFIXES: [&str; 12] =
@@ -29,6 +30,18 @@ const SUFFIXES: [&str; 12] =
 ///
 /// Classes are the names of the folders, sorted; their images may lie in folders of their own. Files and
 /// folders whose names begin with a dot are passed over, and so are files whose suffix is that of no image.
+///
+/// Or, with the feature `parquet`, a data set of the Hugging Face hub as its own files are laid out, and as
+/// its branch `refs/convert/parquet` is, perhaps in a folder of `FOLDER`:
+///
+/// ```text
+/// FOLDER/train-00000-of-00001.parquet    or    FOLDER/train/0000.parquet
+/// FOLDER/test-00000-of-00001.parquet           FOLDER/test/0000.parquet
+/// ```
+///
+/// with the columns `image` (or `img`: the `bytes` of an image file) and `label` (or `labels`, `fine_label`:
+/// a number). Classes are those that the files name, else the numbers up to the largest label. All images are
+/// read into memory, encoded as they are: this is for sets that fit.
 #[derive(Debug, Clone)]
 pub struct ImageFolder {
     /// The images of `train`, or all there are.
@@ -42,13 +55,17 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists the files of a folder; none of them is opened.
+    /// Lists the image files of a folder, of which none is opened, or reads its parquet files.
     ///
     /// # Errors
     /// When the folder cannot be read, has no classes or a single one, a class has no images, or a class of
-    /// `val` or `test` is none of `train`.
+    /// `val` or `test` is none of `train`. When a parquet file cannot be read or has no such columns, or a row
+    /// has no image or no label of a class: names file and row.
     pub fn read(folder: &Path, preprocessing: &Preprocessing) -> Result<Self> {
         preprocessing.check()?;
+        if let Some(shards) = Shards::find(folder)? {
+            return shards.read(name(folder), preprocessing);
+        }
         let fail = |problem: String| Error::ImageFolder { folder: folder.into(), problem };
         let name = set_name(folder);
         let part =
@@ -62,7 +79,8 @@ impl ImageFolder {
         if classes.is_empty() {
             return Err(fail(
                 "no folder of images in it: a folder for each class is needed, with images in it (CLASS/1.jpg, or \
-                 train/CLASS/1.jpg and val/CLASS/2.jpg), or the files of CIFAR or of MNIST"
+                 train/CLASS/1.jpg and val/CLASS/2.jpg), parquet files (train-00000-of-00001.parquet or \
+                 train/0000.parquet), or the files of CIFAR or of MNIST"
                     .into(),
             ));
         }
@@ -106,6 +124,14 @@ impl ImageFolder {
         let train = set(&root, classes).map_err(fail)?;
         Ok(Self { train, tune, test, passed_over })
     }
+}
+
+/// The id of a data set in the cache of the hub, or the folder's own name.
+fn name(folder: &Path) -> String {
+    let of_hub = |path: &Path| {
+        Some(path.file_name()?.to_str()?.strip_prefix("datasets--")?.replace("--", "/"))
+    };
+    folder.ancestors().find_map(of_hub).unwrap_or_else(|| set_name(folder))
 }
 
 /// The images of each class, as paths in `root`, sorted. Counts files of other suffixes.

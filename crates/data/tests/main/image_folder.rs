@@ -109,6 +109,21 @@ fn trees_that_are_none_say_so() {
     assert!(error.contains("cannot draw"), "{error}");
 }
 
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_files_name_the_feature_that_reads_them() {
+    let root = TempDir::new().unwrap();
+    for name in ["train/0000.parquet", "train-00000-of-00001.parquet"] {
+        let root = root.path().join(name.len().to_string());
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        fs::write(root.join(name), "PAR1").unwrap();
+        let error = read(&root).unwrap_err();
+        let expected =
+            format!("its images are in parquet files ({name}), which are read with the feature");
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
 #[test]
 fn files_that_are_no_images_are_named_or_left_out_and_counted() {
     let root = TempDir::new().unwrap();

@@ -16,6 +16,8 @@ mod hub;
 mod idx;
 mod image_data;
 mod image_folder;
+#[cfg(feature = "parquet")]
+mod image_parquet;
 mod images;
 mod labelled_data;
 mod loader;

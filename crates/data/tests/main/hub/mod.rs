@@ -1,4 +1,6 @@
+mod candle;
 mod downloads;
+mod images;
 mod refusals;
 mod server;
 
