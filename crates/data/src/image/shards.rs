@@ -84,13 +84,12 @@ impl Shards {
 
     #[cfg(not(feature = "parquet"))]
     pub(super) fn read(&self, _: String, _: &Preprocessing) -> Result<ImageFolder> {
-        Err(Error::ImageFolder {
-            folder: self.root.clone(),
-            problem: format!(
-                "its images are in parquet files ({}), which are read with the feature `parquet`, or `hub`, which \
-                 brings it; build with it",
-                self.train[0].display()
-            ),
-        })
+        let first = self.train.first().map_or(Path::new(""), PathBuf::as_path).display();
+        let files: usize = [&self.train, &self.tune, &self.test].map(Vec::len).iter().sum();
+        let problem = format!(
+            "parquet files ({first}, {files} in all) are read with the feature `parquet`, or `hub`, which brings it; \
+             build with it"
+        );
+        Err(Error::ImageFolder { folder: self.root.clone(), problem })
     }
 }

@@ -119,7 +119,7 @@ fn parquet_files_name_the_feature_that_reads_them() {
         fs::write(root.join(name), "PAR1").unwrap();
         let error = read(&root).unwrap_err();
         let expected =
-            format!("its images are in parquet files ({name}), which are read with the feature");
+            format!("parquet files ({name}, 1 in all) are read with the feature `parquet`");
         assert!(error.contains(&expected), "{error}");
     }
 }
