@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
 use clap::Args;
 use conditioned_data::Preprocessing;
@@ -32,7 +32,13 @@ impl Classify {
         let config = vit::read_config(&folder)?;
         let preprocessing = Preprocessing::read(&folder)?.with_side(config.image_size);
         let store = Store::new(0, DType::F32, &Device::Cpu);
-        vit::read_weights(&folder, &config, &store)?;
+        let fresh = vit::read_weights(&folder, &config, &store)?.fresh;
+        ensure!(
+            fresh.is_empty(),
+            "{}: no classifier in it ({} would be drawn at random); fine-tune it first",
+            folder.display(),
+            fresh.join(", ")
+        );
         let model = Vit::new(&config, store.frozen()?)?;
         let names = vit::read_classes(&folder)?;
         let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());

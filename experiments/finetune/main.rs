@@ -164,6 +164,11 @@ impl Table for Finetune {
         };
         ensure!(request.init.is_some(), "--init is missing: give {wanted}, or hub:ID");
         ensure!(
+            request.row == Row::Vit || request.options.task.is_some(),
+            "--task is missing: give a task of GLUE with --data FOLDER, or a file of texts with --dev FILE; a ViT takes \
+             --data FOLDER of images and no --task"
+        );
+        ensure!(
             request.recipe.shared().embedding_std.is_none(),
             "--set embedding_std: the checkpoint has embedding tables of its own"
         );

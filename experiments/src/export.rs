@@ -16,7 +16,7 @@ use conditioned_models::network::Network;
 use conditioned_models::vit::Vit;
 use conditioned_nn::Store;
 use conditioned_nn::store::{load_tensors, save_tensors, write_atomic};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::cell::{RunConfig, Summary};
 use crate::checkpoint::Checkpoint;
@@ -60,14 +60,22 @@ pub fn export(run: &Path, out: &Path, layout: Layout) -> Result<()> {
         "--out {}: in the folder of a run, whose files it would replace; choose another",
         out.display()
     );
+    ensure!(
+        layout == Layout::HuggingFace || matches!(config.job.network, Network::Vit(_)),
+        "--layout timm: {} is no ViT, and goes to transformers alone",
+        config.name()
+    );
     let store = job::store(&config)?;
     match (&config.job.network, &config.job.task) {
         (Network::Vit(network), TaskConfig::Images(task)) => {
             fill(&store, run, || Vit::new(network, store.builder()).map(|_| ()))?;
             let normalisation = task.data.load()?.train.normalisation()?;
             if layout == Layout::Timm {
-                let numbers = (&*normalisation.mean, &*normalisation.std);
-                timm::export(out, network, numbers, &store).with_context(|| config.name())?;
+                let images = match preprocessing(task, network.image_size, &normalisation) {
+                    Some(preprocessing) => preprocessing.to_timm(),
+                    None => grey_for_timm(&normalisation),
+                };
+                timm::export(out, network, &images, &store).with_context(|| config.name())?;
                 return print(&out.display().to_string());
             }
             let classes = &task.data.classes;
@@ -147,6 +155,12 @@ fn preprocessing(
         Some(Preprocessing { side, resize, interpolation, mean, std })
     };
     task.data.preprocessing().cloned().or_else(of_images)
+}
+
+/// What timm is told of images of one channel.
+fn grey_for_timm(Normalisation { mean, std }: &Normalisation) -> Map<String, Value> {
+    let entries = [("crop_pct", json!(1.0)), ("mean", json!(mean)), ("std", json!(std))];
+    entries.map(|(key, value)| (key.to_string(), value)).into_iter().collect()
 }
 
 /// Makes a model in `store` and gives it the weights of a run.

@@ -153,6 +153,9 @@ impl Job {
     /// # Errors
     /// When the first batch cannot be read, or kappa is infinite at every scale.
     pub fn smallest_kappa_std(&self, seed: u64) -> Result<f64> {
+        if self.init.is_some() {
+            bail!("arm init: a checkpoint has embedding tables of its own");
+        }
         let input = match &self.task {
             TaskConfig::Images(task) => task.first_batch(seed)?,
             TaskConfig::Language(task) => task.first_batch(seed)?,

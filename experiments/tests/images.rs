@@ -20,8 +20,8 @@ const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
 
 /// Sides of the checkpoint's images and patches.
-const SIDE: usize = 16;
-const PATCH: usize = 4;
+const SIDE: usize = 48;
+const PATCH: usize = 12;
 
 /// A folder with a ViT of transformers' layout, and one of images in three classes.
 struct Scene {
@@ -71,9 +71,9 @@ impl Scene {
     }
 }
 
-/// An image of 20 x 24 pixels in which one channel is bright.
+/// An image of 50 x 61 pixels in which one channel is bright.
 fn write(path: &Path, channel: usize, seed: u32) {
-    let image = image::RgbImage::from_fn(24, 20, |x, y| {
+    let image = image::RgbImage::from_fn(61, 50, |x, y| {
         let noise = (x * 31 + y * 17 + seed * 101) % 61;
         let mut pixel = [noise as u8; 3];
         pixel[channel] += 150;
@@ -109,6 +109,9 @@ fn a_checkpoint_learns_images_and_becomes_a_plain_model() {
     assert!(config.conditioning.is_plain() && config.classes == 3);
     assert_eq!(vit::read_classes(Path::new(&model)).unwrap(), ["blue", "green", "red"]);
     assert_eq!(Preprocessing::read(Path::new(&model)).unwrap(), Preprocessing::imagenet(SIDE));
+    let timm = scene.str("timm");
+    FINETUNE.success(&["export", "--layout", "timm", "--run", &run, "--out", &timm]);
+    assert_eq!(Preprocessing::read(Path::new(&timm)).unwrap(), Preprocessing::imagenet(SIDE));
     let card = text(&Path::new(&model).join("README.md"));
     assert!(card.contains("folded into patch embedding") && card.contains("image-classification"));
 
@@ -135,7 +138,7 @@ fn other_sizes_freezing_and_layers_are_settings() {
     let out = scene.str("out");
     let settings = [
         "--set",
-        "image_size=24",
+        "image_size=36",
         "--set",
         "frozen_layers=1",
         "--set",
@@ -155,7 +158,7 @@ fn other_sizes_freezing_and_layers_are_settings() {
     let run = Path::new(&out).join("vit/per-sequence-set/seed100");
     let store = Store::new(0, DType::F32, &Device::Cpu);
     let config = VitConfig {
-        image_size: 24,
+        image_size: 36,
         patch_size: PATCH,
         channels: 3,
         classes: 3,
@@ -219,10 +222,12 @@ fn what_cannot_be_trained_on_is_named() {
     fs::write(model.join("config.json"), settings.replace("\"vit\"", "\"swin\"")).unwrap();
     assert!(fails(&[]).contains("swin"));
     fs::write(model.join("config.json"), &settings).unwrap();
-    assert!(fails(&["--set", "image_size=18"]).contains("18"));
+    assert!(fails(&["--set", "image_size=50"]).contains("50"));
     assert!(fails(&["--set", "frozen_layers=9"]).contains("frozen_layers=9"));
     assert!(fails(&["--set", "rand_augment=autoaugment"]).contains("rand_augment=autoaugment"));
     assert!(fails(&["--set", "max_length=8"]).contains("unknown key"));
+    let init = fails(&["--arms", "baseline,init"]);
+    assert!(init.contains("arm init: a checkpoint has embedding tables of its own"), "{init}");
     assert!(fails(&["--models", "bert"]).contains("--models bert: it takes texts"));
     fs::rename(model.join("preprocessor_config.json"), scene.path("away")).unwrap();
     assert!(fails(&[]).contains("preprocessor_config.json"));
@@ -237,6 +242,14 @@ fn what_cannot_be_trained_on_is_named() {
     let error =
         FINETUNE.failure(&["classify", "--model", &scene.str("model"), broken.to_str().unwrap()]);
     assert!(error.contains("broken.jpg"), "{error}");
+    // An encoder without a head has no classes.
+    let weights = model.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    tensors.retain(|name, _| !name.starts_with("classifier"));
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
+    let image = scene.str("images/val/red/0.png");
+    let error = FINETUNE.failure(&["classify", "--model", &scene.str("model"), &image]);
+    assert!(error.contains("no classifier in it") && error.contains("head.weight"), "{error}");
     let error = FINETUNE.failure(&["--data", &scene.str("images")]);
     assert!(error.contains("--init is missing: give a ViT folder"), "{error}");
 }

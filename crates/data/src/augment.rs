@@ -85,7 +85,8 @@ impl Default for Augment {
 
 impl Augment {
     /// What DeiT trains ImageNet with: crops, flips, RandAugment, erasing, three repeats, mixup, cutmix,
-    /// smoothing.
+    /// smoothing. One difference: RandAugment turns and shears by bilinear or bicubic interpolation at random, there by
+    /// bicubic alone.
     ///
     /// H. Touvron et al., *Training data-efficient image transformers*, arXiv 2012.12877, table 9; `main.py` of
     /// facebookresearch/deit.

@@ -155,6 +155,16 @@ impl ImageData {
                 }
             }
         };
+        for (part, set) in
+            [("train", &splits.train), ("choose settings", &splits.tune), ("report", &splits.test)]
+        {
+            if set.is_empty() {
+                let name = splits.train.name().to_string();
+                let problem =
+                    format!("no image is left to {part} on; give more images, or a larger part");
+                return Err(Error::Images { name, problem });
+            }
+        }
         data.train_images = splits.train.len();
         data.tune_images = splits.tune.len();
         data.name = splits.train.name().to_string();
@@ -230,7 +240,7 @@ impl ImageData {
         let tree = ImageFolder::read(folder, preprocessing)?;
         if tree.passed_over > 0 {
             tracing::info!(
-                "{}: {} files are passed over: their suffixes are of no image",
+                "{}: {} files are passed over: they are no images by their suffixes, or lie in no class",
                 folder.display(),
                 tree.passed_over
             );

@@ -17,6 +17,9 @@ const CONVERTED: &str = "refs/convert/parquet";
 
 const CONFIG: &str = "config.json";
 
+/// How a model of images wants them.
+const PREPROCESSOR: &str = "preprocessor_config.json";
+
 /// What a tokenizer may be read from.
 const TOKENIZER: [&str; 8] = [
     "tokenizer.json",
@@ -86,7 +89,8 @@ impl Hub {
             })
         };
         let is_wanted = |name: &&str| {
-            *name == CONFIG || name == weights || TOKENIZER.contains(name) || is_shard(name)
+            let beside = *name == CONFIG || *name == PREPROCESSOR || TOKENIZER.contains(name);
+            beside || name == weights || is_shard(name)
         };
         let wanted: Vec<_> = snapshot.names().filter(is_wanted).collect();
         snapshot.fetch(&wanted)?;

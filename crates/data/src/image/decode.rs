@@ -12,27 +12,27 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// Pixels from which Pillow takes an image for a decompression bomb and refuses it.
-const MOST_PIXELS: u64 = 178_956_970;
+pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
-/// End of a JPEG.
+/// Markers of a JPEG before its pixels, of which a progressive one has several, and at its end. A thumbnail has
+/// its own, in front of both.
+const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-
-/// Bytes that cameras may append to a JPEG.
-const APPENDED: usize = 4096;
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Checks that the beginning of a file is that of an image whose size is sane.
+/// Height and width by the beginning of a file, which may yet be turned.
 ///
 /// # Errors
-/// What is wrong, and what to do.
-pub(crate) fn check_header(bytes: &[u8]) -> Result<()> {
+/// When it is that of no image, or its size is not sane: what is wrong, and what to do.
+pub(crate) fn check_header(bytes: &[u8]) -> Result<[u32; 2]> {
     let [width, height] = match format(bytes)? {
-        ImageFormat::Jpeg => jpeg(bytes, true)?.1,
+        ImageFormat::Jpeg => jpeg(bytes, true).or_else(|_| jpeg(bytes, false))?.1,
         ImageFormat::Png => size(&png(bytes)?),
         _ => size(&webp(bytes)?),
     };
-    check_size(width, height)
+    check_size(width, height)?;
+    Ok([height, width])
 }
 
 /// Decodes a file: three channels of 8 bits, turned upright by its EXIF data.
@@ -135,7 +135,8 @@ fn decode_jpeg(bytes: &[u8]) -> Result<RgbImage> {
     };
     // Many files deviate from the standard in what can be passed over. One that is cut short can be read
     // then too, with grey for what is missing: it has no end.
-    let tail = &bytes[bytes.len().saturating_sub(APPENDED)..];
-    let whole = tail.windows(END_OF_IMAGE.len()).any(|pair| pair == END_OF_IMAGE);
+    let pairs = || bytes.windows(2);
+    let scan = pairs().rposition(|pair| pair == START_OF_SCAN).unwrap_or(bytes.len());
+    let whole = pairs().skip(scan).any(|pair| pair == END_OF_IMAGE);
     read(true).or_else(|error| if whole { read(false) } else { Err(error) })
 }

@@ -167,7 +167,11 @@ impl ImageFiles {
     pub(crate) fn broken(&self, whole: bool) -> Result<Vec<Broken>> {
         let check = |index: usize| {
             let bytes = self.content(index)?;
-            let found = if whole { decode(&bytes).map(|_| ()) } else { check_header(&bytes) };
+            let size = match whole {
+                true => decode(&bytes).map(|image| [image.height(), image.width()]),
+                false => check_header(&bytes),
+            };
+            let found = size.and_then(|size| self.preprocessing.target(size));
             Ok(found.err().map(|problem| Broken { file: self.files[index].clone(), problem }))
         };
         let found: Result<Vec<Option<Broken>>> =

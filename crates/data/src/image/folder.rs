@@ -17,6 +17,10 @@ pub(super) const TRAIN: &str = "train";
 pub(super) const TUNE: [&str; 3] = ["val", "valid", "validation"];
 pub(super) const TEST: &str = "test";
 
+/// Other names that parts of a data set have: no class is called so.
+const PARTS: [&str; 10] =
+    ["train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "tests"];
+
 /// Suffixes of files that are taken for images; what they really are is read from their content.
 const SUFFIXES: [&str; 12] =
     ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "avif", "jp2"];
@@ -50,7 +54,7 @@ pub struct ImageFolder {
     pub tune: Option<ImageFiles>,
     /// The images of `test`, or of `val` where there is no `test`; none in a tree that is to be split.
     pub test: Option<ImageFiles>,
-    /// Files that were passed over for their suffix.
+    /// Files that were passed over: their suffix is that of no image, or they lie beside the folders of classes.
     pub passed_over: usize,
 }
 
@@ -76,6 +80,26 @@ impl ImageFolder {
         };
         let mut passed_over = 0;
         let classes = list(&root, &mut passed_over)?;
+        let is_part = |name: &&String| PARTS.iter().any(|part| name.eq_ignore_ascii_case(part));
+        if root == folder
+            && let Some(name) = classes.keys().find(is_part)
+        {
+            return Err(fail(format!(
+                "the folder {name:?} reads like a part of the data and not like a class: call the images to train on \
+                 `{TRAIN}`, and those to report on `val` or `{TEST}`"
+            )));
+        }
+        if root != folder {
+            let known = |name: &str| name == TRAIN || name == TEST || TUNE.contains(&name);
+            let beside = list(folder, &mut 0)?.into_iter();
+            let mut unknown = beside.filter(|(name, files)| !known(name) && !files.is_empty());
+            if let Some((name, _)) = unknown.next() {
+                return Err(fail(format!(
+                    "the folder {name:?} with images stands beside `{TRAIN}`: call it `val` or `{TEST}` if it is to \
+                     report on, or take it away; if `{TRAIN}` is a class, give it another name"
+                )));
+            }
+        }
         if classes.is_empty() {
             return Err(fail(
                 "no folder of images in it: a folder for each class is needed, with images in it (CLASS/1.jpg, or \
@@ -154,8 +178,8 @@ fn list(root: &Path, passed_over: &mut usize) -> Result<BTreeMap<String, Vec<Pat
         };
         if entry.file_type().is_dir() && entry.depth() == 1 {
             classes.entry(class(path)?).or_default();
-        } else if entry.file_type().is_file() && entry.depth() > 1 {
-            match is_image(path) {
+        } else if entry.file_type().is_file() {
+            match is_image(path) && entry.depth() > 1 {
                 true => classes.entry(class(path)?).or_default().push(path.into()),
                 false => *passed_over += 1,
             }

@@ -9,7 +9,7 @@ use image::imageops::crop_imm;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::decode::decode;
+use super::decode::{MOST_PIXELS, decode};
 use super::resize::{Interpolation, resize};
 use crate::atomic::write_atomic;
 use crate::transform::rect::Rect;
@@ -90,7 +90,7 @@ impl Preprocessing {
         Self { side, resize, interpolation: Interpolation::Bicubic, mean, std }
     }
 
-    /// The same for another side S, the centre being the same part of the image.
+    /// The same for another side S: what is resized to is in proportion, rounded down.
     pub fn with_side(&self, side: usize) -> Self {
         let resize = self.resize.map(|old| old * side / self.side.max(1));
         Self { side, resize, ..self.clone() }
@@ -120,7 +120,9 @@ impl Preprocessing {
         }
     }
 
-    /// Writes `preprocessor_config.json`, with which transformers prepares images alike.
+    /// Writes `preprocessor_config.json`, with which transformers prepares images alike. (Where what is around the
+    /// centre is odd, it begins half a pixel before it there, and after it here and in torchvision, or the other
+    /// way round: whichever is even here.)
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -150,6 +152,27 @@ impl Preprocessing {
             fields["crop_size"] = square(*side);
         }
         write_atomic(&folder.join(HUGGING_FACE), format!("{fields:#}\n").as_bytes())
+    }
+
+    /// The entries of timm's `pretrained_cfg` that say the same.
+    pub fn to_timm(&self) -> Map<String, Value> {
+        let Self { side, resize, interpolation, mean, std } = self;
+        // What is resized to is S / crop_pct, rounded down there: the quotient itself could lose a pixel.
+        let crop = match resize.side() {
+            resized if resized == *side => 1.0,
+            resized => *side as f64 / (resized as f64 + 0.25),
+        };
+        let entries = [
+            ("crop_pct", json!(crop)),
+            (
+                "crop_mode",
+                json!(if matches!(resize, Resize::Both(_)) { "squash" } else { "center" }),
+            ),
+            ("interpolation", json!(interpolation)),
+            ("mean", decimals(mean)),
+            ("std", decimals(std)),
+        ];
+        entries.map(|(key, value)| (key.to_string(), value)).into_iter().collect()
     }
 
     /// Mean and standard deviation.
@@ -187,30 +210,45 @@ impl Preprocessing {
         Ok(())
     }
 
+    /// Height and width that an image is resized to.
+    ///
+    /// # Errors
+    /// When it is so narrow that a side would be too long, or that resizing it would fill the memory.
+    pub(crate) fn target(
+        &self,
+        [height, width]: [u32; 2],
+    ) -> std::result::Result<[u32; 2], String> {
+        let target = match self.resize {
+            Resize::Both(side) => [side as u64; 2],
+            Resize::Shorter(side) => {
+                // As torchvision rounds.
+                let long = |long: u32, short: u32| {
+                    (side as u64 * u64::from(long)) / u64::from(short.max(1))
+                };
+                match height <= width {
+                    true => [side as u64, long(width, height)],
+                    false => [long(height, width), side as u64],
+                }
+            }
+        };
+        // Rows are resized first. An image may yet be turned, so that either side may be its height.
+        let between = u64::from(height.max(width)) * target[1].max(target[0]);
+        if target.iter().any(|&side| side > MOST_SIDE as u64) || between > MOST_PIXELS {
+            let [h, w] = target;
+            return Err(format!(
+                "{height} x {width} pixels: too narrow to be resized to {h} x {w}; cut it to a wider part"
+            ));
+        }
+        Ok(target.map(|side| side as u32))
+    }
+
     /// The image as the network takes it, S x S.
     ///
     /// # Errors
-    /// When it is so narrow that its other side would be too long.
+    /// As [`Preprocessing::target`].
     pub(crate) fn apply(&self, image: &RgbImage) -> std::result::Result<RgbImage, String> {
         let (height, width) = (image.height(), image.width());
-        let [new_height, new_width] = match self.resize {
-            Resize::Both(side) => [side as u32; 2],
-            Resize::Shorter(side) => {
-                // As torchvision rounds.
-                let long =
-                    |long: u32, short: u32| (side as u64 * u64::from(long)) / u64::from(short);
-                let (h, w) = match height <= width {
-                    true => (side as u64, long(width, height)),
-                    false => (long(height, width), side as u64),
-                };
-                if h.max(w) > MOST_SIDE as u64 {
-                    return Err(format!(
-                        "{height} x {width} pixels: too narrow to be resized to {h} x {w}"
-                    ));
-                }
-                [h as u32, w as u32]
-            }
-        };
+        let [new_height, new_width] = self.target([height, width])?;
         let whole = Rect { top: 0, left: 0, height: height as usize, width: width as usize };
         let resized = match [new_height, new_width] == [height, width] {
             true => image.clone(),
@@ -352,7 +390,17 @@ fn of_hugging_face(fields: &Fields) -> Result<Preprocessing> {
     if factor.is_none_or(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
         return Err(fields.wrong("rescale_factor", "1/255"));
     }
-    let resize = fields.size("size")?;
+    let kinds = ["image_processor_type", "feature_extractor_type"];
+    let kind = kinds.iter().find_map(|key| fields.get(key)?.as_str()).unwrap_or_default();
+    let resize = match fields.size("size")? {
+        // A number alone is the shorter side there.
+        Resize::Both(side)
+            if kind.starts_with("CLIP") && fields.get("size").is_some_and(Value::is_u64) =>
+        {
+            Resize::Shorter(side)
+        }
+        resize => resize,
+    };
     // DeiT's files before 2022 have the size of the crop alone to say that there is one.
     let crops = fields.get("crop_size").is_some() && !fields.is_off("do_center_crop");
     let side = if crops { fields.size("crop_size")?.side() } else { resize.side() };
@@ -361,7 +409,9 @@ fn of_hugging_face(fields: &Fields) -> Result<Preprocessing> {
             fields.wrong("size", "no less than the crop, and a crop where only one edge is given")
         );
     }
-    let resample = fields.get("resample").map_or(Some(2), Value::as_u64);
+    // What the processors of transformers do where a file does not say.
+    let usual = if kind.starts_with("DeiT") || kind.starts_with("CLIP") { 3 } else { 2 };
+    let resample = fields.get("resample").map_or(Some(usual), Value::as_u64);
     let interpolation = resample.and_then(Interpolation::from_pillow);
     let (mean, std) = match fields.is_off("do_normalize") {
         true => ([0.0; 3], [1.0; 3]),

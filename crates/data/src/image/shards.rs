@@ -70,7 +70,11 @@ impl Shards {
                 .collect()
         };
         let (train, tune, test) = (files(Part::Train), files(Part::Tune), files(Part::Test));
-        Ok(Some(Self { root: folder.join(root), train, tune, test }))
+        let shards = Self { root: folder.join(root), train, tune, test };
+        for files in [&shards.train, &shards.tune, &shards.test] {
+            shards.check_complete(files)?;
+        }
+        Ok(Some(shards))
     }
 
     /// Reads them.
@@ -80,6 +84,35 @@ impl Shards {
     #[cfg(feature = "parquet")]
     pub(super) fn read(&self, name: String, preprocessing: &Preprocessing) -> Result<ImageFolder> {
         super::parquet::read(name, self, preprocessing)
+    }
+
+    /// Checks that files whose names count them (`train-00000-of-00002.parquet`) are all there.
+    fn check_complete(&self, files: &[PathBuf]) -> Result<()> {
+        let (Some(file), names) = (files.first(), files.iter().collect::<BTreeSet<_>>()) else {
+            return Ok(());
+        };
+        let name = file.to_str().unwrap_or_default();
+        let counted = name.split_once("-of-").and_then(|(start, rest)| {
+            let count: usize = rest.split(['.', '-']).next()?.parse().ok()?;
+            let (stem, number) = start.rsplit_once('-')?;
+            Some((stem, number.len(), count, rest))
+        });
+        let Some((stem, digits, count, rest)) = counted else { return Ok(()) };
+        // Names that say more behind the count differ from file to file.
+        if rest.matches(['.', '-']).count() > 1 {
+            return Ok(());
+        }
+        let all = (0..count).map(|i| PathBuf::from(format!("{stem}-{i:0digits$}-of-{rest}")));
+        match all.into_iter().find(|name| !names.contains(name)) {
+            None => Ok(()),
+            Some(missing) => Err(Error::ImageFolder {
+                folder: self.root.clone(),
+                problem: format!(
+                    "{} is missing, one of {count} files; fetch it",
+                    missing.display()
+                ),
+            }),
+        }
     }
 
     #[cfg(not(feature = "parquet"))]

@@ -103,6 +103,18 @@ fn trees_that_are_none_say_so() {
     tree(&at("unknown/val"), &["a", "x"], 1);
     let error = read(&at("unknown")).unwrap_err();
     assert!(error.contains("class \"x\" of val is none of train, which has a, b"), "{error}");
+    for names in [["training", "testing"], ["Train", "x"]] {
+        let name = format!("parts {}", names[0]);
+        tree(&at(&name), &names, 3);
+        let error = read(&at(&name)).unwrap_err();
+        assert!(error.contains("reads like a part of the data"), "{error}");
+    }
+    tree(&at("beside/train"), &["a", "b"], 4);
+    tree(&at("beside/eval"), &["a", "b"], 4);
+    let error = read(&at("beside")).unwrap_err();
+    assert!(error.contains("the folder \"eval\" with images stands beside `train`"), "{error}");
+    tree(&at("tiny"), &["a", "b"], 1);
+    assert!(read(&at("tiny")).unwrap_err().contains("no image is left to"));
     tree(&at("few"), &["a", "b"], 2);
     let sizes = ImageSizes { train: None, tune: Tuning::Images(50) };
     let error = ImageData::read(of(&at("few"), false), sizes).unwrap_err().to_string();

@@ -123,6 +123,13 @@ fn what_is_not_done_here_is_named() {
     }
 }
 
+/// What timm is told, with the size that its file has beside it.
+fn merged(preprocessing: &Preprocessing) -> Value {
+    let mut entries = preprocessing.to_timm();
+    entries.insert("input_size".into(), json!([3, preprocessing.side, preprocessing.side]));
+    Value::Object(entries)
+}
+
 #[test]
 fn what_is_written_is_read_again() {
     let root = TempDir::new().unwrap();
@@ -136,10 +143,14 @@ fn what_is_written_is_read_again() {
         },
         Preprocessing { resize: Resize::Both(256), mean: [0.1, 0.2, 0.3], ..imagenet },
     ];
+    fs::create_dir(root.path().join("timm")).unwrap();
     for preprocessing in all {
         preprocessing.write(root.path()).unwrap();
         assert_eq!(Preprocessing::read(root.path()).unwrap(), preprocessing);
         let text = fs::read_to_string(root.path().join("preprocessor_config.json")).unwrap();
+        let config = json!({ "pretrained_cfg": merged(&preprocessing) });
+        fs::write(root.path().join("timm/config.json"), config.to_string()).unwrap();
+        assert_eq!(Preprocessing::read(&root.path().join("timm")).unwrap(), preprocessing);
         assert!(text.contains("0.406") == (preprocessing.mean[2] == 0.406), "{text}");
     }
 }

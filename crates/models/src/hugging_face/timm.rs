@@ -9,7 +9,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use conditioned_nn::{Store, StoreError};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use super::{CONFIG, write_folder};
@@ -193,8 +193,8 @@ pub(super) fn folded(
 }
 
 /// Writes the model of `store` as a plain ViT that computes the same: conditioning is folded into patch
-/// embedding, class token and position table. `mean` and `std` are those by which images are normalised, a
-/// number a channel.
+/// embedding, class token and position table. `images` are the entries of timm's `pretrained_cfg` that say how
+/// images are prepared: `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`.
 ///
 /// # Errors
 /// When a file cannot be written, or the conditioning cannot be folded: a method that depends on other tokens, or
@@ -202,7 +202,7 @@ pub(super) fn folded(
 pub fn export(
     folder: &Path,
     config: &VitConfig,
-    (mean, std): (&[f32], &[f32]),
+    images: &Map<String, Value>,
     store: &Store,
 ) -> Result<(), StoreError> {
     if config.eps != EPS {
@@ -215,7 +215,7 @@ pub fn export(
     }
     let tensors = folded(config, store)?;
     let size = config.image_size;
-    let config = json!({
+    let mut json = json!({
         "architecture": match config.distilled {
             true => "deit_base_distilled_patch16_224",
             false => "vit_base_patch16_224",
@@ -234,12 +234,12 @@ pub fn export(
             "num_classes": config.classes,
             "input_size": [config.channels, size, size],
             "fixed_input_size": true,
-            "crop_pct": 1.0,
-            "mean": mean,
-            "std": std,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         },
     });
-    write_folder(folder, &config, tensors)
+    for (key, value) in images {
+        json["pretrained_cfg"][key] = value.clone();
+    }
+    write_folder(folder, &json, tensors)
 }

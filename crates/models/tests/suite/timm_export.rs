@@ -15,7 +15,11 @@ use super::{distance, uniform};
 const TOLERANCE: f64 = 1e-5;
 
 /// One channel, as the digits have.
-const NORMALISATION: (&[f32], &[f32]) = (&[0.3], &[0.4]);
+/// How images are prepared.
+fn prepared() -> serde_json::Map<String, serde_json::Value> {
+    let entries = [("mean", serde_json::json!([0.3])), ("std", serde_json::json!([0.4]))];
+    entries.map(|(key, value)| (key.to_string(), value)).into_iter().collect()
+}
 
 fn config(conditioning: ConditioningConfig) -> VitConfig {
     VitConfig { width: 16, depth: 2, conditioning, ..VitConfig::preset("vit-8").unwrap() }
@@ -44,7 +48,7 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let wanted = model.forward(&images, Mode::Eval.into()).unwrap();
 
         let folder = tempfile::tempdir().unwrap();
-        timm::export(folder.path(), &config, NORMALISATION, &store).unwrap();
+        timm::export(folder.path(), &config, &prepared(), &store).unwrap();
         let plain = VitConfig { conditioning: ConditioningConfig::default(), ..config.clone() };
         assert_eq!(vit::read_config(folder.path()).unwrap(), plain);
         let read = Store::new(4, DType::F32, &Device::Cpu);
@@ -77,7 +81,7 @@ fn what_cannot_be_folded_is_refused_with_its_reason() {
         let store = Store::new(3, DType::F32, &Device::Cpu);
         Vit::new(&config, store.builder()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let error = timm::export(folder.path(), &config, NORMALISATION, &store).unwrap_err();
+        let error = timm::export(folder.path(), &config, &prepared(), &store).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is written");
     }

@@ -124,12 +124,14 @@ fn read(
         return Err(StoreError::Format { path, reason: reason.to_string() });
     }
 
+    let lacks_head = !found.keys().any(|key| layout.is_head(key));
     let has_state = store.buffers().iter().any(|(name, _)| found.contains_key(name));
     let (mut taken, mut tensors, mut missing) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for (name, var) in store.tensors() {
         let keys = layout.keys(&name);
         let is_head = keys.iter().any(|key| layout.is_head(key));
-        let may_lack = is_head || (!has_state && weights::is_state(&name));
+        // A head is there or not: half of one would be completed at random.
+        let may_lack = (is_head && lacks_head) || (!has_state && weights::is_state(&name));
         if may_lack && !keys.iter().any(|key| found.contains_key(key)) {
             tensors.insert(name.clone(), var.as_detached_tensor().copy()?);
             if is_head {
