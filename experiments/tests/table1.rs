@@ -198,6 +198,9 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", &at("absent")], &["absent"]),
         (&["--data", &at("empty")], &["empty", "train-images"]),
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
+        (&["--data", "owner/images"], &["no folder owner/images", "write hub:owner/images"]),
+        #[cfg(not(feature = "hub"))]
+        (&["--data", "hub:owner/images"], &["hub:owner/images", "--features hub"]),
         (&["--preset", "huge"], &["invalid value 'huge'", "smoke, short, mnist-4k, paper"]),
         (&["--preset", "mnist-4k"], &["--data"]),
         (&["--preset", "paper"], &["`plan` says what it takes", "cannot be run"]),
