@@ -208,6 +208,9 @@ fn bad_input_gets_one_clear_error() {
         (&["--models", "resnet"], &["invalid value 'resnet'", "vit, deit, swin, xcit, davit"]),
         (&["--arms", "magic"], &["invalid value 'magic'", "pooled-current"]),
         (&["--set", "epoch=3"], &["unknown key `epoch`", "epochs"]),
+        (&["--data", "owner/images"], &["no folder owner/images", "write hub:owner/images"]),
+        #[cfg(not(feature = "hub"))]
+        (&["--data", "hub:owner/images"], &["hub:owner/images", "--features hub"]),
         (&["--set", "epochs=few"], &["--set epochs=few"]),
         (&["--seeds", "0"], &["--seeds", "0 is not in 1.."]),
         (&["--threads", "0"], &["--threads", "at least 1"]),

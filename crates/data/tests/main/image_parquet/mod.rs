@@ -1,4 +1,4 @@
-//! Images in parquet files as the hub keeps them, in files that the tests write.
+//! Images in parquet files as the hub keeps them: in files that its own library wrote, and that the tests write.
 
 use std::fs;
 use std::path::Path;
@@ -101,7 +101,7 @@ fn png(colour: [u8; 3]) -> Vec<u8> {
 
 /// `count` images of each of so many classes, class by class, of different colours; the first is a JPEG.
 pub(crate) fn images(classes: u8, count: u8) -> Vec<Row> {
-    let jpeg = include_bytes!("../../src/image/fixture/files/rgb.jpg");
+    let jpeg = include_bytes!("../../../src/image/fixture/files/rgb.jpg");
     let all = (0..classes).flat_map(|class| (0..count).map(move |i| (class, i)));
     all.map(|(class, i)| {
         let bytes = if (class, i) == (0, 0) { jpeg.to_vec() } else { png([class, i, 200]) };
@@ -192,6 +192,38 @@ fn rows_are_what_a_tree_of_the_same_images_is() {
         assert_eq!(again, data);
         let again = again.load().unwrap();
         assert_eq!((again.train, again.tune, again.test), (splits.train, splits.tune, splits.test));
+    }
+}
+
+/// What `datasets` wrote (`make_fixture.py`) is the same as a tree of the files that it was given.
+#[test]
+fn files_of_the_hubs_own_library_are_read() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = here.join("src/image/fixture/files");
+    let folder = TempDir::new().unwrap();
+    for (part, class, name) in [
+        ("train", "0-grey", "grey.jpg"),
+        ("train", "0-grey", "one-bit.png"),
+        ("train", "1-colour", "1-rgb.png"),
+        ("train", "1-colour", "2-rgb.jpg"),
+        ("train", "1-colour", "3-lossy.webp"),
+        ("test", "0-grey", "grey.jpg"),
+        ("test", "1-colour", "palette.png"),
+    ] {
+        let class = folder.path().join(part).join(class);
+        fs::create_dir_all(&class).unwrap();
+        let file = files.join(name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-'));
+        fs::copy(file, class.join(name)).unwrap();
+    }
+    let (_, of_tree) = read(folder.path());
+    let (data, splits) = read(&here.join("tests/main/image_parquet/fixture"));
+    assert_eq!(data.classes, ["grey", "colour"]);
+    for (set, of_tree) in [
+        (&splits.train, &of_tree.train),
+        (&splits.tune, &of_tree.tune),
+        (&splits.test, &of_tree.test),
+    ] {
+        assert_eq!((set.labels(), batches(set)), (of_tree.labels(), batches(of_tree)));
     }
 }
 
