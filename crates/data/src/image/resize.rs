@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +39,13 @@ pub(crate) fn resize(
     interpolation: Interpolation,
 ) -> Result<RgbImage, String> {
     let fail = |e: &dyn std::fmt::Display| format!("cannot be resized to {height} x {width}: {e}");
-    let (all, pixels) = ((image.width(), image.height()), PixelType::U8x3);
-    let source = ImageRef::new(all.0, all.1, image.as_raw(), pixels).map_err(|e| fail(&e))?;
+    // With the type of the pixel given: otherwise the code for every type would be compiled into this crate.
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
+        .map_err(|e| fail(&e))?;
     let Rect { top, left, height: rows, width: columns } = rect;
     let [left, top, columns, rows] = [left, top, columns, rows].map(|side| side as u32);
-    let part = CroppedImage::new(&source, left, top, columns, rows).map_err(|e| fail(&e))?;
+    let part =
+        TypedCroppedImage::from_ref(&source, left, top, columns, rows).map_err(|e| fail(&e))?;
     let filter = match interpolation {
         Interpolation::Bilinear => FilterType::Bilinear,
         Interpolation::Bicubic => FilterType::CatmullRom,
@@ -51,13 +54,15 @@ pub(crate) fn resize(
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     // Rows first, then columns, as Pillow has it: each pass rounds to bytes and cuts off at black and white, so
     // that their order shows at edges.
-    let mut rows_done = Image::new(width, part.height(), pixels);
-    let mut target = Image::new(width, height, pixels);
+    let mut rows_done = TypedImage::<U8x3>::new(width, rows);
+    let mut target = RgbImage::new(width, height);
+    let mut view =
+        TypedImage::<U8x3>::from_buffer(width, height, &mut target).map_err(|e| fail(&e))?;
     RESIZER
         .with_borrow_mut(|resizer| {
-            resizer.resize(&part, &mut rows_done, &options)?;
-            resizer.resize(&rows_done, &mut target, &options)
+            resizer.resize_typed(&part, &mut rows_done, &options)?;
+            resizer.resize_typed(&rows_done, &mut view, &options)
         })
         .map_err(|e| fail(&e))?;
-    RgbImage::from_raw(width, height, target.into_vec()).ok_or_else(|| fail(&"no pixels"))
+    Ok(target)
 }

@@ -121,6 +121,14 @@ fn trees_that_are_none_say_so() {
     assert!(error.contains("cannot draw"), "{error}");
 }
 
+#[test]
+fn parquet_files_that_are_counted_must_all_be_there() {
+    let root = TempDir::new().unwrap();
+    fs::write(root.path().join("train-00001-of-00002.parquet"), "PAR1").unwrap();
+    let error = read(root.path()).unwrap_err();
+    assert!(error.contains("train-00000-of-00002.parquet is missing, one of 2 files"), "{error}");
+}
+
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn parquet_files_name_the_feature_that_reads_them() {
