@@ -21,7 +21,7 @@ step "the hub and parquet, against a hub on loopback"
 cargo clippy -p conditioned-data -p experiments --all-targets --features experiments/hub --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc -p conditioned-data --no-deps --features hub --locked
 # Dependencies that are not optimised are built again in a third of the time.
-cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet:: image_parquet::
+cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet::
 
 step "types of the CUDA build, without CUDA"
 scripts/check_cuda_types.sh
