@@ -135,8 +135,10 @@ fn decode_jpeg(bytes: &[u8]) -> Result<RgbImage> {
     };
     // Many files deviate from the standard in what can be passed over. One that is cut short can be read
     // then too, with grey for what is missing: it has no end.
-    let pairs = || bytes.windows(2);
-    let scan = pairs().rposition(|pair| pair == START_OF_SCAN).unwrap_or(bytes.len());
-    let whole = pairs().skip(scan).any(|pair| pair == END_OF_IMAGE);
-    read(true).or_else(|error| if whole { read(false) } else { Err(error) })
+    let whole = || {
+        let pairs = || bytes.windows(2);
+        let scan = pairs().rposition(|pair| pair == START_OF_SCAN).unwrap_or(bytes.len());
+        pairs().skip(scan).any(|pair| pair == END_OF_IMAGE)
+    };
+    read(true).or_else(|error| if whole() { read(false) } else { Err(error) })
 }
