@@ -31,6 +31,7 @@
 //! | DaViT | [`davit`] | `davit_{tiny,base}`, `davit-8`, `davit-28`, `davit-32` | timm |
 //! | BERT | [`bert`], heads in [`bert_heads`] | `bert-{base,large}-uncased`, `minilm-l6`, `bert-4x128` | Hugging Face |
 //! | Crammed BERT | [`crammed_bert`], heads in [`crammed_heads`] | `crammed-bert`, `crammed-4x128` | JonasGeiping/cramming |
+//! | Nystromformer | [`nystromformer`], heads in [`nystromformer_heads`] | `nystromformer-lra` | mlpen/Nystromformer |
 //! | GPT-2 | [`gpt2`] | `gpt2`, `gpt2-{medium,large,xl}`, `gpt2-6x384` | Hugging Face |
 //!
 //! Every configuration is an [`Architecture`] and every model a [`Model`]; [`network::Network`] is the
@@ -57,6 +58,8 @@ pub mod gpt2;
 pub mod hugging_face;
 pub mod model;
 pub mod network;
+pub mod nystromformer;
+pub mod nystromformer_heads;
 pub mod perplexity;
 mod preset;
 mod pyramid;

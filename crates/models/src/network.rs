@@ -4,6 +4,7 @@ use crate::architecture::{Architecture, architectures};
 use crate::davit::DavitConfig;
 use crate::encoder::EncoderConfig;
 use crate::gpt2::Gpt2Config;
+use crate::nystromformer::NystromformerConfig;
 use crate::swin::SwinConfig;
 use crate::vit::VitConfig;
 use crate::xcit::XcitConfig;
@@ -17,6 +18,8 @@ architectures! {
         Gpt2(Gpt2Config),
         /// BERT or Crammed BERT.
         Encoder(EncoderConfig),
+        /// Nystromformer.
+        Nystromformer(NystromformerConfig),
         /// Swin.
         Swin(SwinConfig),
         /// XCiT.

@@ -6,10 +6,10 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, BatchNorm2d, ChannelAttention, Conv2d, CrossCovarianceAttention, DepthwiseConv1d,
-    DepthwiseConv2d, Gelu, LayerNorm, LayerScale, Linear, MergePatches, Mode, Sequence,
-    WindowAttention, attention, average_pool, causal_attention, embedding, gated_gelu, gelu,
-    gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, softmax,
+    Attention, BatchNorm2d, ChannelAttention, Conv2d, CrossCovarianceAttention, DepthwiseConv2d,
+    Gelu, InverseScale, LayerNorm, LayerScale, Linear, MergePatches, Mode, NystromAttention,
+    Sequence, WindowAttention, attention, average_pool, causal_attention, embedding, gated_gelu,
+    gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, softmax,
 };
 use divan::Bencher;
 use rand::{Rng, SeedableRng};
@@ -265,13 +265,16 @@ fn pooling(bencher: Bencher<'_, '_>, form: Form) {
     });
 }
 
-#[divan::bench(name = "depthwise_1d", args = FORMS)]
-fn heads(bencher: Bencher<'_, '_>, form: Form) {
-    let (x, w) = (variable(&[8, HEADS, CONTEXT, 64]), variable(&[HEADS, 1, 33, 1]));
-    let layer = DepthwiseConv1d::from_tensor(w.clone());
-    pass(bencher, || match form {
-        Fused => layer.forward(&x),
-        Definition => reference::depthwise1d(&x, &w),
+/// Tokens of a long sequence; time and memory grow with them as they do.
+const LONG: [usize; 4] = [512, 1024, 2048, 4096];
+
+#[divan::bench(name = "nystrom_attention", args = LONG, consts = [0, 1], sample_count = 20)]
+fn landmarks<const FORM: usize>(bencher: Bencher<'_, '_>, tokens: usize) {
+    let (qkv, w) = (variable(&[4, tokens, 3 * 64]), variable(&[2, 1, 35, 1]));
+    let layer = Sequence::new([NystromAttention::new(2, 64).convolution_from(w.clone()).into()]);
+    pass(bencher, || match FORMS[FORM] {
+        Fused => layer.forward(&qkv, Mode::Eval),
+        Definition => reference::nystrom_attention(&qkv, 2, 64, InverseScale::Head, Some(&w), None),
     });
 }
 

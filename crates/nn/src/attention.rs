@@ -70,6 +70,11 @@ struct Head {
 }
 
 impl Head {
+    /// The only head of a sequence.
+    fn alone(n: usize, d: usize) -> Self {
+        Self { n, end: n, first: 0, c: d, d, head: 0, causal: false }
+    }
+
     /// 1 / sqrt(D).
     fn scale<T: Real>(self) -> T {
         T::from_f64(1.0 / (self.d as f64).sqrt())
@@ -191,6 +196,24 @@ impl Head {
             // SAFETY: as above.
             unsafe { dqkv.zero(self.packed(which, self.n, self.end)) }
         }
+    }
+}
+
+/// Exact attention of one head, its queries, keys and values side by side in `qkv` (n, 3D): (n, D).
+pub(crate) fn alone<T: Real>(qkv: &[T], n: usize, d: usize) -> Vec<T> {
+    // SAFETY: the only head writes all columns.
+    #[allow(unsafe_code)]
+    unsafe {
+        kernel::filled_by_products(n * d, |y| Head::alone(n, d).forward(y, qkv))
+    }
+}
+
+/// The gradient of [`alone`] at `qkv` for `g` (n, D): (n, 3D).
+pub(crate) fn alone_backward<T: Real>(qkv: &[T], g: &[T], n: usize, d: usize) -> Vec<T> {
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    unsafe {
+        kernel::filled_by_products(qkv.len(), |dqkv| Head::alone(n, d).backward(dqkv, qkv, g))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Global average pooling: the mean over all tokens of an image.
+//! Global average pooling: the mean over all tokens of an image or a sequence.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use crate::{Mode, Pass, reference, sequence};
 
 /// The mean over all tokens: y_bc = 1/N sum over n of x_bnc.
 ///
-/// x is (B, ..., C), such as (B, N, C) or (B, H, W, C), with N tokens between; y is (B, C).
+/// x is (B, ..., C), such as (B, N, C) or (B, H, W, C), with N tokens between; y is (B, C). Of padded sequences it is
+/// the mean over real tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct AveragePool;
 
@@ -31,15 +32,21 @@ pub fn average_pool(x: &Tensor) -> Result<Tensor> {
 impl Kernel for AveragePool {
     const NAME: &'static str = "average-pool";
 
-    fn output(&self, At { dims, .. }: At<'_>) -> Result<Vec<usize>> {
+    fn output(&self, At { dims, pass }: At<'_>) -> Result<Vec<usize>> {
+        if let Some(padding) = pass.padding {
+            padding.check(dims)?;
+        }
         match *dims {
             [b, ref tokens @ .., c] if !tokens.is_empty() && !tokens.contains(&0) => Ok(vec![b, c]),
             _ => candle_core::bail!("average-pool: input {dims:?} is not (B, tokens, C)"),
         }
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::average_pool(x)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        match pass.padding {
+            None => reference::average_pool(x),
+            Some(padding) => reference::padded_average_pool(x, padding),
+        }
     }
 
     /// Sums are taken in f64.
@@ -47,11 +54,12 @@ impl Kernel for AveragePool {
         let (x, rows) = (input.x, input.at.rows());
         let (c, len) = (rows.width, rows.tokens * rows.width);
         Ok(kernel::build(rows.batch * c, c, |i, y| {
+            let real = real(&input.at, i);
             let mut sums = vec![0.0; c];
             kernel::vectorised(
                 #[inline(always)]
                 || {
-                    for x in x[i * len..(i + 1) * len].chunks_exact(c) {
+                    for x in x[i * len..(i + 1) * len].chunks_exact(c).take(real) {
                         for j in 0..c {
                             sums[j] += x[j].wide();
                         }
@@ -59,12 +67,12 @@ impl Kernel for AveragePool {
                 },
             );
             for (y, sum) in y.iter_mut().zip(sums) {
-                *y = T::from_f64(sum / rows.tokens as f64);
+                *y = T::from_f64(sum / real as f64);
             }
         }))
     }
 
-    /// dx_bnc = g_bc / N.
+    /// dx_bnc = g_bc / N; zero at padding.
     fn backward<T: Real>(
         &self,
         input: Input<'_, T>,
@@ -73,12 +81,18 @@ impl Kernel for AveragePool {
     ) -> Gradients<T> {
         let rows = input.at.rows();
         let (c, len) = (rows.width, rows.tokens * rows.width);
-        let scale = T::from_f64(1.0 / rows.tokens as f64);
         kernel::build(input.x.len(), len, |i, dx| {
+            let real = real(&input.at, i);
+            let scale = T::from_f64(1.0 / real as f64);
             let mut row = g[i * c..(i + 1) * c].to_vec();
             row.iter_mut().for_each(|v| *v *= scale);
-            dx.chunks_exact_mut(c).for_each(|dx| dx.copy_from_slice(&row));
+            dx.chunks_exact_mut(c).take(real).for_each(|dx| dx.copy_from_slice(&row));
         })
         .into()
     }
+}
+
+/// Real tokens of sequence `i`.
+fn real(at: &At<'_>, i: usize) -> usize {
+    at.pass.padding.map_or(at.rows().tokens, |padding| padding.lengths()[i])
 }

@@ -1,11 +1,11 @@
-//! Depthwise convolutions of tokens: every channel by a stencil of its own.
+//! The depthwise convolution of images of tokens: every channel by a stencil of its own.
 
 use std::borrow::Cow;
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Module, Result, Shape, Tensor};
+use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernel::{self, Reads, Real, Stencil};
+use crate::kernel::{self, Real, Stencil};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::{Mode, Pass, init, reference, sequence};
 
@@ -47,7 +47,7 @@ impl DepthwiseConv2d {
             return None;
         };
         let fits = c == channels && self.bias.dims() == [c] && k == same && k % 2 == 1;
-        fits.then_some(Stencil { images, groups: 1, height, width, channels, taps: (k, k) })
+        fits.then_some(Stencil { images, height, width, channels, taps: (k, k) })
     }
 }
 
@@ -65,7 +65,7 @@ fn transposed<T: Real>(x: &[T], width: usize) -> Vec<T> {
 }
 
 impl Kernel for DepthwiseConv2d {
-    const NAME: &'static str = NAME;
+    const NAME: &'static str = "depthwise";
 
     fn parameters(&self, _: Mode) -> Vec<&Tensor> {
         vec![&self.weight, &self.bias]
@@ -115,113 +115,5 @@ impl Kernel for DepthwiseConv2d {
         };
         let parameters = vec![of(wanted.parameters[0], &dw), of(wanted.parameters[1], &db)];
         Gradients { input: wanted.input.then(dx), parameters }
-    }
-}
-
-/// A depthwise convolution along the tokens of each head: odd k taps per head, the same for all
-/// of its channels, zeros beyond both ends; the residual of Nystromformer (Xiong et al. 2021).
-///
-/// `weight` is (heads, 1, k, 1), as in PyTorch's `Conv2d(heads, heads, (k, 1),
-/// padding=(k // 2, 0), bias=False, groups=heads)`.
-#[derive(Debug, Clone)]
-pub struct DepthwiseConv1d {
-    weight: Tensor,
-}
-
-impl DepthwiseConv1d {
-    /// A layer over a given `weight` (heads, 1, k, 1).
-    pub fn from_tensor(weight: Tensor) -> Self {
-        Self { weight }
-    }
-
-    /// A layer of `heads` with `taps` weights each, with PyTorch's default initialisation, uniform
-    /// in +-1/sqrt(taps).
-    ///
-    /// # Errors
-    /// When the weight cannot be created or has another shape.
-    pub fn new(vb: VarBuilder, heads: usize, taps: usize) -> Result<Self> {
-        let default = init::torch_default(taps);
-        Ok(Self { weight: vb.get_with_hints((heads, 1, taps, 1), "weight", default)? })
-    }
-}
-
-impl Module for DepthwiseConv1d {
-    /// (B, heads, N, D) -> (B, heads, N, D).
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, heads, n, d) = x.dims4()?;
-        let k = self.weight.dim(2)?;
-        if self.weight.dims() != [heads, 1, k, 1] || k % 2 == 0 {
-            candle_core::bail!(
-                "depthwise: input {:?} and weight {:?} do not fit",
-                x.dims(),
-                self.weight.dims()
-            );
-        }
-        if !kernel::serves(x) {
-            return reference::depthwise1d(x, &self.weight);
-        }
-        let (images, groups, taps) = (b * heads, heads, (1, k));
-        let stencil = Stencil { images, groups, height: 1, width: n, channels: d, taps };
-        let taps = self.weight.reshape((heads, k, 1))?.broadcast_as((heads, k, d))?;
-        x.contiguous()?.apply_op2(&taps.contiguous()?, Depthwise(stencil))
-    }
-}
-
-struct Depthwise(Stencil);
-
-/// The op in errors; both layers have it.
-const NAME: &str = "depthwise";
-
-impl Depthwise {
-    /// The gradients of x and taps, each if its tensor is tracked.
-    fn gradients<T: Real>(
-        &self,
-        x: &Tensor,
-        taps: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = g.contiguous()?;
-        let reads = Reads::of([x, taps, &g]);
-        let slices = reads.slices::<T>(NAME)?;
-        let (x_values, w, g) = (slices[0], slices[1], slices[2]);
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
-        let (dx, dw) = kernel::in_pool(|| {
-            let dx = x.track_op().then(|| self.0.backward_input(g, w));
-            (dx, taps.track_op().then(|| self.0.backward_taps(x_values, g)))
-        });
-        Ok((dx.map(|dx| tensor(dx, x)).transpose()?, dw.map(|dw| tensor(dw, taps)).transpose()?))
-    }
-}
-
-impl CustomOp2 for Depthwise {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        taps: &CpuStorage,
-        taps_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(x, NAME, T => {
-            let x = kernel::slice::<T>(x, x_layout, NAME)?;
-            let taps = kernel::slice(taps, taps_layout, NAME)?;
-            kernel::output(self.0.forward(x, taps, None), x_layout.shape().clone())
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        taps: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        match x.dtype() {
-            DType::F32 => self.gradients::<f32>(x, taps, g),
-            _ => self.gradients::<f64>(x, taps, g),
-        }
     }
 }

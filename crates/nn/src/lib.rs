@@ -35,7 +35,7 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`head_norm`](mod@head_norm), [`dropout`], [`batch_norm`], [`conv2d`], [`depthwise`], [`layer_scale`], [`merge_patches`], [`average_pool`](mod@average_pool) | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`nystrom_attention`], [`head_norm`](mod@head_norm), [`dropout`], [`batch_norm`], [`conv2d`], [`depthwise`], [`layer_scale`], [`merge_patches`], [`average_pool`](mod@average_pool) | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
 //! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
 //! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
@@ -69,10 +69,12 @@ pub mod linear;
 pub mod loss;
 pub mod merge_patches;
 pub mod mode;
+pub mod nystrom_attention;
 pub mod padding;
 pub mod pass;
 pub mod patch_embed;
 pub mod probe;
+mod pseudo_inverse;
 pub mod reference;
 pub mod rms_norm;
 pub mod sequence;
@@ -87,7 +89,7 @@ pub use batch_norm::BatchNorm2d;
 pub use cache::Cache;
 pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};
 pub use conv2d::Conv2d;
-pub use depthwise::{DepthwiseConv1d, DepthwiseConv2d};
+pub use depthwise::DepthwiseConv2d;
 pub use dropout::{DropPath, Dropout};
 pub use embedding::embedding;
 pub use gated_gelu::{GatedGelu, gated_gelu};
@@ -100,6 +102,7 @@ pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
 pub use merge_patches::MergePatches;
 pub use mode::Mode;
+pub use nystrom_attention::{InverseScale, NystromAttention};
 pub use padding::Padding;
 pub use pass::Pass;
 pub use patch_embed::{PatchEmbed, channels_last};

@@ -3,9 +3,15 @@
 //!
 //! Only operations whose gradients passed a numerical check are used here.
 
+mod nystrom;
+
+pub use nystrom::nystrom_attention;
+pub(crate) use nystrom::nystrom_heads;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::log_softmax;
 
+use crate::Padding;
 use crate::channel_attention::SMALLEST_NORM;
 use crate::probe::Heads;
 use crate::window_attention::{HIDDEN, part, relative_places};
@@ -457,7 +463,17 @@ pub fn average_pool(x: &Tensor) -> Result<Tensor> {
     x.reshape((x.dim(0)?, between, x.dim(D::Minus1)?))?.mean(1)
 }
 
-/// The depthwise convolution of [`crate::DepthwiseConv1d`]: (B, heads, N, D) along N.
+/// The mean over the real tokens of padded sequences (B, N, C).
+///
+/// # Errors
+/// When the padding is of another batch.
+pub fn padded_average_pool(x: &Tensor, padding: &Padding) -> Result<Tensor> {
+    let mask = padding.mask(x.device())?.to_dtype(x.dtype())?.unsqueeze(2)?;
+    x.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)
+}
+
+/// A depthwise convolution along the tokens of each head, the same taps for all of its channels, zeros beyond both
+/// ends: x (B, heads, N, D), `weight` (heads, 1, k, 1), k odd.
 ///
 /// # Errors
 /// When shapes do not fit.

@@ -22,6 +22,8 @@ mod hugging_face;
 mod hugging_face_bert;
 mod hugging_face_vit;
 mod image_parity;
+mod nystromformer;
+mod nystromformer_parity;
 mod published_sizes;
 mod registry;
 mod siblings;

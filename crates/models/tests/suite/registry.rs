@@ -56,7 +56,7 @@ fn exempt(family: &str, parameter: &str, len: usize) -> Range<usize> {
     match family {
         "vit" if parameter.ends_with("attn.qkv.bias") => third,
         "gpt2" if parameter.ends_with("attn.c_attn.bias") => third,
-        "bert" if parameter.ends_with("self.key.bias") => 0..len,
+        "bert" | "nystromformer" if parameter.ends_with("self.key.bias") => 0..len,
         "swin" if parameter.ends_with("attn.qkv.bias") => third,
         "xcit" if parameter.ends_with("attn.k.bias") => 0..len,
         _ => 0..0,

@@ -10,13 +10,11 @@ const LANES: usize = 16;
 /// Elements of the rows whose gradients of taps are summed by one thread.
 const BAND: usize = 1 << 15;
 
-/// The convolution of `images` (height, width, channels) with stride 1 and zeros around, image i
-/// with the taps of group i mod `groups`; taps are (groups, rows, columns, channels), rows and
-/// columns odd.
+/// The convolution of `images` (height, width, channels) with stride 1 and zeros around; taps are (rows, columns,
+/// channels), rows and columns odd.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stencil {
     pub(crate) images: usize,
-    pub(crate) groups: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) channels: usize,
@@ -34,7 +32,7 @@ impl Stencil {
         }
         super::build(x.len(), self.width * self.channels, |i, y| {
             let (image, row) = (i / self.height, i % self.height);
-            let (x, w) = (self.image(x, image), self.group(w, image));
+            let x = self.image(x, image);
             super::vectorised(
                 #[inline(always)]
                 || {
@@ -81,10 +79,8 @@ impl Stencil {
     /// dx: the convolution of `g` with the taps turned round.
     pub(crate) fn backward_input<T: Real>(self, g: &[T], w: &[T]) -> Vec<T> {
         let mut turned = Vec::with_capacity(w.len());
-        for group in w.chunks_exact(self.taps_len().max(1)) {
-            for tap in group.chunks_exact(self.channels).rev() {
-                turned.extend_from_slice(tap);
-            }
+        for tap in w.chunks_exact(self.channels.max(1)).rev() {
+            turned.extend_from_slice(tap);
         }
         self.forward(g, &turned, None)
     }
@@ -116,7 +112,7 @@ impl Stencil {
                 },
             );
         });
-        super::column_sums(&partial, self.groups * len)
+        super::column_sums(&partial, len)
     }
 
     /// Adds what one row of an image gives to L channels of tap number `t`, from channel `c` on.
@@ -149,7 +145,7 @@ impl Stencil {
 
     /// Whether the taps of some channels fit in the registers of a core: 3 x 3.
     fn is_small(self) -> bool {
-        self.taps == (3, 3) && self.groups == 1
+        self.taps == (3, 3)
     }
 
     /// [`Stencil::forward`] of 3 x 3 taps, which stay in registers along a row.
@@ -268,7 +264,7 @@ impl Stencil {
         ]
     }
 
-    /// Elements of the taps of one group.
+    /// Elements of the taps.
     fn taps_len(self) -> usize {
         self.taps.0 * self.taps.1 * self.channels
     }
@@ -276,11 +272,6 @@ impl Stencil {
     fn image<T>(self, x: &[T], image: usize) -> &[T] {
         let len = self.height * self.width * self.channels;
         &x[image * len..(image + 1) * len]
-    }
-
-    fn group<T>(self, w: &[T], image: usize) -> &[T] {
-        let (group, len) = (image % self.groups, self.taps_len());
-        &w[group * len..(group + 1) * len]
     }
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv1d, DepthwiseConv2d, DropPath,
-    Dropout, GatedGelu, Gelu, LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store,
+    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
+    Gelu, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store,
     attention, embedding, gelu, linear, linear_cross_entropy, softmax,
 };
 
@@ -41,8 +41,9 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
         linear(vb.pp("proj"), 48, 48)?.into(),
         DropPath::new(&vb.pp("path"), 0.2)?.into(),
     ]);
-    let (image, heads) =
-        (DepthwiseConv2d::new(vb.pp("c2"), 48, 3)?, DepthwiseConv1d::new(vb.pp("c1"), 3, 9)?);
+    let image = DepthwiseConv2d::new(vb.pp("c2"), 48, 3)?;
+    let landmarks = NystromAttention::new(3, 16).convolution(vb.pp("c1"), 9)?;
+    let landmarks = Sequence::new([linear(vb.pp("qkv1"), 48, 144)?.into(), landmarks.into()]);
     let (ids, labels) = (
         Tensor::from_iter((0..9 * 200u32).map(|i| i * i % 3000), &Device::Cpu)?
             .reshape((9, 200))?,
@@ -51,8 +52,7 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
     let x =
         branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2, last: true })?;
     let x = image.forward(&x.reshape((9, 10, 20, 48))?)?;
-    let x = heads.forward(&x.reshape((9, 200, 3, 16))?.transpose(1, 2)?)?;
-    let x = x.transpose(1, 2)?.reshape((9, 200, 48))?;
+    let x = landmarks.forward(&x.reshape((9, 200, 48))?, Mode::Eval)?;
     let mask = (uniform(&[48], 3)? + 0.5)?.ge(0.0)?;
     let loss = linear_cross_entropy(&softmax(&x, 3.0, Some(&mask))?, &table, &labels)?;
     let grads = loss.backward()?;

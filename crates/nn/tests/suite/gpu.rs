@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
-    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store, embedding,
+    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store, embedding,
     linear, linear_cross_entropy,
 };
 
@@ -39,6 +39,12 @@ fn run(device: &Device) -> Result<Vec<(String, Tensor)>> {
         linear(vb.pp("fc2"), 48, 24)?.into(),
         DropPath::new(&vb.pp("drop_path"), 0.3)?.into(),
     ]);
+    let landmarks = Sequence::residual([
+        LayerNorm::new(vb.pp("norm3"), 24, 1e-5)?.into(),
+        linear(vb.pp("qkv3"), 24, 72)?.into(),
+        NystromAttention::new(3, 4).convolution(vb.pp("conv"), 3)?.into(),
+    ]);
+    let x = landmarks.forward(&x, MODE)?;
     let y = mlp.forward(&attention.forward(&x, MODE)?, MODE)?;
     let y = LayerNorm::new(vb.pp("norm"), 24, 1e-5)?.forward(&y)?;
     let loss = linear_cross_entropy(&y, &table, &ids)?;

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, BatchNorm2d, Conv2d, DepthwiseConv1d, DepthwiseConv2d, DropPath, Dropout, Gelu,
-    LayerNorm, LayerScale, MergePatches, Mode, RmsNorm, Sequence, Store, add_table, attention,
-    average_pool, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, linear,
+    Attention, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, Gelu, Layer, LayerNorm,
+    LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store, add_table,
+    attention, average_pool, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, linear,
     linear_cross_entropy, padded_attention, softmax,
 };
 
@@ -29,6 +29,10 @@ fn branch(store: &Store) -> Result<Sequence> {
     ]))
 }
 
+fn apply(x: &Tensor, layer: impl Into<Box<dyn Layer>>) -> Result<Tensor> {
+    Sequence::new([layer.into()]).forward(x, Mode::Eval)
+}
+
 /// x (B, 6, 12) as images (B, 2, 3, 12).
 fn grid(x: &Tensor) -> Result<Tensor> {
     x.reshape((x.dim(0)?, 2, 3, 12))
@@ -41,7 +45,7 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
     let (layer, branch) = (linear(vb.pp("l"), 12, 5)?, branch(store)?);
     let table = vb.get_with_hints((1, 6, 12), "table", conditioned_nn::init::normal(0.5))?;
     let image = DepthwiseConv2d::new(vb.pp("c2"), 12, 3)?;
-    let heads = DepthwiseConv1d::new(vb.pp("c1"), 6, 5)?;
+    let landmarks = NystromAttention::new(2, 3).convolution(vb.pp("c1"), 5)?;
     let conv = Conv2d::new(vb.pp("c"), 12, 12, 3)?.padding(1);
     let (norm2d, scale) =
         (BatchNorm2d::new(vb.pp("b"), 12)?, LayerScale::new(vb.pp("s"), "gamma", 12, 0.5)?);
@@ -62,7 +66,7 @@ fn ops(store: &Store) -> Result<Vec<(&'static str, Op)>> {
         ("conv2d", Box::new(move |x| grid(x)?.apply(&conv)?.flatten(1, 2))),
         ("batch-norm", Box::new(move |x| norm2d.forward(x, Mode::Eval))),
         ("layer-scale", Box::new(move |x| scale.forward(x))),
-        ("depthwise 1d", Box::new(move |x| heads.forward(&x.unsqueeze(2)?)?.squeeze(2))),
+        ("nystrom-attention", Box::new(move |x| apply(x, landmarks.clone()))),
         ("sequence", Box::new(move |x| branch.forward(x, TRAIN))),
     ])
 }

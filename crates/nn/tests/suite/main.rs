@@ -15,6 +15,7 @@ mod gradients;
 mod images;
 mod layers_parity;
 mod limits;
+mod nystrom;
 mod oracle;
 mod softmax;
 mod spatial_attention;

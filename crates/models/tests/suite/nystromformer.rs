@@ -1,0 +1,116 @@
+//! Nystromformers: padding, places, pairs, and settings that contradict each other.
+
+use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::Architecture;
+use conditioned_models::conditioning::{ConditioningConfig, Method};
+use conditioned_models::nystromformer::{LongAttention, NystromformerConfig, Sequences};
+use conditioned_models::nystromformer_heads::NystromformerClassifier;
+use conditioned_nn::{InverseScale, Mode, Store};
+
+use crate::bert::shake;
+use crate::distance;
+
+fn tiny() -> NystromformerConfig {
+    NystromformerConfig::preset("nystromformer-tiny").unwrap()
+}
+
+fn ids(rows: usize, tokens: usize) -> Result<Tensor> {
+    let ids = (0..rows * tokens).map(|i| 1 + (i * i + 5 * i) as u32 % 16).collect();
+    Tensor::from_vec(ids, (rows, tokens), &Device::Cpu)
+}
+
+/// B sequences of these lengths: the first tokens of the rows of `ids`, zeros behind them.
+fn padded(ids: &Tensor, lengths: &[usize]) -> Result<Sequences> {
+    let n = ids.dim(1)?;
+    let row = |&length: &usize| (0..n).map(move |i| u8::from(i < length));
+    let mask: Vec<u8> = lengths.iter().flat_map(row).collect();
+    let mask = Tensor::from_vec(mask, (lengths.len(), n), &Device::Cpu)?;
+    Sequences::padded((ids * mask.to_dtype(DType::U32)?)?, None, &mask)
+}
+
+fn classifier(config: &NystromformerConfig, pairs: bool) -> Result<NystromformerClassifier> {
+    let store = Store::new(3, DType::F32, &Device::Cpu);
+    let model = NystromformerClassifier::new(config, 3, pairs, store.builder())?;
+    shake(&store)?;
+    Ok(model)
+}
+
+/// Alone, and in a batch with longer ones: exact and through landmarks, plain and with each sequence conditioned.
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_padded_batch() -> Result<()> {
+    let lengths = [20, 7, 2, 13];
+    let all = ids(4, 20)?;
+    for attention in [tiny().attention, LongAttention::Softmax] {
+        for method in [Method::None, Method::per_sequence(1.0)?] {
+            let conditioning = ConditioningConfig::from(method);
+            let model = classifier(&NystromformerConfig { attention, conditioning, ..tiny() }, false)?;
+            let batch = model.logits(&padded(&all, &lengths)?, Mode::Eval)?;
+            for (i, &n) in lengths.iter().enumerate() {
+                let alone = Sequences::new(all.narrow(0, i, 1)?.narrow(1, 0, n)?.contiguous()?);
+                let alone = model.logits(&alone, Mode::Eval)?;
+                assert_eq!(distance(&batch.narrow(0, i, 1)?, &alone)?, 0.0, "{attention:?} {n}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tokens that keep their places: in their own order they are the same sequence, elsewhere they are another.
+#[test]
+fn places_are_those_that_are_given() -> Result<()> {
+    let model = classifier(&tiny(), false)?;
+    let ids = ids(2, 9)?;
+    let at = |from: u32| -> Result<Tensor> {
+        let row = Tensor::arange(from, from + 9, &Device::Cpu)?;
+        let positions = Tensor::stack(&[&row, &row], 0)?;
+        let input = Sequences { positions: Some(positions), ..Sequences::new(ids.clone()) };
+        model.logits(&input, Mode::Eval)
+    };
+    let plain = model.logits(&Sequences::new(ids.clone()), Mode::Eval)?;
+    assert_eq!(distance(&plain, &at(0)?)?, 0.0);
+    assert!(distance(&plain, &at(4)?)? > 1e-4);
+    let error = at(16).unwrap_err().to_string();
+    assert!(error.contains("24"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_pair_is_read_in_its_order() -> Result<()> {
+    let model = classifier(&tiny(), true)?;
+    let (a, b) = (ids(2, 9)?, (ids(2, 9)? % 7.0)?);
+    let logits = |first: &Tensor, second: &Tensor| {
+        model.logits(&Sequences::new(Tensor::cat(&[first, second], 0)?), Mode::Eval)
+    };
+    assert_eq!(logits(&a, &b)?.dims(), [2, 3]);
+    assert!(distance(&logits(&a, &b)?, &logits(&b, &a)?)? > 1e-4);
+    let odd = model.logits(&Sequences::new(ids(3, 9)?), Mode::Eval).unwrap_err().to_string();
+    assert!(odd.contains("3 sequences are no pairs"), "{odd}");
+    Ok(())
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_named() -> Result<()> {
+    let nystrom = |landmarks, convolution| LongAttention::Nystrom {
+        landmarks,
+        convolution,
+        scale: InverseScale::Head,
+    };
+    let with = |attention| NystromformerConfig { attention, ..tiny() };
+    for (config, expected) in [
+        (with(nystrom(0, 5)), "landmarks must be at least 1"),
+        (with(nystrom(3, 4)), "convolution 4 must be odd"),
+        (NystromformerConfig { dropout: 1.0, ..tiny() }, "dropout 1"),
+        (NystromformerConfig { heads: 5, ..tiny() }, "5 heads"),
+    ] {
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.starts_with("nystromformer: ") && error.contains(expected), "{error}");
+    }
+    let long = classifier(&tiny(), false)?.logits(&Sequences::new(ids(1, 25)?), Mode::Eval);
+    let error = long.unwrap_err().to_string();
+    assert!(error.contains("25 tokens is longer than the position table"), "{error}");
+    let ids = ids(2, 4)?;
+    let mask = Tensor::ones((2, 3), DType::U8, &Device::Cpu)?;
+    let error = Sequences::padded(ids, None, &mask).unwrap_err().to_string();
+    assert!(error.contains("one shape"), "{error}");
+    Ok(())
+}
