@@ -180,6 +180,14 @@ pub enum Error {
         /// What was found and expected, and what to do.
         problem: String,
     },
+    /// Labelled sequences of tokens, or a selection of them, do not fit together or cannot be made.
+    #[error("sequences {name:?}: {problem}")]
+    Sequences {
+        /// Name of the set.
+        name: String,
+        /// What was found and expected, at which place, and what to do.
+        problem: String,
+    },
     /// Text is not UTF-8.
     #[error("{}: line {line}: not UTF-8 at byte {offset} of the file; {remedy}", .path.display())]
     Utf8 {

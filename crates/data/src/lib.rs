@@ -32,6 +32,15 @@
 //! | make batches | [`TextLoader`] |
 //! | score predictions | [`Metric`], [`Task::metrics`] |
 //!
+//! Labelled sequences of tokens, as those of the Long Range Arena:
+//!
+//! | to | use |
+//! | --- | --- |
+//! | generate them | [`ListOps`] |
+//! | read released files, or make sequences of texts and images | [`SequenceSource`] |
+//! | have them in memory | [`SequenceSet`] |
+//! | make batches | [`SequenceLoader`] |
+//!
 //! Data by name and hash, written into a configuration by one process and read again, and checked, by another:
 //!
 //! | of | use |
@@ -39,13 +48,15 @@
 //! | images | [`ImageData`] |
 //! | running text, with its tokenizer and shards | [`TextConfig`], from a [`TextSource`] and a [`Preparation`] |
 //! | labelled texts | [`LabelledData`], from a [`LabelledSource`] |
+//! | labelled sequences | [`SequenceData`], from a [`SequenceSource`] |
 //!
 //! Two features are off by default: `parquet` for corpora, tasks and images in parquet files, and `hub`, which
 //! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files, and for
 //! images that candle-datasets has read (`Images::of_candle`).
 //!
 //! Letters: N images, B batch, C channels, H height, W width, K classes; T tokens of a window, M of them
-//! hidden, V ids; in batches of texts N tokens of the longest.
+//! hidden, V ids; in batches of texts and
+//! sequences N tokens of the longest, and S sequences.
 //! Images are (N, C, H, W) everywhere. All randomness comes from seeds: the same seed gives the same
 //! batches, bit for bit, for any number of threads.
 //!
@@ -98,6 +109,9 @@ mod augment;
 mod bpe;
 mod cifar;
 mod corpus;
+#[cfg(test)]
+#[path = "../tests/support/corruption.rs"]
+mod damage;
 mod digits;
 mod encoding;
 mod entailments;
@@ -112,7 +126,9 @@ mod image_set;
 mod images;
 mod labelled_data;
 mod labelled_source;
+mod listops;
 mod loader;
+mod lra;
 mod masking;
 mod metrics;
 mod mix;
@@ -125,6 +141,11 @@ mod preparation;
 mod recipe;
 #[cfg(feature = "parquet")]
 mod rows;
+mod sequence_data;
+mod sequence_loader;
+mod sequence_set;
+mod sequence_shards;
+mod sequence_source;
 mod shard;
 mod split;
 mod stories;
@@ -160,6 +181,7 @@ pub use image_set::ImageSet;
 pub use images::Images;
 pub use labelled_data::{LabelledData, LabelledTexts};
 pub use labelled_source::LabelledSource;
+pub use listops::ListOps;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig};
 pub use masking::{MaskedBatch, MaskedWindows, Masking};
 pub use metrics::Metric;
@@ -167,6 +189,10 @@ pub use ngram::{Ngram, Score};
 pub use normalisation::Normalisation;
 pub use parts::{Part, Parts, Sequence};
 pub use preparation::Preparation;
+pub use sequence_data::{SequenceData, SequenceSplits};
+pub use sequence_loader::{SequenceBatch, SequenceEpoch, SequenceLoader, SequenceLoaderConfig};
+pub use sequence_set::SequenceSet;
+pub use sequence_source::SequenceSource;
 pub use split::{Splits, hold_out, split};
 pub use stories::{stories, story};
 pub use table::read_text;
@@ -178,3 +204,7 @@ pub use tokenizer::{END_OF_TEXT, Tokenizer};
 pub use tokens::{SHARD_BYTES, Tokens, Written, write_shards};
 pub use transform::rand_augment::RandAugment;
 pub use windows::{Prefixes, WindowBatch, Windows, prefixes};
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: damage::Counting = damage::Counting;

@@ -30,6 +30,10 @@ pub(crate) enum Purpose {
     Telling,
     /// Which of two neighbours is the true one, by the index of the two.
     Truth,
+    /// One tree of ListOps, by its index.
+    ListOps,
+    /// Which texts a pair of halves is of, by the part of the data.
+    Halves,
 }
 
 /// The stream of (`seed`, `epoch`, `position`): the four numbers are the generator's 256-bit key, so
