@@ -30,6 +30,8 @@ pub(crate) enum Purpose {
     Telling,
     /// Which of two neighbours is the true one, by the index of the two.
     Truth,
+    /// One image of paths, by its index.
+    Pathfinder,
 }
 
 /// The stream of (`seed`, `epoch`, `position`): the four numbers are the generator's 256-bit key, so
