@@ -5,6 +5,7 @@
 //! | to | use |
 //! | --- | --- |
 //! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class, or in parquet files), [`Images::new`] |
+//! | draw them | [`Pathfinder`] (Long Range Arena) |
 //! | prepare images of any size | [`Preprocessing`] |
 //! | choose training, tuning and test images | [`split()`], [`hold_out`] |
 //! | know mean and spread | [`ImageSet::normalisation`], of the training images |
@@ -135,6 +136,7 @@ mod mix;
 mod ngram;
 mod normalisation;
 mod parts;
+mod pathfinder;
 mod permutation;
 mod prefetch;
 mod preparation;
@@ -188,6 +190,7 @@ pub use metrics::Metric;
 pub use ngram::{Ngram, Score};
 pub use normalisation::Normalisation;
 pub use parts::{Part, Parts, Sequence};
+pub use pathfinder::{Pathfinder, PathfinderImage};
 pub use preparation::Preparation;
 pub use sequence_data::{SequenceData, SequenceSplits};
 pub use sequence_loader::{SequenceBatch, SequenceEpoch, SequenceLoader, SequenceLoaderConfig};

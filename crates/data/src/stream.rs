@@ -30,6 +30,8 @@ pub(crate) enum Purpose {
     Telling,
     /// Which of two neighbours is the true one, by the index of the two.
     Truth,
+    /// One image of paths, by its index.
+    Pathfinder,
     /// One tree of ListOps, by its index.
     ListOps,
     /// Which texts a pair of halves is of, by the part of the data.

@@ -27,6 +27,7 @@ mod mix;
 mod ngram;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod pathfinder;
 mod preprocessing;
 mod split;
 mod stories;
