@@ -33,8 +33,11 @@ fn sheet() -> GrayImage {
                 let pixels = images.image(index).unwrap().to_vec();
                 let side = config.size as u32;
                 let image = GrayImage::from_raw(side, side, pixels).unwrap();
-                let image = resize(&image, SIDE, SIDE, imageops::FilterType::Nearest);
-                let place = |index: usize| i64::from(GAP + index as u32 * step);
+                // As large as whole pixels allow, in the middle of its place.
+                let shown = SIDE / side * side;
+                let image = resize(&image, shown, shown, imageops::FilterType::Nearest);
+                let first = GAP + (SIDE - shown) / 2;
+                let place = |index: usize| i64::from(first + index as u32 * step);
                 imageops::replace(&mut sheet, &image, place(column), place(2 * name + row));
             }
         }

@@ -269,8 +269,8 @@ fn figures() {
         let rate = 1000.0 / start.elapsed().as_secs_f64();
         let [success, lit, bright] = [success, above[0].mean, above[1].mean].map(|x| 100.0 * x);
         eprintln!(
-            "{name}: {success:.3} % of attempts, mean {:.2} ± {error:.2}, above 0: {lit:.1} %, above 127: {bright:.1} %, \
-             {rate:.0} images a second",
+            "{name}: {success:.3} % of attempts, mean {:.2} ± {error:.2}, above 0: {lit:.1} %, \
+             above 127: {bright:.1} %, {rate:.0} images a second",
             mean.mean
         );
     }
