@@ -245,7 +245,8 @@ fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
 fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
     let mut trials = Vec::new();
     let mut together = Together::default();
-    let mut data = None;
+    // Rows may have data of their own.
+    let (mut names, mut hashes) = (Vec::new(), Vec::new());
     for folder in folder::find(out)? {
         let config = folder.config()?;
         let Some(summary) = folder.summary()? else { continue };
@@ -259,7 +260,10 @@ fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
         );
         together.check(folder.path(), &config)?;
         let (name, hash) = config.job.task.data();
-        data.get_or_insert((name.to_string(), hash.to_string()));
+        if !hashes.iter().any(|known| known == hash) {
+            names.push(name.to_string());
+            hashes.push(hash.to_string());
+        }
         trials.push(Trial {
             row: config.cell.row.clone(),
             arm: config.cell.arm,
@@ -270,7 +274,7 @@ fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
             score: T::SCORE.map(|score| summary.metric(score)),
         });
     }
-    let (name, hash) = data.with_context(|| format!("{}: no finished search", out.display()))?;
+    ensure!(!hashes.is_empty(), "{}: no finished search", out.display());
     let grid = |row: &str, arm| plan.settings(row, arm);
-    Tuned::choose(plan.preset().name, (&name, &hash), trials, grid)
+    Tuned::choose(plan.preset().name, (&names.join("; "), &hashes.join("; ")), trials, grid)
 }

@@ -23,6 +23,7 @@ use crate::run::worker::boxed;
 use crate::task::images::{ImageClassification, ImagesConfig};
 use crate::task::language::{LanguageConfig, LanguageModel};
 use crate::task::masked::{MaskedConfig, MaskedLanguageModel};
+use crate::task::sequences::{SequenceClassification, SequencesConfig};
 use crate::task::texts::{TextClassification, TextsConfig};
 
 /// The weights of a finished run in its folder.
@@ -38,6 +39,8 @@ pub enum TaskConfig {
     Language(LanguageConfig),
     /// Hidden tokens.
     Masked(MaskedConfig),
+    /// Classes of long sequences.
+    Sequences(SequencesConfig),
     /// Classes or scores of texts.
     Texts(TextsConfig),
 }
@@ -87,6 +90,7 @@ impl TaskConfig {
             Self::Images(task) => (&task.data.name, &task.data.hash),
             Self::Language(task) => (&task.text.name, &task.text.hash),
             Self::Masked(task) => (&task.text.name, &task.text.hash),
+            Self::Sequences(task) => (&task.data.name, &task.data.hash),
             Self::Texts(task) => (&task.data.name, &task.data.hash),
         }
     }
@@ -100,6 +104,10 @@ impl TaskConfig {
             }
             Self::Language(task) => (task.window, task.batch_size, 1),
             Self::Masked(task) => (task.window, task.batch_size, 1),
+            Self::Sequences(task) => {
+                let sequences = if task.data.pairs { 2 } else { 1 };
+                (task.data.longest, sequences * task.batch_size, 1)
+            }
             Self::Texts(task) => {
                 (task.max_length, task.batch_size, task.train_rows().div_ceil(task.batch_size))
             }
@@ -112,6 +120,7 @@ impl TaskConfig {
             Self::Images(task) => task.facts(),
             Self::Language(task) => task.facts(),
             Self::Masked(task) => task.facts(),
+            Self::Sequences(task) => task.facts(),
             Self::Texts(task) => task.facts(),
         }
     }
@@ -160,6 +169,7 @@ impl Job {
             TaskConfig::Images(task) => task.first_batch(seed)?,
             TaskConfig::Language(task) => task.first_batch(seed)?,
             TaskConfig::Masked(task) => task.first_batch(seed)?,
+            TaskConfig::Sequences(task) => task.first_batch(seed)?,
             TaskConfig::Texts(_) => bail!("arm init: a checkpoint has embedding tables of its own"),
         };
         let mut best = (f64::INFINITY, None);
@@ -226,6 +236,10 @@ pub fn train(
         }
         (Network::Encoder(network), TaskConfig::Masked(task)) => {
             let task = MaskedLanguageModel::new(config, network, task, &store).map_err(boxed)?;
+            train_task(&task, store, config, run, control)
+        }
+        (Network::Nystromformer(network), TaskConfig::Sequences(task)) => {
+            let task = SequenceClassification::new(config, network, task, &store).map_err(boxed)?;
             train_task(&task, store, config, run, control)
         }
         (Network::Encoder(network), TaskConfig::Texts(task)) => {

@@ -85,6 +85,35 @@ pub fn runs<'a>(
     results.iter().filter(belongs).collect()
 }
 
+/// The mean of a metric over all rows, seed by seed, as cells of a row `name`: of the arms and seeds that every
+/// row has.
+pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Finished> {
+    let mut rows: Vec<&str> = results.iter().map(|run| run.cell.row.as_str()).collect();
+    rows.dedup();
+    let mut means = Vec::new();
+    for &block in Block::value_variants() {
+        for &arm in Arm::value_variants() {
+            let cells = |row: &&str| runs(results, (row, block, Budget::Steps, arm));
+            let by_row: Vec<Vec<&Finished>> = rows.iter().map(cells).collect();
+            for first in by_row.first().into_iter().flatten() {
+                let of_seed = |runs: &Vec<&Finished>| {
+                    let run = runs.iter().find(|run| run.cell.seed == first.cell.seed);
+                    run.and_then(|run| run.metric(metric))
+                };
+                let values: Option<Vec<f64>> = by_row.iter().map(of_seed).collect();
+                let Some(values) = values else { continue };
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                let mut derived = (*first).clone();
+                derived.cell.row = name.to_string();
+                (derived.cell.start, derived.cell.best) = (block, false);
+                derived.metrics = [(metric.to_string(), Some(mean))].into();
+                means.push(derived);
+            }
+        }
+    }
+    means
+}
+
 /// The lines of the table, in order.
 fn views<'a, T: Table>(
     results: &'a [Finished],
@@ -92,7 +121,10 @@ fn views<'a, T: Table>(
     paper: &'a [Published],
 ) -> Vec<RowView<'a>> {
     let mut views = Vec::new();
-    for row in T::Row::value_variants().iter().map(|row| name(*row)) {
+    let mut rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
+    // A derived row stands behind them.
+    rows.extend(results.last().map(|run| run.cell.row.clone()).filter(|row| !rows.contains(row)));
+    for row in rows {
         for &block in Block::value_variants() {
             for &budget in Budget::value_variants() {
                 for &arm in Arm::value_variants() {
@@ -128,7 +160,8 @@ fn views<'a, T: Table>(
 pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> {
     let Some(first) = results.first() else { bail!("no results") };
     let (columns, paper) = (T::columns(results), published(T::PAPER)?);
-    let views = views::<T>(results, timings, &paper);
+    let all = [results, &T::derived(results)].concat();
+    let views = views::<T>(&all, timings, &paper);
     let mut rows: Vec<Vec<String>> = views
         .iter()
         .map(|view| columns.iter().map(|column| (column.show)(view)).collect())

@@ -249,7 +249,7 @@ pub struct Trial {
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
     preset: String,
-    /// The data searched on, by name and BLAKE3.
+    /// The data searched on, by name and BLAKE3; several where rows have their own.
     data: String,
     data_hash: String,
     rows: BTreeMap<String, BTreeMap<Arm, Search>>,

@@ -104,6 +104,11 @@ pub trait Table: Sized + 'static {
     /// The columns of the table of these results.
     fn columns(results: &[Finished]) -> Vec<Column>;
 
+    /// A row behind the others whose numbers follow from theirs, such as a mean over tasks: cells of one row.
+    fn derived(_: &[Finished]) -> Vec<Finished> {
+        Vec::new()
+    }
+
     /// What follows the title: the data, and what they stand in for.
     fn on(first: &Finished) -> String {
         first.data.clone()

@@ -77,6 +77,31 @@ impl PartialEq for SequenceData {
 }
 
 impl SequenceData {
+    /// Sequences that are known by their sizes alone, for a plan: ids, classes and tokens of the longest, then rows to
+    /// train, tune and report on. They cannot be loaded.
+    pub fn announced(
+        name: &str,
+        source: SequenceSource,
+        [vocabulary, classes, longest]: [usize; 3],
+        [train_len, tune_len, test_len]: [usize; 3],
+    ) -> Self {
+        let pairs = matches!(source, SequenceSource::Retrieval { .. });
+        let (name, hash, cache) = (name.to_string(), String::new(), None);
+        Self {
+            source,
+            cache,
+            name,
+            hash,
+            vocabulary,
+            classes,
+            longest,
+            pairs,
+            train_len,
+            tune_len,
+            test_len,
+        }
+    }
+
     /// The sequences of a source, read or generated once to name and hash them. More than 20,000 generated ones
     /// are kept in files in a folder of `cache`, from which they are read from then on.
     ///

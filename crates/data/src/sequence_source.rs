@@ -8,7 +8,7 @@ use crate::listops::Seen;
 use crate::lra::{self, halves, listops_files, pathfinder_files, pixels, retrieval, text};
 use crate::sequence_data::absolute;
 use crate::sequence_shards::{Make, Part};
-use crate::{Error, ImageData, ListOps, Result, SequenceSplits};
+use crate::{Error, ImageData, ListOps, Pathfinder, Result, SequenceSplits};
 
 /// Generated sequences that are made anew each time; more of them are kept in files, where there is a folder.
 const FEW: usize = 20_000;
@@ -81,6 +81,20 @@ pub enum SequenceSource {
         /// Which images.
         images: Box<ImageData>,
     },
+    /// Generated images of Pathfinder, pixel by pixel: images 0 to `train` - 1 of a seed to train on, the next to tune
+    /// and to test on.
+    Pathfinder {
+        /// Which images.
+        config: Pathfinder,
+        /// Seed of all of them.
+        seed: u64,
+        /// Images to train on.
+        train: usize,
+        /// Images to choose settings on.
+        tune: usize,
+        /// Images to report on.
+        test: usize,
+    },
     /// The released Pathfinder, hard, of 32 x 32 pixels: `imgs` and `metadata` in the folder, in its
     /// `curv_contour_length_14` or in its `pathfinder32/curv_contour_length_14`. The first 80 % are to train on,
     /// then 10 % each to tune and to report on.
@@ -122,6 +136,10 @@ impl SequenceSource {
             Self::ListOps { config, seed, train, tune, test } => {
                 let make = |range, seen: &mut Seen| config.unseen(*seed, range, seen);
                 self.generate("listops", [*train, *tune, *test], &make, cache)
+            }
+            Self::Pathfinder { config, seed, train, tune, test } => {
+                let make = |range, _: &mut Seen| pixels::of_images(&config.images(*seed, range)?);
+                self.generate("pathfinder", [*train, *tune, *test], &make, cache)
             }
             Self::ListOpsFiles { folder } => listops_files::read(folder),
             Self::Text { path, max_length } => text::read(path, *max_length),
@@ -190,7 +208,7 @@ impl SequenceSource {
             Self::Text { path, .. } | Self::Retrieval { path, .. } => {
                 *path = absolute("path", path)?;
             }
-            Self::ListOps { .. } | Self::Pixels { .. } => {}
+            Self::ListOps { .. } | Self::Pathfinder { .. } | Self::Pixels { .. } => {}
         }
         Ok(self)
     }

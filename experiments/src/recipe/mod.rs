@@ -4,6 +4,7 @@ pub mod encoder;
 pub mod image_tuning;
 pub mod images;
 pub mod language;
+pub mod sequences;
 pub mod texts;
 
 use anyhow::{Result, anyhow, ensure};

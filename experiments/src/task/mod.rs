@@ -3,4 +3,5 @@
 pub mod images;
 pub mod language;
 pub mod masked;
+pub mod sequences;
 pub mod texts;

@@ -4,8 +4,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
-    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store, embedding,
-    linear, linear_cross_entropy,
+    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence,
+    Store, embedding, linear, linear_cross_entropy,
 };
 
 use crate::{distance, uniform};

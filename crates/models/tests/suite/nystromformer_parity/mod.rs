@@ -40,8 +40,7 @@ fn compare(kind: &str, scale: InverseScale, classes: usize, pairs: bool) {
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
         .collect();
-    let input =
-        Sequences::padded(tensors["ids"].clone(), None, &tensors["mask"]).unwrap();
+    let input = Sequences::padded(tensors["ids"].clone(), None, &tensors["mask"]).unwrap();
     assert_eq!(input.padding.is_some(), !pairs);
     for (dtype, tolerance) in [(DType::F64, F64_TOLERANCE), (DType::F32, F32_TOLERANCE)] {
         let store = Store::new(0, dtype, &Device::Cpu);
