@@ -20,7 +20,9 @@ mod image_folder;
 mod image_parquet;
 mod images;
 mod labelled_data;
+mod listops;
 mod loader;
+mod lra;
 mod masking;
 mod metrics_parity;
 mod mix;
@@ -28,6 +30,8 @@ mod ngram;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod preprocessing;
+mod sequence_data;
+mod sequence_loader;
 mod split;
 mod stories;
 mod text_config;
