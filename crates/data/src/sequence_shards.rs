@@ -253,16 +253,19 @@ mod tests {
         TINY.unseen(0, range, seen)
     }
 
+    fn part<'a>(folder: &'a Path, recipe: &'a Value, range: Range<usize>) -> Part<'a> {
+        Part { folder, name: "tune", recipe, range }
+    }
+
     #[test]
     fn damaged_files_are_named() {
         let folder = TempDir::new().unwrap();
         let recipe = json!({"seed": 0});
-        let part = |folder, recipe| Part { folder, name: "train", recipe, range: 0..20 };
-        part(folder.path(), &recipe).write(&mut Seen::default(), &make).unwrap();
-        let file = folder.path().join("train-00000.safetensors");
+        part(folder.path(), &recipe, 0..20).write(&mut Seen::default(), &make).unwrap();
+        let file = folder.path().join("tune-00000.safetensors");
         let path = folder.path().to_path_buf();
         corrupt("shards of sequences", [file], Cut::Known, allocated, move || {
-            part(&path, &recipe).read().map(drop).map_err(|e| e.to_string())
+            part(&path, &recipe, 0..20).read().map(drop).map_err(|e| e.to_string())
         });
     }
 
@@ -271,14 +274,14 @@ mod tests {
         let folders = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let [recipe, other] = [json!({"seed": 0}), json!({"seed": 1})];
         let bytes = folders.each_ref().map(|folder| {
-            let part = Part { folder: folder.path(), name: "tune", recipe: &recipe, range: 5..25 };
+            let part = part(folder.path(), &recipe, 5..25);
             part.write(&mut Seen::default(), &make).unwrap();
             assert_eq!(part.read().unwrap(), make(5..25, &mut Seen::default()).unwrap());
             fs::read(folder.path().join("tune-00000.safetensors")).unwrap()
         });
         assert!(bytes[0] == bytes[1]);
         for (recipe, range) in [(&other, 5..25), (&recipe, 5..24), (&recipe, 6..26)] {
-            let part = Part { folder: folders[0].path(), name: "tune", recipe, range };
+            let part = part(folders[0].path(), recipe, range);
             for error in [part.read().map(drop), part.write(&mut Seen::default(), &make)] {
                 let error = error.unwrap_err().to_string();
                 let [name, problem] =
@@ -287,7 +290,7 @@ mod tests {
             }
         }
         // Other content under a hash of its own: a file of this format by another program.
-        let part = Part { folder: folders[0].path(), name: "tune", recipe: &recipe, range: 5..25 };
+        let part = part(folders[0].path(), &recipe, 5..25);
         let mut set = make(5..25, &mut Seen::default()).unwrap().flat().clone();
         set.tokens[3] = 99;
         let header = part.header(&make(5..25, &mut Seen::default()).unwrap(), 5);

@@ -5,12 +5,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use conditioned_data::{
-    Corpus, IdxFolder, Layout, Task, Texts, Tokenizer, Tokens, stories, write_shards,
+    Corpus, IdxFolder, Layout, SequenceData, SequenceSource, Task, Texts, Tokenizer, Tokens,
+    stories, write_shards,
 };
 use flate2::{Compression, write::GzEncoder};
 use tempfile::TempDir;
 
 use crate::damage::{Cut, allocated, corrupt};
+use crate::lra::{write_listops, write_pathfinder, write_retrieval};
 
 /// Text with characters of one to four bytes, so that a cut can be inside one.
 const TEXT: &str = "Ein Größenwahn, naïve — “ça va”, 数字 and 🦀.";
@@ -207,4 +209,27 @@ fn token_shards() {
         }
         tokens.verify()
     });
+}
+
+#[test]
+fn files_of_the_long_range_arena() {
+    let root = TempDir::new().unwrap();
+    let read = |source: SequenceSource| move || SequenceData::new(source.clone(), None);
+
+    let folder = root.path().join("listops");
+    let files = write_listops(&folder);
+    let source = SequenceSource::ListOpsFiles { folder };
+    check("basic_train.tsv, basic_val.tsv, basic_test.tsv", files, Cut::Lines, read(source));
+
+    let path = root.path().join("retrieval");
+    let files = write_retrieval(&path);
+    let source = SequenceSource::Retrieval { path, max_length: 100 };
+    check("new_aan_pairs", files, Cut::Lines, read(source));
+
+    let folder = root.path().join("pathfinder");
+    // Both lists, and some of the images.
+    let mut files = write_pathfinder(&folder);
+    files.truncate(6);
+    let source = SequenceSource::PathfinderFiles { folder };
+    check("lists and images of Pathfinder", files, Cut::Lines, read(source));
 }
