@@ -12,7 +12,7 @@ use support::{Binary, lines, results, set};
 
 const TABLE3: Binary = Binary(env!("CARGO_BIN_EXE_table3-lra"));
 
-const ARMS: [&str; 4] = ["baseline", "init", "per-sequence", "pooled"];
+const ARMS: [&str; 3] = ["baseline", "per-sequence", "pooled"];
 
 const ROWS: [&str; 3] = ["listops", "image", "pathfinder"];
 
@@ -31,10 +31,10 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     let lines = lines(&first);
     for row in ROWS {
         for arm in ARMS {
-            let of_cell = |line: &&std::collections::BTreeMap<String, String>| {
+            let cells = lines.iter().filter(|line| {
                 line["row"] == row && line["arm"] == arm && line["metric"] == "test_accuracy"
-            };
-            assert!(lines.iter().filter(of_cell).count() >= 2, "{row} {arm}");
+            });
+            assert!(cells.count() >= 2, "{row} {arm}");
         }
     }
     for file in ["timings.csv", "table.md", "table.tex", "curves.svg"] {

@@ -97,9 +97,9 @@ fn gradients_equal_central_differences() -> Result<()> {
 /// pseudo-inverse, which six iterations bring to nothing where A is well-conditioned.
 #[test]
 fn landmarks_that_are_all_tokens_give_exact_attention() -> Result<()> {
-    let (m, d) = (6, 4);
+    let (m, d) = (6, 6);
     // Queries that are keys, far apart: A is near the identity.
-    let q = (Tensor::eye(m, DType::F64, &Device::Cpu)?.narrow(1, 0, d)? * 6.0)?;
+    let q = (Tensor::eye(m, DType::F64, &Device::Cpu)? * 4.0)?;
     let q = (q + uniform(&[m, d], 3)?)?;
     let qkv = Tensor::cat(&[&q, &q, &uniform(&[m, d], 4)?], 1)?;
     // Every token twice: the second of each pair adds nothing to the softmax but a factor of two.
