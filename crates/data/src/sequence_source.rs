@@ -82,7 +82,7 @@ pub enum SequenceSource {
         images: Box<ImageData>,
     },
     /// Generated images of Pathfinder, pixel by pixel: images 0 to `train` - 1 of a seed to train on, the next to tune
-    /// and to test on.
+    /// and to test on, all of them different.
     Pathfinder {
         /// Which images.
         config: Pathfinder,
@@ -138,7 +138,8 @@ impl SequenceSource {
                 self.generate("listops", [*train, *tune, *test], &make, cache)
             }
             Self::Pathfinder { config, seed, train, tune, test } => {
-                let make = |range, _: &mut Seen| pixels::of_images(&config.images(*seed, range)?);
+                let make =
+                    |range, seen: &mut Seen| pixels::of_images(&config.unseen(*seed, range, seen)?);
                 self.generate("pathfinder", [*train, *tune, *test], &make, cache)
             }
             Self::ListOpsFiles { folder } => listops_files::read(folder),

@@ -195,7 +195,7 @@ fn only_published_images_have_the_published_name() {
         name(Pathfinder { distractors: 9, ..Pathfinder::easy() }),
         "generated Pathfinder 32x32"
     );
-    assert_eq!(name(Pathfinder::small()), "generated Pathfinder 20x20");
+    assert_eq!(name(Pathfinder::small()), "generated Pathfinder 14x14");
     let counts = [Pathfinder::easy(), Pathfinder::intermediate(), Pathfinder::hard()]
         .map(|config| [config.contour_length, config.distractor_length, config.distractors]);
     assert_eq!(counts, [[6, 2, 10], [9, 3, 6], [14, 4, 5]]);

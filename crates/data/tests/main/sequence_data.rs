@@ -2,7 +2,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use conditioned_data::{ListOps, SequenceData, SequenceSet, SequenceSource, SequenceSplits};
+use conditioned_data::{
+    ListOps, Pathfinder, SequenceData, SequenceSet, SequenceSource, SequenceSplits,
+};
 use tempfile::TempDir;
 
 fn listops(seed: u64, [train, tune, test]: [usize; 3]) -> SequenceSource {
@@ -235,4 +237,23 @@ fn many_sequences_are_kept_in_files_and_a_generation_goes_on() {
     assert!(fail().contains("holds sequences 0 to 4096 of"), "{}", fail());
     fs::remove_file(&whole[2]).unwrap();
     assert_eq!(data.load().unwrap(), loaded);
+}
+
+/// Small images come twice when they are many; none of one part is in another.
+#[test]
+fn no_generated_image_comes_twice() {
+    let config = Pathfinder::small();
+    let drawn = config.images(0, 0..3000).unwrap();
+    let distinct = |rows: &[&[u8]]| rows.iter().collect::<HashSet<_>>().len();
+    let rows: Vec<&[u8]> = (0..3000).filter_map(|i| drawn.image(i)).collect();
+    assert!(distinct(&rows) < 3000, "nothing to draw again");
+    let source = SequenceSource::Pathfinder { config, seed: 0, train: 2000, tune: 400, test: 600 };
+    let data = SequenceData::new(source, None).unwrap();
+    assert_eq!((data.vocabulary, data.classes, data.longest), (257, 2, 196));
+    let splits = data.load().unwrap();
+    let sets = [&splits.train, &splits.tune, &splits.test];
+    let all = sets.iter().flat_map(|set| (0..set.len()).filter_map(|i| set.sequence(i)));
+    let all: Vec<&[u16]> = all.collect();
+    assert_eq!(all.len(), 3000);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 3000);
 }
