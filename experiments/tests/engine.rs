@@ -11,6 +11,7 @@ use std::process::Stdio;
 use support::{Binary, lines, results, stderr, text};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
+const TABLE3: Binary = Binary(env!("CARGO_BIN_EXE_table3-lra"));
 const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
 const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
@@ -66,6 +67,7 @@ fn every_binary_plans_and_refuses_to_tune_what_is_set() {
     let out = at(&root, "out");
     for (binary, presets) in [
         (TABLE1, &["smoke", "short"][..]),
+        (TABLE3, &["smoke", "short"]),
         (TABLE4, &["smoke", "short"]),
         (TABLE5, &["smoke", "short"]),
     ] {
@@ -271,6 +273,7 @@ fn the_siblings_train_in_every_table_that_they_fit() {
     let rate = ["--seeds", "1", "--set", "learning_rate=1e-3", "--set", "spectral_lambda=0.1"];
     for (binary, name, arms) in [
         (TABLE1, "t1", format!("baseline,token-graying,{siblings}")),
+        (TABLE3, "t3", format!("baseline,token-graying,{siblings}")),
         (TABLE4, "t4", format!("baseline,token-graying,{siblings}")),
         (TABLE5, "t5", format!("baseline,{siblings}")),
     ] {
@@ -298,9 +301,12 @@ fn the_siblings_train_in_every_table_that_they_fit() {
 fn committed_tables_are_those_of_the_committed_results() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
-    for (binary, folder) in
-        [(TABLE1, "table1_imagenet"), (TABLE4, "table4_glue"), (TABLE5, "table5_tinystories")]
-    {
+    for (binary, folder) in [
+        (TABLE1, "table1_imagenet"),
+        (TABLE3, "table3_lra"),
+        (TABLE4, "table4_glue"),
+        (TABLE5, "table5_tinystories"),
+    ] {
         for results in here.join(folder).join("results").read_dir().unwrap() {
             let results = results.unwrap().path();
             let copy = tempfile::tempdir().unwrap();
@@ -326,13 +332,13 @@ fn committed_tables_are_those_of_the_committed_results() {
             seen += 1;
         }
     }
-    assert!(seen >= 6, "{seen} tables");
+    assert!(seen >= 7, "{seen} tables");
 }
 
 #[test]
 fn finetune_has_the_commands_of_all() {
     for command in ["run", "plan", "tune", "sweep", "report", "export"] {
-        for binary in [TABLE1, TABLE4, TABLE5, FINETUNE] {
+        for binary in [TABLE1, TABLE3, TABLE4, TABLE5, FINETUNE] {
             let help = binary.success(&[command, "--help"]);
             let options = ["--models", "--arms", "--seeds", "--set", "--tuned", "--shard", "--out"];
             let takes = !["report", "export"].contains(&command);

@@ -192,8 +192,8 @@ fn a_sequence_is_a_function_of_settings_seed_and_index() {
     // Fixed order of draws: a change of it would change every recorded result.
     assert_eq!(
         text(&config.sequence(0, 0).unwrap()),
-        "[SM [MED 4 [MIN 2 7 ] 9 3 [SM 0 6 [MED 6 1 4 ] ] ] 0 [MAX 3 [MAX 2 [MAX 5 6 8 4 8 ] 0 5 8 ] [MIN 8 [MAX \
-         4 2 8 ] [MAX 2 7 ] [MED 1 2 4 4 6 ] 2 ] [MAX 8 2 ] 0 ] 3 ]"
+        "[MIN [MAX [MED 2 0 8 0 ] 5 4 6 ] [SM [MAX 0 [SM 9 4 5 1 0 ] 7 9 [MED 8 8 ] ] 0 ] 2 [MED [MIN 8 [MED 1 3 4 5 ] \
+         1 7 ] 9 ] 9 ]"
     );
 }
 
@@ -334,4 +334,15 @@ proptest! {
             prop_assert_eq!(ListOps::parse(&text(&tokens)).unwrap(), tokens);
         }
     }
+}
+
+/// The page shows what is drawn.
+#[test]
+fn the_first_expressions_stand_in_the_page() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/lra.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let set = ListOps::short().sequences(0, 0..5).unwrap();
+    let line = |i| format!("{} = {}\n", text(set.sequence(i).unwrap()), set.label(i).unwrap());
+    let lines: String = (0..5).map(line).collect();
+    assert!(page.contains(&lines), "docs/lra.md should have\n{lines}");
 }
