@@ -63,6 +63,7 @@ fn short(row: Row) -> SequenceRecipe {
         dropout: 0.0,
         clip: Some(1.0),
         steps: 500,
+        evaluations: 5,
         train_rows: 16_000,
         tune_rows: 1000,
         test_rows: 2000,
