@@ -106,7 +106,7 @@ fn lra_cpu(row: Row) -> SequenceRecipe {
         train_rows: paper(row).train_rows.min(40_000),
         batch_size: 32,
         max_length: 1024,
-        shared: Shared::default(),
+        shared: Shared { learning_rate: Some(1e-3), ..Shared::default() },
         ..paper(row)
     }
 }
@@ -169,6 +169,9 @@ fn missing(request: &Request<'_, Table3>) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// The folders of released files that are read.
+const TASKS: [&str; 3] = ["listops-1000", "tsv_data", "pathfinder32"];
 
 /// A folder of the released files, where there is one.
 fn released(request: &Request<'_, Table3>, folder: &str) -> Option<PathBuf> {
@@ -293,6 +296,11 @@ impl Table for Table3 {
                 "preset {} has data of its own; leave out the files, or take --preset lra-cpu",
                 request.preset
             );
+        }
+        if let Some(folder) = lra
+            && TASKS.iter().all(|task| released(request, task).is_none())
+        {
+            bail!("--lra {}: holds none of the folders {}", folder.display(), TASKS.join(", "));
         }
         match missing(request) {
             Some(needed) if !request.plan_only => bail!(

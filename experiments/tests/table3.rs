@@ -134,6 +134,7 @@ fn what_is_missing_or_contradicts_is_said_before_anything_is_written() {
         (&["--preset", "lra-cpu", "--models", "image"], "needs --images"),
         (&["--preset", "lra-cpu", "--models", "retrieval"], "needs --lra with tsv_data"),
         (&["--preset", "short", "--texts", folder], "data of its own"),
+        (&["--lra", folder, "--models", "listops"], "holds none of the folders listops-1000"),
         (&["--set", "leave_out_black=true", "--models", "listops"], "has no pixels"),
         (&["--set", "steps=7"], "must be a multiple of evaluations"),
         (&["--set", "landmarks=-1"], "landmarks"),
