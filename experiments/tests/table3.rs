@@ -132,7 +132,7 @@ fn what_is_missing_or_contradicts_is_said_before_anything_is_written() {
     for (options, expected) in [
         (&["--preset", "lra-cpu", "--models", "text"][..], "needs --texts"),
         (&["--preset", "lra-cpu", "--models", "image"], "needs --images"),
-        (&["--preset", "lra-cpu", "--models", "retrieval"], "needs --lra with tsv_data"),
+        (&["--preset", "lra-cpu", "--models", "retrieval"], "needs --lra with the folder tsv_data"),
         (&["--preset", "short", "--texts", folder], "data of its own"),
         (&["--lra", folder, "--models", "listops"], "holds none of the folders listops-1000"),
         (&["--set", "leave_out_black=true", "--models", "listops"], "has no pixels"),

@@ -8,7 +8,7 @@
 //! Prints a line of JSON for each length: milliseconds of the median pass, and how much the peak memory of the process
 //! grew at this length. Options: `--lengths 512,1024,2048,4096`, `--batch 4`, `--exact` for softmax attention.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::time::Instant;
 

@@ -131,9 +131,15 @@ fn the_label_says_whether_both_markers_are_on_one_path() {
         for image in draw(&config, 60) {
             let PathfinderImage { pixels, label, markers, paths, distractors, attempts } = image;
             assert!(attempts > 0);
-            let starting = paths.iter().position(|path| path.first() == Some(&markers[0])).unwrap();
-            let ending = paths.iter().position(|path| path.last() == Some(&markers[1])).unwrap();
-            assert_eq!(label, u32::from(starting == ending));
+            // Both paths may end at one pixel of a small window.
+            let starts = paths.each_ref().map(|path| path.first() == Some(&markers[0]));
+            let ends = paths.each_ref().map(|path| path.last() == Some(&markers[1]));
+            let (same, other) = match starts {
+                [true, _] => (ends[0], ends[1]),
+                _ => (ends[1], ends[0]),
+            };
+            assert!(starts.contains(&true) && if label == 1 { same } else { other });
+            assert!(config != Pathfinder::easy() || same != other);
             for [row, column] in markers.into_iter().filter(|_| config.radius >= 1.5) {
                 // A disc of radius 1.5 makes these four at least 221, also at the border. Where the dash of a
                 // distractor is brighter than the disc, it is 1.153 times as bright.
