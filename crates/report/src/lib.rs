@@ -6,6 +6,7 @@
 //! | [`grid`] | one table for a terminal, Markdown, LaTeX and CSV |
 //! | [`curves`] | learning curves as SVG and PNG |
 //! | [`forest`] | differences with their intervals as SVG and PNG |
+//! | [`tensorboard`] | scalars and histograms as an event file of TensorBoard |
 //!
 //! ```
 //! use conditioned_report::statistics::Sample;
@@ -21,5 +22,6 @@ mod error;
 pub mod forest;
 pub mod grid;
 pub mod statistics;
+pub mod tensorboard;
 
 pub use error::{Error, Result};

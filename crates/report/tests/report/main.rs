@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod tensorboard;
+
 mod grid {
     use conditioned_report::grid::Grid;
 
