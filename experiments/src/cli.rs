@@ -20,7 +20,7 @@ use crate::run::worker::{self, interrupted_flag};
 use crate::run::{queue, timing};
 use crate::search::{Start, Trial, Tuned};
 use crate::table::{Command as _, Table};
-use crate::{export, report, sweep};
+use crate::{export, report, sweep, tensorboard};
 use conditioned_models::Architecture;
 
 #[derive(Parser)]
@@ -108,6 +108,9 @@ enum Command<T: Table> {
         /// A Markdown file to put the table into, between `<!-- NAME PRESET -->` and `<!-- end -->`.
         #[arg(long)]
         insert: Option<PathBuf>,
+        /// Also writes the records of all runs for TensorBoard, to the folder `tensorboard` of --out.
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// Write the model of a finished run for other programs.
     Export {
@@ -192,9 +195,15 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         Command::Sweep(options) => {
             sweep::run(&Plan::<T>::new(&options, Purpose::Sweep)?, &*interrupted_flag()?)
         }
-        Command::Report { out, insert } => {
+        Command::Report { out, insert, tensorboard } => {
             let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
-            report::write::<T>(&out, insert.as_deref())
+            report::write::<T>(&out, insert.as_deref())?;
+            match tensorboard {
+                true => {
+                    print(&format!("tensorboard --logdir {}", tensorboard::write(&out)?.display()))
+                }
+                false => Ok(()),
+            }
         }
         Command::Export { run, out, layout } => export::export(&run, &out, layout),
         Command::Own(command) => command.run(),

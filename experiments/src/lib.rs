@@ -14,7 +14,7 @@
 //! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
 //! | [`run`] | folders, worker processes side by side, timing, log |
 //! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
-//! | [`results`], [`column`](mod@column), [`report`], [`kappa`] | from records to a table |
+//! | [`results`], [`column`](mod@column), [`report`], [`kappa`], [`tensorboard`] | from records to a table, or to TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
@@ -42,6 +42,7 @@ pub mod search;
 pub mod sweep;
 pub mod table;
 pub mod task;
+pub mod tensorboard;
 
 pub use cli::main;
 pub use table::Table;

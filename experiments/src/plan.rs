@@ -305,7 +305,11 @@ impl<T: Table> Plan<T> {
         let settings = self.rows.iter().map(|(row, recipe)| {
             // What was asked for by name is refused where it cannot be.
             let can = |arm: &Arm| *arm != Arm::Init || T::has_embedding_tables(recipe);
-            let arms = self.arms.iter().filter(|arm| self.arms_named || can(arm));
+            // A search tries them all.
+            let table = matches!(self.purpose, Purpose::Table | Purpose::Plan);
+            let left_out = if table { (self.preset.left_out)(*row) } else { &[] };
+            let runs = |arm: &Arm| can(arm) && !left_out.contains(arm);
+            let arms = self.arms.iter().filter(|arm| self.arms_named || runs(arm));
             let of_arm = arms.map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
             of_arm.collect::<Result<Vec<_>>>()
         });

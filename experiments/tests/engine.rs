@@ -199,6 +199,18 @@ fn an_exported_model_does_not_get_in_the_way_of_runs() {
     // Beside the runs it is welcome.
     TABLE1.success(&["export", "--run", &cell, "--out", &format!("{out}/vit/model")]);
     assert_eq!(TABLE1.success(&["report", "--out", &out]), table);
+    // The records for TensorBoard: a file a run, the same bytes again.
+    let file =
+        format!("{out}/tensorboard/vit/baseline-published/seed100/events.out.tfevents.report");
+    let board = || {
+        let printed = TABLE1.success(&["report", "--out", &out, "--tensorboard"]);
+        assert!(printed.contains(&format!("tensorboard --logdir {out}/tensorboard")), "{printed}");
+        std::fs::read(&file).unwrap()
+    };
+    let first = board();
+    let holds = |tag: &str| first.windows(tag.len()).any(|bytes| bytes == tag.as_bytes());
+    assert!(holds("training/loss") && holds("evaluation/tune_accuracy"));
+    assert_eq!(board(), first);
     assert_eq!(TABLE1.success(&run), table);
 }
 
