@@ -38,7 +38,8 @@ pub fn page<T: Table>(
     let mut environments: Vec<String> = Vec::new();
     for folder in folder::find(out)? {
         let config = folder.config()?;
-        let name = config.stage.iter().fold(config.cell.row.clone(), |row, stage| row + " " + stage);
+        let name =
+            config.stage.iter().fold(config.cell.row.clone(), |row, stage| row + " " + stage);
         if !configurations.contains_key(&name) {
             configurations.insert(name, serde_json::to_string_pretty(&config.common())?);
         }
@@ -51,7 +52,8 @@ pub fn page<T: Table>(
         }
     }
     for (name, configuration) in configurations {
-        sections.push(text(&format!("Configuration: {name}, as all its runs have it"), configuration));
+        sections
+            .push(text(&format!("Configuration: {name}, as all its runs have it"), configuration));
     }
     if !environments.is_empty() {
         sections.push(text("Environment", environments.join("\n")));
@@ -59,7 +61,10 @@ pub fn page<T: Table>(
     let preset = results.first().map_or("", |run| &run.cell.preset);
     let preset = T::presets().into_iter().find(|known| known.name == preset);
     if let Some(tuned) = preset.and_then(|preset| preset.tuned) {
-        sections.push(text("What was searched: the committed search of this preset", tuned.to_string()));
+        sections.push(text(
+            "What was searched: the committed search of this preset",
+            tuned.to_string(),
+        ));
     }
     Ok(Page { title: grid.title.clone(), answer, table: grid, figures, sections })
 }
@@ -78,9 +83,9 @@ pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
     };
     let mut sentences = Vec::new();
     for &arm in Arm::value_variants() {
-        let of_arm = views.iter().filter(|view| {
-            (view.arm, view.block, view.budget) == (arm, block, Budget::Steps)
-        });
+        let of_arm = views
+            .iter()
+            .filter(|view| (view.arm, view.block, view.budget) == (arm, block, Budget::Steps));
         let intervals: Vec<(f64, f64)> = of_arm
             .filter_map(|view| {
                 let sample = difference(view)?;

@@ -61,7 +61,8 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     }
     let views = views::<T>(&results, &timings, &[]);
     let answer = page::answer(&T::columns(&results), &views);
-    page::page::<T>(out, &results, grid.clone(), answer, figures)?.write(&out.join("report.html"))?;
+    page::page::<T>(out, &results, grid.clone(), answer, figures)?
+        .write(&out.join("report.html"))?;
     print(&grid.terminal(Grid::width()))?;
     let curves = if from_runs { ",curves.{svg,png}" } else { "" };
     print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))?;

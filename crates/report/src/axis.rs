@@ -40,10 +40,14 @@ impl Axis {
     }
 
     /// Where a value is drawn: its logarithm to the base 10, or itself; `None` where it cannot be drawn.
-    /// (Values beyond 1e300 cannot: differences of them overflow.)
+    /// (Values beyond 1e300, of a logarithmic axis beyond 1e250, cannot: an axis over them with its margins overflows.)
     pub(crate) fn at(&self, value: f64) -> Option<f64> {
-        let drawn = if self.log { value.log10() } else { value };
-        (drawn.is_finite() && drawn.abs() < 1e300).then_some(drawn)
+        let (drawn, limit) = (self.drawn(value), if self.log { 250.0 } else { 1e300 });
+        (drawn.is_finite() && drawn.abs() < limit).then_some(drawn)
+    }
+
+    fn drawn(&self, value: f64) -> f64 {
+        if self.log { value.log10() } else { value }
     }
 
     /// The value that is drawn there.
@@ -53,7 +57,7 @@ impl Axis {
 
     /// Both ends, in drawn coordinates.
     pub(crate) fn ends(&self) -> (f64, f64) {
-        (self.at(self.low).unwrap_or(0.0), self.at(self.high).unwrap_or(1.0))
+        (self.drawn(self.low), self.drawn(self.high))
     }
 
     /// About `most` ticks at round values; on a logarithmic axis at powers of ten, as far as there are two.
@@ -98,7 +102,7 @@ pub(crate) fn linear(ends: (f64, f64), most: usize, least: f64) -> Vec<Tick> {
     let (low, high) = (ends.0.min(ends.1), ends.0.max(ends.1));
     let rough = ((high - low) / most as f64).max(least);
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0].map(|digit| digit * power).into_iter().find(|s| *s >= 0.999 * rough);
+    let step = [1.0, 2.0, 5.0].map(|digit| digit * power).into_iter().find(|s| *s >= 0.9 * rough);
     let step = step.unwrap_or(10.0 * power);
     let (first, last) = ((low / step).ceil(), (high / step).floor());
     if !(step > 0.0 && step.is_finite() && last - first <= 2.0 * most as f64) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use plotters::coord::Shift;
-use plotters::coord::combinators::{BindKeyPoints, WithKeyPoints};
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -19,7 +19,34 @@ pub(crate) const PANEL: (f64, f64) = (520.0, 400.0);
 const FINE: u32 = 4;
 
 /// Axes with ticks of ours, in drawn coordinates.
-pub(crate) type Axes = Cartesian2d<WithKeyPoints<RangedCoordf64>, WithKeyPoints<RangedCoordf64>>;
+pub(crate) type Axes = Cartesian2d<Ticked, Ticked>;
+
+/// An axis in drawn coordinates with lines where we want them. (plotters' own such axis has no labels for f64.)
+pub(crate) struct Ticked {
+    line: RangedCoordf64,
+    labelled: Vec<f64>,
+    between: Vec<f64>,
+}
+
+impl Ranged for Ticked {
+    type ValueType = f64;
+    type FormatOption = DefaultFormatting;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.line.map(value, limit)
+    }
+
+    fn key_points<H: KeyPointHint>(&self, hint: H) -> Vec<f64> {
+        match hint.weight().allow_light_points() {
+            true => self.between.clone(),
+            false => self.labelled.clone(),
+        }
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        self.line.range()
+    }
+}
 
 /// A figure of panels.
 pub(crate) trait Paint {
@@ -143,7 +170,8 @@ where
     };
     let coordinate = |axis: &Axis, ticks: &[Tick]| {
         let (low, high) = axis.ends();
-        (low..high).with_key_points(places(ticks)).with_light_points(axis.minor())
+        let line = (low..high).into();
+        Ticked { line, labelled: places(ticks), between: axis.minor() }
     };
     let mut chart = ChartBuilder::on(area)
         .caption(fit(title, 16.0, PANEL.0 - 24.0), ("sans-serif", size(16.0)))
