@@ -36,6 +36,7 @@ pub struct RowView<'a> {
 }
 
 type Show = Box<dyn Fn(&RowView<'_>) -> String>;
+type Difference = Box<dyn Fn(&RowView<'_>) -> Option<Sample>>;
 type ShowPaper = Box<dyn Fn(&BTreeMap<&str, f64>) -> Option<String>>;
 
 /// A column.
@@ -46,6 +47,8 @@ pub struct Column {
     pub answer: bool,
     /// What stands in a cell.
     pub show: Show,
+    /// The differences to the baseline that a cell shows, seed by seed.
+    pub difference: Option<Difference>,
     /// What stands there in a row of the paper's own.
     pub paper: ShowPaper,
 }
@@ -53,7 +56,8 @@ pub struct Column {
 impl Column {
     /// A column by what stands in its cells.
     pub fn new(head: impl Into<String>, show: impl Fn(&RowView<'_>) -> String + 'static) -> Self {
-        Self { head: head.into(), answer: false, show: Box::new(show), paper: Box::new(|_| None) }
+        let (head, show) = (head.into(), Box::new(show));
+        Self { head, answer: false, show, difference: None, paper: Box::new(|_| None) }
     }
 
     /// The same column, which stays on a narrow terminal.
@@ -141,14 +145,26 @@ fn difference_of(
     arm: Arm,
     values: &BTreeMap<u64, f64>,
     baseline: &BTreeMap<u64, f64>,
-    decimals: usize,
-) -> String {
+) -> Option<Sample> {
     if arm == Arm::Baseline {
-        return DASH.to_string();
+        return None;
     }
     let pairs = values.iter().filter_map(|(seed, value)| Some(value - baseline.get(seed)?));
     let pairs: Vec<f64> = pairs.collect();
-    Sample::of(&pairs).map_or(DASH.to_string(), |sample| sample.difference(decimals))
+    Sample::of(&pairs)
+}
+
+/// A column of paired differences.
+fn of_differences(
+    head: &str,
+    decimals: usize,
+    difference: impl Fn(&RowView<'_>) -> Option<Sample> + Clone + 'static,
+) -> Column {
+    let sample = difference.clone();
+    let show = move |row: &RowView<'_>| {
+        sample(row).map_or(DASH.to_string(), |sample| sample.difference(decimals))
+    };
+    Column { difference: Some(Box::new(difference)), ..Column::new(head, show).answer() }
 }
 
 /// Mean, deviation and number of a metric.
@@ -162,11 +178,9 @@ pub fn spread(head: &str, metric: impl Into<String>, decimals: usize) -> Column 
 /// The difference of a metric to the baseline, seed by seed, with its interval.
 pub fn difference(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
     let metric = metric.into();
-    Column::new(head, move |row| {
-        let (own, baseline) = (values(&row.runs, &metric), values(&row.baseline, &metric));
-        difference_of(row.arm, &own, &baseline, decimals)
+    of_differences(head, decimals, move |row| {
+        difference_of(row.arm, &values(&row.runs, &metric), &values(&row.baseline, &metric))
     })
-    .answer()
 }
 
 /// By seed the mean of metrics; none of a seed that lacks one.
@@ -191,11 +205,10 @@ pub fn average(metrics: Vec<String>, of_paper: Vec<String>, decimals: usize) -> 
         Column::new("average", move |row| spread_of(&averages(&row.runs, &own), decimals))
             .answer()
             .with_paper(mean),
-        Column::new("Δ of the average", move |row| {
+        of_differences("Δ of the average", decimals, move |row| {
             let (own, other) = (averages(&row.runs, &metrics), averages(&row.baseline, &metrics));
-            difference_of(row.arm, &own, &other, decimals)
-        })
-        .answer(),
+            difference_of(row.arm, &own, &other)
+        }),
     ]
 }
 

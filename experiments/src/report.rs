@@ -12,13 +12,16 @@ use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::cli::print;
 use crate::column::{DASH, Published, RowView, published};
+use crate::page;
 use crate::plan::name;
 use crate::results::{Finished, open};
 use crate::run::timing::{self, Timing};
 use crate::search::Block;
 use crate::table::{Curve, Table};
 use conditioned_report::curves::{self, Figure, Panel};
+use conditioned_report::drawing::Drawing;
 use conditioned_report::grid::Grid;
+use conditioned_report::html::Plate;
 
 /// Writes the files of the table to `out`, prints it, and puts it into the Markdown file `insert`, between the
 /// lines `<!-- NAME PRESET -->` and `<!-- end -->`.
@@ -28,7 +31,8 @@ use conditioned_report::grid::Grid;
 /// written.
 pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     let (results, from_runs) = open::<T>(out)?;
-    let grid = grid::<T>(&results, &timing::read(out)?)?;
+    let timings = timing::read(out)?;
+    let grid = grid::<T>(&results, &timings)?;
     let mut csv = csv::Writer::from_writer(Vec::new());
     for line in results.iter().flat_map(Finished::lines) {
         csv.serialize(line)?;
@@ -48,12 +52,21 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
         write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
     }
     // Curves and texts are in the run folders alone.
+    let mut figures = Vec::new();
     if from_runs {
-        figure::<T>(&results).save(&out.join("curves"))?;
+        let curves = figure::<T>(&results);
+        curves.save(&out.join("curves"))?;
+        let caption = "Learning curves: mean over seeds, and their range.".to_string();
+        figures.push(Plate { caption, drawing: Box::new(curves) });
     }
+    let views = views::<T>(&results, &timings, &[]);
+    let answer = page::answer(&T::columns(&results), &views);
+    page::page::<T>(out, &results, grid.clone(), answer, figures)?
+        .write(&out.join("report.html"))?;
     print(&grid.terminal(Grid::width()))?;
     let curves = if from_runs { ",curves.{svg,png}" } else { "" };
     print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))?;
+    print(&out.join("report.html").display().to_string())?;
     let preset = results.first().map_or("", |run| &run.cell.preset);
     insert.map_or(Ok(()), |file| replace(file, &format!("{} {preset}", T::NAME), &grid.markdown()))
 }
@@ -252,7 +265,7 @@ fn figure<T: Table>(results: &[Finished]) -> Figure {
         Curve::Evaluation(_, label) => label,
         Curve::TrainingLoss => "training loss, mean of 10 steps",
     };
-    Figure { x: "optimiser steps".to_string(), y: y.to_string(), panels }
+    Figure { x: "optimiser steps".to_string(), y: y.to_string(), log_y: false, panels }
 }
 
 /// What the first seed of every cell wrote.

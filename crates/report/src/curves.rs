@@ -1,33 +1,25 @@
-//! Learning curves as SVG and PNG, drawn with an embedded font.
+//! Learning curves, a mean with its range, in panels.
 
 use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
-use crate::error::{self, Error, Result, write};
-
-/// Size of one panel in pixels.
-const PANEL: (u32, u32) = (520, 400);
-
-/// Colours that stay apart for the colour-blind (Okabe & Ito 2008).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 0, 0),
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-];
+use crate::axis::{Axis, rounded};
+use crate::drawing::{Content, Drawing, Hover, Panel as HoverPanel, Series};
+use crate::error::Result;
+use crate::frame::{self, Axes, Paint, chart, rectangle};
+use crate::legend::{Legend, Sample};
+use crate::palette::{Look, distinct, hex, look};
+use crate::pen::Pen;
 
 /// One curve: a mean over seeds with its range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     /// Its name in the legend.
     pub name: String,
-    /// (x, mean, least, greatest) in order of x.
+    /// (x, mean, least, greatest) in order of x; where one is not finite, or not positive on a logarithmic axis,
+    /// the line is broken.
     pub points: Vec<(f64, f64, f64, f64)>,
 }
 
@@ -63,125 +55,168 @@ pub struct Figure {
     pub x: String,
     /// Beside the axes.
     pub y: String,
+    /// Whether y is logarithmic: values that are not positive are left out.
+    pub log_y: bool,
     /// Row by row.
     pub panels: Vec<Panel>,
 }
 
-impl Figure {
-    /// Writes `path` with the extensions `svg` and `png`.
-    ///
-    /// # Errors
-    /// When there is nothing to draw or a file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())
-            .map_err(|_| Error::Draw("the embedded font is damaged".to_string()))?;
-        let (rows, columns) = self.grid();
-        let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
-        let mut svg = String::new();
-        self.draw(SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
-        let file = path.with_extension("svg");
-        write(&file, &svg)?;
-        let file = path.with_extension("png");
-        // plotters encodes by extension into a file: draw beside, then rename.
-        let beside = path.with_extension("part.png");
-        self.draw(BitMapBackend::new(&beside, size).into_drawing_area())?;
-        std::fs::rename(&beside, &file).map_err(error::file(&file))
+impl Drawing for Figure {
+    fn svg(&self) -> Result<String> {
+        Ok(frame::sketch(self)?.0)
     }
 
-    /// Rows and columns of panels.
-    fn grid(&self) -> (usize, usize) {
-        let columns = self.panels.len().clamp(1, 2);
-        (self.panels.len().div_ceil(columns), columns)
+    fn save(&self, path: &Path) -> Result<()> {
+        frame::save(self, path)
     }
 
-    /// The colour of a name: by its first appearance in the figure.
-    fn colour(&self, name: &str) -> RGBColor {
-        let mut names: Vec<&str> = Vec::new();
-        for curve in self.panels.iter().flat_map(|panel| &panel.curves) {
-            if !names.contains(&curve.name.as_str()) {
-                names.push(&curve.name);
-            }
-        }
-        let position = names.iter().position(|known| *known == name).unwrap_or(0);
-        COLOURS[position % COLOURS.len()]
+    fn csv(&self) -> Result<String> {
+        frame::csv(self)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        area.fill(&WHITE)?;
-        let areas = area.split_evenly(self.grid());
-        for (area, panel) in areas.iter().zip(&self.panels) {
-            self.panel(area, panel)?;
-        }
-        area.present()?;
-        Ok(())
-    }
-
-    fn panel<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, panel: &Panel) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        let points = || panel.curves.iter().flat_map(|curve| &curve.points);
-        let (x_range, y_range) =
-            (range(points().map(|p| p.0)), range(points().flat_map(|p| [p.2, p.3])));
-        let decimals = usize::from(y_range.end - y_range.start < 10.0);
-        // Where curves end low, as losses do, the legend stands above them.
-        let fall = |curve: &Curve| Some(curve.points.last()?.1 < curve.points.first()?.1);
-        let corner = match panel.curves.iter().any(|curve| fall(curve) == Some(true)) {
-            true => SeriesLabelPosition::UpperRight,
-            false => SeriesLabelPosition::LowerRight,
-        };
-        let mut chart = ChartBuilder::on(area)
-            .caption(&panel.title, ("sans-serif", 16))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(56)
-            .build_cartesian_2d(x_range, y_range)?;
-        chart
-            .configure_mesh()
-            .x_desc(&self.x)
-            .y_desc(&self.y)
-            .label_style(("sans-serif", 13))
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.decimals$}"))
-            .light_line_style(WHITE)
-            .bold_line_style(RGBColor(225, 225, 225))
-            .draw()?;
-        for curve in &panel.curves {
-            let colour = self.colour(&curve.name);
-            let upper = curve.points.iter().map(|p| (p.0, p.3));
-            let lower = curve.points.iter().rev().map(|p| (p.0, p.2));
-            let band: Vec<(f64, f64)> = upper.chain(lower).collect();
-            chart.draw_series([Polygon::new(band, colour.mix(0.12))])?;
-            let line = curve.points.iter().map(|p| (p.0, p.1));
-            chart
-                .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
-                .label(&curve.name)
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-                });
-        }
-        chart
-            .configure_series_labels()
-            .position(corner)
-            .background_style(WHITE.mix(0.85))
-            .border_style(RGBColor(180, 180, 180))
-            .label_font(("sans-serif", 13))
-            .draw()?;
-        Ok(())
+    fn hover(&self) -> Result<Hover> {
+        Ok(frame::sketch(self)?.1)
     }
 }
 
-/// The range of finite values with a margin; 0 to 1 when there are none.
-fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
-    let finite = values.filter(|v| v.is_finite());
-    let (low, high) =
-        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    if low > high {
-        return 0.0..1.0;
+impl Figure {
+    /// Every name once.
+    fn names(&self) -> Vec<&str> {
+        distinct(self.panels.iter().flat_map(|p| &p.curves).map(|curve| curve.name.as_str()))
     }
-    let margin = (0.04 * (high - low)).max(1e-9);
-    low - margin..high + margin
+
+    /// The look of a name: by its first appearance in the figure.
+    fn look(&self, name: &str) -> Look {
+        look(self.names().iter().position(|known| *known == name).unwrap_or(0))
+    }
+
+    fn legend(&self) -> Legend {
+        let entry = |(i, name): (usize, &str)| (name.to_string(), Sample::Line(look(i)));
+        Legend(self.names().into_iter().enumerate().map(entry).collect())
+    }
+}
+
+impl Paint for Figure {
+    fn points(&self) -> Result<Vec<usize>> {
+        let points = |panel: &Panel| panel.curves.iter().map(|curve| curve.points.len()).sum();
+        Ok(self.panels.iter().map(points).collect())
+    }
+
+    fn key_height(&self, width: f64) -> f64 {
+        self.legend().height(width)
+    }
+
+    fn key<B: DrawingBackend>(&self, pen: &Pen<'_, B>, top: f64, width: f64) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        self.legend().draw(pen, top, width)
+    }
+
+    fn panel<B: DrawingBackend>(
+        &self,
+        pen: &Pen<'_, B>,
+        area: &DrawingArea<B, Shift>,
+        index: usize,
+    ) -> Result<HoverPanel>
+    where
+        B::ErrorType: 'static,
+    {
+        let panel = &self.panels[index];
+        let points = || panel.curves.iter().flat_map(|curve| &curve.points);
+        let x = Axis::over(&self.x, false, points().map(|p| p.0));
+        let y = Axis::over(&self.y, self.log_y, points().flat_map(|p| [p.1, p.2, p.3]));
+        let (x_ticks, y_ticks) = (x.ticks(5), y.ticks(6));
+        let mut chart = chart(pen.scale, area, &panel.title, (&x, &x_ticks), (&y, &y_ticks))?;
+        for curve in &panel.curves {
+            let (look, drawn) = (self.look(&curve.name), curve.drawn(&x, &y));
+            curve_on(&mut chart, pen, look, &drawn)?;
+        }
+        let series = panel.curves.iter().map(|curve| Series {
+            name: curve.name.clone(),
+            colour: hex(self.look(&curve.name).colour),
+            points: curve
+                .points
+                .iter()
+                .map(|p| [p.0, p.1, p.2, p.3].map(rounded).to_vec())
+                .collect(),
+            labels: Vec::new(),
+        });
+        Ok(HoverPanel {
+            title: panel.title.clone(),
+            frame: rectangle(area, pen.scale),
+            area: rectangle(chart.plotting_area(), pen.scale),
+            content: Content::Curves { series: series.collect() },
+            x,
+            y,
+        })
+    }
+
+    fn records(&self) -> Vec<Vec<String>> {
+        let mut rows =
+            vec![["panel", "curve", "x", "mean", "low", "high"].map(String::from).to_vec()];
+        for panel in &self.panels {
+            for curve in &panel.curves {
+                rows.extend(curve.points.iter().map(|(x, mean, low, high)| {
+                    let numbers = [x, mean, low, high].map(f64::to_string);
+                    [panel.title.clone(), curve.name.clone()].into_iter().chain(numbers).collect()
+                }));
+            }
+        }
+        rows
+    }
+}
+
+/// A point in drawn coordinates: x, mean, and the band where it has one.
+type Drawn = (f64, f64, Option<(f64, f64)>);
+
+impl Curve {
+    /// The points in drawn coordinates, `None` where the line is broken; a band that reaches below what a
+    /// logarithmic axis shows ends at the axis.
+    fn drawn(&self, x: &Axis, y: &Axis) -> Vec<Option<Drawn>> {
+        let floor = y.ends().0;
+        let point = |&(at, mean, low, high): &(f64, f64, f64, f64)| {
+            let below = |low: f64| y.at(low).or((y.log && low <= 0.0).then_some(floor));
+            Some((x.at(at)?, y.at(mean)?, below(low).zip(y.at(high))))
+        };
+        self.points.iter().map(point).collect()
+    }
+}
+
+/// Draws what is not broken of a curve.
+fn curve_on<B: DrawingBackend>(
+    chart: &mut ChartContext<'_, B, Axes>,
+    pen: &Pen<'_, B>,
+    look: Look,
+    drawn: &[Option<Drawn>],
+) -> Result<()>
+where
+    B::ErrorType: 'static,
+{
+    let stroke = look.colour.stroke_width(pen.pixels(2.0));
+    let banded = |point: &Option<Drawn>| point.and_then(|(x, _, band)| Some((x, band?)));
+    let bands: Vec<Option<(f64, (f64, f64))>> = drawn.iter().map(banded).collect();
+    for run in bands.split(Option::is_none).filter(|run| run.len() > 1) {
+        let upper = run.iter().flatten().map(|(x, (_, high))| (*x, *high));
+        let lower = run.iter().rev().flatten().map(|(x, (low, _))| (*x, *low));
+        let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+        chart.draw_series([Polygon::new(outline, look.colour.mix(0.12))])?;
+    }
+    for run in drawn.split(Option::is_none) {
+        let line: Vec<(f64, f64)> = run.iter().flatten().map(|(x, y, _)| (*x, *y)).collect();
+        if let ([(x, _, band)], [at]) = (&run.iter().flatten().collect::<Vec<_>>()[..], &line[..]) {
+            // A point alone: a dot, its range as a bar.
+            if let Some((low, high)) = band {
+                let bar = look.colour.stroke_width(pen.pixels(1.0));
+                chart.draw_series([PathElement::new([(*x, *low), (*x, *high)], bar)])?;
+            }
+            chart.draw_series([Circle::new(*at, pen.pixels(3.5), look.colour.filled())])?;
+        } else if look.dashed {
+            let (dash, gap) = (pen.pixels(6.0), pen.pixels(4.0));
+            chart.draw_series(DashedLineSeries::new(line, dash, gap, stroke))?;
+        } else if line.len() > 1 {
+            chart.draw_series(LineSeries::new(line, stroke))?;
+        }
+    }
+    Ok(())
 }

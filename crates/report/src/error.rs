@@ -1,4 +1,4 @@
-//! What can go wrong: drawing, and writing files.
+//! What can go wrong: drawing, making a page, and writing files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ pub enum Error {
         /// The system's reason.
         reason: std::io::Error,
     },
+    /// A page cannot be made.
+    #[error("the page cannot be made: {0}")]
+    Page(String),
     /// A table cannot be written as CSV.
     #[error("the table cannot be written as CSV: {0}")]
     Csv(#[from] csv::Error),
@@ -42,9 +45,14 @@ pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
 
 /// Writes a file so that a reader sees the old content or the new.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// [`write`] of bytes.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = AtomicWriteFile::open(path)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.commit()
     };
     write().map_err(file(path))

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
+use plotters::style::FontStyle;
+use plotters::style::text_anchor::HPos;
 
-use crate::error::{self, Error, Result, write};
+use crate::error::{Result, write};
+use crate::palette::{GREY, LIGHT};
+use crate::pen::{Pen, fonts, save_png};
 use crate::statistics::Sample;
 
 /// Width of the figure.
@@ -17,8 +19,6 @@ const WIDTH: f64 = 900.0;
 const AXIS: (f64, f64) = (420.0, 876.0);
 /// What stands above the panels, a line, what stands between two cases, and what stands below an axis.
 const HEIGHTS: [f64; 4] = [128.0, 40.0, 8.0, 78.0];
-const GREY: RGBColor = RGBColor(105, 105, 105);
-const LIGHT: RGBColor = RGBColor(225, 225, 225);
 
 /// A line: an arm of a case.
 pub struct Line {
@@ -62,12 +62,8 @@ impl Forest {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let svg = path.with_extension("svg");
-        write(&svg, &self.svg()?)?;
-        // plotters encodes by extension into a file: draw beside, then rename.
-        let (png, beside) = (path.with_extension("png"), path.with_extension("part.png"));
-        self.draw(&BitMapBackend::new(&beside, self.size(2)).into_drawing_area(), 2.0)?;
-        std::fs::rename(&beside, &png).map_err(error::file(&png))
+        write(&path.with_extension("svg"), &self.svg()?)?;
+        save_png(path, self.size(), |area, scale| self.draw(area, scale))
     }
 
     /// The figure as SVG.
@@ -75,20 +71,15 @@ impl Forest {
     /// # Errors
     /// When it cannot be drawn.
     pub fn svg(&self) -> Result<String> {
-        use dejavu::sans;
-        for (style, font) in [(FontStyle::Normal, sans::regular()), (FontStyle::Bold, sans::bold())]
-        {
-            register_font("sans-serif", style, font)
-                .map_err(|_| Error::Draw("the embedded font is damaged".to_string()))?;
-        }
+        fonts()?;
         let mut svg = String::new();
-        self.draw(&SVGBackend::with_string(&mut svg, self.size(1)).into_drawing_area(), 1.0)?;
+        self.draw(&SVGBackend::with_string(&mut svg, self.size()).into_drawing_area(), 1.0)?;
         Ok(svg)
     }
 
-    fn size(&self, scale: u32) -> (u32, u32) {
+    fn size(&self) -> (u32, u32) {
         let height = HEIGHTS[0] + self.panels.iter().map(|p| p.height() + HEIGHTS[3]).sum::<f64>();
-        (scale * WIDTH as u32, scale * (height - 20.0) as u32)
+        (WIDTH as u32, (height - 20.0) as u32)
     }
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> Result<()>
@@ -127,7 +118,7 @@ impl Panel {
         let bottom = top + self.height();
         let (small, plain) = ((15.0, FontStyle::Normal), (17.0, FontStyle::Normal));
         for tick in (low / step).ceil() as i32..=(high / step).floor() as i32 {
-            let (colour, width) = if tick == 0 { (BLACK, 2) } else { (LIGHT, 1) };
+            let (colour, width) = if tick == 0 { (BLACK, 2.0) } else { (LIGHT, 1.0) };
             let value = f64::from(tick) * step;
             pen.line((x(value), top), (x(value), bottom), colour, width)?;
             let label = format!("{value:.decimals$}");
@@ -147,53 +138,12 @@ impl Panel {
                     [(&line.marks[0], y - 8.0, false), (&line.marks[1], y + 8.0, true)]
                 {
                     let half = mark.half_width().unwrap_or(0.0);
-                    pen.line((x(mark.mean - half), y), (x(mark.mean + half), y), line.colour, 2)?;
+                    pen.line((x(mark.mean - half), y), (x(mark.mean + half), y), line.colour, 2.0)?;
                     pen.mark((x(mark.mean), y), filled, line.colour)?;
                 }
                 y += HEIGHTS[1];
             }
             y += HEIGHTS[2];
-        }
-        Ok(())
-    }
-}
-
-/// Draws on an area with `scale` pixels for each of the figure's.
-struct Pen<'a, B: DrawingBackend> {
-    area: &'a DrawingArea<B, Shift>,
-    scale: f64,
-}
-
-impl<B: DrawingBackend> Pen<'_, B>
-where
-    B::ErrorType: 'static,
-{
-    fn at(&self, (x, y): (f64, f64)) -> (i32, i32) {
-        ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
-    }
-
-    fn text(
-        &self,
-        text: &str,
-        at: (f64, f64),
-        anchor: HPos,
-        (size, style): (f64, FontStyle),
-        colour: RGBColor,
-    ) -> Result<()> {
-        let font = FontDesc::new(FontFamily::SansSerif, size * self.scale, style);
-        let style = font.color(&colour).pos(Pos::new(anchor, VPos::Center));
-        Ok(self.area.draw(&Text::new(text.to_string(), self.at(at), style))?)
-    }
-
-    fn line(&self, from: (f64, f64), to: (f64, f64), colour: RGBColor, width: u32) -> Result<()> {
-        let style = colour.stroke_width(width * self.scale as u32);
-        Ok(self.area.draw(&PathElement::new([self.at(from), self.at(to)], style))?)
-    }
-
-    /// A circle, filled or open.
-    fn mark(&self, at: (f64, f64), filled: bool, colour: RGBColor) -> Result<()> {
-        for (radius, colour) in [(6.0, colour), (4.0, if filled { colour } else { WHITE })] {
-            self.area.draw(&Circle::new(self.at(at), radius * self.scale, colour.filled()))?;
         }
         Ok(())
     }

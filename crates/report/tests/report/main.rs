@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod figures;
+mod page;
 mod tensorboard;
 
 mod grid {
@@ -75,6 +77,7 @@ mod statistics {
 
 mod curves {
     use conditioned_report::curves::{Curve, Figure, Panel};
+    use conditioned_report::drawing::Drawing;
 
     #[test]
     fn both_files_are_written_and_hold_the_names() {
@@ -82,7 +85,8 @@ mod curves {
         let points = vec![(0.0, 10.0, 9.0, 11.0), (1.0, 20.0, 18.0, 22.0)];
         let curve = Curve { name: "baseline".into(), points };
         let panel = Panel { title: "ViT".into(), curves: vec![curve] };
-        let figure = Figure { x: "step".into(), y: "accuracy".into(), panels: vec![panel] };
+        let figure =
+            Figure { x: "step".into(), y: "accuracy".into(), log_y: false, panels: vec![panel] };
         figure.save(&folder.path().join("curves")).unwrap();
         let svg = std::fs::read_to_string(folder.path().join("curves.svg")).unwrap();
         assert!(svg.contains("baseline") && svg.contains("ViT") && svg.contains("step"));
