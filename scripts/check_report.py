@@ -77,7 +77,9 @@ def main():
             assert whole <= width, f"{name}: the page is {whole} pixels wide"
             panels = check_figures(page)
             page.screenshot(path=options.screenshots / f"{name}-pointer.png")
+            page.eval_on_selector_all("details", "parts => parts.forEach((part) => part.open = true)")
             check_tables(page)
+            page.eval_on_selector_all("details", "parts => parts.forEach((part) => part.open = false)")
             page.screenshot(path=options.screenshots / f"{name}.png", full_page=True)
             assert not errors, f"{name}: {errors}"
             tables = len(page.query_selector_all("table"))

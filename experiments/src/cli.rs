@@ -22,6 +22,7 @@ use crate::search::{Start, Trial, Tuned};
 use crate::table::{Command as _, Table};
 use crate::{export, report, sweep, tensorboard};
 use conditioned_models::Architecture;
+use conditioned_report::html;
 
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -111,6 +112,9 @@ enum Command<T: Table> {
         /// Also writes the records of all runs for TensorBoard, to the folder `tensorboard` of --out.
         #[arg(long)]
         tensorboard: bool,
+        /// Opens the page of the table, report.html, in the browser.
+        #[arg(long)]
+        open: bool,
     },
     /// Write the model of a finished run for other programs.
     Export {
@@ -195,15 +199,17 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         Command::Sweep(options) => {
             sweep::run(&Plan::<T>::new(&options, Purpose::Sweep)?, &*interrupted_flag()?)
         }
-        Command::Report { out, insert, tensorboard } => {
+        Command::Report { out, insert, tensorboard, open } => {
             let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
             report::write::<T>(&out, insert.as_deref())?;
-            match tensorboard {
-                true => {
-                    print(&format!("tensorboard --logdir {}", tensorboard::write(&out)?.display()))
-                }
-                false => Ok(()),
+            if tensorboard {
+                let board = tensorboard::write(&out)?;
+                print(&format!("tensorboard --logdir {}", board.display()))?;
             }
+            if open {
+                html::open(&out.join(report::PAGE))?;
+            }
+            Ok(())
         }
         Command::Export { run, out, layout } => export::export(&run, &out, layout),
         Command::Own(command) => command.run(),

@@ -1,6 +1,7 @@
 //! A table as one page of HTML with all that led to it: `report.html`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use anyhow::Result;
@@ -40,8 +41,8 @@ pub fn page<T: Table>(
         let config = folder.config()?;
         let name =
             config.stage.iter().fold(config.cell.row.clone(), |row, stage| row + " " + stage);
-        if !configurations.contains_key(&name) {
-            configurations.insert(name, serde_json::to_string_pretty(&config.common())?);
+        if let Entry::Vacant(new) = configurations.entry(name) {
+            new.insert(serde_json::to_string_pretty(&config.common())?);
         }
         for mut environment in folder.environments()? {
             environment.peak_mib = None;

@@ -23,6 +23,9 @@ use conditioned_report::drawing::Drawing;
 use conditioned_report::grid::Grid;
 use conditioned_report::html::Plate;
 
+/// The table as a page, in the folder of its runs.
+pub const PAGE: &str = "report.html";
+
 /// Writes the files of the table to `out`, prints it, and puts it into the Markdown file `insert`, between the
 /// lines `<!-- NAME PRESET -->` and `<!-- end -->`.
 ///
@@ -53,20 +56,25 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     }
     // Curves and texts are in the run folders alone.
     let mut figures = Vec::new();
-    if from_runs {
-        let curves = figure::<T>(&results);
+    let curves = figure::<T>(&results);
+    let drawn = from_runs
+        && curves
+            .panels
+            .iter()
+            .flat_map(|panel| &panel.curves)
+            .any(|curve| !curve.points.is_empty());
+    if drawn {
         curves.save(&out.join("curves"))?;
         let caption = "Learning curves: mean over seeds, and their range.".to_string();
         figures.push(Plate { caption, drawing: Box::new(curves) });
     }
     let views = views::<T>(&results, &timings, &[]);
     let answer = page::answer(&T::columns(&results), &views);
-    page::page::<T>(out, &results, grid.clone(), answer, figures)?
-        .write(&out.join("report.html"))?;
+    page::page::<T>(out, &results, grid.clone(), answer, figures)?.write(&out.join(PAGE))?;
     print(&grid.terminal(Grid::width()))?;
-    let curves = if from_runs { ",curves.{svg,png}" } else { "" };
+    let curves = if drawn { ",curves.{svg,png}" } else { "" };
     print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))?;
-    print(&out.join("report.html").display().to_string())?;
+    print(&out.join(PAGE).display().to_string())?;
     let preset = results.first().map_or("", |run| &run.cell.preset);
     insert.map_or(Ok(()), |file| replace(file, &format!("{} {preset}", T::NAME), &grid.markdown()))
 }

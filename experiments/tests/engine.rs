@@ -199,6 +199,12 @@ fn an_exported_model_does_not_get_in_the_way_of_runs() {
     // Beside the runs it is welcome.
     TABLE1.success(&["export", "--run", &cell, "--out", &format!("{out}/vit/model")]);
     assert_eq!(TABLE1.success(&["report", "--out", &out]), table);
+    // The page has the table, what the run was configured as, and asks for nothing.
+    let page = std::fs::read_to_string(format!("{out}/report.html")).unwrap();
+    for part in ["<td>ViT</td>", "learning curves", "&#34;cell&#34;", "rustc", "What was searched"]
+    {
+        assert!(page.to_lowercase().contains(&part.to_lowercase()), "{part}");
+    }
     // The records for TensorBoard: a file a run, the same bytes again.
     let file =
         format!("{out}/tensorboard/vit/baseline-published/seed100/events.out.tfevents.report");
