@@ -70,6 +70,7 @@ pub mod loss;
 pub mod merge_patches;
 pub mod mode;
 pub mod nystrom_attention;
+mod nystrom_head;
 pub mod padding;
 pub mod pass;
 pub mod patch_embed;

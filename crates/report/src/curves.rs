@@ -1,16 +1,13 @@
 //! Learning curves, a mean with its range, in panels.
 
-use std::path::Path;
-
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::axis::{Axis, rounded};
-use crate::drawing::{Content, Drawing, Hover, Panel as HoverPanel, Series};
+use crate::drawing::{Content, Series};
 use crate::error::Result;
-use crate::frame::{self, Axes, Paint, chart, rectangle};
-use crate::legend::{Legend, Sample};
-use crate::palette::{Look, distinct, hex, look};
+use crate::frame::{Axes, Paint};
+use crate::legend::{Legend, Names, Sample};
+use crate::palette::{Look, hex};
 use crate::pen::Pen;
 
 /// One curve: a mean over seeds with its range.
@@ -61,95 +58,59 @@ pub struct Figure {
     pub panels: Vec<Panel>,
 }
 
-impl Drawing for Figure {
-    fn svg(&self) -> Result<String> {
-        Ok(frame::sketch(self)?.0)
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        frame::save(self, path)
-    }
-
-    fn csv(&self) -> Result<String> {
-        frame::csv(self)
-    }
-
-    fn hover(&self) -> Result<Hover> {
-        Ok(frame::sketch(self)?.1)
-    }
-}
-
 impl Figure {
-    /// Every name once.
-    fn names(&self) -> Vec<&str> {
-        distinct(self.panels.iter().flat_map(|p| &p.curves).map(|curve| curve.name.as_str()))
-    }
-
-    /// The look of a name: by its first appearance in the figure.
-    fn look(&self, name: &str) -> Look {
-        look(self.names().iter().position(|known| *known == name).unwrap_or(0))
-    }
-
-    fn legend(&self) -> Legend {
-        let entry = |(i, name): (usize, &str)| (name.to_string(), Sample::Line(look(i)));
-        Legend(self.names().into_iter().enumerate().map(entry).collect())
+    fn names(&self) -> Names<'_> {
+        Names::of(self.panels.iter().flat_map(|panel| &panel.curves).map(|curve| &curve.name))
     }
 }
 
 impl Paint for Figure {
-    fn points(&self) -> Result<Vec<usize>> {
+    fn panels(&self) -> Result<Vec<(&str, usize)>> {
         let points = |panel: &Panel| panel.curves.iter().map(|curve| curve.points.len()).sum();
-        Ok(self.panels.iter().map(points).collect())
+        Ok(self.panels.iter().map(|panel| (panel.title.as_str(), points(panel))).collect())
     }
 
-    fn key_height(&self, width: f64) -> f64 {
-        self.legend().height(width)
+    fn legend(&self) -> Legend {
+        self.names().legend(Sample::Line)
     }
 
-    fn key<B: DrawingBackend>(&self, pen: &Pen<'_, B>, top: f64, width: f64) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        self.legend().draw(pen, top, width)
+    fn axes(&self, panel: usize) -> [Axis; 2] {
+        let points = || self.panels[panel].curves.iter().flat_map(|curve| &curve.points);
+        [
+            Axis::over(&self.x, false, points().map(|p| p.0)),
+            Axis::over(&self.y, self.log_y, points().flat_map(|p| [p.1, p.2, p.3])),
+        ]
     }
 
-    fn panel<B: DrawingBackend>(
+    fn draw<B: DrawingBackend>(
         &self,
         pen: &Pen<'_, B>,
-        area: &DrawingArea<B, Shift>,
-        index: usize,
-    ) -> Result<HoverPanel>
+        chart: &mut ChartContext<'_, B, Axes>,
+        panel: usize,
+        [x, y]: &[Axis; 2],
+    ) -> Result<()>
     where
         B::ErrorType: 'static,
     {
-        let panel = &self.panels[index];
-        let points = || panel.curves.iter().flat_map(|curve| &curve.points);
-        let x = Axis::over(&self.x, false, points().map(|p| p.0));
-        let y = Axis::over(&self.y, self.log_y, points().flat_map(|p| [p.1, p.2, p.3]));
-        let (x_ticks, y_ticks) = (x.ticks(5), y.ticks(6));
-        let mut chart = chart(pen.scale, area, &panel.title, (&x, &x_ticks), (&y, &y_ticks))?;
-        for curve in &panel.curves {
-            let (look, drawn) = (self.look(&curve.name), curve.drawn(&x, &y));
-            curve_on(&mut chart, pen, look, &drawn)?;
+        let names = self.names();
+        for curve in &self.panels[panel].curves {
+            curve_on(chart, pen, names.look(&curve.name), &curve.drawn(x, y))?;
         }
-        let series = panel.curves.iter().map(|curve| Series {
+        Ok(())
+    }
+
+    fn content(&self, panel: usize) -> Content {
+        let names = self.names();
+        let points = |curve: &Curve| {
+            curve.points.iter().map(|p| [p.0, p.1, p.2, p.3].map(rounded).to_vec()).collect()
+        };
+        let series = self.panels[panel].curves.iter().map(|curve| Series {
             name: curve.name.clone(),
-            colour: hex(self.look(&curve.name).colour),
-            points: curve
-                .points
-                .iter()
-                .map(|p| [p.0, p.1, p.2, p.3].map(rounded).to_vec())
-                .collect(),
+            colour: hex(names.look(&curve.name).colour),
+            points: points(curve),
             labels: Vec::new(),
         });
-        Ok(HoverPanel {
-            title: panel.title.clone(),
-            frame: rectangle(area, pen.scale),
-            area: rectangle(chart.plotting_area(), pen.scale),
-            content: Content::Curves { series: series.collect() },
-            x,
-            y,
-        })
+        Content::Curves { series: series.collect() }
     }
 
     fn records(&self) -> Vec<Vec<String>> {

@@ -8,8 +8,10 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::axis::{Axis, Tick};
-use crate::drawing::{Hover, Panel, Rectangle};
+use crate::drawing::{Content, Drawing, Hover, Panel, Rectangle};
 use crate::error::{Error, Result, write};
+use crate::grid::csv_text;
+use crate::legend::Legend;
 use crate::palette::LIGHT;
 use crate::pen::{Pen, fit, fonts, save_png};
 
@@ -48,38 +50,80 @@ impl Ranged for Ticked {
     }
 }
 
-/// A figure of panels.
+/// A figure of panels: what differs from kind to kind.
 pub(crate) trait Paint {
-    /// The number of points of each panel.
+    /// The title and the number of points of each panel.
     ///
     /// # Errors
     /// When the data contradict each other.
-    fn points(&self) -> Result<Vec<usize>>;
+    fn panels(&self) -> Result<Vec<(&str, usize)>>;
+
+    /// The axes of a panel, x first.
+    fn axes(&self, panel: usize) -> [Axis; 2];
+
+    /// The ticks of a y axis.
+    fn y_ticks(&self, y: &Axis) -> Vec<Tick> {
+        y.ticks(6)
+    }
+
+    /// Draws the data of a panel into its axes.
+    fn draw<B: DrawingBackend>(
+        &self,
+        pen: &Pen<'_, B>,
+        chart: &mut ChartContext<'_, B, Axes>,
+        panel: usize,
+        axes: &[Axis; 2],
+    ) -> Result<()>
+    where
+        B::ErrorType: 'static;
+
+    /// What a panel shows, for the page.
+    fn content(&self, panel: usize) -> Content;
+
+    /// The names of what is drawn, which are the key of the figure.
+    fn legend(&self) -> Legend {
+        Legend::default()
+    }
 
     /// The height of the key for a width.
-    fn key_height(&self, width: f64) -> f64;
+    fn key_height(&self, width: f64) -> f64 {
+        self.legend().height(width)
+    }
 
     /// Draws the key below `top`.
     fn key<B: DrawingBackend>(&self, pen: &Pen<'_, B>, top: f64, width: f64) -> Result<()>
     where
-        B::ErrorType: 'static;
-
-    /// Draws the panel of an index on a part of the pen's area.
-    fn panel<B: DrawingBackend>(
-        &self,
-        pen: &Pen<'_, B>,
-        area: &DrawingArea<B, Shift>,
-        index: usize,
-    ) -> Result<Panel>
-    where
-        B::ErrorType: 'static;
+        B::ErrorType: 'static,
+    {
+        self.legend().draw(pen, top, width)
+    }
 
     /// The data: head and rows.
     fn records(&self) -> Vec<Vec<String>>;
 }
 
+impl<F: Paint> Drawing for F {
+    fn svg(&self) -> Result<String> {
+        Ok(sketch(self)?.0)
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        write(&path.with_extension("svg"), &self.svg()?)?;
+        save_png(path, size(self)?, |area, scale| paint(self, area, scale).map(|_| ()))
+    }
+
+    fn csv(&self) -> Result<String> {
+        self.panels()?;
+        csv_text(&self.records())
+    }
+
+    fn hover(&self) -> Result<Hover> {
+        Ok(sketch(self)?.1)
+    }
+}
+
 /// The figure as SVG, and where its values are.
-pub(crate) fn sketch(figure: &impl Paint) -> Result<(String, Hover)> {
+fn sketch(figure: &impl Paint) -> Result<(String, Hover)> {
     let (width, height) = size(figure)?;
     let mut svg = String::new();
     let fine = (width * FINE, height * FINE);
@@ -92,31 +136,14 @@ pub(crate) fn sketch(figure: &impl Paint) -> Result<(String, Hover)> {
     Ok((svg.replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", ""), hover))
 }
 
-/// Writes SVG and PNG.
-pub(crate) fn save(figure: &impl Paint, path: &Path) -> Result<()> {
-    write(&path.with_extension("svg"), &sketch(figure)?.0)?;
-    save_png(path, size(figure)?, |area, scale| paint(figure, area, scale).map(|_| ()))
-}
-
-/// The data as comma-separated values.
-pub(crate) fn csv(figure: &impl Paint) -> Result<String> {
-    figure.points()?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for record in figure.records() {
-        writer.write_record(record)?;
-    }
-    let bytes = writer.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// Rows and columns of panels.
 fn grid(figure: &impl Paint) -> Result<(usize, usize)> {
-    let points = figure.points()?;
-    if points.iter().all(|points| *points == 0) {
+    let panels = figure.panels()?;
+    if panels.iter().all(|(_, points)| *points == 0) {
         return Err(Error::Draw("it has no points".to_string()));
     }
-    let columns = points.len().clamp(1, 2);
-    Ok((points.len().div_ceil(columns), columns))
+    let columns = panels.len().clamp(1, 2);
+    Ok((panels.len().div_ceil(columns), columns))
 }
 
 fn size(figure: &impl Paint) -> Result<(u32, u32)> {
@@ -141,10 +168,20 @@ where
     let (width, height) = (PANEL.0 * columns as f64, PANEL.1 * rows as f64);
     let (above, _) = area.split_vertically(pen.pixels(height));
     let mut panels = Vec::new();
-    for (index, area) in above.split_evenly((rows, columns)).iter().enumerate() {
-        if index < figure.points()?.len() {
-            panels.push(figure.panel(&pen, area, index)?);
-        }
+    let areas = above.split_evenly((rows, columns));
+    for (index, ((title, _), area)) in figure.panels()?.into_iter().zip(&areas).enumerate() {
+        let axes = figure.axes(index);
+        let mut chart = chart(scale, area, title, &axes, &figure.y_ticks(&axes[1]))?;
+        figure.draw(&pen, &mut chart, index, &axes)?;
+        let [x, y] = axes;
+        panels.push(Panel {
+            title: title.to_string(),
+            frame: rectangle(area, scale),
+            area: rectangle(chart.plotting_area(), scale),
+            x,
+            y,
+            content: figure.content(index),
+        });
     }
     figure.key(&pen, height, width)?;
     area.present()?;
@@ -152,17 +189,18 @@ where
 }
 
 /// Axes with a title.
-pub(crate) fn chart<'a, B: DrawingBackend>(
+fn chart<'a, B: DrawingBackend>(
     scale: f64,
     area: &'a DrawingArea<B, Shift>,
     title: &str,
-    (x, x_ticks): (&Axis, &[Tick]),
-    (y, y_ticks): (&Axis, &[Tick]),
+    [x, y]: &[Axis; 2],
+    y_ticks: &[Tick],
 ) -> Result<ChartContext<'a, B, Axes>>
 where
     B::ErrorType: 'static,
 {
     let size = |length: f64| (length * scale).round() as u32;
+    let x_ticks = x.ticks(5);
     let places = |ticks: &[Tick]| ticks.iter().map(|tick| tick.0).collect::<Vec<f64>>();
     let label = |ticks: &[Tick], place: f64| {
         let tick = ticks.iter().find(|tick| tick.0 == place);
@@ -178,13 +216,13 @@ where
         .margin(size(12.0))
         .x_label_area_size(size(42.0))
         .y_label_area_size(size(62.0))
-        .build_cartesian_2d(coordinate(x, x_ticks), coordinate(y, y_ticks))?;
+        .build_cartesian_2d(coordinate(x, &x_ticks), coordinate(y, y_ticks))?;
     chart
         .configure_mesh()
         .x_desc(fit(&x.name, 13.0, 420.0))
         .y_desc(fit(&y.name, 13.0, 320.0))
         .label_style(("sans-serif", size(13.0)))
-        .x_label_formatter(&|place| label(x_ticks, *place))
+        .x_label_formatter(&|place| label(&x_ticks, *place))
         .y_label_formatter(&|place| label(y_ticks, *place))
         .set_all_tick_mark_size(size(5.0))
         .light_line_style(RGBColor(242, 242, 242).stroke_width(size(1.0)))
@@ -194,8 +232,8 @@ where
     Ok(chart)
 }
 
-/// What of a part of the figure, in pixels of the figure.
-pub(crate) fn rectangle<B: DrawingBackend, C: plotters::coord::CoordTranslate>(
+/// Where a part of the figure is, in its pixels.
+fn rectangle<B: DrawingBackend, C: plotters::coord::CoordTranslate>(
     area: &DrawingArea<B, C>,
     scale: f64,
 ) -> Rectangle {

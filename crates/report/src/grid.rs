@@ -105,15 +105,19 @@ impl Grid {
     /// # Errors
     /// When a row is longer or shorter than the head.
     pub fn csv(&self) -> Result<String> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(self.heads())?;
-        for row in &self.rows {
-            writer.write_record(row)?;
-        }
-        // Text goes in, so text comes out, and a vector takes all of it.
-        let bytes = writer.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        csv_text([&self.heads()].into_iter().chain(&self.rows))
     }
+}
+
+/// Rows as comma-separated values.
+pub(crate) fn csv_text<'a>(rows: impl IntoIterator<Item = &'a Vec<String>>) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.write_record(row)?;
+    }
+    // Text goes in, so text comes out, and a vector takes all of it.
+    let bytes = writer.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Notes, each a line.

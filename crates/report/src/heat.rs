@@ -1,17 +1,14 @@
 //! Heat maps: a positive value for each step and index, such as singular values during training, in colours of a
 //! logarithmic scale.
 
-use std::path::Path;
-
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::FontStyle;
 use plotters::style::text_anchor::HPos;
 
 use crate::axis::{Axis, Tick, linear, rounded};
-use crate::drawing::{Content, Drawing, Hover, Panel as HoverPanel};
+use crate::drawing::Content;
 use crate::error::{Error, Result};
-use crate::frame::{self, Paint, chart, rectangle};
+use crate::frame::{Axes, Paint};
 use crate::palette::{GREY, SHADES, shade};
 use crate::pen::{Pen, fit};
 
@@ -42,24 +39,6 @@ pub struct HeatMap {
     pub value: String,
     /// Row by row.
     pub panels: Vec<Panel>,
-}
-
-impl Drawing for HeatMap {
-    fn svg(&self) -> Result<String> {
-        Ok(frame::sketch(self)?.0)
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        frame::save(self, path)
-    }
-
-    fn csv(&self) -> Result<String> {
-        frame::csv(self)
-    }
-
-    fn hover(&self) -> Result<Hover> {
-        Ok(frame::sketch(self)?.1)
-    }
 }
 
 /// The values that have a colour.
@@ -134,7 +113,7 @@ impl HeatMap {
 }
 
 impl Paint for HeatMap {
-    fn points(&self) -> Result<Vec<usize>> {
+    fn panels(&self) -> Result<Vec<(&str, usize)>> {
         for panel in &self.panels {
             let columns = panel.x.len();
             if let Some(at) = panel.rows.iter().position(|row| row.len() != columns) {
@@ -150,7 +129,8 @@ impl Paint for HeatMap {
                 return Err(Error::Draw(format!("{}: x does not rise", panel.title)));
             }
         }
-        Ok(self.panels.iter().map(|panel| panel.x.len() * panel.rows.len()).collect())
+        let points = |panel: &Panel| panel.x.len() * panel.rows.len();
+        Ok(self.panels.iter().map(|panel| (panel.title.as_str(), points(panel))).collect())
     }
 
     fn key_height(&self, _width: f64) -> f64 {
@@ -190,48 +170,46 @@ impl Paint for HeatMap {
         Ok(())
     }
 
-    fn panel<B: DrawingBackend>(
+    fn axes(&self, panel: usize) -> [Axis; 2] {
+        let Panel { x, rows, .. } = &self.panels[panel];
+        let columns = edges(x);
+        let (low, high) = (*columns.first().unwrap_or(&0.0), *columns.last().unwrap_or(&1.0));
+        let last = rows.len().max(1) as f64;
+        [
+            Axis { name: self.x.clone(), low, high, log: false },
+            // Index 1 is above.
+            Axis { name: self.y.clone(), low: last + 0.5, high: 0.5, log: false },
+        ]
+    }
+
+    fn y_ticks(&self, y: &Axis) -> Vec<Tick> {
+        let first: Tick = (1.0, "1".to_string());
+        let further = linear(y.ends(), 6, 1.0).into_iter().filter(|tick| tick.0 > 1.0);
+        [first].into_iter().chain(further).collect()
+    }
+
+    fn draw<B: DrawingBackend>(
         &self,
         pen: &Pen<'_, B>,
-        area: &DrawingArea<B, Shift>,
-        index: usize,
-    ) -> Result<HoverPanel>
+        chart: &mut ChartContext<'_, B, Axes>,
+        panel: usize,
+        [x, _]: &[Axis; 2],
+    ) -> Result<()>
     where
         B::ErrorType: 'static,
     {
-        let panel = &self.panels[index];
-        let (columns, n) = (edges(&panel.x), panel.rows.len() as f64);
-        let ends = (*columns.first().unwrap_or(&0.0), *columns.last().unwrap_or(&1.0));
-        let x = Axis { name: self.x.clone(), low: ends.0, high: ends.1, log: false };
-        // Index 1 is above.
-        let y = Axis { name: self.y.clone(), low: n.max(1.0) + 0.5, high: 0.5, log: false };
-        let first: Tick = (1.0, "1".to_string());
-        let further = linear(y.ends(), 6, 1.0).into_iter().filter(|tick| tick.0 > 1.0);
-        let y_ticks: Vec<Tick> = [first].into_iter().chain(further).collect();
-        let x_ticks = x.ticks(5);
-        let chart = chart(pen.scale, area, &panel.title, (&x, &x_ticks), (&y, &y_ticks))?;
-        let pixel = |at: (f64, f64)| {
-            let (x, y) = chart.backend_coord(&at);
-            (f64::from(x) / pen.scale, f64::from(y) / pen.scale)
-        };
-        let across: Vec<f64> = columns.iter().map(|edge| pixel((*edge, 1.0)).0).collect();
-        let down = (0..=panel.rows.len()).map(|row| pixel((ends.0, row as f64 + 0.5)).1);
+        let panel = &self.panels[panel];
+        let across = edges(&panel.x).into_iter().map(|edge| pen.place(chart, (edge, 1.0)).0);
+        let across: Vec<f64> = across.collect();
+        let down = (0..=panel.rows.len()).map(|row| pen.place(chart, (x.low, row as f64 + 0.5)).1);
         let down: Vec<f64> = down.collect();
-        self.cells(pen, &panel.rows, (&across, &down))?;
+        self.cells(pen, &panel.rows, (&across, &down))
+    }
+
+    fn content(&self, panel: usize) -> Content {
+        let panel = &self.panels[panel];
         let rows = panel.rows.iter().map(|row| row.iter().copied().map(rounded).collect());
-        let content = Content::Cells {
-            value: self.value.clone(),
-            columns: panel.x.clone(),
-            rows: rows.collect(),
-        };
-        Ok(HoverPanel {
-            title: panel.title.clone(),
-            frame: rectangle(area, pen.scale),
-            area: rectangle(chart.plotting_area(), pen.scale),
-            x,
-            y,
-            content,
-        })
+        Content::Cells { value: self.value.clone(), columns: panel.x.clone(), rows: rows.collect() }
     }
 
     fn records(&self) -> Vec<Vec<String>> {

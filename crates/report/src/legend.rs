@@ -5,7 +5,7 @@ use plotters::style::FontStyle;
 use plotters::style::text_anchor::HPos;
 
 use crate::error::Result;
-use crate::palette::{GREY, Look};
+use crate::palette::{GREY, Look, look};
 use crate::pen::{Pen, fit, width};
 
 /// Height of a line.
@@ -28,7 +28,35 @@ pub(crate) enum Sample {
     Diagonal,
 }
 
+/// The names of a figure in the order of their first appearance, which gives each its look.
+pub(crate) struct Names<'a>(Vec<&'a str>);
+
+impl<'a> Names<'a> {
+    /// Each once.
+    pub(crate) fn of(names: impl Iterator<Item = &'a String>) -> Self {
+        let mut seen: Vec<&str> = Vec::new();
+        for name in names {
+            if !seen.contains(&name.as_str()) {
+                seen.push(name);
+            }
+        }
+        Self(seen)
+    }
+
+    /// The look of a name.
+    pub(crate) fn look(&self, name: &str) -> Look {
+        look(self.0.iter().position(|known| *known == name).unwrap_or(0))
+    }
+
+    /// All of them, each behind a sample of its look.
+    pub(crate) fn legend(&self, sample: fn(Look) -> Sample) -> Legend {
+        let entry = |(place, name): (usize, &&str)| ((*name).to_string(), sample(look(place)));
+        Legend(self.0.iter().enumerate().map(entry).collect())
+    }
+}
+
 /// Names that flow in lines.
+#[derive(Default)]
 pub(crate) struct Legend(pub(crate) Vec<(String, Sample)>);
 
 impl Legend {

@@ -61,17 +61,6 @@ pub(crate) fn look(place: usize) -> Look {
     Look { colour: COLOURS[place % COLOURS.len()], dashed, shape: SHAPES[place % SHAPES.len()] }
 }
 
-/// Names in the order of their first appearance.
-pub(crate) fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut seen = Vec::new();
-    for name in names {
-        if !seen.contains(&name) {
-            seen.push(name);
-        }
-    }
-    seen
-}
-
 /// The shade of a share of the scale, 0 to 1 (viridis: its lightness rises evenly, so that it prints in grey).
 pub(crate) fn shade(share: f64) -> (usize, RGBColor) {
     let last = (SHADES - 1) as f64;

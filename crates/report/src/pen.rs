@@ -9,6 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
 use crate::error::{Error, Result, write_bytes};
+use crate::frame::Axes;
 use crate::palette::{Look, Shape};
 
 /// Pixels of a PNG for each of the figure's.
@@ -75,6 +76,12 @@ where
 {
     fn at(&self, (x, y): (f64, f64)) -> (i32, i32) {
         ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
+    }
+
+    /// Where a point of a chart is, in pixels of the figure.
+    pub(crate) fn place(&self, chart: &ChartContext<'_, B, Axes>, point: (f64, f64)) -> (f64, f64) {
+        let (x, y) = chart.backend_coord(&point);
+        (f64::from(x) / self.scale, f64::from(y) / self.scale)
     }
 
     /// A length in pixels of the file.

@@ -1,16 +1,13 @@
 //! Points in groups, such as both sides of an inequality, in panels.
 
-use std::path::Path;
-
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::axis::{Axis, rounded};
-use crate::drawing::{Content, Drawing, Hover, Panel as HoverPanel, Series};
+use crate::drawing::{Content, Series};
 use crate::error::{Error, Result};
-use crate::frame::{self, Paint, chart, rectangle};
-use crate::legend::{Legend, Sample};
-use crate::palette::{GREY, Look, distinct, hex, look};
+use crate::frame::{Axes, Paint};
+use crate::legend::{Legend, Names, Sample};
+use crate::palette::{GREY, hex};
 use crate::pen::Pen;
 
 /// A point.
@@ -59,116 +56,76 @@ pub struct Scatter {
     pub panels: Vec<Panel>,
 }
 
-impl Drawing for Scatter {
-    fn svg(&self) -> Result<String> {
-        Ok(frame::sketch(self)?.0)
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        frame::save(self, path)
-    }
-
-    fn csv(&self) -> Result<String> {
-        frame::csv(self)
-    }
-
-    fn hover(&self) -> Result<Hover> {
-        Ok(frame::sketch(self)?.1)
-    }
-}
-
 impl Scatter {
-    /// Every name once.
-    fn names(&self) -> Vec<&str> {
-        distinct(self.panels.iter().flat_map(|p| &p.groups).map(|group| group.name.as_str()))
-    }
-
-    /// The look of a name: by its first appearance in the figure.
-    fn look(&self, name: &str) -> Look {
-        look(self.names().iter().position(|known| *known == name).unwrap_or(0))
-    }
-
-    fn legend(&self) -> Legend {
-        let entry = |(i, name): (usize, &str)| (name.to_string(), Sample::Mark(look(i)));
-        let diagonal = self.diagonal.then(|| ("y = x".to_string(), Sample::Diagonal));
-        Legend(self.names().into_iter().enumerate().map(entry).chain(diagonal).collect())
-    }
-
-    /// The axes of a panel.
-    fn axes(&self, panel: &Panel) -> (Axis, Axis) {
-        let points = || panel.groups.iter().flat_map(|group| &group.points);
-        let mut x = Axis::over(&self.x, self.log_x, points().map(|p| p.x));
-        let mut y = Axis::over(&self.y, self.log_y, points().map(|p| p.y));
-        if self.diagonal {
-            let both = || points().flat_map(|p| [p.x, p.y]);
-            x = Axis::over(&self.x, self.log_x, both());
-            y = Axis::over(&self.y, self.log_y, both());
-        }
-        (x, y)
+    fn names(&self) -> Names<'_> {
+        Names::of(self.panels.iter().flat_map(|panel| &panel.groups).map(|group| &group.name))
     }
 }
 
 impl Paint for Scatter {
-    fn points(&self) -> Result<Vec<usize>> {
+    fn panels(&self) -> Result<Vec<(&str, usize)>> {
         if self.diagonal && self.log_x != self.log_y {
             return Err(Error::Draw(
                 "the line y = x needs two linear or two logarithmic axes".to_string(),
             ));
         }
         let points = |panel: &Panel| panel.groups.iter().map(|group| group.points.len()).sum();
-        Ok(self.panels.iter().map(points).collect())
+        Ok(self.panels.iter().map(|panel| (panel.title.as_str(), points(panel))).collect())
     }
 
-    fn key_height(&self, width: f64) -> f64 {
-        self.legend().height(width)
+    fn legend(&self) -> Legend {
+        let mut legend = self.names().legend(Sample::Mark);
+        legend.0.extend(self.diagonal.then(|| ("y = x".to_string(), Sample::Diagonal)));
+        legend
     }
 
-    fn key<B: DrawingBackend>(&self, pen: &Pen<'_, B>, top: f64, width: f64) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        self.legend().draw(pen, top, width)
+    fn axes(&self, panel: usize) -> [Axis; 2] {
+        let points = || self.panels[panel].groups.iter().flat_map(|group| &group.points);
+        let (xs, ys) = (|| points().map(|p| p.x), || points().map(|p| p.y));
+        match self.diagonal {
+            true => [
+                Axis::over(&self.x, self.log_x, xs().chain(ys())),
+                Axis::over(&self.y, self.log_y, xs().chain(ys())),
+            ],
+            false => [Axis::over(&self.x, self.log_x, xs()), Axis::over(&self.y, self.log_y, ys())],
+        }
     }
 
-    fn panel<B: DrawingBackend>(
+    fn draw<B: DrawingBackend>(
         &self,
         pen: &Pen<'_, B>,
-        area: &DrawingArea<B, Shift>,
-        index: usize,
-    ) -> Result<HoverPanel>
+        chart: &mut ChartContext<'_, B, Axes>,
+        panel: usize,
+        [x, y]: &[Axis; 2],
+    ) -> Result<()>
     where
         B::ErrorType: 'static,
     {
-        let panel = &self.panels[index];
-        let (x, y) = self.axes(panel);
-        let (x_ticks, y_ticks) = (x.ticks(5), y.ticks(6));
-        let mut chart = chart(pen.scale, area, &panel.title, (&x, &x_ticks), (&y, &y_ticks))?;
         if self.diagonal {
             let (low, high) = x.ends();
             let style = GREY.stroke_width(pen.pixels(1.0));
             chart.draw_series(LineSeries::new([(low, low), (high, high)], style))?;
         }
-        for group in &panel.groups {
-            let look = self.look(&group.name);
+        let names = self.names();
+        for group in &self.panels[panel].groups {
+            let look = names.look(&group.name);
             let drawn = group.points.iter().filter_map(|p| Some((x.at(p.x)?, y.at(p.y)?)));
-            for (x, y) in drawn.map(|at| chart.backend_coord(&at)) {
-                pen.shape((f64::from(x) / pen.scale, f64::from(y) / pen.scale), look)?;
+            for at in drawn {
+                pen.shape(pen.place(chart, at), look)?;
             }
         }
-        let series = panel.groups.iter().map(|group| Series {
+        Ok(())
+    }
+
+    fn content(&self, panel: usize) -> Content {
+        let names = self.names();
+        let series = self.panels[panel].groups.iter().map(|group| Series {
             name: group.name.clone(),
-            colour: hex(self.look(&group.name).colour),
+            colour: hex(names.look(&group.name).colour),
             points: group.points.iter().map(|p| vec![rounded(p.x), rounded(p.y)]).collect(),
             labels: group.points.iter().map(|p| p.label.clone()).collect(),
         });
-        Ok(HoverPanel {
-            title: panel.title.clone(),
-            frame: rectangle(area, pen.scale),
-            area: rectangle(chart.plotting_area(), pen.scale),
-            content: Content::Points { series: series.collect() },
-            x,
-            y,
-        })
+        Content::Points { series: series.collect() }
     }
 
     fn records(&self) -> Vec<Vec<String>> {

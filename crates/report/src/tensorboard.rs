@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::error::{self, Result};
+use crate::error::{Result, file, write_bytes};
 
 /// TensorBoard reads the files that have `tfevents` in their names.
 const NAME: &str = "events.out.tfevents.report";
@@ -69,8 +69,8 @@ impl EventFile {
     /// When the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         let (path, beside) = (folder.join(NAME), folder.join(BESIDE));
-        std::fs::write(&beside, &self.bytes).map_err(error::file(&beside))?;
-        std::fs::rename(&beside, &path).map_err(error::file(&path))?;
+        write_bytes(&beside, &self.bytes)?;
+        std::fs::rename(&beside, &path).map_err(file(&path))?;
         Ok(path)
     }
 
