@@ -18,7 +18,7 @@ WIDTHS = {"desk": (1280, 900), "telephone": (390, 844)}
 
 
 def leading(text):
-    """The number that a cell begins with; infinity where there is none, as the page sorts."""
+    """The number that a cell begins with; None where there is none."""
     if text.strip().startswith("∞"):
         return float("inf")
     number = re.match(r"\s*[+-]?\d+\.?\d*(e[+-]?\d+)?", text)
@@ -33,14 +33,16 @@ def check_tables(page):
             button.click()
             after = cells()
             assert sorted(after) == before, "sorting lost or changed a cell"
-            numbers = [leading(cell) for cell in after]
-            known = [number for number in numbers if number is not None]
-            if len(known) == len(numbers):
-                assert known == sorted(known), f"column {index} is not sorted: {after}"
+            # Numbers first, then text, then empty cells.
+            kinds = [2 if cell.strip() == "–" else int(leading(cell) is None) for cell in after]
+            assert kinds == sorted(kinds), f"column {index} is not sorted: {after}"
+            numbers = [leading(cell) for cell in after if leading(cell) is not None]
+            assert numbers == sorted(numbers), f"column {index} is not sorted: {after}"
 
 
 def check_figures(page):
     panels = page.query_selector_all("svg.panel")
+    assert panels, "no figure"
     for panel in panels:
         panel.scroll_into_view_if_needed()
         box = panel.bounding_box()

@@ -4,6 +4,7 @@ use anyhow::Result;
 use conditioned_models::Architecture;
 use conditioned_report::grid::Grid;
 
+use crate::arm::Arm;
 use crate::cell::{Cell, RunConfig};
 use crate::column::DASH;
 use crate::plan::{Cells, Plan};
@@ -78,7 +79,16 @@ impl<T: Table> Plan<T> {
 
     /// What will be done and how long it takes, in a sentence.
     pub fn announcement(&self, cells: &Cells<T>) -> String {
-        let (runs, arms) = (count(cells.runs.len(), "run"), count(self.arms.len(), "arm"));
+        let mut arms: Vec<Arm> = cells.runs.iter().map(|run| run.cell.arm).collect();
+        arms.sort_unstable();
+        arms.dedup();
+        let (runs, arms) = (count(cells.runs.len(), "run"), count(arms.len(), "arm"));
+        let left_out = match self.all_left_out() {
+            none if none.is_empty() => String::new(),
+            cells => {
+                format!("; left out to save time, unless --arms names it: {}", cells.join(", "))
+            }
+        };
         let timings = self.timings();
         let total: f64 = cells.runs.iter().map(|run| seconds(&timings, run)).sum();
         let basis = match self.preset().timings {
@@ -91,7 +101,7 @@ impl<T: Table> Plan<T> {
             n => format!(" of the first of {n} stages"),
         };
         format!(
-            "{runs}{stages}: {} of {} with {arms}, {} side by side: about {} ({basis})",
+            "{runs}{stages}: {} of {} with {arms}, {} side by side: about {} ({basis}){left_out}",
             count(cells.data.len(), "model"),
             self.preset().name,
             self.side_by_side,

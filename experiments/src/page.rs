@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use conditioned_report::grid::Grid;
 use conditioned_report::html::{Body, Page, Plate, Section};
+use conditioned_report::statistics::Sample;
 
 use crate::arm::Arm;
 use crate::cell::Budget;
@@ -59,63 +60,60 @@ pub fn page<T: Table>(
     if !environments.is_empty() {
         sections.push(text("Environment", environments.join("\n")));
     }
-    let preset = results.first().map_or("", |run| &run.cell.preset);
-    let preset = T::presets().into_iter().find(|known| known.name == preset);
-    if let Some(tuned) = preset.and_then(|preset| preset.tuned) {
-        sections.push(text(
-            "What was searched: the committed search of this preset",
-            tuned.to_string(),
-        ));
+    let searched = results.first().filter(|run| run.cell.start != Block::Set);
+    let preset = searched
+        .and_then(|run| T::presets().into_iter().find(|preset| preset.name == run.cell.preset));
+    if let Some((preset, tuned)) = preset.and_then(|preset| Some((preset.name, preset.tuned?))) {
+        let heading = format!("The search of preset {preset}, where --tuned gave no other");
+        sections.push(text(&heading, tuned.to_string()));
     }
     Ok(Page { title: grid.title.clone(), answer, table: grid, figures, sections })
 }
 
-/// What the differences to the baseline say, in a sentence an arm.
+/// What the differences to the baseline say, of each number and arm.
 pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
-    let Some((head, difference)) =
-        columns.iter().find_map(|column| Some((&column.head, column.difference.as_ref()?)))
-    else {
-        return String::new();
-    };
     // Without a search there is one block, that of the settings given.
-    let block = match views.iter().any(|view| view.block == Block::Tuned) {
-        true => Block::Tuned,
-        false => Block::Set,
+    let (block, named) = match views.iter().any(|view| view.block == Block::Tuned) {
+        true => (Block::Tuned, "embedding tables tuned"),
+        false => (Block::Set, "settings as given"),
     };
-    let mut sentences = Vec::new();
-    for &arm in Arm::value_variants() {
-        let of_arm = views
+    let mut numbers = Vec::new();
+    // A difference stands behind the number that it is of.
+    for (number, column) in columns.iter().zip(columns.iter().skip(1)) {
+        let Some(difference) = &column.difference else { continue };
+        let arms: Vec<String> = Arm::value_variants()
             .iter()
-            .filter(|view| (view.arm, view.block, view.budget) == (arm, block, Budget::Steps));
-        let intervals: Vec<(f64, f64)> = of_arm
-            .filter_map(|view| {
-                let sample = difference(view)?;
-                let half = sample.half_width()?;
-                Some((sample.mean - half, sample.mean + half))
+            .filter_map(|&arm| {
+                let of_arm = |view: &&RowView<'_>| {
+                    (view.arm, view.block, view.budget) == (arm, block, Budget::Steps)
+                };
+                verdict(views.iter().filter(of_arm).filter_map(difference))
+                    .map(|verdict| format!("{arm} {verdict}"))
             })
             .collect();
-        if intervals.is_empty() {
-            continue;
+        if !arms.is_empty() {
+            numbers.push(format!("{}: {}.", number.head, arms.join("; ")));
         }
-        let above = intervals.iter().filter(|(low, _)| *low > 0.0).count();
-        let below = intervals.iter().filter(|(_, high)| *high < 0.0).count();
-        sentences.push(format!(
-            "{arm}: above zero in {above} of {} rows, below in {below}, undecided in {}.",
-            intervals.len(),
-            intervals.len() - above - below
-        ));
     }
-    match sentences.is_empty() {
+    match numbers.is_empty() {
         true => "No arm was compared with a baseline over several seeds.".to_string(),
         false => format!(
-            "{head} ({}), by its 95 % interval over seeds: {}",
-            match block {
-                Block::Tuned => "embedding tables tuned",
-                _ => "settings as given",
-            },
-            sentences.join(" ")
+            "Against the baseline, {named}, by the 95 % interval of the difference over seeds. {}",
+            numbers.join(" ")
         ),
     }
+}
+
+/// In how many rows an arm lies above and below the baseline; nothing of single seeds.
+fn verdict(differences: impl Iterator<Item = Sample>) -> Option<String> {
+    let interval = |sample: Sample| Some((sample.mean, sample.half_width()?));
+    let intervals: Vec<(f64, f64)> = differences.filter_map(interval).collect();
+    let above = intervals.iter().filter(|(mean, half)| mean - half > 0.0).count();
+    let below = intervals.iter().filter(|(mean, half)| mean + half < 0.0).count();
+    let (rows, undecided) = (intervals.len(), intervals.len() - above - below);
+    (rows > 0).then(|| {
+        format!("above it in {above} of {rows} rows, below in {below}, undecided in {undecided}")
+    })
 }
 
 /// Every run with the setting that it had.

@@ -293,6 +293,23 @@ impl<T: Table> Plan<T> {
         }
     }
 
+    /// The arms that a row leaves out for the sake of time: none where arms are named, and none of a search.
+    fn left_out(&self, row: T::Row) -> &'static [Arm] {
+        match self.purpose {
+            Purpose::Table | Purpose::Plan if !self.arms_named => (self.preset.left_out)(row),
+            _ => &[],
+        }
+    }
+
+    /// What all rows leave out, `ROW ARM` each.
+    pub(crate) fn all_left_out(&self) -> Vec<String> {
+        let of_row = |(row, _): &(T::Row, T::Recipe)| {
+            let row = *row;
+            self.left_out(row).iter().map(move |arm| format!("{} {arm}", name(row)))
+        };
+        self.rows.iter().flat_map(of_row).collect()
+    }
+
     /// All cells of this shard, seeds outermost within a row: whoever stops early has every arm with fewer
     /// seeds.
     fn cells(
@@ -303,12 +320,9 @@ impl<T: Table> Plan<T> {
     ) -> Result<Cells<T>> {
         // Before the data are prepared, which may take a while.
         let settings = self.rows.iter().map(|(row, recipe)| {
+            let (tables, left_out) = (T::has_embedding_tables(recipe), self.left_out(*row));
+            let runs = |arm: &Arm| (*arm != Arm::Init || tables) && !left_out.contains(arm);
             // What was asked for by name is refused where it cannot be.
-            let can = |arm: &Arm| *arm != Arm::Init || T::has_embedding_tables(recipe);
-            // A search tries them all.
-            let table = matches!(self.purpose, Purpose::Table | Purpose::Plan);
-            let left_out = if table { (self.preset.left_out)(*row) } else { &[] };
-            let runs = |arm: &Arm| can(arm) && !left_out.contains(arm);
             let arms = self.arms.iter().filter(|arm| self.arms_named || runs(arm));
             let of_arm = arms.map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
             of_arm.collect::<Result<Vec<_>>>()

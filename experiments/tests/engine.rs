@@ -201,7 +201,8 @@ fn an_exported_model_does_not_get_in_the_way_of_runs() {
     assert_eq!(TABLE1.success(&["report", "--out", &out]), table);
     // The page has the table, what the run was configured as, and asks for nothing.
     let page = std::fs::read_to_string(format!("{out}/report.html")).unwrap();
-    for part in ["<td>ViT</td>", "learning curves", "&#34;cell&#34;", "rustc", "What was searched"]
+    for part in
+        ["<td>ViT</td>", "learning curves", "&#34;cell&#34;", "rustc", "The search of preset smoke"]
     {
         assert!(page.to_lowercase().contains(&part.to_lowercase()), "{part}");
     }
