@@ -183,6 +183,17 @@ fn a_search_records_settings_that_a_run_uses() {
 }
 
 #[test]
+fn a_plan_names_the_arms_that_a_default_leaves_out() {
+    let plan = success(&["plan", "--models", "vit,swin"]);
+    assert!(plan.contains("unless --arms names it: swin pooled-current"), "{plan}");
+    assert!(plan.contains("vit pooled-current tuned"), "{plan}");
+    assert!(!plan.contains("swin pooled-current published"), "{plan}");
+    let plan = success(&["plan", "--models", "swin", "--arms", "baseline,pooled-current"]);
+    assert!(plan.contains("swin pooled-current published"), "{plan}");
+    assert!(!plan.contains("left out"), "{plan}");
+}
+
+#[test]
 fn bad_input_gets_one_clear_error() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_string();
