@@ -4,7 +4,6 @@ use anyhow::Result;
 use conditioned_models::Architecture;
 use conditioned_report::grid::Grid;
 
-use crate::arm::Arm;
 use crate::cell::{Cell, RunConfig};
 use crate::column::DASH;
 use crate::plan::{Cells, Plan};
@@ -79,15 +78,11 @@ impl<T: Table> Plan<T> {
 
     /// What will be done and how long it takes, in a sentence.
     pub fn announcement(&self, cells: &Cells<T>) -> String {
-        let mut arms: Vec<Arm> = cells.runs.iter().map(|run| run.cell.arm).collect();
-        arms.sort_unstable();
-        arms.dedup();
-        let (runs, arms) = (count(cells.runs.len(), "run"), count(arms.len(), "arm"));
-        let left_out = match self.all_left_out() {
-            none if none.is_empty() => String::new(),
-            cells => {
-                format!("; left out to save time, unless --arms names it: {}", cells.join(", "))
-            }
+        let (runs, arms) = (count(cells.runs.len(), "run"), count(self.arms.len(), "arm"));
+        let left_out: Vec<String> = self.left_out.iter().map(|arm| arm.name()).collect();
+        let left_out = match left_out.is_empty() {
+            true => String::new(),
+            false => format!("; left out to save time, see --arms: {}", left_out.join(", ")),
         };
         let timings = self.timings();
         let total: f64 = cells.runs.iter().map(|run| seconds(&timings, run)).sum();

@@ -32,6 +32,8 @@ pub struct Plan<T: Table> {
     pub(crate) arms: Vec<Arm>,
     /// Whether the arms were asked for by name.
     arms_named: bool,
+    /// The arms that are left out to save time.
+    pub(crate) left_out: &'static [Arm],
     seeds: Option<u64>,
     device: String,
     tuned: Tuned,
@@ -106,7 +108,12 @@ impl<T: Table> Plan<T> {
         let preset = T::presets().into_iter().find(|preset| preset.name == name);
         let preset = preset.with_context(|| format!("unknown preset `{name}`"))?;
         device::open(&options.device)?;
-        let arms = distinct(options.arms.as_deref().unwrap_or(preset.arms));
+        let mut arms = distinct(options.arms.as_deref().unwrap_or(preset.arms));
+        let left_out = match purpose {
+            Purpose::Table | Purpose::Plan if options.arms.is_none() => preset.left_out,
+            _ => &[],
+        };
+        arms.retain(|arm| !left_out.contains(arm));
         let rows = distinct(options.models.as_deref().unwrap_or(preset.rows));
         let rows = rows.into_iter().map(|row| {
             let recipe = match options.init {
@@ -149,6 +156,7 @@ impl<T: Table> Plan<T> {
             rows,
             arms,
             arms_named: options.arms.is_some(),
+            left_out,
             seeds: options.seeds,
             device: options.device.clone(),
             init: options.init.clone(),
@@ -293,23 +301,6 @@ impl<T: Table> Plan<T> {
         }
     }
 
-    /// The arms that a row leaves out for the sake of time: none where arms are named, and none of a search.
-    fn left_out(&self, row: T::Row) -> &'static [Arm] {
-        match self.purpose {
-            Purpose::Table | Purpose::Plan if !self.arms_named => (self.preset.left_out)(row),
-            _ => &[],
-        }
-    }
-
-    /// What all rows leave out, `ROW ARM` each.
-    pub(crate) fn all_left_out(&self) -> Vec<String> {
-        let of_row = |(row, _): &(T::Row, T::Recipe)| {
-            let row = *row;
-            self.left_out(row).iter().map(move |arm| format!("{} {arm}", name(row)))
-        };
-        self.rows.iter().flat_map(of_row).collect()
-    }
-
     /// All cells of this shard, seeds outermost within a row: whoever stops early has every arm with fewer
     /// seeds.
     fn cells(
@@ -320,10 +311,9 @@ impl<T: Table> Plan<T> {
     ) -> Result<Cells<T>> {
         // Before the data are prepared, which may take a while.
         let settings = self.rows.iter().map(|(row, recipe)| {
-            let (tables, left_out) = (T::has_embedding_tables(recipe), self.left_out(*row));
-            let runs = |arm: &Arm| (*arm != Arm::Init || tables) && !left_out.contains(arm);
             // What was asked for by name is refused where it cannot be.
-            let arms = self.arms.iter().filter(|arm| self.arms_named || runs(arm));
+            let can = |arm: &Arm| *arm != Arm::Init || T::has_embedding_tables(recipe);
+            let arms = self.arms.iter().filter(|arm| self.arms_named || can(arm));
             let of_arm = arms.map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
             of_arm.collect::<Result<Vec<_>>>()
         });

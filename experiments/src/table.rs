@@ -144,8 +144,8 @@ pub struct Preset<T: Table> {
     pub rows: &'static [T::Row],
     /// Arms that run unless others are asked for.
     pub arms: &'static [Arm],
-    /// Those of them that a row leaves out of the table then, for the sake of time; a search tries all.
-    pub left_out: fn(T::Row) -> &'static [Arm],
+    /// Those of them that are left out of the table then, to save time; a search tries all.
+    pub left_out: &'static [Arm],
     /// Seeds per cell unless another number is asked for.
     pub seeds: u64,
     /// What `tune` searches.
@@ -176,7 +176,7 @@ impl<T: Table> Preset<T> {
             recipe,
             rows,
             arms,
-            left_out: |_| &[],
+            left_out: &[],
             seeds: 3,
             grid,
             search_seeds: 1,
