@@ -128,6 +128,7 @@ impl RunConfig {
         common.job.fit.schedule.peak = 0.0;
         common.job.fit.groups.table_rate = 1.0;
         common.job.fit.seed = 0;
+        common.job.fit.probe_every = None;
         // At equal time every arm has a length of its own.
         if self.cell.budget == Budget::Time {
             let fit = &mut common.job.fit;

@@ -14,7 +14,7 @@
 //! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
 //! | [`run`] | folders, worker processes side by side, timing, log |
 //! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
-//! | [`results`], [`column`](mod@column), [`report`], [`page`], [`kappa`], [`tensorboard`] | from records to a table, a page, TensorBoard |
+//! | [`results`], [`column`](mod@column), [`report`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
@@ -35,6 +35,7 @@ pub mod language_model;
 pub mod overrides;
 pub mod page;
 pub mod plan;
+pub mod probe;
 pub mod recipe;
 pub mod report;
 pub mod results;

@@ -359,6 +359,11 @@ impl<T: Table> Plan<T> {
             let std = job.smallest_kappa_std(cell.seed).with_context(|| cell.to_string())?;
             job.network.set_init_std(std).with_context(|| cell.to_string())?;
         }
+        // A search looks for numbers, not for pictures.
+        job.fit.probe_every = match cell.is_search() {
+            true => None,
+            false => request.recipe.shared().probe_every,
+        };
         job.validate().with_context(|| cell.to_string())?;
         Ok(RunConfig {
             format: FORMAT,

@@ -12,8 +12,8 @@ use crate::run::folder::{self, Folder};
 /// Writes the records of all runs below `out`, finished or not, to the folder `tensorboard` in it, which is
 /// returned: `tensorboard --logdir` shows it, a line a run.
 ///
-/// Series: `training/{loss,learning_rate,gradient_norm}` at every step and `evaluation/METRIC` at every
-/// evaluation; a number that is not finite is left out. Steps count optimiser steps. All events of a run have the
+/// Series: `training/{loss,learning_rate,gradient_norm}` at every step, `evaluation/METRIC` at every evaluation,
+/// `probe/PLACE/MEASURE` and the histograms `spectrum/PLACE` of singular values at every probe; a number that is not finite is left out. Steps count optimiser steps. All events of a run have the
 /// time at which its record was last written, so that a repetition gives the same bytes.
 ///
 /// # Errors
@@ -54,6 +54,15 @@ fn events(folder: &Folder) -> Result<Option<EventFile>> {
             Event::Evaluation { step, metrics, .. } => {
                 for (name, value) in metrics {
                     events.scalar(step, &format!("evaluation/{name}"), value);
+                }
+            }
+            Event::Probe { step, metrics, spectra } => {
+                for (name, value) in metrics {
+                    events.scalar(step, &format!("probe/{name}"), value);
+                }
+                for (name, spectrum) in spectra {
+                    let spectrum: Vec<f64> = spectrum.into_iter().map(f64::from).collect();
+                    events.histogram(step, &format!("spectrum/{name}"), &spectrum);
                 }
             }
         }

@@ -35,7 +35,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    fn new(left: f64, right: f64) -> Self {
+    /// Both sides, of which each may be infinite.
+    pub fn new(left: f64, right: f64) -> Self {
         // Nothing exceeds an infinite bound.
         let ratio = if right.is_infinite() { 0.0 } else { left / right };
         Self { left, right, ratio }

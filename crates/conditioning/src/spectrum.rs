@@ -48,6 +48,24 @@ impl Spectrum {
         self.ratio_to(self.rank())
     }
 
+    /// The entropy of the singular values in nats, H = -sum p_i ln p_i with p_i = sigma_i / sum sigma_j; zero for
+    /// the zero matrix.
+    ///
+    /// ln min(N, d) where all singular values are equal, 0 for rank one.
+    pub fn entropy(&self) -> f64 {
+        let sum: f64 = self.values.iter().sum();
+        let shares = self.values.iter().map(|sigma| sigma / sum).filter(|&share| share > 0.0);
+        // Of a single share -0.
+        shares.map(|share| -share * share.ln()).sum::<f64>().max(0.0)
+    }
+
+    /// The effective rank exp(H), H the [entropy](Self::entropy): between 1 and min(N, d), 0 for the zero matrix.
+    ///
+    /// Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+    pub fn effective_rank(&self) -> f64 {
+        if self.spectral_norm() > 0.0 { self.entropy().exp() } else { 0.0 }
+    }
+
     fn ratio_to(&self, count: usize) -> f64 {
         match self.values[..count].last() {
             Some(&sigma) if sigma > 0.0 => self.spectral_norm() / sigma,

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Sequence, add_table,
+    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Probe, Seen, Sequence, add_table,
     embedding, init,
 };
 use serde::{Deserialize, Serialize};
@@ -250,6 +250,16 @@ impl Bert {
     /// As [`Bert::hidden`], or when a position is not in its sequence.
     pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
         self.encode(input, Some(positions), pass_over(input, mode))
+    }
+
+    /// What goes on inside in an evaluation: see [`Model::probe`].
+    ///
+    /// # Errors
+    /// As [`Bert::hidden`].
+    pub fn probe_input(&self, input: &BertInput) -> Result<Seen> {
+        let probe = Probe::default();
+        self.encode(input, None, Pass { probe: Some(&probe), ..pass_over(input, Mode::Eval) })?;
+        Ok(probe.take())
     }
 
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {

@@ -4,7 +4,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Gelu, Heads, Layer, LayerNorm, LayerScale, Linear, Pass, Probed, Sequence, softmax,
+    Among, Gelu, Heads, Layer, LayerNorm, LayerScale, Linear, Pass, Probed, Sequence, softmax,
 };
 
 use crate::block::LINEAR_STD;
@@ -89,8 +89,10 @@ impl ClassBlock {
         let attention = softmax(&q.matmul(&k.t()?)?, scale, None)?; // (B, H, 1, 1 + N)
         let output = attention.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, 1, c))?;
         if let Some(probe) = pass.probe {
-            let heads = Heads { queries: q, keys: k, values: v, attention };
-            probe.push(Probed { tokens, heads, output: output.clone() });
+            let among = Among::Tokens;
+            let heads = Heads { queries: q, keys: k, values: v, attention, among };
+            let (input, output) = (normal.clone(), output.clone());
+            probe.push(Probed { tokens, input, value_weight: None, heads, output });
         }
         let y = self.after.forward(&output, pass)?;
 

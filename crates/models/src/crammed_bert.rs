@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{
-    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Sequence, add_table, init,
+    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Probe, Seen, Sequence, add_table, init,
 };
 use serde::{Deserialize, Serialize};
 
@@ -233,6 +233,16 @@ impl CrammedBert {
     /// As [`CrammedBert::hidden`], or when a position is not in its sequence.
     pub fn hidden_at(&self, input: &BertInput, positions: &Tensor, mode: Mode) -> Result<Tensor> {
         self.encode(input, Some(positions), pass_over(input, mode))
+    }
+
+    /// What goes on inside in an evaluation: see [`Model::probe`].
+    ///
+    /// # Errors
+    /// As [`CrammedBert::hidden`].
+    pub fn probe_input(&self, input: &BertInput) -> Result<Seen> {
+        let probe = Probe::default();
+        self.encode(input, None, Pass { probe: Some(&probe), ..pass_over(input, Mode::Eval) })?;
+        Ok(probe.take())
     }
 
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {

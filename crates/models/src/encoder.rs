@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::Mode;
+use conditioned_nn::{Mode, Seen};
 
 use crate::architecture::architectures;
 use crate::bert::{BertConfig, BertInput};
@@ -95,6 +95,14 @@ impl Classifier {
         either!(self, Self, model => model.loss(input, labels, mode))
     }
 
+    /// What the encoder does inside in an evaluation of texts: see [`Model::probe`](crate::Model::probe).
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn probe(&self, input: &BertInput) -> Result<Seen> {
+        either!(self, Self, model => model.bert().probe_input(input))
+    }
+
     /// The real tokens entering the first layer in evaluation mode, (R, C).
     ///
     /// # Errors
@@ -126,6 +134,14 @@ impl MaskedLm {
         mode: Mode,
     ) -> Result<Tensor> {
         either!(self, Self, model => model.loss(input, positions, targets, mode))
+    }
+
+    /// What the encoder does inside in an evaluation of texts: see [`Model::probe`](crate::Model::probe).
+    ///
+    /// # Errors
+    /// When the texts do not fit the model.
+    pub fn probe(&self, input: &BertInput) -> Result<Seen> {
+        either!(self, Self, model => model.bert().probe_input(input))
     }
 
     /// The real tokens entering the first layer in evaluation mode, (R, C).

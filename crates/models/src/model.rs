@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
-use conditioned_nn::{Mode, Pass, Probe, Probed};
+use conditioned_nn::{Mode, Pass, Probe, Seen};
 
 use crate::conditioning::Tokens;
 use crate::stem::{Stem, Way, flat};
@@ -28,12 +28,12 @@ pub trait Model: Debug + Send + Sync {
     /// What is done to the tokens in front of the first block.
     fn stem(&self) -> &Stem;
 
-    /// Tokens, queries, keys, values and attention of every layer in an evaluation of `input`; nothing of the
-    /// model moves.
+    /// Tokens before and after conditioning, and tokens, queries, keys, values and attention of every layer, in an
+    /// evaluation of `input`; nothing of the model moves.
     ///
     /// # Errors
     /// As [`Model::forward`].
-    fn probe(&self, input: &Tensor) -> Result<Vec<Probed>> {
+    fn probe(&self, input: &Tensor) -> Result<Seen> {
         let probe = Probe::default();
         self.forward(input, Pass::probed(&probe))?;
         Ok(probe.take())

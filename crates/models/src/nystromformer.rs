@@ -20,7 +20,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
     Attention, Dropout, Gelu, InverseScale, Layer, LayerNorm, Mode, NystromAttention, Padding,
-    Pass, Sequence, add_table, init, linear,
+    Pass, Probe, Seen, Sequence, add_table, init, linear,
 };
 use serde::{Deserialize, Serialize};
 
@@ -267,6 +267,16 @@ impl Nystromformer {
     /// When the sequences are longer than the position table, or an id or a place is not in its table.
     pub fn hidden(&self, input: &Sequences, mode: Mode) -> Result<Tensor> {
         self.encode(input, input.pass(mode))
+    }
+
+    /// What goes on inside in an evaluation: see [`Model::probe`].
+    ///
+    /// # Errors
+    /// As [`Nystromformer::hidden`].
+    pub fn probe_input(&self, input: &Sequences) -> Result<Seen> {
+        let probe = Probe::default();
+        self.encode(input, Pass { probe: Some(&probe), ..input.pass(Mode::Eval) })?;
+        Ok(probe.take())
     }
 
     fn encode(&self, input: &Sequences, pass: Pass<'_>) -> Result<Tensor> {

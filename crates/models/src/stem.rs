@@ -169,15 +169,13 @@ impl Stem {
                 drop(cell.set(flat(&x)?));
                 Ok(x)
             }
-            Way::Conditioned(Pass { mode, padding, .. }) => {
-                let tables = self.summed(tables);
-                match x.rank() {
-                    4 => {
-                        let y = self.conditioner.forward(&flat(&x)?, padding, tables, mode)?;
-                        y.reshape(x.shape())
-                    }
-                    _ => self.conditioner.forward(&x, padding, tables, mode),
+            Way::Conditioned(Pass { mode, padding, probe }) => {
+                let tokens = flat(&x)?;
+                let y = self.conditioner.forward(&tokens, padding, self.summed(tables), mode)?;
+                if let Some(probe) = probe {
+                    probe.conditioned(tokens, y.clone());
                 }
+                y.reshape(x.shape())
             }
         }
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::probe::Heads;
+use crate::probe::{Among, Heads};
 use crate::{Mode, Padding, Pass, device, reference, sequence};
 
 /// softmax(Q K^T / sqrt(D)) V for each head.
@@ -289,7 +289,7 @@ impl Kernel for Attention {
         let parts = Heads::split(x, self.heads)?;
         let seen = pass.padding.map(|padding| padding.mask(x.device())).transpose()?;
         reference::attention_probabilities(&parts[0], &parts[1], self.causal, seen.as_ref())
-            .map(|attention| Some(Heads::new(parts, attention)))
+            .map(|attention| Some(Heads::new(parts, attention, Among::Tokens)))
     }
 
     fn cached(&self) -> Option<Attention> {

@@ -107,7 +107,7 @@ pub use nystrom_attention::{InverseScale, NystromAttention};
 pub use padding::Padding;
 pub use pass::Pass;
 pub use patch_embed::{PatchEmbed, channels_last};
-pub use probe::{Heads, Probe, Probed};
+pub use probe::{Among, Heads, Probe, Probed, Seen};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::Sequence;
 pub use softmax::softmax;

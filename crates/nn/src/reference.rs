@@ -13,7 +13,7 @@ use candle_nn::ops::log_softmax;
 
 use crate::Padding;
 use crate::channel_attention::SMALLEST_NORM;
-use crate::probe::Heads;
+use crate::probe::{Among, Heads};
 use crate::window_attention::{HIDDEN, part, relative_places};
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
@@ -215,7 +215,7 @@ pub(crate) fn window_heads(
         let split = split.broadcast_add(&hidden.reshape((1, count, 1, n, n))?)?;
         scores = split.reshape(((), heads, n, n))?;
     }
-    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?))
+    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?, Among::Windows))
 }
 
 /// Attention inside windows, (B, H, W, 3C) -> (B, H, W, C), with the bias `table` ((2w - 1)^2, heads) where
@@ -267,7 +267,7 @@ pub(crate) fn cross_covariance_heads(qkv: &Tensor, temperature: &Tensor) -> Resu
     };
     let scores = unit(&parts[0])?.t()?.contiguous()?.matmul(&unit(&parts[1])?)?;
     let scores = scores.broadcast_mul(&temperature.unsqueeze(0)?)?;
-    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?))
+    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?, Among::Channels))
 }
 
 /// Cross-covariance attention, (B, .., 3C) -> (B, .., C), with `temperature` (H, 1, 1); see
@@ -288,7 +288,7 @@ pub(crate) fn channel_heads(qkv: &Tensor, heads: usize) -> Result<Heads> {
     let parts = channels(qkv, heads)?;
     let scale = 1.0 / (parts[0].dim(3)? as f64).sqrt();
     let scores = (parts[1].t()?.contiguous()?.matmul(&parts[2])? * scale)?;
-    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?))
+    Ok(Heads::new(parts, candle_nn::ops::softmax(&scores, D::Minus1)?, Among::Channels))
 }
 
 /// Attention of channels, (B, .., 3C) -> (B, .., C); see [`crate::ChannelAttention`].

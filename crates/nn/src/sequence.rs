@@ -24,11 +24,11 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Reads, Real, dispatch};
 use crate::layer::{At, Input, Kernel, Layer, Scalar, Wanted};
-use crate::probe::Probed;
+use crate::probe::{Among, Probe, Probed};
 use crate::{Cache, Mode, Padding, Pass};
 
 /// Layers one after the other, f, as one operation: y = f(x), or y = x + f(x).
@@ -84,17 +84,33 @@ impl Sequence {
                     "probe: it looks on to evaluations; a training pass moves statistics"
                 );
             }
-            let mut y = x.clone();
-            for layer in &self.layers {
-                let output = apply(&y, layer.clone(), pass)?;
-                if let Some(heads) = layer.heads(&y, pass)? {
-                    probe.push(Probed { tokens: x.clone(), heads, output: output.clone() });
-                }
-                y = output;
-            }
+            self.show(x, probe, pass)?;
         }
         let layers = self.layers.iter().filter(|layer| !layer.is_identity(pass.mode));
         run(x, layers.cloned().collect(), pass, self.residual)
+    }
+
+    /// Runs the layers one by one and hands what attention does to `probe`.
+    fn show(&self, x: &Tensor, probe: &Probe, pass: Pass<'_>) -> Result<()> {
+        let mut y = x.clone();
+        // What queries, keys and values are made of, and the layer that makes them.
+        let mut before: Option<(Tensor, &Arc<dyn Layer>)> = None;
+        for layer in &self.layers {
+            let output = apply(&y, layer.clone(), pass)?;
+            if let Some(heads) = layer.heads(&y, pass)? {
+                let (input, value_weight) = match &before {
+                    Some((input, projection)) if heads.among == Among::Tokens => {
+                        (input, Some(value_weight(projection, input)?))
+                    }
+                    Some((input, _)) => (input, None),
+                    None => (x, None),
+                };
+                let (tokens, input, output) = (x.clone(), input.clone(), output.clone());
+                probe.push(Probed { tokens, input, value_weight, heads, output });
+            }
+            before = Some((std::mem::replace(&mut y, output), layer));
+        }
+        Ok(())
     }
 
     /// The result of an evaluation for `x` (B, N, C), the tokens that follow those in `cache`, as if
@@ -114,6 +130,16 @@ impl Sequence {
         }
         if self.residual { x + y } else { Ok(y) }
     }
+}
+
+/// W_V (C, C) of a layer that maps tokens (.., C) to queries, keys and values side by side.
+fn value_weight(projection: &Arc<dyn Layer>, like: &Tensor) -> Result<Tensor> {
+    let c = like.dim(D::Minus1)?;
+    let of = |x: Tensor| apply(&x.unsqueeze(0)?, projection.clone(), Mode::Eval.into())?.squeeze(0);
+    let eye = Tensor::eye(c, like.dtype(), like.device())?;
+    let bias = of(eye.zeros_like()?)?;
+    let width = bias.dim(1)? / 3;
+    (of(eye)? - bias)?.narrow(1, 2 * width, width)?.contiguous()
 }
 
 /// x through one layer.

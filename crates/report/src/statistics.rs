@@ -63,14 +63,19 @@ impl Sample {
 
 /// The median; infinite values take part. `None` when there are no values or one is NaN.
 pub fn median(values: &[f64]) -> Option<f64> {
+    quantile(values, 0.5)
+}
+
+/// The value below which the share `p` in [0, 1] of all lies, between its neighbours in order in a line, as NumPy
+/// has it; infinite values take part. `None` when there are no values or one is NaN.
+pub fn quantile(values: &[f64], p: f64) -> Option<f64> {
     if values.is_empty() || values.iter().any(|v| v.is_nan()) {
         return None;
     }
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    Some(match sorted.len() % 2 {
-        1 => sorted[middle],
-        _ => 0.5 * (sorted[middle - 1] + sorted[middle]),
-    })
+    let place = p * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    // Between equal ones there may be nothing to go: infinity minus itself is no number.
+    Some(if below == above { below } else { below + place.fract() * (above - below) })
 }

@@ -58,6 +58,10 @@ pub struct FitConfig {
     pub evaluate_every: usize,
     /// Epochs or micro-batches, by `length`, between checkpoints; the run always ends with one.
     pub checkpoint_every: usize,
+    /// Optimiser steps between probes of the model, the first before any training, the last at the end; `null` or no
+    /// field at all probes nothing. A run has the same bits with probes and without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_every: Option<usize>,
     /// Root of the random streams of training steps (dropout, drop path).
     pub seed: u64,
 }
@@ -73,6 +77,7 @@ impl FitConfig {
             ("accumulate", self.accumulate),
             ("evaluate_every", self.evaluate_every),
             ("checkpoint_every", self.checkpoint_every),
+            ("probe_every", self.probe_every.unwrap_or(1)),
         ];
         for (field, count) in counts {
             if count == 0 {

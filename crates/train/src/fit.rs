@@ -44,6 +44,9 @@ pub fn fit<T: Task>(
     }
     let mut stream = Stream::new(task, plan.batches_before(start));
     let mut interrupted = false;
+    if start == 0 && plan.probes(0) {
+        state.probe(task)?;
+    }
 
     while state.step < total && !interrupted {
         let (done, step, epoch) = (state.step, state.step + 1, stream.epoch());
@@ -77,6 +80,9 @@ pub fn fit<T: Task>(
         state.recorder.append(&Event::Step { step, epoch, loss, rate, grad_norm })?;
         (control.progress)(Progress { step, total, epoch, loss, rate });
 
+        if plan.probes(step) {
+            state.probe(task)?;
+        }
         if plan.evaluates(step) {
             state.evaluate(task, epoch, step == total)?;
         }

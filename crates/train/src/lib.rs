@@ -53,6 +53,7 @@
 //!     ema: None,
 //!     evaluate_every: 20,
 //!     checkpoint_every: 20,
+//!     probe_every: None,
 //!     seed: 7,
 //! };
 //! let folder = tempfile::tempdir()?;
@@ -114,4 +115,4 @@ pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};
 pub use schedule::{Schedule, Shape};
 pub use snapshot::Snapshot;
-pub use task::{Batches, Metrics, Task, TaskError};
+pub use task::{Batches, Findings, Metrics, Task, TaskError};

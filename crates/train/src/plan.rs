@@ -11,6 +11,8 @@ pub struct Plan {
     evaluate_every: usize,
     /// Micro-batches between checkpoints.
     checkpoint_every: usize,
+    /// Optimiser steps between probes.
+    probe_every: Option<usize>,
     /// Micro-batches before each step; the last entry is all of them.
     before: Vec<usize>,
 }
@@ -48,7 +50,7 @@ impl Plan {
             done += grown(config, done, total).min(left).min(total - done);
             before.push(done);
         }
-        Ok(Self { evaluate_every, checkpoint_every, before })
+        Ok(Self { evaluate_every, checkpoint_every, probe_every: config.probe_every, before })
     }
 
     /// Optimiser steps of the whole run; for epochs without ramp
@@ -81,6 +83,11 @@ impl Plan {
     /// Whether an evaluation is due after `done` steps.
     pub(crate) fn evaluates(&self, done: usize) -> bool {
         self.due(done, self.evaluate_every)
+    }
+
+    /// Whether a probe is due after `done` steps.
+    pub(crate) fn probes(&self, done: usize) -> bool {
+        self.probe_every.is_some_and(|every| done == self.total() || done.is_multiple_of(every))
     }
 
     /// Whether a checkpoint is due after `done` steps.

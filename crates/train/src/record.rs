@@ -1,5 +1,6 @@
 //! The record of a run: one JSON line per event, the same bytes for the same run.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,16 @@ pub enum Event {
         #[serde(with = "finite::metrics")]
         metrics: Metrics,
     },
+    /// After every probe.
+    Probe {
+        /// The step before it; 0 before the first.
+        step: usize,
+        /// The task's numbers.
+        #[serde(with = "finite::metrics")]
+        metrics: Metrics,
+        /// Singular values, largest first, by the name of the matrix.
+        spectra: BTreeMap<String, Vec<f32>>,
+    },
 }
 
 impl Event {
@@ -59,7 +70,8 @@ impl Event {
         match self {
             Self::Coverage { step, .. }
             | Self::Step { step, .. }
-            | Self::Evaluation { step, .. } => *step,
+            | Self::Evaluation { step, .. }
+            | Self::Probe { step, .. } => *step,
         }
     }
 }
@@ -73,7 +85,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Opens (or creates) the record of a run that stands at `step`: later events, and a last line
-    /// that was cut off, are removed, in one atomic replacement.
+    /// that was cut off, are removed, in one atomic replacement; all events of a run that begins anew.
     ///
     /// # Errors
     /// When the file cannot be read or written, another line than the last is no event, or events
@@ -84,7 +96,8 @@ impl Recorder {
             other => other.map_err(TrainError::io(path))?,
         };
         let events = parse(path, &text)?;
-        let kept: Vec<&Event> = events.iter().filter(|event| event.step() <= step).collect();
+        let belongs = |event: &&Event| step > 0 && event.step() <= step;
+        let kept: Vec<&Event> = events.iter().filter(belongs).collect();
         let last = kept.iter().map(|event| event.step()).max().unwrap_or(0);
         if last != step {
             let reason =

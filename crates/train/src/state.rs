@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::Var;
+use candle_nn::VarBuilder;
 use conditioned_nn::Store;
 
 use crate::adamw::AdamW;
@@ -13,7 +14,7 @@ use crate::error::{Result, TrainError};
 use crate::record::{Event, Recorder};
 use crate::run::Run;
 use crate::snapshot::Snapshot;
-use crate::task::{Metrics, Task};
+use crate::task::{Metrics, Findings, Task};
 
 // The three parts of a checkpoint's tensor names.
 const MODEL: &str = "model";
@@ -68,14 +69,26 @@ impl State {
 
     /// Evaluates the averaged weights if there are any, else the weights, and records the result.
     pub(crate) fn evaluate<T: Task>(&mut self, task: &T, epoch: usize, last: bool) -> Result<()> {
-        let weights = match &self.ema {
-            Some(ema) => ema.builder(&self.store)?,
-            None => self.store.frozen()?,
-        };
-        let metrics = task.evaluate(weights, last);
+        let metrics = task.evaluate(self.evaluated()?, last);
         self.metrics = metrics.map_err(TrainError::task(self.step, "evaluate"))?;
         let (step, metrics) = (self.step, self.metrics.clone());
         self.recorder.append(&Event::Evaluation { step, epoch, metrics })
+    }
+
+    /// Probes what would be evaluated, and records the result.
+    pub(crate) fn probe<T: Task>(&mut self, task: &T) -> Result<()> {
+        let step = self.step;
+        let found = task.probe(self.evaluated()?).map_err(TrainError::task(step, "probe"))?;
+        let Findings { metrics, spectra } = found;
+        self.recorder.append(&Event::Probe { step, metrics, spectra })
+    }
+
+    /// The averaged weights if there are any, else the weights.
+    fn evaluated(&self) -> Result<VarBuilder<'static>> {
+        match &self.ema {
+            Some(ema) => Ok(ema.builder(&self.store)?),
+            None => Ok(self.store.frozen()?),
+        }
     }
 
     /// Writes a checkpoint; the record reaches the disk first, since resuming counts on it.

@@ -15,6 +15,15 @@ pub type Metrics = BTreeMap<String, f64>;
 /// The batches of one epoch, in order.
 pub type Batches<'a, B> = Box<dyn Iterator<Item = Result<B, TaskError>> + 'a>;
 
+/// What a probe found inside a model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Findings {
+    /// Numbers, by name.
+    pub metrics: Metrics,
+    /// Singular values, largest first, by the name of the matrix.
+    pub spectra: BTreeMap<String, Vec<f32>>,
+}
+
 /// What [`fit`](crate::fit()) trains: data, loss and evaluation of one model.
 ///
 /// A task is pure: the same arguments give the same batches and the same loss, bit for bit, or a
@@ -52,4 +61,14 @@ pub trait Task {
     /// # Errors
     /// When the model cannot be built or evaluated.
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError>;
+
+    /// What the inside of a model built over `weights` looks like, where
+    /// [`FitConfig::probe_every`](crate::FitConfig::probe_every) asks for it; `weights` as in
+    /// [`evaluate`](Self::evaluate).
+    ///
+    /// # Errors
+    /// When the model cannot be built or evaluated; of a task that has no probes.
+    fn probe(&self, _weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        Err("this task has no probes: leave out probe_every".into())
+    }
 }

@@ -9,7 +9,7 @@ use conditioned_nn::Mode;
 use conditioned_train::{Batches, Event, FitConfig, Length, Metrics, Task, TaskError, record};
 use tempfile::tempdir;
 
-use crate::support::{Toy, config, run, store, train};
+use crate::support::{Toy, bits, config, run, store, train};
 
 /// One batch of four samples and a network of 53 parameters: the loss can only go to zero.
 const OVERFIT_EPOCHS: usize = 300;
@@ -42,6 +42,40 @@ impl Task for Changed<'_> {
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
         self.toy.evaluate(weights, last)
     }
+}
+
+/// With probes and without a run has the same weights and the same other events.
+#[test]
+fn probes_change_no_bit() {
+    for every in [1, 2, 3, 100] {
+        let of = |probe_every| {
+            let (folder, store) = (tempdir().unwrap(), store());
+            let config = FitConfig { probe_every, ..config() };
+            train(&Toy::new(&store), &store, &config, folder.path(), None).unwrap();
+            let events = record::read(&run(folder.path()).metrics()).unwrap();
+            let (probes, others): (Vec<Event>, Vec<Event>) =
+                events.into_iter().partition(|event| matches!(event, Event::Probe { .. }));
+            // NaN is not equal to itself.
+            (bits(&store), probes, format!("{others:?}"))
+        };
+        let ((bits, none, others), (probed, probes, same)) = (of(None), of(Some(every)));
+        assert_eq!(probed, bits);
+        assert_eq!(same, others);
+        assert!(none.is_empty());
+        let steps: Vec<usize> = probes.iter().map(Event::step).collect();
+        let wanted: Vec<usize> = (0..=9).filter(|step| step % every == 0 || *step == 9).collect();
+        assert_eq!(steps, wanted);
+    }
+}
+
+#[test]
+fn a_task_without_probes_says_so() {
+    let (folder, store) = (tempdir().unwrap(), store());
+    let toy = Toy::new(&store);
+    let task = Changed { toy: &toy, promised: 1 };
+    let config = FitConfig { probe_every: Some(1), ..config() };
+    let error = train(&task, &store, &config, folder.path(), None).unwrap_err().to_string();
+    assert!(error.contains("this task has no probes: leave out probe_every"), "{error}");
 }
 
 #[test]
@@ -120,6 +154,7 @@ fn every_event_is_recorded_in_order() {
             }
             Event::Step { .. } => 's',
             Event::Evaluation { .. } => 'e',
+            Event::Probe { .. } => 'p',
         })
         .collect();
     assert_eq!(kinds, "cssse".to_string() + "ssse" + "ssse");

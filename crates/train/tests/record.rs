@@ -6,18 +6,24 @@ use std::path::PathBuf;
 use conditioned_train::{Event, Metrics, Recorder, record};
 use tempfile::{TempDir, tempdir};
 
-const LINES: [&str; 3] = [
+const LINES: [&str; 4] = [
     r#"{"event":"coverage","step":1,"zero_gradients":["key.bias"]}"#,
     r#"{"event":"step","step":1,"epoch":0,"loss":0.1,"rate":0.001,"grad_norm":null}"#,
     r#"{"event":"evaluation","step":2,"epoch":0,"metrics":{"accuracy":0.5,"kappa":null}}"#,
+    r#"{"event":"probe","step":2,"metrics":{"x/kappa":null},"spectra":{"x":[2.5,0.1]}}"#,
 ];
 
-fn events() -> [Event; 3] {
+fn events() -> [Event; 4] {
     let metrics = [("accuracy".to_string(), 0.5), ("kappa".to_string(), f64::INFINITY)];
     [
         Event::Coverage { step: 1, zero_gradients: vec!["key.bias".to_string()] },
         Event::Step { step: 1, epoch: 0, loss: 0.1, rate: 1e-3, grad_norm: f64::NAN },
         Event::Evaluation { step: 2, epoch: 0, metrics: Metrics::from(metrics) },
+        Event::Probe {
+            step: 2,
+            metrics: Metrics::from([("x/kappa".to_string(), f64::INFINITY)]),
+            spectra: [("x".to_string(), vec![2.5, 0.1])].into(),
+        },
     ]
 }
 
@@ -44,8 +50,16 @@ fn opening_cuts_back_to_the_step_and_drops_half_a_line() {
     let (_folder, path) = file(&(LINES.join("\n") + "\n{\"event\":\"st"));
     let mut recorder = Recorder::open(&path, 1).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), LINES[..2].join("\n") + "\n");
-    recorder.append(&events()[2]).unwrap();
+    events()[2..].iter().for_each(|event| recorder.append(event).unwrap());
     assert_eq!(fs::read_to_string(&path).unwrap(), LINES.join("\n") + "\n");
+}
+
+/// A probe before the first step is made again by a run that has no checkpoint.
+#[test]
+fn a_run_that_begins_anew_has_no_events() {
+    let (_folder, path) = file("{\"event\":\"probe\",\"step\":0,\"metrics\":{},\"spectra\":{}}\n");
+    Recorder::open(&path, 0).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{
-    AdamWConfig, Batches, Control, FitConfig, GroupRule, Length, Metrics, Outcome, Result, Run,
-    Schedule, Shape, Task, TaskError, fit,
+    AdamWConfig, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome, Result,
+    Run, Schedule, Shape, Task, TaskError, fit,
 };
 
 /// Samples, features and hidden units of [`Toy`].
@@ -159,6 +159,16 @@ impl Task for Toy {
         let loss = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         Ok(Metrics::from([("loss".to_string(), loss), ("never".to_string(), f64::NAN)]))
     }
+
+    /// The norm of the first weight, and a spectrum that is none.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let weight = Model::new(&weights)?.weight.to_dtype(DType::F64)?;
+        let norm = weight.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
+        Ok(Findings {
+            metrics: Metrics::from([("norm".to_string(), norm), ("kappa".to_string(), f64::INFINITY)]),
+            spectra: [("weight".to_string(), vec![norm as f32, 0.0])].into(),
+        })
+    }
 }
 
 /// Counts down to the simulated kill.
@@ -181,19 +191,21 @@ pub(crate) fn config() -> FitConfig {
         ema: Some(0.9),
         evaluate_every: 1,
         checkpoint_every: 1,
+        probe_every: None,
         seed: 11,
     }
 }
 
 /// Seven steps of 3, 1, 2, 2, 3, 1 and 1 micro-batches: evaluations after 4, 8, 12 and 13, checkpoints
 /// after 6, 12 and 13, and steps that begin in one epoch of the data (5 or 10 batches) and end in the
-/// next.
+/// next. A probe after 0, 2, 4, 6 and 7 steps.
 pub(crate) fn by_micro_batches() -> FitConfig {
     FitConfig {
         length: Length::MicroBatches(13),
         accumulate: 3,
         evaluate_every: 4,
         checkpoint_every: 6,
+        probe_every: Some(2),
         ..config()
     }
 }

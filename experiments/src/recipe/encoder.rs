@@ -352,6 +352,7 @@ impl EncoderRecipe {
             ema: None,
             evaluate_every: self.task_epochs,
             checkpoint_every: 1,
+            probe_every: None,
             seed,
         }
     }

@@ -56,6 +56,8 @@ pub struct Shared {
     pub graying_epsilon: f64,
     /// lambda of spectral-conditioning.
     pub spectral_lambda: f64,
+    /// Optimiser steps between probes of the inside of the model; null probes nothing.
+    pub probe_every: Option<usize>,
 }
 
 impl Default for Shared {
@@ -72,6 +74,7 @@ impl Default for Shared {
             ramp: 0.0,
             graying_epsilon: 0.6,
             spectral_lambda: 10.0,
+            probe_every: None,
         }
     }
 }
@@ -93,7 +96,7 @@ impl Shared {
             "--set momentum={}: must be above 0 and at most 1",
             self.momentum
         );
-        Ok(())
+        at_least_one([("probe_every", self.probe_every.unwrap_or(1))])
     }
 
     /// Whether anything that a search looks for is set by hand.
@@ -203,6 +206,7 @@ impl Training {
             ema,
             evaluate_every: every,
             checkpoint_every: every,
+            probe_every: None,
             seed: stage.cell.seed,
         }
     }

@@ -186,6 +186,7 @@ impl SequenceRecipe {
                 ema: None,
                 evaluate_every: every,
                 checkpoint_every: every,
+                probe_every: None,
                 seed: stage.cell.seed,
             },
         })

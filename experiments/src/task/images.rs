@@ -7,12 +7,13 @@ use conditioned_data::{Augment, Batch, ImageData, ImageSet, Loader, LoaderConfig
 use conditioned_models::network::Network;
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store, cross_entropy};
-use conditioned_train::{Batches, Event, Metrics, Run, Task, TaskError, record};
+use conditioned_train::{Batches, Event, Findings, Metrics, Run, Task, TaskError, record};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
 use crate::job::{CellTask, Extras};
 use crate::kappa;
+use crate::probe;
 use crate::run::worker::boxed;
 
 /// Images per batch of an evaluation, and their values, of which large images have fewer.
@@ -166,6 +167,12 @@ impl Task for ImageClassification {
         }
         kappa::add_of_sequences(&mut metrics, &model.tokens(&self.kappa)?)?;
         Ok(metrics)
+    }
+
+    /// Of the first images of the tuning slice.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let model = self.network.build(weights)?;
+        probe::findings(probe::singles(&self.kappa).map(|image| Ok(model.probe(&image?)?)))
     }
 }
 

@@ -8,13 +8,14 @@ use conditioned_models::Model;
 use conditioned_models::generate::Sampling;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_nn::{Mode, Store, linear_cross_entropy};
-use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
+use conditioned_train::{Batches, Findings, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
 use crate::job::{CellTask, Extras};
 use crate::kappa;
 use crate::language_model::continued;
+use crate::probe;
 
 /// Seed of the prefixes, the same for all cells.
 const PREFIX_SEED: u64 = 0;
@@ -206,6 +207,13 @@ impl Task for LanguageModel {
         kappa::add_of_sequences(&mut metrics, &tokens)?;
         kappa::add_pooled(&mut metrics, &tokens)?;
         Ok(metrics)
+    }
+
+    /// Of the first windows of the tuning slice.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let model = Gpt2::new(&self.network, weights)?;
+        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        probe::findings(probe::singles(&windows).map(|window| Ok(model.probe(&window?)?)))
     }
 }
 

@@ -10,12 +10,13 @@ use conditioned_models::bert::BertInput;
 use conditioned_models::conditioning::Tokens;
 use conditioned_models::encoder::{EncoderConfig, MaskedLm};
 use conditioned_nn::{Mode, Store};
-use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
+use conditioned_train::{Batches, Findings, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
 use crate::job::{CellTask, Extras};
 use crate::kappa;
+use crate::probe;
 
 /// Windows whose condition numbers are measured, those of one batch at most.
 const KAPPA_WINDOWS: usize = 16;
@@ -152,6 +153,14 @@ impl Task for MaskedLanguageModel {
         kappa::add_of_sequences(&mut metrics, &sequences)?;
         kappa::add_pooled(&mut metrics, &tokens)?;
         Ok(metrics)
+    }
+
+    /// Of the first windows of the tuning slice, some of their tokens hidden.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let model = self.network.masked_lm(weights)?;
+        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        let windows = probe::singles(&windows).map(|window| BertInput::new(window?));
+        probe::findings(windows.map(|input| Ok(model.probe(&input?)?)))
     }
 }
 

@@ -13,11 +13,12 @@ use conditioned_models::nystromformer::{NystromformerConfig, Sequences};
 use conditioned_models::nystromformer_heads::NystromformerClassifier;
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_report::statistics::median;
-use conditioned_train::{Batches, Metrics, Task, TaskError};
+use conditioned_train::{Batches, Findings, Metrics, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
 use crate::job::CellTask;
+use crate::probe;
 
 /// Sequences of the tuning set whose condition numbers are measured.
 const KAPPA_SEQUENCES: usize = 16;
@@ -188,6 +189,20 @@ impl Task for SequenceClassification {
         }
         add_kappa(&mut metrics, &model, &self.tune)?;
         Ok(metrics)
+    }
+
+    /// Of sequences spread over the tuning set, which is sorted by length.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let model = NystromformerClassifier::new(&self.network, self.classes, self.pairs, weights)?;
+        let every = self.tune.batches().div_ceil(probe::SEQUENCES).max(1);
+        probe::findings(self.tune.epoch(0).step_by(every).map(|batch| {
+            let SequenceBatch { ids, positions, mask, .. } = batch?;
+            let length = mask.get(0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? as usize;
+            let first = |x: &Tensor| x.narrow(0, 0, 1)?.narrow(1, 0, length)?.contiguous();
+            let positions = Some(first(&positions)?);
+            let input = Sequences { ids: first(&ids)?, positions, padding: None };
+            Ok(model.nystromformer().probe_input(&input)?)
+        }))
     }
 }
 

@@ -15,12 +15,13 @@ use conditioned_models::bert::BertInput;
 use conditioned_models::bert_heads::classification_loss;
 use conditioned_models::encoder::{Classifier, EncoderConfig};
 use conditioned_nn::{Mode, Store};
-use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
+use conditioned_train::{Batches, Findings, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
 use crate::job::{CellTask, Extras};
 use crate::kappa;
+use crate::probe;
 
 /// Texts of a batch in an evaluation.
 const EVALUATION_BATCH: usize = 64;
@@ -236,6 +237,18 @@ impl Task for TextClassification {
         }
         all.extend(means.into_iter().map(|(name, value)| (name.to_string(), value)));
         Ok(all)
+    }
+
+    /// Of the first training texts: dev sets are not read before the end.
+    fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
+        let model = self.network.classifier(self.outputs, weights)?;
+        let TextBatch { ids, types, mask, .. } = self.train.epoch(0).next().ok_or("no texts")??;
+        let lengths: Vec<f32> = mask.to_dtype(DType::F32)?.sum(1)?.to_vec1()?;
+        probe::findings(lengths.into_iter().enumerate().map(|(row, length)| {
+            let text = |x: &Tensor| x.narrow(0, row, 1)?.narrow(1, 0, length as usize)?.contiguous();
+            let input = BertInput { ids: text(&ids)?, types: text(&types)?, padding: None };
+            Ok(model.probe(&input)?)
+        }))
     }
 }
 

@@ -380,7 +380,9 @@ fn a_probe_sees_every_layer_and_changes_nothing() -> Result<()> {
         let probe = Probe::default();
         let probed = bits(&model.forward(&input, Pass::probed(&probe))?)?;
         assert_eq!(bits(&model.forward(&input, Mode::Eval.into())?)?, probed, "{family}");
-        assert!(probe.take().len() > 1, "{family}: attention out of sight");
+        let seen = probe.take();
+        assert!(seen.layers.len() > 1, "{family}: attention out of sight");
+        assert!(seen.conditioning.is_some(), "{family}: its tokens are out of sight");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use candle_nn::ops::softmax;
 use super::{depthwise1d, scores};
 use crate::Padding;
 use crate::nystrom_attention::InverseScale;
-use crate::probe::Heads;
+use crate::probe::{self, Heads};
 use crate::pseudo_inverse::ITERATIONS;
 
 /// Attention by landmarks of a packed (B, N, 3C) tensor, with `convolution` (H, 1, taps, 1) of the values where
@@ -60,7 +60,7 @@ pub(crate) fn nystrom_heads(
     };
     let groups = groups(qkv, heads, landmarks, scale, padding)?;
     let attention = groups.into_iter().map(full).collect::<Result<Vec<_>>>()?;
-    Ok(Heads::new(Heads::split(qkv, heads)?, Tensor::cat(&attention, 0)?))
+    Ok(Heads::new(Heads::split(qkv, heads)?, Tensor::cat(&attention, 0)?, probe::Among::Tokens))
 }
 
 /// What values are summed with.

@@ -125,7 +125,7 @@ fn a_probe_sees_the_attention_that_landmarks_stand_for() -> Result<()> {
     let probed = sequence.forward(&qkv, Pass { probe: Some(&probe), ..pass })?;
     assert_eq!(distance(&plain, &probed)?, 0.0);
     let seen = probe.take();
-    let heads = &seen[0].heads;
+    let heads = &seen.layers[0].heads;
     let y = heads.attention.matmul(&heads.values)?.transpose(1, 2)?.reshape((3, 12, 4))?;
     assert!(distance(&y, &plain)? < INVERSE_TOLERANCE);
     Ok(())

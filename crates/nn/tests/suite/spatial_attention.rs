@@ -163,7 +163,7 @@ fn a_probe_sees_every_kind_of_attention_and_changes_no_bit() -> Result<()> {
         let probe = Probe::default();
         let probed = sequence.forward(x, Pass { probe: Some(&probe), ..pass })?;
         assert_eq!(distance(&plain, &probed)?, 0.0, "{name}");
-        let seen = probe.take();
+        let seen = probe.take().layers;
         assert_eq!(seen.len(), 1, "{name}");
         assert_eq!(distance(&seen[0].tokens, x)?, 0.0, "{name}");
         // The output from what was seen; among channels it is (columns) P^T.
@@ -182,7 +182,7 @@ fn a_probe_sees_every_kind_of_attention_and_changes_no_bit() -> Result<()> {
             sums.iter().all(|sum| (sum - 1.0).abs() < F32_TOLERANCE || padding.is_some()),
             "{name}"
         );
-        assert!(probe.take().is_empty());
+        assert!(probe.take().layers.is_empty());
     }
     Ok(())
 }
