@@ -47,6 +47,8 @@ pub struct Column {
     pub answer: bool,
     /// What stands in a cell.
     pub show: Show,
+    /// The metric that it shows, where it is one.
+    pub metric: Option<String>,
     /// The differences to the baseline that a cell shows, seed by seed.
     pub difference: Option<Difference>,
     /// What stands there in a row of the paper's own.
@@ -57,12 +59,18 @@ impl Column {
     /// A column by what stands in its cells.
     pub fn new(head: impl Into<String>, show: impl Fn(&RowView<'_>) -> String + 'static) -> Self {
         let (head, show) = (head.into(), Box::new(show));
-        Self { head, answer: false, show, difference: None, paper: Box::new(|_| None) }
+        let paper = Box::new(|_: &BTreeMap<&str, f64>| None);
+        Self { head, answer: false, show, metric: None, difference: None, paper }
     }
 
     /// The same column, which stays on a narrow terminal.
     pub fn answer(self) -> Self {
         Self { answer: true, ..self }
+    }
+
+    /// Head and metric of a column that carries the answer and shows a metric.
+    pub fn answers(&self) -> Option<(&str, &str)> {
+        self.metric.as_deref().filter(|_| self.answer).map(|metric| (self.head.as_str(), metric))
     }
 
     fn with_paper(self, paper: impl Fn(&BTreeMap<&str, f64>) -> Option<String> + 'static) -> Self {
@@ -170,9 +178,10 @@ fn of_differences(
 /// Mean, deviation and number of a metric.
 pub fn spread(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
     let metric = metric.into();
-    let of_paper = metric.clone();
-    Column::new(head, move |row| spread_of(&values(&row.runs, &metric), decimals))
-        .with_paper(move |paper| paper.get(&*of_paper).map(|value| format!("{value:.decimals$}")))
+    let (of_paper, of_runs) = (metric.clone(), metric.clone());
+    let column = Column::new(head, move |row| spread_of(&values(&row.runs, &of_runs), decimals))
+        .with_paper(move |paper| paper.get(&*of_paper).map(|value| format!("{value:.decimals$}")));
+    Column { metric: Some(metric), ..column }
 }
 
 /// The difference of a metric to the baseline, seed by seed, with its interval.

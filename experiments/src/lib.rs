@@ -14,7 +14,7 @@
 //! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
 //! | [`run`] | folders, worker processes side by side, timing, log |
 //! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
-//! | [`results`], [`column`](mod@column), [`report`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
+//! | [`results`], [`column`](mod@column), [`report`], [`figures`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
@@ -28,6 +28,7 @@ pub mod column;
 mod cost;
 pub mod device;
 pub mod export;
+pub mod figures;
 pub mod hub;
 pub mod job;
 pub mod kappa;

@@ -11,17 +11,15 @@ use conditioned_nn::store::write_atomic;
 use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::cli::print;
-use crate::column::{DASH, Published, RowView, published};
+use crate::column::{Column, DASH, Published, RowView, published};
+use crate::figures;
 use crate::page;
 use crate::plan::name;
 use crate::results::{Finished, open};
 use crate::run::timing::{self, Timing};
 use crate::search::Block;
-use crate::table::{Curve, Table};
-use conditioned_report::curves::{self, Figure, Panel};
-use conditioned_report::drawing::Drawing;
+use crate::table::Table;
 use conditioned_report::grid::Grid;
-use conditioned_report::html::Plate;
 
 /// The table as a page, in the folder of its runs.
 pub const PAGE: &str = "report.html";
@@ -54,26 +52,22 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
         let path = out.join(name);
         write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
     }
-    // Curves and texts are in the run folders alone.
-    let mut figures = Vec::new();
-    let curves = figure::<T>(&results);
-    let drawn = from_runs
-        && curves
-            .panels
-            .iter()
-            .flat_map(|panel| &panel.curves)
-            .any(|curve| !curve.points.is_empty());
-    if drawn {
-        curves.save(&out.join("curves"))?;
-        let caption = "Learning curves: mean over seeds, and their range.".to_string();
-        figures.push(Plate { caption, drawing: Box::new(curves) });
+    // Curves, probes and texts are in the run folders alone.
+    let columns = T::columns(&results);
+    let figures = match from_runs {
+        true => figures::figures::<T>(&results, columns.iter().find_map(Column::answers)),
+        false => Vec::new(),
+    };
+    for figure in &figures {
+        figure.save(out)?;
     }
+    let drawn: String = figures.iter().map(|figure| format!(",{}.{{svg,png,csv}}", figure.name)).collect();
     let views = views::<T>(&results, &timings, &[]);
-    let answer = page::answer(&T::columns(&results), &views);
-    page::page::<T>(out, &results, grid.clone(), answer, figures)?.write(&out.join(PAGE))?;
+    let answer = page::answer(&columns, &views);
+    let plates = figures.into_iter().map(|figure| figure.plate).collect();
+    page::page::<T>(out, &results, grid.clone(), answer, plates)?.write(&out.join(PAGE))?;
     print(&grid.terminal(Grid::width()))?;
-    let curves = if drawn { ",curves.{svg,png}" } else { "" };
-    print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{curves}}}", out.display()))?;
+    print(&format!("{}/{{results.csv,table.{{txt,md,tex,csv}}{drawn}}}", out.display()))?;
     print(&out.join(PAGE).display().to_string())?;
     let preset = results.first().map_or("", |run| &run.cell.preset);
     insert.map_or(Ok(()), |file| replace(file, &format!("{} {preset}", T::NAME), &grid.markdown()))
@@ -199,7 +193,7 @@ pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> 
             let of_arm = paper.iter().filter(|p| p.arm == arm);
             let numbers: BTreeMap<&str, f64> =
                 of_arm.map(|p| (p.metric.as_str(), p.value)).collect();
-            let cell = |column: &crate::column::Column| match column.head.as_str() {
+            let cell = |column: &Column| match column.head.as_str() {
                 "model" => "the paper".to_string(),
                 "arm" => arm.to_string(),
                 _ => (column.paper)(&numbers).unwrap_or(DASH.to_string()),
@@ -247,33 +241,6 @@ fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
         notes.push(format!("The runs come from several commits: {}.", commits.join(", ")));
     }
     notes
-}
-
-/// The learning curves, a panel per row and block.
-fn figure<T: Table>(results: &[Finished]) -> Figure {
-    let mut panels = Vec::new();
-    for row in T::Row::value_variants().iter().map(|row| name(*row)) {
-        for &block in Block::value_variants() {
-            let curve = |arm: &Arm| {
-                if block == Block::Tuned && *arm == Arm::Init {
-                    return None;
-                }
-                let runs = runs(results, (&row, block, Budget::Steps, *arm));
-                let points: Vec<&[(usize, f64)]> = runs.iter().map(|run| &run.curve[..]).collect();
-                curves::Curve::over(arm.to_string(), &points)
-            };
-            let curves: Vec<_> = Arm::value_variants().iter().filter_map(curve).collect();
-            if !curves.is_empty() {
-                let title = format!("{}, embedding tables {}", T::label(&row), block.label());
-                panels.push(Panel { title, curves });
-            }
-        }
-    }
-    let y = match T::CURVE {
-        Curve::Evaluation(_, label) => label,
-        Curve::TrainingLoss => "training loss, mean of 10 steps",
-    };
-    Figure { x: "optimiser steps".to_string(), y: y.to_string(), log_y: false, panels }
 }
 
 /// What the first seed of every cell wrote.

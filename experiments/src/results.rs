@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::TableStds;
 use conditioned_models::conditioning::ConditioningConfig;
-use conditioned_train::{Event, record};
+use conditioned_train::{Event, Findings, record};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -37,6 +37,8 @@ pub struct Finished {
     pub text: Option<String>,
     /// Its learning curve, by step.
     pub curve: Vec<(usize, f64)>,
+    /// What its probes found, by step.
+    pub probes: Vec<(usize, Findings)>,
 }
 
 /// One number of a finished run: a line of `results.csv`.
@@ -137,7 +139,7 @@ pub fn parse(text: &str) -> Result<Vec<Finished>> {
 
 fn new(cell: Line, data: String) -> Finished {
     let (later, metrics) = (BTreeMap::new(), BTreeMap::new());
-    Finished { cell, data, later, metrics, text: None, curve: Vec::new() }
+    Finished { cell, data, later, metrics, text: None, curve: Vec::new(), probes: Vec::new() }
 }
 
 /// All finished cells of a table below `out`, sorted.
@@ -184,7 +186,7 @@ pub fn collect<T: Table>(out: &Path) -> Result<Vec<Finished>> {
             }
             (None, _) if !later => {
                 let mut finished = new(cell, data);
-                finished.curve = curve::<T>(&folder)?;
+                (finished.curve, finished.probes) = records::<T>(&folder)?;
                 finished.text.clone_from(&summary.text);
                 cells.push(finished);
                 (cells.len() - 1, String::new())
@@ -242,24 +244,31 @@ fn facts(config: &RunConfig) -> Vec<(&'static str, f64)> {
     facts
 }
 
-fn curve<T: Table>(folder: &Folder) -> Result<Vec<(usize, f64)>> {
-    let events = record::read(&folder.path().join("metrics.jsonl"))?.into_iter();
-    let point = |event| match (event, T::CURVE) {
-        (Event::Evaluation { step, metrics, .. }, Curve::Evaluation(name, _)) => {
-            Some((step, *metrics.get(name)?))
+/// What training left of a curve and of probes, by step.
+type Records = (Vec<(usize, f64)>, Vec<(usize, Findings)>);
+
+fn records<T: Table>(folder: &Folder) -> Result<Records> {
+    let (mut points, mut probes) = (Vec::new(), Vec::new());
+    for event in record::read(&folder.path().join("metrics.jsonl"))? {
+        match (event, T::CURVE) {
+            (Event::Evaluation { step, metrics, .. }, Curve::Evaluation(name, _)) => {
+                points.extend(metrics.get(name).map(|value| (step, *value)));
+            }
+            (Event::Step { step, loss, .. }, Curve::TrainingLoss) => points.push((step, loss)),
+            (Event::Probe { step, metrics, spectra }, _) => {
+                probes.push((step, Findings { metrics, spectra }));
+            }
+            _ => {}
         }
-        (Event::Step { step, loss, .. }, Curve::TrainingLoss) => Some((step, loss)),
-        _ => None,
-    };
-    let points: Vec<(usize, f64)> = events.filter_map(point).collect();
+    }
     if matches!(T::CURVE, Curve::Evaluation(..)) {
-        return Ok(points);
+        return Ok((points, probes));
     }
     let means = points.chunks(SMOOTHED).filter_map(|chunk| {
         let mean = chunk.iter().map(|(_, loss)| loss).sum::<f64>() / chunk.len() as f64;
         Some((chunk.last()?.0, mean))
     });
-    Ok(means.collect())
+    Ok((means.collect(), probes))
 }
 
 /// What the runs of one table, or of one search, must share.

@@ -1,0 +1,143 @@
+//! The figure of condition numbers along training, with what the paper does not show: every layer, the spectra, both
+//! sides of Proposition 4.2, and whether results follow the condition number whichever way it was lowered.
+//!
+//! It trains the ViT of table 1, at the settings that were searched there, with probes. Every table draws the same
+//! figures of its own runs with `--set probe_every=STEPS`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use conditioned_data::ImageData;
+use conditioned_models::network::Network;
+use experiments::arm::Arm::{
+    self, Baseline, Init, PerSequence, PerSequenceNormMatched, PooledCurrent,
+};
+use experiments::column::{self, Column};
+use experiments::job::Job;
+use experiments::recipe::Shared;
+use experiments::recipe::images::ImageRecipe;
+use experiments::results::Finished;
+use experiments::search::Grid;
+use experiments::table::{Curve, NoCommands, Preset, Request, Stage, Table};
+
+struct FigureConditioning;
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Row {
+    Vit,
+}
+
+#[derive(Args, Clone)]
+struct Options {
+    /// A folder of images, as table1-imagenet takes it; with it the model is --set model=NAME, such as vit-28 or
+    /// vit-32.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// 1,100 UCI digits, a probe every 50th step.
+fn digits(_: Row) -> ImageRecipe {
+    let digits = ImageRecipe::digits();
+    ImageRecipe { shared: Shared { probe_every: Some(50), ..digits.shared }, ..digits }
+}
+
+/// A small network on some digits: seconds, for tests.
+fn smoke(row: Row) -> ImageRecipe {
+    let digits = digits(row);
+    ImageRecipe {
+        model: "vit-8-tiny".to_string(),
+        train_images: Some(220),
+        tune_images: 60,
+        epochs: 3,
+        target: 20.0,
+        shared: Shared { probe_every: Some(5), ..digits.shared },
+        ..digits
+    }
+}
+
+/// What lowers kappa in four ways, and a factor that does not.
+const ARMS: &[Arm] = &[Baseline, Init, PerSequence, PerSequenceNormMatched, PooledCurrent];
+
+impl Table for FigureConditioning {
+    const NAME: &'static str = "figure-conditioning";
+    const ABOUT: &'static str = "Condition numbers inside a model along training, with figures and a report";
+    const TITLE: &'static str = "Conditioning along training";
+    const SCORE: Option<&'static str> = Some("tune_accuracy");
+    const CURVE: Curve = Curve::Evaluation("tune_accuracy", "accuracy on the tuning slice, %");
+    type Row = Row;
+    type Recipe = ImageRecipe;
+    type Options = Options;
+    type Commands = NoCommands;
+    type Data = ImageData;
+
+    fn presets() -> Vec<Preset<Self>> {
+        let preset = |name, recipe, grid| Preset {
+            seeds: 2,
+            search_seeds: 3,
+            ..Preset::new(name, recipe, &[Row::Vit], ARMS, grid)
+        };
+        vec![
+            Preset {
+                tuned: Some(include_str!("../table1_imagenet/tuned/smoke.json")),
+                ..preset("smoke", smoke, SMOKE)
+            },
+            Preset {
+                tuned: Some(include_str!("../table1_imagenet/tuned/short.json")),
+                ..preset("short", digits, DIGITS)
+            },
+        ]
+    }
+
+    fn default_preset(_: &Options) -> &'static str {
+        "short"
+    }
+
+    fn has_embedding_tables(recipe: &ImageRecipe) -> bool {
+        recipe.has_embedding_tables()
+    }
+
+    fn data(request: &Request<'_, Self>) -> Result<ImageData> {
+        request.recipe.data(request.options.data.as_deref(), false)
+    }
+
+    fn job(request: &Request<'_, Self>, data: &ImageData, stage: &Stage<'_>) -> Result<Job> {
+        ImageRecipe::job(request, data, stage)
+    }
+
+    fn columns(_: &[Finished]) -> Vec<Column> {
+        vec![
+            column::model(),
+            column::start(),
+            column::arm(false),
+            column::strength(),
+            column::setting(),
+            column::spread("top-1, %", "test_accuracy", 1).answer(),
+            column::difference("Δ to baseline", "test_accuracy", 1),
+            column::kappa("κ(X) → κ(Y)", "sequence"),
+        ]
+    }
+
+    fn label(row: &str) -> String {
+        Network::label(row).unwrap_or(row).to_string()
+    }
+
+    fn notes(_: &[Finished]) -> Vec<String> {
+        vec![
+            "κ: median over images of the tuning slice of the condition number of the tokens that enter block 1, \
+             without and with the arm. per-sequence-norm-matched is a factor alone: it changes no condition number."
+                .to_string(),
+        ]
+    }
+}
+
+const SMOKE: Grid = Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
+const DIGITS: Grid = Grid {
+    learning_rates: &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
+    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
+};
+
+fn main() -> ExitCode {
+    experiments::main::<FigureConditioning>()
+}
