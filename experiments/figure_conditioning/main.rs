@@ -62,7 +62,8 @@ const ARMS: &[Arm] = &[Baseline, Init, PerSequence, PerSequenceNormMatched, Pool
 
 impl Table for FigureConditioning {
     const NAME: &'static str = "figure-conditioning";
-    const ABOUT: &'static str = "Condition numbers inside a model along training, with figures and a report";
+    const ABOUT: &'static str =
+        "Condition numbers inside a model along training, with figures and a report";
     const TITLE: &'static str = "Conditioning along training";
     const SCORE: Option<&'static str> = Some("tune_accuracy");
     const CURVE: Curve = Curve::Evaluation("tune_accuracy", "accuracy on the tuning slice, %");

@@ -191,8 +191,9 @@ fn by_layer(groups: &[Runs<'_>]) -> Named {
         log_y: true,
         panels: panels.collect(),
     };
-    let caption = "Condition numbers of every layer after the last step: mean over seeds, and their range."
-        .to_string();
+    let caption =
+        "Condition numbers of every layer after the last step: mean over seeds, and their range."
+            .to_string();
     Named { name: "layers", plate: Plate { caption, drawing: Box::new(figure) } }
 }
 

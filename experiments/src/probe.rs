@@ -37,6 +37,10 @@ const MATRICES: usize = 16;
 /// The largest condition number that numbers in f32 resolve.
 pub const RESOLVED: f64 = 1e7;
 
+/// The largest condition number that a decomposition in f64 resolves. Proposition 4.2 holds of a matrix as it stands,
+/// whatever its numbers were rounded from.
+const RESOLVED_IN_F64: f64 = 1e14;
+
 /// What is measured of a spectrum, by name.
 pub const MEASURES: [(&str, fn(&Spectrum) -> f64); 5] = [
     (KAPPA, Spectrum::condition_number),
@@ -70,7 +74,7 @@ pub struct Inside {
     /// By layer, from 1; a bound a head and sequence.
     pub bounds: BTreeMap<usize, Vec<Bound>>,
     /// kappa(W_V) of every head, by layer.
-    value_kappas: BTreeMap<usize, Vec<f64>>,
+    weights: BTreeMap<usize, Vec<f64>>,
 }
 
 impl Inside {
@@ -99,7 +103,9 @@ impl Inside {
                 let tensor = if grid { tensor.flatten(1, 2)? } else { tensor.clone() };
                 self.add_place(format!("layer{layer}/{place}"), &tensor)?;
             }
-            self.add_bounds(layer, probed)?;
+            if let Some(w_v) = &probed.value_weight {
+                self.add_bounds(layer, probed, w_v)?;
+            }
         }
         Ok(())
     }
@@ -108,42 +114,39 @@ impl Inside {
     fn add_place(&mut self, place: String, tensor: &Tensor) -> Result<()> {
         let dims = tensor.dims();
         let [.., rows, columns] = *dims else { candle_core::bail!("{place}: no matrix {dims:?}") };
-        let matrices = tensor.reshape(((), rows, columns))?;
-        let step = matrices.dim(0)?.div_ceil(MATRICES);
-        let chosen: Vec<u32> = (0..matrices.dim(0)? as u32).step_by(step).collect();
-        let matrices = match step {
-            1 => matrices,
-            _ => matrices.index_select(&Tensor::new(chosen, tensor.device())?, 0)?,
-        };
+        let matrices = measured(&tensor.reshape(((), rows, columns))?)?;
         self.spectra.entry(place).or_default().extend(spectra(&matrices)?);
         Ok(())
     }
 
-    /// Adds both sides of Proposition 4.2, a pair for each head.
-    fn add_bounds(&mut self, layer: usize, probed: &Probed) -> Result<()> {
-        let Some(w_v) = &probed.value_weight else { return Ok(()) };
-        let attention = probed.heads.attention.squeeze(0)?.to_dtype(DType::F64)?; // (H, N, N)
+    /// Adds both sides of Proposition 4.2, a pair for each head that is measured.
+    fn add_bounds(&mut self, layer: usize, probed: &Probed, w_v: &Tensor) -> Result<()> {
+        let attention = probed.heads.attention.squeeze(0)?; // (H, N, N)
         let (heads, n, _) = attention.dims3()?;
         let by_head = |x: &Tensor| {
             let (rows, width) = x.dims2()?;
             x.reshape((rows, heads, width / heads))?.transpose(0, 1)?.contiguous()
         };
-        let kappas = |x: &Tensor| -> Result<Vec<f64>> {
-            Ok(spectra(x)?.iter().map(Spectrum::condition_number).collect())
-        };
-        let of_weights = match self.value_kappas.get(&layer) {
-            Some(known) => known.clone(),
-            None => kappas(&by_head(w_v)?)?,
-        };
         let input = probed.input.reshape((n, ()))?.to_dtype(DType::F64)?;
         let values = by_head(&input.matmul(&w_v.to_dtype(DType::F64)?)?)?; // (H, N, D)
-        let (left, of_attention) = (kappas(&attention.matmul(&values)?)?, kappas(&attention)?);
-        let of_input = kappas(&input)?[0];
-        let bounds = (0..heads).map(|head| {
-            Bound::new(left[head], of_attention[head] * of_input * of_weights[head])
-        });
+        let outputs = measured(&attention)?.to_dtype(DType::F64)?.matmul(&measured(&values)?)?;
+        let left = kappas(&spectra(&outputs)?);
+        let weights = match self.weights.get(&layer) {
+            Some(known) => known,
+            None => {
+                let found = kappas(&spectra(&measured(&by_head(w_v)?)?)?);
+                self.weights.entry(layer).or_insert(found)
+            }
+        };
+        // The spectra of this sequence are the last ones of their place.
+        let of_place = |place: &str, count: usize| {
+            let spectra = &self.spectra[&format!("layer{layer}/{place}")];
+            kappas(&spectra[spectra.len() - count..])
+        };
+        let (of_attention, of_input) = (of_place("attention", left.len()), of_place("input", 1));
+        let heads = left.iter().zip(&of_attention).zip(weights);
+        let bounds = heads.map(|((&left, p), w_v)| Bound::new(left, p * of_input[0] * w_v));
         self.bounds.entry(layer).or_default().extend(bounds);
-        self.value_kappas.insert(layer, of_weights);
         Ok(())
     }
 
@@ -189,6 +192,25 @@ impl Inside {
         }
         found
     }
+}
+
+/// The matrices (M, ..) of a place that are measured.
+fn measured(matrices: &Tensor) -> Result<Tensor> {
+    let count = matrices.dim(0)?;
+    if count <= MATRICES {
+        return Ok(matrices.clone());
+    }
+    let chosen: Vec<u32> = (0..count as u32).step_by(count.div_ceil(MATRICES)).collect();
+    matrices.index_select(&Tensor::new(chosen, matrices.device())?, 0)
+}
+
+/// The condition numbers, infinite above what f64 resolves.
+fn kappas(spectra: &[Spectrum]) -> Vec<f64> {
+    let kappa = |spectrum: &Spectrum| match spectrum.condition_number() {
+        kappa if kappa < RESOLVED_IN_F64 => kappa,
+        _ => f64::INFINITY,
+    };
+    spectra.iter().map(kappa).collect()
 }
 
 /// What was seen of sequences one by one, of the first [`SEQUENCES`] of them.

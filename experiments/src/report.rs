@@ -61,7 +61,8 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     for figure in &figures {
         figure.save(out)?;
     }
-    let drawn: String = figures.iter().map(|figure| format!(",{}.{{svg,png,csv}}", figure.name)).collect();
+    let drawn: String =
+        figures.iter().map(|figure| format!(",{}.{{svg,png,csv}}", figure.name)).collect();
     let views = views::<T>(&results, &timings, &[]);
     let answer = page::answer(&columns, &views);
     let plates = figures.into_iter().map(|figure| figure.plate).collect();

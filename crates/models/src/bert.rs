@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Probe, Seen, Sequence, add_table,
-    embedding, init,
+    Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Probe, Seen, Sequence,
+    add_table, embedding, init,
 };
 use serde::{Deserialize, Serialize};
 

@@ -28,7 +28,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{
-    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Probe, Seen, Sequence, add_table, init,
+    Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Probe, Seen, Sequence, add_table,
+    init,
 };
 use serde::{Deserialize, Serialize};
 

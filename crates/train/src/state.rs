@@ -14,7 +14,7 @@ use crate::error::{Result, TrainError};
 use crate::record::{Event, Recorder};
 use crate::run::Run;
 use crate::snapshot::Snapshot;
-use crate::task::{Metrics, Findings, Task};
+use crate::task::{Findings, Metrics, Task};
 
 // The three parts of a checkpoint's tensor names.
 const MODEL: &str = "model";

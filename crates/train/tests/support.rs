@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{
-    AdamWConfig, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome, Result,
-    Run, Schedule, Shape, Task, TaskError, fit,
+    AdamWConfig, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome,
+    Result, Run, Schedule, Shape, Task, TaskError, fit,
 };
 
 /// Samples, features and hidden units of [`Toy`].
@@ -165,7 +165,10 @@ impl Task for Toy {
         let weight = Model::new(&weights)?.weight.to_dtype(DType::F64)?;
         let norm = weight.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
         Ok(Findings {
-            metrics: Metrics::from([("norm".to_string(), norm), ("kappa".to_string(), f64::INFINITY)]),
+            metrics: Metrics::from([
+                ("norm".to_string(), norm),
+                ("kappa".to_string(), f64::INFINITY),
+            ]),
             spectra: [("weight".to_string(), vec![norm as f32, 0.0])].into(),
         })
     }

@@ -245,7 +245,8 @@ impl Task for TextClassification {
         let TextBatch { ids, types, mask, .. } = self.train.epoch(0).next().ok_or("no texts")??;
         let lengths: Vec<f32> = mask.to_dtype(DType::F32)?.sum(1)?.to_vec1()?;
         probe::findings(lengths.into_iter().enumerate().map(|(row, length)| {
-            let text = |x: &Tensor| x.narrow(0, row, 1)?.narrow(1, 0, length as usize)?.contiguous();
+            let text =
+                |x: &Tensor| x.narrow(0, row, 1)?.narrow(1, 0, length as usize)?.contiguous();
             let input = BertInput { ids: text(&ids)?, types: text(&types)?, padding: None };
             Ok(model.probe(&input)?)
         }))
