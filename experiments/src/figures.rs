@@ -105,7 +105,7 @@ impl Runs<'_> {
 }
 
 /// A condition number as far as f32 resolves it; null in the records is infinite.
-fn resolved(kappa: f64) -> f64 {
+pub fn resolved(kappa: f64) -> f64 {
     if kappa.is_nan() { RESOLVED } else { kappa.min(RESOLVED) }
 }
 
@@ -115,7 +115,7 @@ fn kappa(found: &Findings, place: &str) -> Option<f64> {
 }
 
 /// The layers of a probe.
-fn layers(found: &Findings) -> usize {
+pub fn layers(found: &Findings) -> usize {
     let is_layer = |layer: &usize| found.spectra.contains_key(&format!("layer{layer}/tokens"));
     (1..).take_while(is_layer).count()
 }

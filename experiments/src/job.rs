@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use candle_core::DType;
+use candle_nn::VarBuilder;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::Input;
 use conditioned_models::encoder::EncoderConfig;
@@ -13,7 +14,7 @@ use conditioned_models::hugging_face::{bert, gpt2, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use conditioned_nn::store::load_tensors;
-use conditioned_train::{Control, FitConfig, Length, Outcome, Run, Status, Task, fit};
+use conditioned_train::{Control, Findings, FitConfig, Length, Outcome, Run, Status, Task, fit};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
@@ -211,6 +212,41 @@ pub trait CellTask: Task {
     }
 }
 
+/// What is done with the task of a run, whichever it is.
+trait Visit {
+    type Out;
+
+    fn visit<T: CellTask + 'static>(self, task: T) -> Result<Self::Out>;
+}
+
+/// Makes the task of a run over `store`, whose parameters are made, or start from the weights of its checkpoint.
+fn with_task<V: Visit>(config: &RunConfig, store: &Store, visit: V) -> Result<V::Out> {
+    match (&config.job.network, &config.job.task) {
+        (network, TaskConfig::Images(task)) if matches!(network.input(), Input::Images { .. }) => {
+            // What follows from the weights of a checkpoint follows when the model is built.
+            start(config, store)?;
+            visit.visit(ImageClassification::new(config, network, task, store).map_err(boxed)?)
+        }
+        (Network::Gpt2(network), TaskConfig::Language(task)) => {
+            // Its checkpoints are read before the model is built: conditioned tables follow their weights.
+            start(config, store)?;
+            visit.visit(LanguageModel::new(config, network, task, store).map_err(boxed)?)
+        }
+        (Network::Encoder(network), TaskConfig::Masked(task)) => {
+            visit.visit(MaskedLanguageModel::new(config, network, task, store).map_err(boxed)?)
+        }
+        (Network::Nystromformer(network), TaskConfig::Sequences(task)) => {
+            visit.visit(SequenceClassification::new(config, network, task, store).map_err(boxed)?)
+        }
+        (Network::Encoder(network), TaskConfig::Texts(task)) => {
+            let task = TextClassification::new(config, network, task, store).map_err(boxed)?;
+            start(config, store)?;
+            visit.visit(task)
+        }
+        _ => bail!("{}: this network cannot be trained on this task", config.name()),
+    }
+}
+
 /// Trains a run in its folder, from its newest checkpoint on.
 ///
 /// # Errors
@@ -220,35 +256,43 @@ pub fn train(
     run: &Run,
     control: &mut Control<'_>,
 ) -> Result<(Outcome, Store, Extras)> {
-    let store = store(config)?;
-    match (&config.job.network, &config.job.task) {
-        (network, TaskConfig::Images(task)) if matches!(network.input(), Input::Images { .. }) => {
-            // What follows from the weights of a checkpoint follows when the model is built.
-            start(config, &store)?;
-            let task = ImageClassification::new(config, network, task, &store).map_err(boxed)?;
+    struct Train<'a, 'b>(&'a RunConfig, &'a Run, &'a mut Control<'b>, Store);
+
+    impl Visit for Train<'_, '_> {
+        type Out = (Outcome, Store, Extras);
+
+        fn visit<T: CellTask + 'static>(self, task: T) -> Result<Self::Out> {
+            let Self(config, run, control, store) = self;
             train_task(&task, store, config, run, control)
         }
-        (Network::Gpt2(network), TaskConfig::Language(task)) => {
-            // Its checkpoints are read before the model is built: conditioned tables follow their weights.
-            start(config, &store)?;
-            let task = LanguageModel::new(config, network, task, &store).map_err(boxed)?;
-            train_task(&task, store, config, run, control)
-        }
-        (Network::Encoder(network), TaskConfig::Masked(task)) => {
-            let task = MaskedLanguageModel::new(config, network, task, &store).map_err(boxed)?;
-            train_task(&task, store, config, run, control)
-        }
-        (Network::Nystromformer(network), TaskConfig::Sequences(task)) => {
-            let task = SequenceClassification::new(config, network, task, &store).map_err(boxed)?;
-            train_task(&task, store, config, run, control)
-        }
-        (Network::Encoder(network), TaskConfig::Texts(task)) => {
-            let task = TextClassification::new(config, network, task, &store).map_err(boxed)?;
-            start(config, &store)?;
-            train_task(&task, store, config, run, control)
-        }
-        _ => bail!("{}: this network cannot be trained on this task", config.name()),
     }
+    let store = store(config)?;
+    with_task(config, &store, Train(config, run, control, store.clone()))
+}
+
+/// What probes find in the model of a run over given weights.
+pub type Prober = Box<dyn Fn(VarBuilder<'static>) -> Result<Findings>>;
+
+/// What a finished run would find by a probe: its weights go into `store`, which must be empty.
+///
+/// # Errors
+/// When data or weights cannot be read.
+pub fn prober(config: &RunConfig, folder: &Path, store: &Store) -> Result<Prober> {
+    struct Probe;
+
+    impl Visit for Probe {
+        type Out = Prober;
+
+        fn visit<T: CellTask + 'static>(self, task: T) -> Result<Prober> {
+            Ok(Box::new(move |weights| task.probe(weights).map_err(boxed)))
+        }
+    }
+    // Its own weights are read: nothing starts from a checkpoint.
+    let job = Job { init: None, ..config.job.clone() };
+    let config = RunConfig { job, ..config.clone() };
+    let prober = with_task(&config, store, Probe)?;
+    store.load(&folder.join(WEIGHTS))?;
+    Ok(prober)
 }
 
 fn train_task<T: CellTask>(

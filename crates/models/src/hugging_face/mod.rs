@@ -14,11 +14,14 @@
 //! | [`gpt2`] | GPT-2 of transformers | the same |
 //! | [`bert`] | BERT of transformers | the same |
 //! | [`vit`] | ViT and DeiT of transformers and of timm | those of transformers |
-//! | [`timm`] | | ViT and DeiT of timm |
+//! | [`timm`] | Swin, XCiT and DaViT of timm | ViT and DeiT of timm |
+//!
+//! [`open`] reads any of them.
 
 pub mod bert;
 mod fields;
 pub mod gpt2;
+mod open;
 mod positions;
 pub mod timm;
 pub mod vit;
@@ -33,6 +36,7 @@ use conditioned_nn::StoreError;
 use conditioned_nn::store::{save_tensors, write_atomic};
 use serde_json::Value;
 
+pub use open::open;
 pub use weights::WEIGHTS;
 
 /// The file that says what the model is.

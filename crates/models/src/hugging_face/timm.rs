@@ -1,10 +1,11 @@
-//! ViT and DeiT as folders of timm: `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them. Folders
-//! of timm are read by [`vit`](super::vit).
+//! ViT and DeiT as folders of timm: `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them. Such
+//! folders are read by [`vit`](super::vit), those of Swin, XCiT and DaViT here.
 //!
 //! `config.json` names an architecture of timm and the arguments that make it this network; the weights
 //! have timm's names. Source: timm 1.0, `timm/models/_hub.py`, `load_model_config_from_path`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -12,8 +13,10 @@ use conditioned_nn::{Store, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use super::{CONFIG, write_folder};
+use super::{CONFIG, weights, write_folder};
+use crate::architecture::{Architecture, Input};
 use crate::conditioning::ConditioningConfig;
+use crate::network::Network;
 use crate::vit::{EPS, Vit, VitConfig};
 
 /// Width, depth and heads by the name of a size.
@@ -85,6 +88,64 @@ pub(super) fn read_config(file: &Fields) -> Result<VitConfig, StoreError> {
         mlp_ratio: ratio as usize,
         ..named
     })
+}
+
+/// Buffers that some versions of timm write, which follow from the sizes.
+const DERIVED: [&str; 2] = ["relative_position_index", "attn_mask"];
+
+/// The families of timm whose names of tensors are the ones here.
+const PYRAMIDS: [&str; 3] = ["swin_", "xcit_", "davit_"];
+
+/// Whether an architecture of timm is a Swin, XCiT or DaViT.
+pub(super) fn is_pyramid(architecture: &str) -> bool {
+    PYRAMIDS.iter().any(|start| architecture.starts_with(start))
+}
+
+/// Reads a Swin, XCiT or DaViT that is one of the presets of [`Network`], with any number of classes: its weights
+/// go into `store`.
+///
+/// # Errors
+/// When the architecture is another one or has other arguments, or weights are missing, damaged or of another shape.
+pub(super) fn read_pyramid(folder: &Path, store: &Store) -> Result<Network, StoreError> {
+    let file = Fields::read(folder.join(CONFIG), "timm")?;
+    let args = file.section("model_args")?;
+    if let Some(key) =
+        args.keys().find(|key| !["num_classes", "img_size", "in_chans"].contains(key))
+    {
+        return Err(args.wrong(key, "absent: networks of other arguments cannot be read"));
+    }
+    let name = file.get("architecture").and_then(Value::as_str).unwrap_or_default();
+    let name = name.split('.').next().unwrap_or_default();
+    let mut network = Network::preset(name).map_err(|_| {
+        let known: Vec<&str> = Network::presets()
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| is_pyramid(name))
+            .collect();
+        file.wrong("architecture", &format!("one of {}", known.join(", ")))
+    })?;
+    if let Input::Images { channels, side, classes } = network.input() {
+        let pretrained = file.section("pretrained_cfg")?;
+        let classes = file.size_or("num_classes", pretrained.size_or("num_classes", classes)?)?;
+        network.set_classes(args.size_or("num_classes", classes)?)?;
+        let sizes = (args.size_or("in_chans", channels)?, args.size_or("img_size", side)?);
+        if sizes != (channels, side) {
+            let wanted = format!("of {channels} channels and {side} pixels a side, as {name} has");
+            return Err(file.wrong("model_args", &wanted));
+        }
+    }
+    network.build(store.builder())?;
+    let (path, mut tensors) = weights::load(folder, "")?;
+    tensors.retain(|name, _| !DERIVED.iter().any(|end| name.ends_with(end)));
+    weights::check_finite(&path, &tensors)?;
+    // A conditioning begins anew; a published checkpoint has none.
+    for (name, var) in store.buffers() {
+        if let Entry::Vacant(new) = tensors.entry(name) {
+            new.insert(var.as_detached_tensor().copy()?);
+        }
+    }
+    store.assign(&path, tensors)?;
+    Ok(network)
 }
 
 /// Channels and side in `input_size`, [channels, side, side].
