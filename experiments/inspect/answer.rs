@@ -10,8 +10,8 @@ use experiments::probe::{KAPPA, MEASURES, PLACES, RESOLVED, shown};
 
 use crate::subject::Subject;
 
-/// kappa below which, and above which, tokens are called well and ill conditioned. Tables 1 to 5 saw no gain from
-/// conditioning below the first, and gains, if not from the condition number alone, above the second.
+/// kappa below which, and above which, tokens are called well and ill conditioned: what tables 1 to 5 saw on either
+/// side is in docs/CONDITIONING.md.
 const WELL: f64 = 10.0;
 const ILL: f64 = 100.0;
 
@@ -26,9 +26,17 @@ fn kappa(found: &Findings, place: &str) -> f64 {
 pub(crate) fn verdict(found: &Findings) -> String {
     let tokens = kappa(found, "layer1/tokens");
     let called = match tokens {
-        kappa if kappa < WELL => "well conditioned: conditioning has nothing to mend here",
-        kappa if kappa <= ILL => "neither well nor ill conditioned: expect little of conditioning",
-        _ => "ill conditioned",
+        kappa if kappa < WELL => {
+            "well conditioned. In our tables conditioning gained little or nothing there"
+        }
+        kappa if kappa <= ILL => {
+            "of middling condition. In our tables conditioning gained something there, and as much did larger \
+             embedding tables or a mere factor"
+        }
+        _ => {
+            "ill conditioned. Conditioning may help, and so may larger embedding tables or a mere factor: try all \
+             three"
+        }
     };
     let conditioned = (kappa(found, "x") - kappa(found, "y")).abs() > 1e-3 * kappa(found, "y");
     let by = match conditioned {
@@ -39,7 +47,7 @@ pub(crate) fn verdict(found: &Findings) -> String {
         ),
         false => String::new(),
     };
-    format!("The tokens of this model have κ {}{by}: they are {called}.", shown(tokens))
+    format!("Verdict: the tokens have κ {}{by} and are {called}.", shown(tokens))
 }
 
 /// Ten lines for somebody who has never heard of condition numbers.
@@ -75,7 +83,7 @@ pub(crate) fn lines(subject: &Subject, found: &Findings, scales: &[(f64, f64)]) 
     lines.push(verdict(found));
     lines.push(what_if(found, scales));
     lines.push(
-        "What a lower κ was worth where we trained both: docs/CONDITIONING.md. Never trust κ alone: train and compare."
+        "What a lower κ was worth where we trained with both: docs/CONDITIONING.md. κ alone decides nothing."
             .to_string(),
     );
     lines
@@ -122,7 +130,7 @@ fn what_if(found: &Findings, scales: &[(f64, f64)]) -> String {
     let tables = match scales.iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
         None => "It has no position table or class token to scale.".to_string(),
         Some((factor, best)) if *best < 0.9 * kappa(found, "layer1/tokens") => format!(
-            "Position table and class token {factor} times as large: {}, which costs nothing.",
+            "Position table and class token {factor} times as large: {}; a new training can begin so at no cost.",
             shown(*best)
         ),
         Some(_) => "No other scale of position table and class token, from 0.25 to 16, lowers it by a tenth."

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
+use conditioned_data::Metric;
 use conditioned_report::curves::{self, Figure};
 use conditioned_report::heat::{self, HeatMap};
 use conditioned_report::html::Plate;
@@ -53,16 +54,19 @@ const BY_LAYER: [(&str, &str); 4] = [
     ("output", "output of attention"),
 ];
 
-/// The figures that the records hold enough for, in order. `column` is what results are called, with the metric.
+/// The figures that the results hold enough for, in order; without the records of their runs that is the last one.
+/// `column` is what results are called, with the metric.
 pub fn figures<T: Table>(results: &[Finished], column: Option<(&str, &str)>) -> Vec<Named> {
     let groups = groups::<T>(results);
-    let mut figures = vec![learning_curves::<T>(&groups)];
+    let mut figures = Vec::new();
+    if results.iter().any(|run| !run.curve.is_empty()) {
+        figures.push(learning_curves::<T>(&groups));
+    }
     if results.iter().any(|run| !run.probes.is_empty()) {
         figures.extend([along_training(&groups), by_layer(&groups), spectra(&groups)]);
         figures.extend(bounds(&groups));
     }
     figures.extend(column.and_then(|(head, metric)| against_kappa::<T>(results, head, metric)));
-    figures.retain(|figure| figure.plate.drawing.hover().is_ok());
     figures
 }
 
@@ -287,7 +291,7 @@ fn bounds(groups: &[Runs<'_>]) -> Option<Named> {
 
 /// What came out against kappa of the tokens that enter layer 1 after the last step, a point for each run.
 fn against_kappa<T: Table>(results: &[Finished], head: &str, metric: &str) -> Option<Named> {
-    let mut panels = Vec::new();
+    let (mut panels, mut ranks) = (Vec::new(), Vec::new());
     for row in T::Row::value_variants().iter().map(|row| name(*row)) {
         let mut groups = Vec::new();
         for arm in Arm::value_variants() {
@@ -313,6 +317,7 @@ fn against_kappa<T: Table>(results: &[Finished], head: &str, metric: &str) -> Op
             }
         }
         if !groups.is_empty() {
+            ranks.extend(rank_correlation(&groups).map(|r| format!("{} {r:+.2}", T::label(&row))));
             panels.push(scatter::Panel { title: T::label(&row), groups });
         }
     }
@@ -324,12 +329,28 @@ fn against_kappa<T: Table>(results: &[Finished], head: &str, metric: &str) -> Op
         diagonal: false,
         panels,
     };
-    let caption = "Every run of the table: does the result follow the condition number, whichever way it was \
-                   lowered? κ of each sequence where it was measured, else of all tokens together."
-        .to_string();
+    let ranks = match ranks.is_empty() {
+        true => String::new(),
+        false => {
+            format!(" Rank correlation of both (Spearman) over all runs: {}.", ranks.join(", "))
+        }
+    };
+    let caption = format!(
+        "Every run of the table: does the result follow the condition number, whichever way it was lowered? κ of \
+         each sequence where it was measured, else of all tokens together.{ranks}"
+    );
     let drawn = !figure.panels.is_empty();
     drawn.then(|| Named {
         name: "result-by-kappa",
         plate: Plate { caption, drawing: Box::new(figure) },
     })
+}
+
+/// Spearman's rank correlation of kappa and result; none where either is the same in all runs.
+fn rank_correlation(groups: &[Group]) -> Option<f64> {
+    let points = || groups.iter().flat_map(|group| &group.points);
+    // As logarithms, which have the same ranks and fit into f32.
+    let kappas: Vec<f32> = points().map(|point| point.x.ln() as f32).collect();
+    let results: Vec<f32> = points().map(|point| point.y as f32).collect();
+    Metric::Spearman.compute(&kappas, &results).ok().flatten()
 }

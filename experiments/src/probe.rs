@@ -59,7 +59,7 @@ pub const PLACES: [&str; 6] = ["tokens", "input", "queries", "keys", "attention"
 /// A condition number of numbers in f32, as people read it.
 pub fn shown(kappa: f64) -> String {
     match kappa {
-        kappa if kappa.is_nan() || kappa > RESOLVED => "≥ 1e7".to_string(),
+        kappa if kappa.is_nan() || kappa >= RESOLVED => "≥ 1e7".to_string(),
         kappa if kappa >= 1e4 => format!("{kappa:.1e}"),
         kappa if kappa >= 100.0 => format!("{kappa:.0}"),
         kappa => format!("{kappa:.1}"),

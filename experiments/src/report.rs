@@ -31,7 +31,7 @@ pub const PAGE: &str = "report.html";
 /// When there is no finished run, a record is damaged, the Markdown file has no such lines, or a file cannot be
 /// written.
 pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
-    let (results, from_runs) = open::<T>(out)?;
+    let results = open::<T>(out)?;
     let timings = timing::read(out)?;
     let grid = grid::<T>(&results, &timings)?;
     let mut csv = csv::Writer::from_writer(Vec::new());
@@ -52,12 +52,8 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
         let path = out.join(name);
         write_atomic(&path, &bytes).with_context(|| path.display().to_string())?;
     }
-    // Curves, probes and texts are in the run folders alone.
     let columns = T::columns(&results);
-    let figures = match from_runs {
-        true => figures::figures::<T>(&results, columns.iter().find_map(Column::answers)),
-        false => Vec::new(),
-    };
+    let figures = figures::figures::<T>(&results, columns.iter().find_map(Column::answers));
     for figure in &figures {
         figure.save(out)?;
     }

@@ -311,13 +311,13 @@ impl Together {
 ///
 /// # Errors
 /// As [`collect`], or when the file is damaged.
-pub fn open<T: Table>(out: &Path) -> Result<(Vec<Finished>, bool)> {
+pub fn open<T: Table>(out: &Path) -> Result<Vec<Finished>> {
     let file = out.join("results.csv");
     if file.exists() && folder::find(out)?.is_empty() {
         let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
-        return Ok((read(&file, T::NAME, &rows)?, false));
+        return read(&file, T::NAME, &rows);
     }
-    Ok((collect::<T>(out)?, true))
+    collect::<T>(out)
 }
 
 /// The cells of the `results.csv` of a table with these rows.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::{CONFIG, bert, gpt2, timm, vit};
-use crate::bert::Bert;
+use crate::architecture::Architecture;
 use crate::encoder::EncoderConfig;
 use crate::network::Network;
 
@@ -31,7 +31,7 @@ pub fn open(folder: &Path, store: &Store) -> Result<Network, StoreError> {
         }
         "bert" => {
             let config = bert::read_config(folder)?;
-            Bert::new(&config, store.builder())?;
+            config.build(store.builder())?;
             bert::read_weights(folder, store)?;
             Ok(Network::Encoder(EncoderConfig::Bert(config)))
         }

@@ -90,8 +90,8 @@ pub(super) fn read_config(file: &Fields) -> Result<VitConfig, StoreError> {
     })
 }
 
-/// Buffers that some versions of timm write, which follow from the sizes.
-const DERIVED: [&str; 2] = ["relative_position_index", "attn_mask"];
+/// Buffers of timm that no evaluation needs: they follow from the sizes, or count steps.
+const DERIVED: [&str; 3] = ["relative_position_index", "attn_mask", "num_batches_tracked"];
 
 /// The families of timm whose names of tensors are the ones here.
 const PYRAMIDS: [&str; 3] = ["swin_", "xcit_", "davit_"];
