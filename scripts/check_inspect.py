@@ -102,19 +102,15 @@ def of_timm(binary, name, root, types):
 
     def entering(model, image):
         seen = []
-        hooks = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for m in model.modules()
+        # What the norm in front of attention sees: DaViT adds a convolution before it.
+        hooks = [m.norm1.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for m in model.modules()
                  if type(m).__name__ in types]
         model(image)
         for hook in hooks:
             hook.remove()
-        return [x.transpose(1, 3) if x.dim() == 4 and type_is_channels_first(x) else x for x in seen]
+        return seen
 
     images(binary, name, model, folder, size[-1], root / f"{name}-out", entering)
-
-
-def type_is_channels_first(x):
-    # DaViT's blocks take (B, C, H, W): square, and wider than deep.
-    return x.shape[2] == x.shape[3]
 
 
 def main():
