@@ -11,7 +11,7 @@
 //!
 //! Each has the measures `kappa`, `effective_kappa`, `effective_rank`, `spectral_norm` and `entropy` of
 //! [`Spectrum`]: `PLACE/MEASURE` is the median over all matrices of the place, `PLACE/MEASURE_q1` and `_q3` are its
-//! quartiles. The spectrum of a place is the median of each singular value.
+//! quartiles. The spectrum of a place is the median of each singular value, over the longest sequences.
 //!
 //! Proposition 4.2 is about a head P X W_V with P its attention matrix: `layerL/bound_left` is kappa(P X W_V),
 //! `layerL/bound_right` is kappa(P) kappa(X) kappa(W_V), X the input of the layer, and `layerL/violations` the share
@@ -150,14 +150,15 @@ impl Inside {
         Ok(())
     }
 
-    /// The median of each singular value of a place, largest first; of shorter spectra as far as they go.
+    /// The median of each singular value of a place, largest first, over the matrices that have the most: those of
+    /// shorter sequences would make it rise where they end.
     pub fn median_spectrum(&self, place: &str) -> Vec<f64> {
         let spectra = self.spectra.get(place).map_or(&[][..], Vec::as_slice);
-        let longest = spectra.iter().map(|s| s.singular_values().len()).max().unwrap_or(0);
+        let spectra = || spectra.iter().map(Spectrum::singular_values);
+        let longest = spectra().map(<[f64]>::len).max().unwrap_or(0);
         let of = |i: usize| {
-            let values: Vec<f64> =
-                spectra.iter().filter_map(|s| s.singular_values().get(i).copied()).collect();
-            median(&values).unwrap_or(f64::NAN)
+            let whole = spectra().filter(|values| values.len() == longest);
+            median(&whole.map(|values| values[i]).collect::<Vec<_>>()).unwrap_or(f64::NAN)
         };
         (0..longest).map(of).collect()
     }

@@ -24,6 +24,7 @@ mod hugging_face_vit;
 mod image_parity;
 mod nystromformer;
 mod nystromformer_parity;
+mod open;
 mod published_sizes;
 mod registry;
 mod siblings;

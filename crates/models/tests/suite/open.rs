@@ -1,0 +1,49 @@
+//! Folders of any family by one function.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+use conditioned_models::hugging_face::open;
+use conditioned_models::network::Network;
+use conditioned_models::{Architecture, Model};
+use conditioned_nn::store::save_tensors;
+use conditioned_nn::{Mode, Store};
+
+const SWIN: &str = "swin_tiny_patch4_window7_224";
+const CLASSES: usize = 3;
+
+fn logits(model: &dyn Model) -> Result<Vec<f32>> {
+    let image = Tensor::arange(0f32, 3.0 * 224.0 * 224.0, &Device::Cpu)?.sin()?;
+    model.forward(&image.reshape((1, 3, 224, 224))?, Mode::Eval.into())?.flatten_all()?.to_vec1()
+}
+
+/// A folder as timm writes it, with the buffers of its older versions.
+#[test]
+fn a_swin_of_timm_is_read_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(3, DType::F32, &Device::Cpu);
+    let mut network = Network::preset(SWIN).unwrap();
+    network.set_classes(CLASSES).unwrap();
+    let model = network.build(store.builder()).unwrap();
+    let mut tensors: Vec<(String, Tensor)> =
+        store.tensors().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    let index = Tensor::zeros((49, 49), DType::U32, &Device::Cpu).unwrap();
+    tensors.push(("layers.0.blocks.0.attn.relative_position_index".to_string(), index));
+    save_tensors(&folder.path().join("model.safetensors"), tensors, &BTreeMap::new()).unwrap();
+    let config =
+        serde_json::json!({ "architecture": format!("{SWIN}.ms_in1k"), "num_classes": CLASSES });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+
+    let other = Store::new(4, DType::F32, &Device::Cpu);
+    let found = open(folder.path(), &other).unwrap();
+    assert_eq!(found, network);
+    let read = found.build(other.frozen().unwrap()).unwrap();
+    assert_eq!(logits(&*read).unwrap(), logits(&*model).unwrap());
+
+    // Weights of other classes do not fit.
+    std::fs::write(folder.path().join("config.json"), format!(r#"{{"architecture": "{SWIN}"}}"#))
+        .unwrap();
+    let error =
+        open(folder.path(), &Store::new(5, DType::F32, &Device::Cpu)).unwrap_err().to_string();
+    assert!(error.contains("head.fc"), "{error}");
+}
