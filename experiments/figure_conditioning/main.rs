@@ -86,6 +86,7 @@ impl Table for FigureConditioning {
             },
             Preset {
                 tuned: Some(include_str!("../table1_imagenet/tuned/short.json")),
+                timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", digits, DIGITS)
             },
         ]

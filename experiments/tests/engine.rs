@@ -15,6 +15,7 @@ const TABLE3: Binary = Binary(env!("CARGO_BIN_EXE_table3-lra"));
 const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
 const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
+const FIGURE: Binary = Binary(env!("CARGO_BIN_EXE_figure-conditioning"));
 const TOY: Binary = Binary(env!("CARGO_BIN_EXE_toy-table"));
 
 /// The signal of a closed pipe.
@@ -70,6 +71,7 @@ fn every_binary_plans_and_refuses_to_tune_what_is_set() {
         (TABLE3, &["smoke", "short"]),
         (TABLE4, &["smoke", "short"]),
         (TABLE5, &["smoke", "short"]),
+        (FIGURE, &["smoke", "short"]),
     ] {
         for preset in presets {
             let plan =
@@ -325,6 +327,7 @@ fn committed_tables_are_those_of_the_committed_results() {
         (TABLE3, "table3_lra"),
         (TABLE4, "table4_glue"),
         (TABLE5, "table5_tinystories"),
+        (FIGURE, "figure_conditioning"),
     ] {
         for results in here.join(folder).join("results").read_dir().unwrap() {
             let results = results.unwrap().path();
@@ -351,7 +354,7 @@ fn committed_tables_are_those_of_the_committed_results() {
             seen += 1;
         }
     }
-    assert!(seen >= 7, "{seen} tables");
+    assert!(seen >= 8, "{seen} tables");
 }
 
 #[test]
