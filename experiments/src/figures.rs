@@ -102,7 +102,7 @@ impl Runs<'_> {
         let curve = |(arm, runs): &(Arm, Vec<&Finished>)| {
             let points: Vec<Vec<(usize, f64)>> = runs.iter().map(|run| points(run)).collect();
             let points: Vec<&[(usize, f64)]> = points.iter().map(Vec::as_slice).collect();
-            curves::Curve::over(arm.to_string(), &points)
+            curves::Curve::over(arm.to_string(), &points).filter(|curve| !curve.points.is_empty())
         };
         self.arms.iter().filter_map(curve).collect()
     }
@@ -169,7 +169,7 @@ fn along_training(groups: &[Runs<'_>]) -> Named {
         x: "optimiser steps".to_string(),
         y: "κ, median over sequences".to_string(),
         log_y: true,
-        panels: panels.collect(),
+        panels: panels.filter(|panel| !panel.curves.is_empty()).collect(),
     };
     let caption = "Condition numbers along training: mean over seeds, and their range. f32 resolves κ up to 1e7: \
                    what is drawn there is larger or infinite."
@@ -193,7 +193,7 @@ fn by_layer(groups: &[Runs<'_>]) -> Named {
         x: "layer".to_string(),
         y: "κ, median over sequences and heads".to_string(),
         log_y: true,
-        panels: panels.collect(),
+        panels: panels.filter(|panel| !panel.curves.is_empty()).collect(),
     };
     let caption =
         "Condition numbers of every layer after the last step: mean over seeds, and their range."
@@ -212,7 +212,10 @@ fn spectra(groups: &[Runs<'_>]) -> Named {
                 .iter()
                 .filter_map(|(step, found)| Some((*step, &found.spectra.get(FIRST)?[..])))
                 .collect();
-            let count = spectra.iter().map(|(_, spectrum)| spectrum.len()).min().unwrap_or(0);
+            // Nothing of runs without probes.
+            let Some(count) = spectra.iter().map(|(_, spectrum)| spectrum.len()).min() else {
+                continue;
+            };
             // What f32 does not tell from zero has the last colour.
             let relative = |spectrum: &[f32], i: usize| {
                 f64::from(spectrum[i] / spectrum[0]).max(1.0 / RESOLVED)
@@ -264,9 +267,13 @@ fn bounds(groups: &[Runs<'_>]) -> Option<Named> {
                     points.push(Point { x, y, label });
                 }
             }
-            of_arms.push(Group { name: arm.to_string(), points });
+            if !points.is_empty() {
+                of_arms.push(Group { name: arm.to_string(), points });
+            }
         }
-        panels.push(scatter::Panel { title: runs.title.clone(), groups: of_arms });
+        if !of_arms.is_empty() {
+            panels.push(scatter::Panel { title: runs.title.clone(), groups: of_arms });
+        }
     }
     if missed.is_empty() {
         return None;

@@ -41,8 +41,11 @@ pub const RESOLVED: f64 = 1e7;
 /// whatever its numbers were rounded from.
 const RESOLVED_IN_F64: f64 = 1e14;
 
+/// A number of a spectrum.
+pub type Measure = fn(&Spectrum) -> f64;
+
 /// What is measured of a spectrum, by name.
-pub const MEASURES: [(&str, fn(&Spectrum) -> f64); 5] = [
+pub const MEASURES: [(&str, Measure); 5] = [
     (KAPPA, Spectrum::condition_number),
     ("effective_kappa", Spectrum::effective_condition_number),
     ("effective_rank", Spectrum::effective_rank),

@@ -197,6 +197,22 @@ fn a_sweep_reads_no_dev_text_and_cut_texts_are_counted() {
 }
 
 #[test]
+fn a_fine_tuned_encoder_can_be_probed_and_keeps_its_bits() {
+    let scene = Scene::new();
+    let one = ["--arms", "per-sequence", "--seeds", "1", "--set", "epochs=2"];
+    for (out, every) in [("seen", "probe_every=5"), ("plain", "probe_every=null")] {
+        scene.run(out, &[&one[..], &["--set", every]].concat());
+    }
+    let cell = |out: &str| scene.path(&format!("{out}/bert/per-sequence-set/seed100"));
+    let found = support::probes(&cell("seen"), 5);
+    assert!(found.len() > 2 && found[0].1.metrics.contains_key("layer2/bound_left"));
+    assert!(support::probes(&cell("plain"), 5).is_empty());
+    let weights = |out: &str| std::fs::read(cell(out).join("model.safetensors")).unwrap();
+    assert!(weights("seen") == weights("plain"));
+    assert!(scene.path("seen/bounds.svg").exists() && !scene.path("plain/bounds.svg").exists());
+}
+
+#[test]
 fn scores_two_dev_sets_and_frozen_layers() {
     let scene = Scene::new();
     // Scores: the label is the number of words.

@@ -133,6 +133,18 @@ fn a_checkpoint_learns_images_and_becomes_a_plain_model() {
 }
 
 #[test]
+fn a_fine_tuned_vit_can_be_probed() {
+    let scene = Scene::new();
+    let out = scene.str("out");
+    let own = ["--arms", "per-sequence", "--set", "learning_rate=1e-2"];
+    let arguments =
+        scene.arguments(&[&own[..], &["--set", "probe_every=5", "--out", &out]].concat());
+    FINETUNE.success(&strs(&arguments));
+    let found = support::probes(&scene.path("out/vit/per-sequence-set/seed100"), 5);
+    assert!(found.len() > 2 && found[0].1.metrics.contains_key("layer2/bound_left"));
+}
+
+#[test]
 fn other_sizes_freezing_and_layers_are_settings() {
     let scene = Scene::new();
     let out = scene.str("out");

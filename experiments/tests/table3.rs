@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use support::{Binary, lines, results, set};
+use support::{Binary, lines, probes, results, set};
 
 const TABLE3: Binary = Binary(env!("CARGO_BIN_EXE_table3-lra"));
 
@@ -84,7 +84,7 @@ const FEW: [&str; 9] = [
     "evaluations=1",
     "learning_rate=1e-3",
     "max_length=64",
-    "evaluations=1",
+    "probe_every=1",
 ];
 
 fn few(preset: &[&str], out: &Path) -> String {
@@ -110,6 +110,8 @@ fn released_listops_and_texts_of_ones_own_are_trained_on() {
     let lra = lra.to_str().unwrap();
     let table = few(&["--models", "listops", "--lra", lra], &out);
     assert!(table.contains("ListOps"), "{table}");
+    let probed = |out: &Path, row: &str| probes(&out.join(row).join("pooled-set/seed100"), 1).len();
+    assert_eq!(probed(&out, "listops"), 3);
 
     let texts = root.path().join("films.jsonl");
     let row = |i: usize| {
@@ -121,6 +123,8 @@ fn released_listops_and_texts_of_ones_own_are_trained_on() {
     let out = root.path().join("texts");
     let table = few(&["--models", "text,retrieval", "--texts", texts], &out);
     assert!(table.contains("films") && table.contains("Retrieval"), "{table}");
+    // Of a pair its first text.
+    assert_eq!((probed(&out, "text"), probed(&out, "retrieval")), (3, 3));
 }
 
 #[test]

@@ -76,6 +76,11 @@ pub fn quantile(values: &[f64], p: f64) -> Option<f64> {
     sorted.sort_by(f64::total_cmp);
     let place = p * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    // Between equal ones there may be nothing to go: infinity minus itself is no number.
-    Some(if below == above { below } else { below + place.fract() * (above - below) })
+    Some(match place.fract() {
+        // From an infinite one there is nowhere to go: infinity minus itself is no number.
+        _ if below == above || below.is_infinite() => below,
+        // The mean of two in the middle, rounded once.
+        0.5 => 0.5 * (below + above),
+        part => below + part * (above - below),
+    })
 }

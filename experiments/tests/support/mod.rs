@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use conditioned_train::{Event, Findings, record};
+
 /// One binary.
 #[derive(Clone, Copy)]
 pub(crate) struct Binary(pub(crate) &'static str);
@@ -140,3 +142,53 @@ pub(crate) fn untrained(folder: &Path, copy: PathBuf) -> PathBuf {
     std::fs::copy(folder.join("run.json"), copy.join("run.json")).unwrap();
     copy
 }
+
+/// What the probes of a finished run found, by step, after everything that holds for all of them was checked: when
+/// they are due with one every `every` steps, and what they have. Nothing of a run without.
+pub(crate) fn probes(run: &Path, every: usize) -> Vec<(usize, Findings)> {
+    let (mut probes, mut last) = (Vec::new(), 0);
+    for event in record::read(&run.join("metrics.jsonl")).unwrap() {
+        last = last.max(event.step());
+        if let Event::Probe { step, metrics, spectra } = event {
+            probes.push((step, Findings { metrics, spectra }));
+        }
+    }
+    let place = run.display();
+    if probes.is_empty() {
+        return probes;
+    }
+    let steps: Vec<usize> = probes.iter().map(|(step, _)| *step).collect();
+    let due: Vec<usize> =
+        (0..=last).filter(|step| step.is_multiple_of(every) || *step == last).collect();
+    assert_eq!(steps, due, "{place}");
+    for (step, Findings { metrics, spectra }) in &probes {
+        // Null in the record is infinite.
+        let at = |name: &str| {
+            let value = *metrics.get(name).unwrap_or_else(|| panic!("{place} {step}: no {name}"));
+            if value.is_nan() { f64::INFINITY } else { value }
+        };
+        let places = ["tokens", "input", "queries", "keys", "attention", "output"];
+        let layers = [1, 2].iter().flat_map(|layer| places.map(|p| format!("layer{layer}/{p}")));
+        for of in layers.chain(["x".to_string(), "y".to_string()]) {
+            for measure in MEASURES {
+                let name = format!("{of}/{measure}");
+                let (q1, median, q3) =
+                    (at(&format!("{name}_q1")), at(&name), at(&format!("{name}_q3")));
+                assert!(q1 <= median && median <= q3, "{place} {step} {name}: {q1} {median} {q3}");
+                assert!(median.is_finite() || measure.ends_with("kappa"), "{place} {step} {name}");
+            }
+            let (kappa, effective) =
+                (at(&format!("{of}/kappa")), at(&format!("{of}/effective_kappa")));
+            assert!(1.0 <= effective && effective <= kappa, "{place} {step} {of}");
+            let rank = at(&format!("{of}/effective_rank"));
+            let spectrum = &spectra[&of];
+            assert!(spectrum.is_sorted_by(|a, b| a >= b), "{place} {step} {of}");
+            assert!((1.0..=spectrum.len() as f64 + 1e-6).contains(&rank), "{place} {step} {of}");
+        }
+    }
+    probes
+}
+
+/// What a probe measures of every place.
+const MEASURES: [&str; 5] =
+    ["kappa", "effective_kappa", "effective_rank", "spectral_norm", "entropy"];

@@ -1,4 +1,4 @@
-//! Singular values and condition numbers.
+//! Singular values, condition numbers, entropy.
 
 use candle_conditioning::{condition_number, effective_condition_number, spectra, spectra_masked};
 use candle_core::{DType, Device, Tensor};
@@ -26,6 +26,62 @@ proptest! {
         // sigma_min is good to EXACT sigma_1, so kappa to EXACT kappa, relatively.
         assert_close(&[spectrum.condition_number()], &[wanted], EXACT * kappa, kappa);
     }
+
+    #[test]
+    fn entropy_and_effective_rank_are_those_of_a_given_spectrum(
+        seed: u64, n in 1usize..=24, d in 1usize..=24, e in 0.0..8.0f64, exponent in -900i32..=900,
+        factor in 0.1..10.0f64,
+    ) {
+        let (kappa, rank) = (10f64.powf(e), n.min(d));
+        let x = tensor(with_kappa(seed, n, d, kappa).as_ref());
+        let spectrum = &spectra(&x).unwrap()[0];
+        let (entropy, effective) = (spectrum.entropy(), spectrum.effective_rank());
+        let steps = (rank.max(2) - 1) as f64;
+        let sigma: Vec<f64> = (0..rank).map(|i| kappa.powf(-(i as f64) / steps)).collect();
+        // H = ln S - sum sigma ln sigma / S with S the sum: another way to the same number.
+        let sum: f64 = sigma.iter().sum();
+        let wanted = sum.ln() - sigma.iter().map(|s| s * s.ln()).sum::<f64>() / sum;
+        assert_close(&[entropy], &[wanted], SPREAD, 1.0);
+        assert_close(&[effective], &[wanted.exp()], SPREAD, rank as f64);
+        prop_assert!((0.0..=(rank as f64).ln() + EXACT).contains(&entropy), "{}", entropy);
+        prop_assert!((1.0..=rank as f64 * (1.0 + EXACT)).contains(&effective), "{}", effective);
+
+        // Another scale: the same bits by a power of two, the same number by any other.
+        let scaled = |factor: f64| spectra(&x.affine(factor, 0.0).unwrap()).unwrap()[0].entropy();
+        prop_assert_eq!(scaled(2f64.powi(exponent)).to_bits(), entropy.to_bits());
+        assert_close(&[scaled(-factor)], &[entropy], SPREAD, 1.0);
+    }
+}
+
+/// A singular value of size 1e-16 sigma_1 that should be zero adds 1e-16 ln 1e16 to the entropy, as each error of
+/// this size adds at most: 24 of them, with a factor of 10.
+const SPREAD: f64 = 1e-12;
+
+#[test]
+fn equal_singular_values_have_the_largest_entropy_and_one_has_none() {
+    for (n, d) in [(1, 1), (1, 7), (7, 1), (5, 5), (4, 9), (24, 6)] {
+        let of = |x: &Tensor| {
+            let spectrum = &spectra(x).unwrap()[0];
+            [spectrum.entropy(), spectrum.effective_rank()]
+        };
+        let rank = n.min(d) as f64;
+        let equal = tensor(with_kappa(3, n, d, 1.0).as_ref());
+        assert_close(&of(&equal), &[rank.ln(), rank], SPREAD, rank);
+        let single = normal(4, &[n, 1]).matmul(&normal(5, &[1, d])).unwrap();
+        assert_close(&of(&single), &[0.0, 1.0], SPREAD, 1.0);
+        assert_eq!(of(&Tensor::zeros((n, d), DType::F32, &Device::Cpu).unwrap()), [0.0, 0.0]);
+    }
+    // Exact where the decomposition is.
+    let diagonal = |values: [f32; 3]| {
+        let [a, b, c] = values;
+        let x = Tensor::new(&[[a, 0.0, 0.0], [0.0, b, 0.0], [0.0, 0.0, c]], &Device::Cpu).unwrap();
+        let spectrum = spectra(&x).unwrap().remove(0);
+        (spectrum.entropy(), spectrum.effective_rank())
+    };
+    assert_eq!(diagonal([0.0, 3.0, 0.0]), (0.0, 1.0));
+    // Shares 1/2, 1/4, 1/4: 3/2 ln 2.
+    let (entropy, effective) = diagonal([2.0, 1.0, 1.0]);
+    assert_close(&[entropy, effective], &[1.5 * 2f64.ln(), 2f64.powf(1.5)], EXACT, 1.0);
 }
 
 #[test]
@@ -58,5 +114,6 @@ fn masked_spectra_are_those_of_the_real_rows() {
     let real = x.get(0).unwrap().index_select(&rows, 0).unwrap();
     assert_eq!(found[0], spectra(&real).unwrap()[0]);
     assert!(found[1].singular_values().is_empty());
+    assert_eq!((found[1].entropy(), found[1].effective_rank()), (0.0, 0.0));
     assert_eq!(found[1].condition_number(), f64::INFINITY);
 }

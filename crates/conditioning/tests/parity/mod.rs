@@ -1,5 +1,7 @@
 //! `Gradient::Full` against the derivative of PyTorch's SVD: fixture by `make_fixture.py`.
 
+mod spectrum;
+
 use candle_conditioning::{Conditioner, Gradient};
 use candle_core::{Device, safetensors};
 

@@ -17,6 +17,7 @@ mod layers_parity;
 mod limits;
 mod nystrom;
 mod oracle;
+mod probe;
 mod softmax;
 mod spatial_attention;
 mod store;

@@ -50,7 +50,10 @@ mod grid {
 }
 
 mod statistics {
-    use conditioned_report::statistics::{Sample, median};
+    use conditioned_report::statistics::{Sample, median, quantile};
+
+    /// A difference, a product and a sum, each rounded once.
+    const ROUNDING: f64 = 1e-15;
 
     #[test]
     fn the_interval_is_that_of_the_textbook() {
@@ -72,6 +75,53 @@ mod statistics {
         assert_eq!(median(&[3.0, 1.0, f64::INFINITY]), Some(3.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
         assert_eq!(median(&[f64::NAN, 1.0]), None);
+    }
+
+    #[test]
+    fn the_median_of_two_is_their_mean_to_the_last_bit() {
+        let values = (1..200).map(|i| (1.0 / f64::from(i), f64::from(i).sqrt()));
+        for (a, b) in values {
+            assert_eq!(median(&[a, b]), Some(0.5 * (a + b)), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_those_of_numpy() {
+        // numpy.quantile(values, p) of NumPy 2.4.
+        let few = [3.7, -1.2, 0.4, 8.1, 2.6, 2.6];
+        let wide = [1e-3, 5.0, 1e6, 40.0];
+        for (p, of_few, of_wide) in [
+            (0.0, -1.2, 0.001),
+            (0.1, -0.4, 1.5007),
+            (0.25, 0.9500000000000001, 3.7502500000000003),
+            (0.5, 2.6, 22.5),
+            (0.75, 3.4250000000000003, 250030.0),
+            (0.9, 5.9, 700012.0000000002),
+            (1.0, 8.1, 1e6),
+        ] {
+            for (values, wanted) in [(&few[..], of_few), (&wide, of_wide)] {
+                let found = quantile(values, p).unwrap();
+                assert!((found - wanted).abs() <= ROUNDING * wanted.abs().max(1.0), "{p}: {found}");
+            }
+        }
+        assert_eq!(quantile(&[7.0], 0.3), Some(7.0));
+    }
+
+    #[test]
+    fn quantiles_take_infinity_at_both_ends_and_refuse_nan() {
+        const INFINITE: f64 = f64::INFINITY;
+        let of = |values: &[f64]| [0.0, 0.25, 0.5, 0.75, 1.0].map(|p| quantile(values, p).unwrap());
+        // What NumPy finds too.
+        assert_eq!(of(&[3.0, INFINITE, 1.0, 2.0]), [1.0, 1.75, 2.5, INFINITE, INFINITE]);
+        assert_eq!(of(&[3.0, -INFINITE, 1.0, 2.0]), [-INFINITE, -INFINITE, 1.5, 2.25, 3.0]);
+        // Where NumPy subtracts infinity from itself.
+        assert_eq!(of(&[INFINITE, 1.0]), [1.0, INFINITE, INFINITE, INFINITE, INFINITE]);
+        assert_eq!(of(&[-INFINITE, 1.0]), [-INFINITE, -INFINITE, -INFINITE, -INFINITE, 1.0]);
+        assert_eq!(of(&[INFINITE; 3]), [INFINITE; 5]);
+        for p in [0.0, 0.5, 1.0] {
+            assert_eq!(quantile(&[], p), None);
+            assert_eq!(quantile(&[1.0, f64::NAN, INFINITE], p), None);
+        }
     }
 }
 
