@@ -54,10 +54,13 @@ pub(crate) fn verdict(found: &Findings) -> String {
 pub(crate) fn lines(subject: &Subject, found: &Findings, scales: &[(f64, f64)]) -> Vec<String> {
     let (network, depth) = (&subject.network, layers(found));
     let of = |name: &str| found.metrics.get(name).copied().unwrap_or(f64::NAN);
-    let parameters = subject.store.parameter_count() as f64 / 1e6;
+    let parameters = match subject.store.parameter_count() {
+        few if few < 1_000_000 => format!("{few}"),
+        many => format!("{:.1} million", many as f64 / 1e6),
+    };
     let rank = found.spectra.get("layer1/tokens").map_or(0, Vec::len);
     let mut lines = vec![
-        format!("{}: {depth} layers with attention, {parameters:.1} million parameters.", network.family().label),
+        format!("{}: {depth} layers with attention, {parameters} parameters.", network.family().label),
         format!("It looked at {}.", subject.input),
         "κ is the largest singular value over the smallest: 1 is best, and at 1e7 directions are lost in f32."
             .to_string(),
