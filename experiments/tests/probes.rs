@@ -291,18 +291,19 @@ mod inside {
         Ok(())
     }
 
-    /// A spectrum that ends earlier goes on with zeros, or those that are left might rise.
+    /// Those of shorter sequences are left out, or the median might rise where they end.
     #[test]
-    fn the_median_spectrum_falls_though_lengths_differ() {
+    fn the_median_spectrum_is_that_of_the_longest() {
         let diagonal = |values: &[f64]| {
             let eye = Tensor::eye(values.len(), DType::F64, &Device::Cpu).unwrap();
             let x = eye.broadcast_mul(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
             spectra(&x).unwrap().remove(0)
         };
         let mut inside = Inside::default();
-        let both = vec![diagonal(&[4.0, 0.5]), diagonal(&[3.0, 1.0, 1.0])];
-        inside.spectra.insert("tokens".to_string(), both);
-        assert_eq!(inside.median_spectrum("tokens"), [3.5, 0.75, 0.5]);
+        let all =
+            vec![diagonal(&[4.0, 0.5]), diagonal(&[3.0, 1.0, 1.0]), diagonal(&[5.0, 2.0, 0.5])];
+        inside.spectra.insert("tokens".to_string(), all);
+        assert_eq!(inside.median_spectrum("tokens"), [4.0, 1.5, 0.75]);
         assert!(inside.median_spectrum("nowhere").is_empty());
     }
 
