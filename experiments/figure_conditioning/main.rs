@@ -4,11 +4,10 @@
 //! It trains the ViT of table 1, at the settings that were searched there, with probes. Every table draws the same
 //! figures of its own runs with `--set probe_every=STEPS`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 use conditioned_data::ImageData;
 use conditioned_models::network::Network;
 use experiments::arm::Arm::{
@@ -17,10 +16,9 @@ use experiments::arm::Arm::{
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::Shared;
-use experiments::recipe::images::ImageRecipe;
+use experiments::recipe::images::{DIGITS_GRID, ImageRecipe, SMOKE_GRID};
 use experiments::results::Finished;
-use experiments::search::Grid;
-use experiments::table::{Curve, NoCommands, Preset, Request, Stage, Table};
+use experiments::table::{Curve, NoCommands, NoOptions, Preset, Request, Stage, Table};
 
 struct FigureConditioning;
 
@@ -29,35 +27,19 @@ enum Row {
     Vit,
 }
 
-#[derive(Args, Clone)]
-struct Options {
-    /// A folder of images, as table1-imagenet takes it; with it the model is --set model=NAME, such as vit-28 or
-    /// vit-32.
-    #[arg(long)]
-    data: Option<PathBuf>,
-}
-
 /// 1,100 UCI digits, a probe every 50th step.
 fn digits(_: Row) -> ImageRecipe {
     let digits = ImageRecipe::digits();
     ImageRecipe { shared: Shared { probe_every: Some(50), ..digits.shared }, ..digits }
 }
 
-/// A small network on some digits: seconds, for tests.
+/// Seconds, for tests.
 fn smoke(row: Row) -> ImageRecipe {
-    let digits = digits(row);
-    ImageRecipe {
-        model: "vit-8-tiny".to_string(),
-        train_images: Some(220),
-        tune_images: 60,
-        epochs: 3,
-        target: 20.0,
-        shared: Shared { probe_every: Some(5), ..digits.shared },
-        ..digits
-    }
+    let smoke = digits(row).smoke();
+    ImageRecipe { shared: Shared { probe_every: Some(5), ..smoke.shared }, ..smoke }
 }
 
-/// What lowers kappa in four ways, and a factor that does not.
+/// What lowers kappa in three ways, and a factor that does not.
 const ARMS: &[Arm] = &[Baseline, Init, PerSequence, PerSequenceNormMatched, PooledCurrent];
 
 impl Table for FigureConditioning {
@@ -69,7 +51,7 @@ impl Table for FigureConditioning {
     const CURVE: Curve = Curve::Evaluation("tune_accuracy", "accuracy on the tuning slice, %");
     type Row = Row;
     type Recipe = ImageRecipe;
-    type Options = Options;
+    type Options = NoOptions;
     type Commands = NoCommands;
     type Data = ImageData;
 
@@ -82,17 +64,17 @@ impl Table for FigureConditioning {
         vec![
             Preset {
                 tuned: Some(include_str!("../table1_imagenet/tuned/smoke.json")),
-                ..preset("smoke", smoke, SMOKE)
+                ..preset("smoke", smoke, SMOKE_GRID)
             },
             Preset {
                 tuned: Some(include_str!("../table1_imagenet/tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
-                ..preset("short", digits, DIGITS)
+                ..preset("short", digits, DIGITS_GRID)
             },
         ]
     }
 
-    fn default_preset(_: &Options) -> &'static str {
+    fn default_preset(_: &NoOptions) -> &'static str {
         "short"
     }
 
@@ -101,7 +83,7 @@ impl Table for FigureConditioning {
     }
 
     fn data(request: &Request<'_, Self>) -> Result<ImageData> {
-        request.recipe.data(request.options.data.as_deref(), false)
+        request.recipe.data(None, false)
     }
 
     fn job(request: &Request<'_, Self>, data: &ImageData, stage: &Stage<'_>) -> Result<Job> {
@@ -133,12 +115,6 @@ impl Table for FigureConditioning {
         ]
     }
 }
-
-const SMOKE: Grid = Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
-const DIGITS: Grid = Grid {
-    learning_rates: &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
-};
 
 fn main() -> ExitCode {
     experiments::main::<FigureConditioning>()

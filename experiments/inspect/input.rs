@@ -94,17 +94,16 @@ fn images(
     file: Option<&Path>,
     [channels, side]: [usize; 2],
 ) -> Result<(Vec<Tensor>, String)> {
-    // A folder without it was trained on images that are prepared as most are.
-    let preprocessing =
-        Preprocessing::read(folder).unwrap_or_else(|_| Preprocessing::imagenet(side));
-    let preprocessing = preprocessing.with_side(side);
     let Some(path) = file else {
+        // A stand-in in any case: prepared as most images are.
+        let preprocessing = Preprocessing::imagenet(side);
         return Ok((
             enlarged_digits(&preprocessing, [channels, side])?,
             "enlarged UCI digits (name photographs of your own: they are what counts)".to_string(),
         ));
     };
     ensure!(channels == 3, "a model of {channels} channels reads no image files; leave out FILE");
+    let preprocessing = Preprocessing::read(folder)?.with_side(side);
     let files = files(path, &["jpg", "jpeg", "png", "webp"])?;
     let read = |file: &PathBuf| Ok(preprocessing.read_image(file, &Device::Cpu)?.unsqueeze(0)?);
     let images: Result<Vec<Tensor>> = files.iter().take(SEQUENCES).map(read).collect();

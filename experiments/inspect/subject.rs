@@ -104,7 +104,9 @@ impl Subject {
             for ((_, table), original) in tables.iter().zip(&originals) {
                 table.set(original)?;
             }
-            kappas.push((*factor, found?.metrics["layer1/tokens/kappa"]));
+            // A network without attention has no such layer.
+            let kappa = found?.metrics.get("layer1/tokens/kappa").copied();
+            kappas.extend(kappa.map(|kappa| (*factor, kappa)));
         }
         Ok(kappas)
     }

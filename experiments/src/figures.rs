@@ -5,8 +5,10 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use conditioned_data::Metric;
+use conditioned_nn::store::write_atomic;
 use conditioned_report::curves::{self, Figure};
 use conditioned_report::heat::{self, HeatMap};
 use conditioned_report::html::Plate;
@@ -35,11 +37,12 @@ impl Named {
     ///
     /// # Errors
     /// When it cannot be drawn or written.
-    pub fn save(&self, folder: &Path) -> anyhow::Result<()> {
+    pub fn save(&self, folder: &Path) -> Result<()> {
         let path = folder.join(self.name);
         self.plate.drawing.save(&path)?;
         let csv = path.with_extension("csv");
-        Ok(conditioned_nn::store::write_atomic(&csv, self.plate.drawing.csv()?.as_bytes())?)
+        write_atomic(&csv, self.plate.drawing.csv()?.as_bytes())
+            .with_context(|| csv.display().to_string())
     }
 }
 
@@ -195,9 +198,9 @@ fn by_layer(groups: &[Runs<'_>]) -> Named {
         log_y: true,
         panels: panels.filter(|panel| !panel.curves.is_empty()).collect(),
     };
-    let caption =
-        "Condition numbers of every layer after the last step: mean over seeds, and their range."
-            .to_string();
+    let caption = "Condition numbers of every layer after the last step: mean over seeds, and their range. What is \
+                   drawn at 1e7 is larger or infinite."
+        .to_string();
     Named { name: "layers", plate: Plate { caption, drawing: Box::new(figure) } }
 }
 
@@ -263,8 +266,11 @@ fn bounds(groups: &[Runs<'_>]) -> Option<Named> {
                         Some((_, sum, all)) => (*sum, *all) = (*sum + share, *all + 1.0),
                         None => missed.push((*arm, *share, 1.0)),
                     }
-                    let label = format!("layer {layer}, step {step}, seed {}", run.cell.seed);
-                    points.push(Point { x, y, label });
+                    // What is infinite has no place on the axes.
+                    if x.is_finite() && y.is_finite() {
+                        let label = format!("layer {layer}, step {step}, seed {}", run.cell.seed);
+                        points.push(Point { x, y, label });
+                    }
                 }
             }
             if !points.is_empty() {
@@ -275,7 +281,7 @@ fn bounds(groups: &[Runs<'_>]) -> Option<Named> {
             panels.push(scatter::Panel { title: runs.title.clone(), groups: of_arms });
         }
     }
-    if missed.is_empty() {
+    if panels.is_empty() {
         return None;
     }
     let shares: Vec<String> =

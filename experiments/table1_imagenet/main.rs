@@ -14,7 +14,7 @@ use experiments::column::{self, Column};
 use experiments::hub;
 use experiments::job::Job;
 use experiments::plan;
-use experiments::recipe::images::ImageRecipe;
+use experiments::recipe::images::{DIGITS_GRID, ImageRecipe, SMOKE_GRID};
 use experiments::recipe::{Shared, Training};
 use experiments::results::Finished;
 use experiments::search::Grid;
@@ -82,18 +82,6 @@ fn digits(row: Row) -> ImageRecipe {
         Row::Deit | Row::Xcit => training(Some(0.98), None),
         Row::Swin => training(None, Some(5.0)),
         Row::Davit => training(None, Some(1.0)),
-    }
-}
-
-/// A small network on some digits: seconds, for tests.
-fn smoke(row: Row) -> ImageRecipe {
-    ImageRecipe {
-        model: row.model(8) + "-tiny",
-        train_images: Some(220),
-        tune_images: 60,
-        epochs: 3,
-        target: 20.0,
-        ..digits(row)
     }
 }
 
@@ -201,14 +189,14 @@ impl Table for Table1 {
             Preset {
                 seeds: 2,
                 tuned: Some(include_str!("tuned/smoke.json")),
-                ..preset("smoke", smoke, SMOKE)
+                ..preset("smoke", |row| digits(row).smoke(), SMOKE_GRID)
             },
             Preset {
                 // All arms take nine minutes on two cores, and more where they are busy.
                 left_out: &[PooledCurrent],
                 tuned: Some(include_str!("tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
-                ..preset("short", digits, DIGITS)
+                ..preset("short", digits, DIGITS_GRID)
             },
             Preset {
                 rows: &[Row::Vit],
@@ -326,12 +314,6 @@ impl Table for Table1 {
     }
 }
 
-// The deviations end at 1: normals are truncated at +-2, so that a larger one hardly changes what is drawn.
-const SMOKE: Grid = Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
-const DIGITS: Grid = Grid {
-    learning_rates: &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
-};
 const MNIST: Grid = Grid {
     learning_rates: &[1e-3, 3e-3, 9e-3],
     embeddings: &[(1.0, 0.02), (1.0, 0.2), (1.0, 1.0)],

@@ -65,6 +65,8 @@ fn a_run_and_its_exported_model_are_looked_into() {
     says(&lines, &out);
     assert!(lines.contains("8 images of 8 x 8 pixels from enlarged UCI digits"), "{lines}");
 
+    let error = INSPECT.failure(&[&model, "some.png"]);
+    assert!(error.contains("a model of 1 channels reads no image files"), "{error}");
     let error = INSPECT.failure(&[run.to_str().unwrap(), "some.png"]);
     assert!(error.contains("leave out FILE"), "{error}");
     let search = at(&root, "search");

@@ -24,13 +24,16 @@ impl Curve {
     /// Mean and range over runs, each (step, value) in order, at the steps that all have; `None` of no
     /// runs.
     pub fn over(name: String, runs: &[&[(usize, f64)]]) -> Option<Self> {
-        let steps = runs.iter().map(|run| run.len()).min()?;
-        let points = (0..steps).map(|i| {
-            let values: Vec<f64> = runs.iter().map(|run| run[i].1).collect();
+        let at = |run: &[(usize, f64)], step: usize| {
+            let found = run.binary_search_by_key(&step, |(step, _)| *step);
+            found.ok().map(|i| run[i].1)
+        };
+        let points = runs.first()?.iter().filter_map(|&(step, _)| {
+            let values: Vec<f64> = runs.iter().map(|run| at(run, step)).collect::<Option<_>>()?;
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            (runs[0][i].0 as f64, mean, low, high)
+            Some((step as f64, mean, low, high))
         });
         Some(Self { name, points: points.collect() })
     }

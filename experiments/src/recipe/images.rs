@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Recipe, Shared, Training, at_least_one};
 use crate::job::{Job, TaskConfig};
 use crate::plan::embedding_std;
-use crate::search::PUBLISHED_STD;
+use crate::search::{Grid, PUBLISHED_STD};
 use crate::table::{Request, Stage, Table};
 use crate::task::images::ImagesConfig;
 
@@ -47,6 +47,17 @@ pub struct ImageRecipe {
     pub shared: Shared,
 }
 
+/// What is searched on the embedded digits. The deviations end at 1: normals are truncated at +-2, so that a larger
+/// one hardly changes what is drawn.
+pub const DIGITS_GRID: Grid = Grid {
+    learning_rates: &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
+    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
+};
+
+/// The same of a smoke test.
+pub const SMOKE_GRID: Grid =
+    Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
+
 impl Recipe for ImageRecipe {
     fn shared(&self) -> &Shared {
         &self.shared
@@ -72,6 +83,18 @@ impl ImageRecipe {
             augment: Augment::default(),
             training: Training::default(),
             shared: Shared::default(),
+        }
+    }
+
+    /// The same recipe for the tiny network of its family on some digits: seconds, for tests.
+    pub fn smoke(self) -> Self {
+        Self {
+            model: self.model + "-tiny",
+            train_images: Some(220),
+            tune_images: 60,
+            epochs: 3,
+            target: 20.0,
+            ..self
         }
     }
 

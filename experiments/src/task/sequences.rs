@@ -11,7 +11,7 @@ use conditioned_data::{
 };
 use conditioned_models::nystromformer::{NystromformerConfig, Sequences};
 use conditioned_models::nystromformer_heads::NystromformerClassifier;
-use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_nn::{Mode, Padding, Store, cross_entropy};
 use conditioned_report::statistics::median;
 use conditioned_train::{Batches, Findings, Metrics, Task, TaskError};
 use serde::{Deserialize, Serialize};
@@ -197,7 +197,7 @@ impl Task for SequenceClassification {
         let every = self.tune.batches().div_ceil(probe::SEQUENCES).max(1);
         probe::findings(self.tune.epoch(0).step_by(every).map(|batch| {
             let SequenceBatch { ids, positions, mask, .. } = batch?;
-            let length = mask.get(0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? as usize;
+            let length = Padding::of(&mask)?.lengths()[0];
             let first = |x: &Tensor| x.narrow(0, 0, 1)?.narrow(1, 0, length)?.contiguous();
             let positions = Some(first(&positions)?);
             let input = Sequences { ids: first(&ids)?, positions, padding: None };

@@ -14,7 +14,7 @@ use conditioned_data::{
 use conditioned_models::bert::BertInput;
 use conditioned_models::bert_heads::classification_loss;
 use conditioned_models::encoder::{Classifier, EncoderConfig};
-use conditioned_nn::{Mode, Store};
+use conditioned_nn::{Mode, Padding, Store};
 use conditioned_train::{Batches, Findings, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
@@ -243,10 +243,9 @@ impl Task for TextClassification {
     fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
         let model = self.network.classifier(self.outputs, weights)?;
         let TextBatch { ids, types, mask, .. } = self.train.epoch(0).next().ok_or("no texts")??;
-        let lengths: Vec<f32> = mask.to_dtype(DType::F32)?.sum(1)?.to_vec1()?;
-        probe::findings(lengths.into_iter().enumerate().map(|(row, length)| {
-            let text =
-                |x: &Tensor| x.narrow(0, row, 1)?.narrow(1, 0, length as usize)?.contiguous();
+        let padding = Padding::of(&mask)?;
+        probe::findings(padding.lengths().iter().enumerate().map(|(row, &length)| {
+            let text = |x: &Tensor| x.narrow(0, row, 1)?.narrow(1, 0, length)?.contiguous();
             let input = BertInput { ids: text(&ids)?, types: text(&types)?, padding: None };
             Ok(model.probe(&input)?)
         }))

@@ -5,7 +5,6 @@
 //! have timm's names. Source: timm 1.0, `timm/models/_hub.py`, `load_model_config_from_path`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -138,12 +137,6 @@ pub(super) fn read_pyramid(folder: &Path, store: &Store) -> Result<Network, Stor
     let (path, mut tensors) = weights::load(folder, "")?;
     tensors.retain(|name, _| !DERIVED.iter().any(|end| name.ends_with(end)));
     weights::check_finite(&path, &tensors)?;
-    // A conditioning begins anew; a published checkpoint has none.
-    for (name, var) in store.buffers() {
-        if let Entry::Vacant(new) = tensors.entry(name) {
-            new.insert(var.as_detached_tensor().copy()?);
-        }
-    }
     store.assign(&path, tensors)?;
     Ok(network)
 }

@@ -129,6 +129,16 @@ mod curves {
     use conditioned_report::curves::{Curve, Figure, Panel};
     use conditioned_report::drawing::Drawing;
 
+    /// Runs that were looked at as often, but not at the same steps.
+    #[test]
+    fn runs_meet_at_the_steps_that_all_have() {
+        let seldom: &[(usize, f64)] = &[(0, 1.0), (4, 5.0), (8, 9.0)];
+        let often: &[(usize, f64)] = &[(0, 3.0), (2, 100.0), (4, 7.0), (6, 100.0), (9, 100.0)];
+        let curve = Curve::over("ViT".into(), &[seldom, often]).unwrap();
+        assert_eq!(curve.points, [(0.0, 2.0, 1.0, 3.0), (4.0, 6.0, 5.0, 7.0)]);
+        assert_eq!(Curve::over("ViT".into(), &[]), None);
+    }
+
     #[test]
     fn both_files_are_written_and_hold_the_names() {
         let folder = tempfile::tempdir().unwrap();
