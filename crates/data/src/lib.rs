@@ -109,6 +109,7 @@ mod atomic;
 mod augment;
 mod bpe;
 mod cifar;
+mod coco;
 mod corpus;
 #[cfg(test)]
 #[path = "../tests/support/corruption.rs"]
@@ -167,6 +168,7 @@ mod wordpiece;
 
 pub use augment::Augment;
 pub use cifar::CifarFolder;
+pub use coco::{Category, Instance, Rle};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;

@@ -1,0 +1,31 @@
+//! Objects in images, as COCO describes them: annotations, masks, metrics, results.
+
+mod rle;
+
+pub use rle::Rle;
+
+/// An object in an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// The id of the annotation.
+    pub id: u64,
+    /// The place of its category in the list of all, from 0.
+    pub category: usize,
+    /// Left, top, width and height in pixels.
+    pub bbox: [f64; 4],
+    /// Its pixels, in the size of the image.
+    pub mask: Rle,
+    /// The area that the annotation gives, which need not be that of the mask.
+    pub area: f64,
+    /// Whether it stands for a crowd of objects, which detections may overlap without being wrong.
+    pub crowd: bool,
+}
+
+/// A category of objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Category {
+    /// The id in files, which need not run from 0 or 1 on.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+}
