@@ -2,6 +2,12 @@
 
 use super::Real;
 
+/// Up to so many elements gemm may sum a product in lanes.
+const FEW: usize = 16 * 16;
+
+/// The longest sum that gemm never cuts into blocks.
+const DEPTH: usize = 512;
+
 /// A strided view of a matrix in a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
@@ -46,7 +52,9 @@ impl View {
 /// dst <- alpha lhs rhs (+ dst when `accumulate`).
 ///
 /// `parallel` lets the product use all threads; without it the call is serial, for use inside a
-/// piece. The split is over the output, so the bits do not depend on it.
+/// piece. The split is over the output, so the bits do not depend on it. Nor do the bits of a row
+/// depend on the other rows, or on zeros behind its end: a sequence has the same bits alone and in
+/// a padded batch.
 ///
 /// # Panics
 /// When shapes do not chain or a view leaves its slice: an error of the calling kernel.
@@ -209,35 +217,119 @@ unsafe fn product<T: Real>(
         d.end() <= dst.len && l.end() <= lhs.len() && r.end() <= rhs.len(),
         "matmul view out of bounds"
     );
+    let adjacent = l.col_stride == 1 && r.row_stride == 1;
+    let few = d.rows < 2 || d.cols < 2 || l.cols < 3 || adjacent && d.rows * d.cols <= FEW;
+    // SAFETY: the views lie inside their slices (asserted above), and the elements of `d` are ours
+    // alone and so overlap neither operand.
+    unsafe {
+        match few {
+            true => by_copies((dst, d), (lhs, l), (rhs, r), alpha, accumulate, parallel),
+            false => in_blocks((dst, d), (lhs, l), (rhs, r), alpha, accumulate, parallel),
+        }
+    }
+}
+
+/// A small product, on copies for which gemm has no way of its own.
+///
+/// gemm sums the products of one row or column, those of few elements with adjacent operands, and
+/// sums of one or two terms in another order than all others. The bits of a row would depend on
+/// how many rows there are, and those of a sequence on its batch.
+///
+/// # Safety
+/// As [`matmul_shared`], with views inside their slices.
+#[allow(unsafe_code)]
+unsafe fn by_copies<T: Real>(
+    (dst, d): (Shared<T>, View),
+    (mut lhs, mut l): (&[T], View),
+    (mut rhs, mut r): (&[T], View),
+    alpha: T,
+    accumulate: bool,
+    parallel: bool,
+) {
+    let (rows, cols, depth) = (d.rows.max(2), d.cols.max(2), l.cols.max(3));
+    let (left, right);
+    if d.rows < 2 || l.cols < 3 || d.rows * d.cols <= FEW {
+        // Its columns are adjacent then, and its rows are not.
+        left = enlarged(lhs, l.t(), depth, rows);
+        (lhs, l) = (&left, View::rows(depth, rows, 0, rows).t());
+    }
+    if d.cols < 2 || r.rows < 3 {
+        right = enlarged(rhs, r, depth, cols);
+        (rhs, r) = (&right, View::rows(depth, cols, 0, cols));
+    }
+    let mut out = vec![T::ZERO; rows * cols];
+    let at = |row, col| d.start + row * d.row_stride + col * d.col_stride;
+    let places = || (0..d.rows).flat_map(|row| (0..d.cols).map(move |col| (row, col)));
+    // SAFETY: `at` is an element of the view, which is inside its slice and ours.
+    unsafe {
+        if accumulate {
+            places().for_each(|(i, j)| out[i * cols + j] = *dst.start.add(at(i, j)));
+        }
+        let to = (Shared::new(&mut out), View::rows(rows, cols, 0, cols));
+        in_blocks(to, (lhs, l), (rhs, r), alpha, accumulate, parallel);
+        places().for_each(|(i, j)| *dst.start.add(at(i, j)) = out[i * cols + j]);
+    }
+}
+
+/// A copy of a matrix, row-major, with zeros below and beside it up to `rows` x `cols`.
+fn enlarged<T: Real>(from: &[T], view: View, rows: usize, cols: usize) -> Vec<T> {
+    let mut copy = vec![T::ZERO; rows * cols];
+    for (row, copy) in copy.chunks_exact_mut(cols).take(view.rows).enumerate() {
+        for (col, copy) in copy.iter_mut().take(view.cols).enumerate() {
+            *copy = from[view.start + row * view.row_stride + col * view.col_stride];
+        }
+    }
+    copy
+}
+
+/// The product as a sum over blocks of [`DEPTH`] columns of the left operand.
+///
+/// gemm cuts a long sum into equal blocks, whose length depends on that of the sum: a padded
+/// sequence would be summed otherwise than a sequence alone.
+///
+/// # Safety
+/// As [`by_copies`].
+#[allow(unsafe_code)]
+unsafe fn in_blocks<T: Real>(
+    (dst, d): (Shared<T>, View),
+    (lhs, l): (&[T], View),
+    (rhs, r): (&[T], View),
+    alpha: T,
+    accumulate: bool,
+    parallel: bool,
+) {
     let threads = rayon::current_num_threads();
     let parallelism = match parallel && threads > 1 {
         true => gemm::Parallelism::Rayon(threads),
         false => gemm::Parallelism::None,
     };
-    // SAFETY: the views lie inside their slices (asserted above), the elements of `d` are ours
-    // alone and so overlap neither operand, and gemm touches nothing outside the three views.
-    unsafe {
-        gemm::gemm(
-            d.rows,
-            d.cols,
-            l.cols,
-            dst.start.add(d.start),
-            d.col_stride as isize,
-            d.row_stride as isize,
-            accumulate,
-            lhs.as_ptr().add(l.start),
-            l.col_stride as isize,
-            l.row_stride as isize,
-            rhs.as_ptr().add(r.start),
-            r.col_stride as isize,
-            r.row_stride as isize,
-            T::ONE,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    // An empty sum writes zeros.
+    for from in (0..l.cols.max(1)).step_by(DEPTH) {
+        // SAFETY: promised by the caller; the block is inside the operands, and gemm touches
+        // nothing outside the three views.
+        unsafe {
+            gemm::gemm(
+                d.rows,
+                d.cols,
+                DEPTH.min(l.cols - from),
+                dst.start.add(d.start),
+                d.col_stride as isize,
+                d.row_stride as isize,
+                accumulate || from > 0,
+                lhs.as_ptr().wrapping_add(l.start + from * l.col_stride),
+                l.col_stride as isize,
+                l.row_stride as isize,
+                rhs.as_ptr().wrapping_add(r.start + from * r.row_stride),
+                r.col_stride as isize,
+                r.row_stride as isize,
+                T::ONE,
+                alpha,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 
@@ -258,6 +350,64 @@ mod tests {
                 let product: f64 = (0..4).map(|k| lhs[2 + 9 * i + k] * rhs[1 + 7 * j + k]).sum();
                 assert!((dst[4 + 6 * i + j] - (1.0 + 0.5 * product)).abs() < 1e-14);
             }
+        }
+    }
+
+    /// lhs rhs of random entries, with a left operand of adjacent or distant columns.
+    fn of_rows<T: Real>(
+        lhs: &[T],
+        rows: usize,
+        rhs: &[T],
+        cols: usize,
+        adjacent: [bool; 2],
+    ) -> Vec<T> {
+        let depth = rhs.len() / cols;
+        let across: Vec<T> = (0..depth * rows).map(|i| lhs[i % rows * depth + i / rows]).collect();
+        let l = match adjacent[0] {
+            true => (lhs, View::rows(rows, depth, 0, depth)),
+            false => (&across[..], View::rows(depth, rows, 0, rows).t()),
+        };
+        let r = match adjacent[1] {
+            true => View::rows(cols, depth, 0, depth).t(),
+            false => View::rows(depth, cols, 0, cols),
+        };
+        let mut dst = vec![T::ONE; rows * cols];
+        matmul((&mut dst, View::rows(rows, cols, 0, cols)), l, (rhs, r), T::ONE, true, true);
+        dst
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_bits_of_a_row_do_not_depend_on_other_rows(
+            rows in 1usize..90, of in 0usize..9, cols in 1usize..90, depth in 1usize..1300,
+            adjacent in proptest::array::uniform2(proptest::bool::ANY),
+        ) {
+            let kept = 1 + of * (rows - 1) / 8;
+            let wave = |i: usize| (0.7 * i as f64).sin();
+            let (lhs, rhs): (Vec<f32>, Vec<f32>) = (
+                (0..rows * depth).map(|i| wave(i) as f32).collect(),
+                (0..depth * cols).map(|i| wave(3 * i) as f32).collect(),
+            );
+            let all = of_rows(&lhs, rows, &rhs, cols, adjacent);
+            let some = of_rows(&lhs[..kept * depth], kept, &rhs, cols, adjacent);
+            proptest::prop_assert!(all[..kept * cols] == some[..]);
+        }
+
+        #[test]
+        fn zeros_behind_a_sum_leave_its_bits(
+            rows in 1usize..40, cols in 1usize..40, depth in 1usize..900, zeros in 0usize..900,
+        ) {
+            let value = |row: usize, k: usize| match k < depth {
+                true => (0.7 * (row * 977 + k) as f32).sin(),
+                false => 0.0,
+            };
+            let operand = |rows: usize, depth: usize| -> Vec<f32> {
+                (0..rows * depth).map(|i| value(i / depth, i % depth)).collect()
+            };
+            let of = |depth: usize| {
+                of_rows(&operand(rows, depth), rows, &operand(cols, depth), cols, [true; 2])
+            };
+            proptest::prop_assert!(of(depth) == of(depth + zeros));
         }
     }
 }
