@@ -35,12 +35,12 @@
 //! | [`store`] | parameters and buffers by name: seeded, frozen, saved, loaded |
 //! | [`init`] | the distributions that parameters are drawn from |
 //! | [`mode`] | training or evaluation, and the random streams of a training step |
-//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`nystrom_attention`], [`head_norm`](mod@head_norm), [`dropout`], [`batch_norm`], [`conv2d`], [`depthwise`], [`layer_scale`], [`merge_patches`], [`average_pool`](mod@average_pool) | a layer each, alone or in a sequence |
+//! | [`linear`](mod@linear), [`layer_norm`](mod@layer_norm), [`rms_norm`](mod@rms_norm), [`gelu`](mod@gelu), [`gated_gelu`](mod@gated_gelu), [`attention`](mod@attention), [`window_attention`], [`channel_attention`], [`nystrom_attention`], [`head_norm`](mod@head_norm), [`dropout`], [`batch_norm`], [`conv2d`], [`conv_transpose2d`], [`max_pool2d`], [`mod@relu`], [`depthwise`], [`layer_scale`], [`merge_patches`], [`average_pool`](mod@average_pool) | a layer each, alone or in a sequence |
 //! | [`sequence`] | layers one after the other as one operation |
 //! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
 //! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
-//! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`] | an op or layer each |
+//! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`], [`upsample`] | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`device`] | what the layers run on a GPU and in half precision |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
@@ -53,6 +53,7 @@ pub mod cache;
 pub mod channel_attention;
 pub mod check;
 pub mod conv2d;
+pub mod conv_transpose2d;
 pub mod depthwise;
 pub mod device;
 pub mod dropout;
@@ -67,6 +68,7 @@ pub mod layer_norm;
 pub mod layer_scale;
 pub mod linear;
 pub mod loss;
+pub mod max_pool2d;
 pub mod merge_patches;
 pub mod mode;
 pub mod nystrom_attention;
@@ -77,11 +79,13 @@ pub mod patch_embed;
 pub mod probe;
 mod pseudo_inverse;
 pub mod reference;
+pub mod relu;
 pub mod rms_norm;
 pub mod sequence;
 pub mod softmax;
 pub mod store;
 pub mod table;
+pub mod upsample;
 pub mod window_attention;
 
 pub use attention::{Attention, attention, causal_attention, padded_attention};
@@ -89,6 +93,7 @@ pub use average_pool::{AveragePool, average_pool};
 pub use batch_norm::BatchNorm2d;
 pub use cache::Cache;
 pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};
+pub use conv_transpose2d::ConvTranspose2d;
 pub use conv2d::Conv2d;
 pub use depthwise::DepthwiseConv2d;
 pub use dropout::{DropPath, Dropout};
@@ -101,6 +106,7 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use layer_scale::LayerScale;
 pub use linear::{Linear, linear};
 pub use loss::{cross_entropy, linear_cross_entropy};
+pub use max_pool2d::MaxPool2d;
 pub use merge_patches::MergePatches;
 pub use mode::Mode;
 pub use nystrom_attention::{InverseScale, NystromAttention};
@@ -108,9 +114,11 @@ pub use padding::Padding;
 pub use pass::Pass;
 pub use patch_embed::{PatchEmbed, channels_last};
 pub use probe::{Among, Heads, Probe, Probed, Seen};
+pub use relu::Relu;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;
+pub use upsample::upsample_nearest;
 pub use window_attention::WindowAttention;

@@ -4,9 +4,11 @@
 //! Only operations whose gradients passed a numerical check are used here.
 
 mod nystrom;
+mod pyramid;
 
 pub use nystrom::nystrom_attention;
 pub(crate) use nystrom::nystrom_heads;
+pub use pyramid::{conv_transpose2d, max_pool2d, relu, upsample_nearest};
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::log_softmax;

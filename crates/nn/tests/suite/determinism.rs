@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
-    Gelu, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store,
-    attention, embedding, gelu, linear, linear_cross_entropy, softmax,
+    Attention, AveragePool, BatchNorm2d, Conv2d, ConvTranspose2d, DepthwiseConv2d, DropPath,
+    Dropout, GatedGelu, Gelu, LayerNorm, LayerScale, MaxPool2d, MergePatches, Mode,
+    NystromAttention, Relu, RmsNorm, Sequence, Store, attention, embedding, gelu, linear,
+    linear_cross_entropy, softmax, upsample_nearest,
 };
 
 use crate::uniform;
@@ -79,12 +80,19 @@ fn image_model() -> Result<Vec<Vec<f32>>> {
         BatchNorm2d::new(vb.pp("bn2"), 24)?.into(),
         LayerScale::new(vb.clone(), "gamma", 24, 0.3)?.into(),
     ]);
+    let pyramid = Sequence::new([
+        ConvTranspose2d::new(vb.pp("larger"), 24, 24, 2)?.into(),
+        Relu.into(),
+        MaxPool2d { size: 3, stride: 2 }.into(),
+    ]);
     let head = Sequence::new([
         MergePatches.into(),
         linear(vb.pp("head"), 96, 5)?.into(),
         AveragePool.into(),
     ]);
-    let y = head.forward(&branch.forward(&stem.forward(&images, mode)?, mode)?, mode)?;
+    let x = branch.forward(&stem.forward(&images, mode)?, mode)?;
+    let x = upsample_nearest(&pyramid.forward(&x, mode)?, 30, 24)?;
+    let y = head.forward(&x, mode)?;
     let grads = y.sqr()?.sum_all()?.backward()?;
     let mut out = vec![y.flatten_all()?.to_vec1()?];
     out.push(grads.get(&images).expect("images").flatten_all()?.to_vec1()?);

@@ -4,8 +4,9 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{
-    AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Gelu, LayerScale, MergePatches,
-    Mode, Sequence, Store, average_pool, reference,
+    AveragePool, BatchNorm2d, Conv2d, ConvTranspose2d, DepthwiseConv2d, DropPath, Gelu, LayerScale,
+    MaxPool2d, MergePatches, Mode, Relu, Sequence, Store, average_pool, reference,
+    upsample_nearest,
 };
 use proptest::prelude::*;
 
@@ -50,6 +51,39 @@ proptest! {
             |v| conv(v, stride, padding).forward(&v[0]),
             |v| reference::conv2d(&v[0], &v[1], v.get(2), stride, padding),
         ).unwrap();
+    }
+
+    #[test]
+    fn conv_transpose2d_equals_its_definition(
+        b in 1usize..4, h in 1usize..9, w in 1usize..9, i in 1usize..7, o in 1usize..9, k in 1usize..4,
+    ) {
+        let shapes: [&[usize]; 3] = [&[b, h, w, i], &[i, o, k, k], &[o]];
+        let variables: Vec<_> = shapes.iter().zip(1..).map(|(s, seed)| variable(s, seed).unwrap()).collect();
+        agree(
+            &variables,
+            |v| ConvTranspose2d::from_tensors(v[1].clone(), v[2].clone()).forward(&v[0]),
+            |v| reference::conv_transpose2d(&v[0], &v[1], &v[2]),
+        ).unwrap();
+    }
+
+    // Windows that overlap, touch, and leave gaps.
+    #[test]
+    fn pooling_and_upsampling_equal_their_definitions(
+        b in 1usize..4, h in 0usize..9, w in 0usize..9, c in 1usize..7, size in 1usize..4,
+        stride in 1usize..5, to in prop::array::uniform2(1usize..20),
+    ) {
+        let x = variable(&[b, h + size, w + size, c], 1).unwrap();
+        agree(
+            std::slice::from_ref(&x),
+            |v| MaxPool2d { size, stride }.forward(&v[0]),
+            |v| reference::max_pool2d(&v[0], size, stride),
+        ).unwrap();
+        agree(
+            std::slice::from_ref(&x),
+            |v| upsample_nearest(&v[0], to[0], to[1]),
+            |v| reference::upsample_nearest(&v[0], to[0], to[1]),
+        ).unwrap();
+        agree(std::slice::from_ref(&x), |v| Relu.forward(&v[0]), |v| reference::relu(&v[0])).unwrap();
     }
 
     // Up to several pieces of rows.

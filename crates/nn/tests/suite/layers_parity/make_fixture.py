@@ -67,4 +67,13 @@ record("merge-patches", x, merged, {})
 x = images(2, 3, 4, 3)
 record("average-pool", x, x.mean(dim=(1, 2)), {})
 
+module("conv-transpose", torch.nn.ConvTranspose2d(3, 4, 2, stride=2), images(2, 3, 5, 3))
+module("max-pool-2", torch.nn.MaxPool2d(2, 2), images(2, 5, 7, 3))
+module("max-pool-1", torch.nn.MaxPool2d(1, 2), images(2, 5, 4, 3))
+module("upsample", torch.nn.Upsample(size=(7, 9), mode="nearest"), images(2, 3, 5, 3))
+
+x = images(2, 3, 4, 3)
+x.data[0, 1] = 0.0
+record("relu", x, x.relu(), {})
+
 save_file(tensors, pathlib.Path(__file__).with_name("layers.safetensors"))

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
-    BatchNorm2d, Conv2d, DepthwiseConv2d, LayerScale, MergePatches, Mode, average_pool,
+    BatchNorm2d, Conv2d, ConvTranspose2d, DepthwiseConv2d, LayerScale, MaxPool2d, MergePatches,
+    Mode, Relu, average_pool, upsample_nearest,
 };
 
 use crate::{F32_TOLERANCE, F64_TOLERANCE, distance};
@@ -106,6 +107,23 @@ fn scales_merging_and_pooling_equal_those_of_pytorch() -> Result<()> {
         })?;
         compare(&fixture, "merge-patches", &[], dtype, |x, _| MergePatches.forward(x))?;
         compare(&fixture, "average-pool", &[], dtype, |x, _| average_pool(x))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn layers_of_a_pyramid_equal_those_of_pytorch() -> Result<()> {
+    let fixture = fixture();
+    for dtype in DTYPES {
+        compare(&fixture, "conv-transpose", &["weight", "bias"], dtype, |x, p| {
+            ConvTranspose2d::from_tensors(p[0].clone(), p[1].clone()).forward(x)
+        })?;
+        for size in [2, 1] {
+            let name = format!("max-pool-{size}");
+            compare(&fixture, &name, &[], dtype, |x, _| MaxPool2d { size, stride: 2 }.forward(x))?;
+        }
+        compare(&fixture, "upsample", &[], dtype, |x, _| upsample_nearest(x, 7, 9))?;
+        compare(&fixture, "relu", &[], dtype, |x, _| Relu.forward(x))?;
     }
     Ok(())
 }
