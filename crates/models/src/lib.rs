@@ -52,6 +52,7 @@ pub mod conditioning;
 pub mod crammed_bert;
 pub mod crammed_heads;
 pub mod davit;
+pub mod detection;
 pub mod encoder;
 pub mod generate;
 pub mod gpt2;

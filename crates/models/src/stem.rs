@@ -14,7 +14,7 @@ use std::cell::OnceCell;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Mode, Pass};
+use conditioned_nn::{Mode, Padding, Pass, embedding};
 
 use crate::architecture::{Architecture, Input};
 use crate::conditioning::{ConditioningConfig, Method, Placement, Table, TokenConditioner};
@@ -176,6 +176,60 @@ impl Stem {
                     probe.conditioned(tokens, y.clone());
                 }
                 y.reshape(x.shape())
+            }
+        }
+    }
+
+    /// The same of images (B, H, W, C) of several sizes, of which the first rows and columns of tokens are `real`:
+    /// padding takes no part in what is done, and stays as it is.
+    ///
+    /// # Errors
+    /// Those of the method.
+    pub(crate) fn at_padded(
+        &self,
+        place: Placement,
+        x: Tensor,
+        real: &[[usize; 2]],
+        way: Way<'_>,
+    ) -> Result<Tensor> {
+        let (b, h, w, c) = x.dims4()?;
+        if place != self.config.placement || real.iter().all(|&size| size == [h, w]) {
+            return self.at(place, x, &[], way);
+        }
+        let tokens = |image: usize| {
+            let [rows, columns] = real[image];
+            (0..rows).flat_map(move |y| (0..columns).map(move |x| ((image * h + y) * w + x) as u32))
+        };
+        let flat = x.reshape((b * h * w, c))?;
+        let longest = real.iter().map(|[rows, columns]| rows * columns).max().unwrap_or(0);
+        match way {
+            Way::Plain => Ok(x),
+            Way::Keep(cell) => {
+                let ids: Vec<u32> = (0..b).flat_map(tokens).collect();
+                let ids = Tensor::from_vec(ids, (1, real.iter().map(|[r, c]| r * c).sum()), x.device())?;
+                drop(cell.set(embedding(&ids, &flat)?));
+                Ok(x)
+            }
+            Way::Conditioned(pass) => {
+                // The real tokens of each image as a padded sequence, and every token's place in the result, behind
+                // which are the tokens as they came.
+                let (mut ids, mut mask) = (Vec::new(), Vec::new());
+                let mut back: Vec<u32> = (0..b * h * w).map(|i| (b * longest + i) as u32).collect();
+                for image in 0..b {
+                    for (k, id) in tokens(image).enumerate() {
+                        ids.push(id);
+                        back[id as usize] = (image * longest + k) as u32;
+                    }
+                    mask.extend((0..longest).map(|k| u8::from(image * longest + k < ids.len())));
+                    ids.resize((image + 1) * longest, 0);
+                }
+                let mask = Tensor::from_vec(mask, (b, longest), &candle_core::Device::Cpu)?;
+                let padding = Padding::of(&mask)?;
+                let ids = Tensor::from_vec(ids, (b, longest), x.device())?;
+                let pass = Way::Conditioned(pass.padded(Some(&padding)));
+                let y = self.at(place, embedding(&ids, &flat)?, &[], pass)?;
+                let y = Tensor::cat(&[y.reshape((b * longest, c))?, flat], 0)?;
+                embedding(&Tensor::from_vec(back, (b, h, w), x.device())?, &y)
             }
         }
     }

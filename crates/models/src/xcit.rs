@@ -187,13 +187,67 @@ impl Architecture for XcitConfig {
     }
 }
 
+/// An XCiT in front of its class attention: the tokens, and the blocks over them.
+#[derive(Debug)]
+pub(crate) struct Trunk {
+    patch_size: usize,
+    convolutions: Sequence,
+    positions: Linear,
+    pub(crate) stem: Stem,
+    pub(crate) blocks: Vec<Block>,
+}
+
+impl Trunk {
+    /// A trunk over `vb`, at the names of timm's `Xcit`.
+    ///
+    /// # Errors
+    /// When a tensor has another shape.
+    pub(crate) fn new(config: &XcitConfig, vb: &VarBuilder) -> Result<Self> {
+        let c = config.width;
+        let blocks = (0..config.depth)
+            .map(|i| Block::new(config, vb.pp("blocks").pp(i)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            patch_size: config.patch_size,
+            convolutions: convolutions(&config.stem_widths(), &vb.pp("patch_embed.proj"))?,
+            positions: projection(vb.pp("pos_embed.token_projection"), c)?,
+            stem: Stem::new(config, c, vb)?,
+            blocks,
+        })
+    }
+
+    /// Images (B, channels, H, W) to tokens (B, H/p, W/p, C); of images that padding fills to one size, `sizes` are
+    /// height and width of what is real.
+    ///
+    /// # Errors
+    /// When the images do not fit.
+    pub(crate) fn embed(
+        &self,
+        images: &Tensor,
+        sizes: Option<&[[usize; 2]]>,
+        way: Way<'_>,
+    ) -> Result<Tensor> {
+        let patches = self.convolutions.forward(&channels_last(images)?, way.pass())?;
+        let (b, h, w, _) = patches.dims4()?;
+        let real = match sizes {
+            None => vec![[h, w]; b],
+            Some(sizes) => {
+                sizes.iter().map(|size| size.map(|side| side.div_ceil(self.patch_size))).collect()
+            }
+        };
+        let patches = self.stem.at_padded(Placement::BeforePosition, patches, &real, way)?;
+        let features = fourier_features(h, w)?.to_dtype(patches.dtype())?;
+        let positions =
+            features.to_device(patches.device())?.apply(&self.positions)?.unsqueeze(0)?; // (1, N, C)
+        let x = add_table(&patches.flatten(1, 2)?, &positions)?.reshape(patches.shape())?;
+        self.stem.at_padded(Placement::AfterPosition, x, &real, way)
+    }
+}
+
 /// An XCiT with a classification head on the class token.
 #[derive(Debug)]
 pub struct Xcit {
-    convolutions: Sequence,
-    positions: Linear,
-    stem: Stem,
-    blocks: Vec<Block>,
+    trunk: Trunk,
     cls_token: Tensor,
     class_blocks: Vec<ClassBlock>,
     norm: LayerNorm,
@@ -208,17 +262,11 @@ impl Xcit {
     pub fn new(config: &XcitConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let c = config.width;
-        let blocks = (0..config.depth)
-            .map(|i| Block::new(config, vb.pp("blocks").pp(i)))
-            .collect::<Result<_>>()?;
         let class_blocks = (0..config.class_depth)
             .map(|i| ClassBlock::new(config, vb.pp("cls_attn_blocks").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
-            convolutions: convolutions(&config.stem_widths(), &vb.pp("patch_embed.proj"))?,
-            positions: projection(vb.pp("pos_embed.token_projection"), c)?,
-            stem: Stem::new(config, c, &vb)?,
-            blocks,
+            trunk: Trunk::new(config, &vb)?,
             cls_token: vb.get_with_hints((1, 1, c), "cls_token", init::normal(LINEAR_STD))?,
             class_blocks,
             norm: LayerNorm::new(vb.pp("norm"), c, EPS)?,
@@ -230,10 +278,8 @@ impl Xcit {
 impl Model for Xcit {
     fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
-        for Block { attention, local, mlp } in &self.blocks {
-            x = attention.forward(&x, pass)?;
-            x = local.forward(&x, pass)?;
-            x = mlp.forward(&x, pass)?;
+        for block in &self.trunk.blocks {
+            x = block.forward(&x, pass)?;
         }
         let mut patches = x.flatten(1, 2)?; // (B, N, C)
         let (b, _, c) = patches.dims3()?;
@@ -245,19 +291,12 @@ impl Model for Xcit {
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
-        self.stem.check(images)?;
-        let patches = self.convolutions.forward(&channels_last(images)?, way.pass())?;
-        let patches = self.stem.at(Placement::BeforePosition, patches, &[], way)?;
-        let (_, h, w, _) = patches.dims4()?;
-        let features = fourier_features(h, w)?.to_dtype(patches.dtype())?;
-        let positions =
-            features.to_device(patches.device())?.apply(&self.positions)?.unsqueeze(0)?; // (1, N, C)
-        let x = add_table(&patches.flatten(1, 2)?, &positions)?.reshape(patches.shape())?;
-        self.stem.at(Placement::AfterPosition, x, &[], way)
+        self.trunk.stem.check(images)?;
+        self.trunk.embed(images, None, way)
     }
 
     fn stem(&self) -> &Stem {
-        &self.stem
+        &self.trunk.stem
     }
 }
 
@@ -304,7 +343,7 @@ fn fourier_features(height: usize, width: usize) -> Result<Tensor> {
 
 /// A block: three residual branches.
 #[derive(Debug)]
-struct Block {
+pub(crate) struct Block {
     attention: SelfAttention,
     local: Sequence,
     mlp: Sequence,
@@ -335,5 +374,12 @@ impl Block {
             local: branches.branch(local, "gamma3", "drop_path3")?,
             mlp: branches.mlp()?,
         })
+    }
+
+    /// (B, h, w, C) -> (B, h, w, C).
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        let x = self.attention.forward(x, pass)?;
+        let x = self.local.forward(&x, pass)?;
+        self.mlp.forward(&x, pass)
     }
 }
