@@ -206,7 +206,7 @@ impl Stem {
             Way::Plain => Ok(x),
             Way::Keep(cell) => {
                 let ids: Vec<u32> = (0..b).flat_map(tokens).collect();
-                let ids = Tensor::from_vec(ids, (1, real.iter().map(|[r, c]| r * c).sum()), x.device())?;
+                let ids = Tensor::new(ids, x.device())?.unsqueeze(0)?;
                 drop(cell.set(embedding(&ids, &flat)?));
                 Ok(x)
             }

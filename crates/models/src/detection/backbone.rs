@@ -21,10 +21,13 @@ pub(super) struct Backbone {
 }
 
 impl Backbone {
-    pub(super) fn new(config: &XcitConfig, out_blocks: [usize; 4], vb: &VarBuilder) -> Result<Self> {
-        let level = |(i, &stride): (usize, &usize)| {
-            level(config, stride, &vb.pp(format!("fpn{}", i + 1)))
-        };
+    pub(super) fn new(
+        config: &XcitConfig,
+        out_blocks: [usize; 4],
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let level =
+            |(i, &stride): (usize, &usize)| level(config, stride, &vb.pp(format!("fpn{}", i + 1)));
         Ok(Self {
             trunk: Trunk::new(config, vb)?,
             channels: config.channels,

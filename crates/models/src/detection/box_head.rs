@@ -65,8 +65,7 @@ pub(super) fn trained(
 impl BoxHead {
     /// At the names of mmdetection's `Shared2FCBBoxHead`.
     pub(super) fn new(vb: &VarBuilder, config: &DetectorConfig) -> Result<Self> {
-        let (inputs, hidden, k) =
-            (SIDE * SIDE * config.channels, config.hidden, config.classes);
+        let (inputs, hidden, k) = (SIDE * SIDE * config.channels, config.hidden, config.classes);
         let shared = vb.pp("shared_fcs");
         Ok(Self {
             hidden: Sequence::new([

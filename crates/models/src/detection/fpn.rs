@@ -15,7 +15,12 @@ pub(super) struct Fpn {
 
 impl Fpn {
     /// For `levels` of width `inputs`, at the names of mmdetection's `FPN`.
-    pub(super) fn new(vb: &VarBuilder, levels: usize, inputs: usize, channels: usize) -> Result<Self> {
+    pub(super) fn new(
+        vb: &VarBuilder,
+        levels: usize,
+        inputs: usize,
+        channels: usize,
+    ) -> Result<Self> {
         let lateral = |i| {
             let vb = vb.pp("lateral_convs").pp(i).pp("conv");
             pointwise(&vb, inputs, channels, xavier(inputs, channels))
@@ -34,7 +39,9 @@ impl Fpn {
     pub(super) fn forward(&self, levels: &[Tensor]) -> Result<Vec<Tensor>> {
         let mut above: Option<Tensor> = None;
         let mut pyramid = Vec::with_capacity(levels.len() + 1);
-        for ((x, lateral), convolution) in levels.iter().zip(&self.laterals).zip(&self.convolutions).rev() {
+        for ((x, lateral), convolution) in
+            levels.iter().zip(&self.laterals).zip(&self.convolutions).rev()
+        {
             let mut x = x.apply(lateral)?;
             if let Some(above) = above {
                 let (_, h, w, _) = x.dims4()?;

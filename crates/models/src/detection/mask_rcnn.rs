@@ -8,6 +8,7 @@ use conditioned_nn::{Mode, Pass, Roi};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::DetectorConfig;
 use super::backbone::{Backbone, STRIDES};
 use super::box_head::{self, BoxHead};
 use super::boxes::Corners;
@@ -16,7 +17,6 @@ use super::losses::Losses;
 use super::mask_head::{MASK_SIDE, MaskHead};
 use super::masks::Mask;
 use super::rpn::Rpn;
-use super::DetectorConfig;
 use crate::Architecture;
 use crate::conditioning::Tokens;
 use crate::stem::{Stem, Way, flat};
@@ -112,9 +112,10 @@ impl MaskRcnn {
         let proposals = scored.proposals(&sizes, of_level, proposals)?;
 
         let boxes: Vec<&[Corners]> = targets.iter().map(|target| &*target.boxes).collect();
-        let [anchor_class, anchor_box] = scored.losses(&boxes, self.config.anchor_samples, |image| {
-            stream(mode, image, Draw::Anchors)
-        })?;
+        let [anchor_class, anchor_box] =
+            scored.losses(&boxes, self.config.anchor_samples, |image| {
+                stream(mode, image, Draw::Anchors)
+            })?;
 
         let mut trained = Vec::new();
         for (image, (boxes, proposals)) in boxes.iter().zip(&proposals).enumerate() {
@@ -147,7 +148,8 @@ impl MaskRcnn {
         let proposals = scored.proposals(sizes, of_level, proposals)?;
         let of_image = |(image, (proposals, &size)): (usize, (&Vec<Corners>, &[usize; 2]))| {
             let boxes = self.boxes.found(&pyramid, image, proposals, size, &self.config)?;
-            let rois = boxes.iter().map(|found| (Roi { image, corners: found.corners }, found.group));
+            let rois =
+                boxes.iter().map(|found| (Roi { image, corners: found.corners }, found.group));
             let grids = self.masks.masks(&pyramid, &rois.collect::<Vec<_>>())?;
             let found = boxes.into_iter().zip(grids).map(|(found, grid)| Found {
                 corners: found.corners,
@@ -226,7 +228,8 @@ impl MaskRcnn {
                 );
             }
             let holds = |mask: &Mask| {
-                mask.height >= size[0] && mask.width >= size[1]
+                mask.height >= size[0]
+                    && mask.width >= size[1]
                     && mask.pixels.len() == mask.height * mask.width
             };
             if let Some(mask) = masks.iter().find(|mask| !holds(mask)) {

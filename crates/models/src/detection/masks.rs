@@ -26,9 +26,8 @@ impl Mask {
                 low - 0.5 + (place as f64 + (i as f64 + 0.5) / samples as f64) * cell
             };
             let points = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
-            let values = points.map(|(i, j)| {
-                self.at(at(y1, h, row, i, rows), at(x1, w, column, j, columns))
-            });
+            let values = points
+                .map(|(i, j)| self.at(at(y1, h, row, i, rows), at(x1, w, column, j, columns)));
             values.sum::<f64>() / (rows * columns) as f64
         };
         let cells = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));

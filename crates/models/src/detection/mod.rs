@@ -32,9 +32,9 @@ use conditioned_nn::{Conv2d, Linear};
 use serde::{Deserialize, Serialize};
 
 pub use boxes::Corners;
+pub use losses::Losses;
 pub use mask_rcnn::{Found, MaskRcnn, Target};
 pub use masks::Mask;
-pub use losses::Losses;
 
 use crate::checks;
 use crate::xcit::XcitConfig;
@@ -130,7 +130,10 @@ impl DetectorConfig {
             );
         }
         if !(self.anchor_scale > 0.0 && self.anchor_scale.is_finite()) {
-            candle_core::bail!("mask-rcnn: anchor_scale {} must be finite and > 0", self.anchor_scale);
+            candle_core::bail!(
+                "mask-rcnn: anchor_scale {} must be finite and > 0",
+                self.anchor_scale
+            );
         }
         checks::probability("mask-rcnn", "least_score", self.least_score)
     }

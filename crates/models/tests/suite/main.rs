@@ -22,6 +22,7 @@ mod hugging_face;
 mod hugging_face_bert;
 mod hugging_face_vit;
 mod image_parity;
+mod mask_rcnn_parity;
 mod nystromformer;
 mod nystromformer_parity;
 mod open;
