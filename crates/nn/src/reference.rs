@@ -4,9 +4,11 @@
 //! Only operations whose gradients passed a numerical check are used here.
 
 mod nystrom;
+mod roi_align;
 
 pub use nystrom::nystrom_attention;
 pub(crate) use nystrom::nystrom_heads;
+pub use roi_align::roi_align;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::log_softmax;
