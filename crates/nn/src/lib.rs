@@ -40,7 +40,7 @@
 //! | [`mod@pass`], [`padding`] | what a forward pass knows beside its tokens; where the sequences of a batch end |
 //! | [`mod@probe`] | queries, keys and attention of every layer, to look at |
 //! | [`cache`] | what causal attention remembers, for one token after the other |
-//! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`], [`upsample`] | an op or layer each |
+//! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`], [`upsample`], [`roi_align`](mod@roi_align) | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`device`] | what the layers run on a GPU and in half precision |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
@@ -81,6 +81,7 @@ mod pseudo_inverse;
 pub mod reference;
 pub mod relu;
 pub mod rms_norm;
+pub mod roi_align;
 pub mod sequence;
 pub mod softmax;
 pub mod store;
@@ -116,6 +117,7 @@ pub use patch_embed::{PatchEmbed, channels_last};
 pub use probe::{Among, Heads, Probe, Probed, Seen};
 pub use relu::Relu;
 pub use rms_norm::{RmsNorm, rms_norm};
+pub use roi_align::{Roi, roi_align};
 pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};

@@ -5,10 +5,12 @@
 
 mod nystrom;
 mod pyramid;
+mod roi_align;
 
 pub use nystrom::nystrom_attention;
 pub(crate) use nystrom::nystrom_heads;
 pub use pyramid::{conv_transpose2d, max_pool2d, relu, upsample_nearest};
+pub use roi_align::roi_align;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::log_softmax;

@@ -18,6 +18,7 @@ mod limits;
 mod nystrom;
 mod oracle;
 mod probe;
+mod roi_align;
 mod softmax;
 mod spatial_attention;
 mod store;
