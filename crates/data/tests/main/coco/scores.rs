@@ -114,7 +114,7 @@ fn results_that_are_none_are_refused() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("results.json");
     let categories = [Category { id: 7, name: "cat".into() }];
-    let mut refuse = |text: &str, problem: &str| {
+    let refuse = |text: &str, problem: &str| {
         fs::write(&path, text).unwrap();
         let error = read_detections(&path, &categories).unwrap_err().to_string();
         assert!(error.contains("results.json: ") && error.contains(problem), "{error}");
