@@ -1,6 +1,7 @@
 //! [`Detection`]: an object that a model takes to be in an image.
 
-use super::rle::Rle;
+use super::Rle;
+use crate::Error;
 
 /// An object that a model takes to be in an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,4 +60,9 @@ impl Detection {
 /// Whether four numbers are finite, and the latter two no lengths below 0.
 pub(super) fn is_box(bbox: [f64; 4]) -> bool {
     bbox.iter().all(|value| value.is_finite()) && bbox[2] >= 0.0 && bbox[3] >= 0.0
+}
+
+/// What is wrong with a detection, or with an object that it is scored by.
+pub(super) fn wrong(name: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
+    Error::Detections { problem: format!("{name}: {problem}") }
 }

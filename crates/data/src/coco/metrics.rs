@@ -1,23 +1,17 @@
 //! [`evaluate`]: the numbers that detections are scored by on COCO.
 //!
-//! The order of ties and of sums of COCOeval is kept where a number depends on it: detections of equal score stay in
-//! the order of the ids of their images, and in an image in the order that they are given in.
+//! Ties are in the order of COCOeval: detections of equal score by the ids of their images, and in an image as they
+//! are given.
 
 use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use super::boxes::box_iou;
-use super::detection::is_box;
-use super::rle::iou_of_areas;
+use super::detection::{is_box, wrong};
+use super::matching::{Cell, MOST, Outcome, THRESHOLDS, cells};
 use super::{Detection, DetectionKind, Instance};
-use crate::{Error, Result};
+use crate::Result;
 
-/// Areas in pixels, ends included: all, small, medium, large.
-const RANGES: [[f64; 2]; 4] = [[0.0, 1e10], [0.0, 1024.0], [1024.0, 9216.0], [9216.0, 1e10]];
-/// Detections of an image and category that are looked at.
-const MOST: usize = 100;
-const THRESHOLDS: usize = 10;
 /// Recalls at which precision is read off.
 const RECALLS: usize = 101;
 
@@ -72,7 +66,7 @@ impl CocoScores {
     }
 }
 
-/// Scores detections by the objects of all images, each image with its id.
+/// Scores detections by the objects of all images, each with its id, those without objects too.
 ///
 /// ```
 /// use conditioned_data::{Detection, DetectionKind, Instance, Rle, evaluate};
@@ -139,10 +133,6 @@ pub fn evaluate(
     Ok(summary(&scores))
 }
 
-fn wrong(name: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
-    Error::Detections { problem: format!("{name}: {problem}") }
-}
-
 fn check_truth(images: &[(u64, &[Instance])], categories: usize) -> Result<()> {
     if let Some(pair) = images.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         let problem = "comes twice; give all of its objects at once";
@@ -150,181 +140,19 @@ fn check_truth(images: &[(u64, &[Instance])], categories: usize) -> Result<()> {
     }
     for (image, objects) in images {
         for object in *objects {
-            let name = || format!("object {} of image {image}", object.id);
-            if object.category >= categories {
-                let category = object.category;
-                return Err(wrong(
-                    name(),
-                    format!(
-                        "category {category}, and there are {categories}; give the number of all categories"
-                    ),
-                ));
+            let Instance { id, category, bbox, area, .. } = object;
+            let fail = |problem| Err(wrong(format!("object {id} of image {image}"), problem));
+            if *category >= categories {
+                return fail(format!("category {category}, and there are {categories}; give all"));
             }
-            if !is_box(object.bbox) || !object.area.is_finite() {
-                let (bbox, area) = (object.bbox, object.area);
-                return Err(wrong(
-                    name(),
-                    format!("box {bbox:?}, area {area}; give finite numbers, lengths not below 0"),
+            if !is_box(*bbox) || !area.is_finite() {
+                return fail(format!(
+                    "box {bbox:?}, area {area}; give finite numbers, lengths not below 0"
                 ));
             }
         }
     }
     Ok(())
-}
-
-/// The overlaps from which an object is found, to the bit as `numpy.linspace(0.5, 0.95, 10)` has them.
-fn thresholds() -> [f64; THRESHOLDS] {
-    const STEP: f64 = (0.95 - 0.5) / 9.0;
-    std::array::from_fn(|i| if i == 9 { 0.95 } else { i as f64 * STEP + 0.5 })
-}
-
-/// One image and category.
-struct Cell {
-    category: usize,
-    /// Of the surest detections, the surest first.
-    scores: Vec<f64>,
-    /// By range, then by detection.
-    outcomes: [Vec<Outcome>; 4],
-    /// Objects that are not ignored, by range.
-    objects: [usize; 4],
-}
-
-/// What became of a detection, a bit for each threshold.
-#[derive(Clone, Copy)]
-struct Outcome {
-    matched: u16,
-    ignored: u16,
-}
-
-/// The cells of one image that have an object or a detection.
-fn cells(
-    image: u64,
-    objects: &[Instance],
-    mut found: Vec<&Detection>,
-    kind: DetectionKind,
-) -> Result<Vec<Cell>> {
-    let mut objects: Vec<&Instance> = objects.iter().collect();
-    objects.sort_by_key(|object| object.category);
-    let surest = |a: f64, b: f64| b.partial_cmp(&a).unwrap_or(Ordering::Equal);
-    found.sort_by(|a, b| a.category.cmp(&b.category).then(surest(a.score, b.score)));
-    let mut categories: Vec<usize> = objects.iter().map(|object| object.category).collect();
-    categories.extend(found.iter().map(|detection| detection.category));
-    categories.sort_unstable();
-    categories.dedup();
-    let of = |category: usize| {
-        let objects = objects.iter().copied().filter(|object| object.category == category);
-        let (start, end) = (
-            found.partition_point(|detection| detection.category < category),
-            found.partition_point(|detection| detection.category <= category),
-        );
-        let found = &found[start..end.min(start + MOST)];
-        cell(image, category, &objects.collect::<Vec<_>>(), found, kind)
-    };
-    categories.into_iter().map(of).collect()
-}
-
-fn cell(
-    image: u64,
-    category: usize,
-    objects: &[&Instance],
-    found: &[&Detection],
-    kind: DetectionKind,
-) -> Result<Cell> {
-    let (overlaps, areas) = match kind {
-        DetectionKind::Boxes => {
-            let row = |detection: &&Detection| {
-                let iou = |object: &&Instance| box_iou(detection.bbox, object.bbox, object.crowd);
-                objects.iter().map(iou).collect()
-            };
-            (found.iter().map(row).collect(), found.iter().map(|d| d.bbox[2] * d.bbox[3]).collect())
-        }
-        DetectionKind::Masks => mask_overlaps(objects, found)
-            .map_err(|e| wrong(format!("image {image}, category {category}"), e))?,
-    };
-    let (mut counts, thresholds) = ([0; 4], thresholds());
-    let outcomes = std::array::from_fn(|range| {
-        let is_other = |area: f64| area < RANGES[range][0] || area > RANGES[range][1];
-        let ignored: Vec<bool> = objects.iter().map(|o| o.crowd || is_other(o.area)).collect();
-        counts[range] = ignored.iter().filter(|&&ignored| !ignored).count();
-        let mut outcomes = matches(objects, &ignored, &overlaps, &thresholds);
-        for (outcome, &area) in outcomes.iter_mut().zip(&areas) {
-            if is_other(area) {
-                outcome.ignored |= !outcome.matched;
-            }
-        }
-        outcomes
-    });
-    let scores = found.iter().map(|detection| detection.score).collect();
-    Ok(Cell { category, scores, outcomes, objects: counts })
-}
-
-/// The overlap of each detection with each object, and the areas of the detections.
-fn mask_overlaps(objects: &[&Instance], found: &[&Detection]) -> Result<(Vec<Vec<f64>>, Vec<f64>)> {
-    let truth: Vec<_> = objects
-        .iter()
-        .map(|object| (&object.mask, object.mask.area(), object.mask.bbox(), object.crowd))
-        .collect();
-    let (mut overlaps, mut areas) = (Vec::new(), Vec::new());
-    for mask in found.iter().filter_map(|detection| detection.mask.as_ref()) {
-        let (area, bbox) = (mask.area(), mask.bbox());
-        let mut row = Vec::with_capacity(truth.len());
-        for &(object, object_area, object_bbox, crowd) in &truth {
-            mask.check(object)?;
-            // Most lie elsewhere.
-            let common = match box_iou(bbox, object_bbox, false) > 0.0 {
-                true => mask.intersection(object),
-                false => 0,
-            };
-            row.push(iou_of_areas(common, [area, object_area], crowd));
-        }
-        overlaps.push(row);
-        areas.push(area as f64);
-    }
-    Ok((overlaps, areas))
-}
-
-/// Hands out the objects, at each threshold, to one detection after the other.
-fn matches(
-    objects: &[&Instance],
-    ignored: &[bool],
-    overlaps: &[Vec<f64>],
-    thresholds: &[f64; THRESHOLDS],
-) -> Vec<Outcome> {
-    let mut order: Vec<usize> = (0..objects.len()).collect();
-    order.sort_by_key(|&object| ignored[object]);
-    let mut outcomes = vec![Outcome { matched: 0, ignored: 0 }; overlaps.len()];
-    // The thresholds at which an object is taken.
-    let mut taken = vec![0u16; objects.len()];
-    for (outcome, overlaps) in outcomes.iter_mut().zip(overlaps) {
-        let most = overlaps.iter().copied().fold(0.0, f64::max);
-        for (i, &threshold) in thresholds.iter().enumerate() {
-            let (bit, mut least) = (1 << i, threshold.min(1.0 - 1e-10));
-            if most < least {
-                break;
-            }
-            let mut best: Option<usize> = None;
-            for &object in &order {
-                if taken[object] & bit != 0 && !objects[object].crowd {
-                    continue;
-                }
-                // One that counts is not given up for one that does not.
-                if best.is_some_and(|best| !ignored[best]) && ignored[object] {
-                    break;
-                }
-                // Of equals the last.
-                if overlaps[object] >= least {
-                    least = overlaps[object];
-                    best = Some(object);
-                }
-            }
-            if let Some(best) = best {
-                taken[best] |= bit;
-                outcome.matched |= bit;
-                outcome.ignored |= if ignored[best] { bit } else { 0 };
-            }
-        }
-    }
-    outcomes
 }
 
 /// Scores of one category in one range of areas, by threshold.

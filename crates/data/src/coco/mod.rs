@@ -4,8 +4,10 @@ mod boxes;
 mod detection;
 mod files;
 mod json;
+mod matching;
 mod metrics;
 mod polygon;
+mod read;
 mod results;
 mod rle;
 

@@ -5,8 +5,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
-use super::files::read_json;
+use super::detection::wrong;
 use super::json::{self, ResultEntry, Runs};
+use super::read::read_json;
 use super::{Category, Detection, DetectionKind, Rle};
 use crate::atomic::write_atomic;
 use crate::{Error, Result};
@@ -27,9 +28,8 @@ pub fn write_detections(
     kind: DetectionKind,
 ) -> Result<()> {
     let write = |(i, detection): (usize, &Detection)| {
-        detection.check(categories.len(), kind).map_err(|problem| Error::Detections {
-            problem: format!("detection {i} (from 0), of image {}: {problem}", detection.image),
-        })?;
+        let name = || format!("detection {i} (from 0), of image {}", detection.image);
+        detection.check(categories.len(), kind).map_err(|problem| wrong(name(), problem))?;
         let runs = |mask: &Rle| Runs { size: mask.size(), counts: mask.compressed() };
         let (bbox, segmentation) = match kind {
             DetectionKind::Boxes => (Some(detection.bbox), None),
