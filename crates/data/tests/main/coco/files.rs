@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use conditioned_data::{CocoSet, Error, Rle};
 use image::{Rgb, RgbImage};
@@ -13,7 +14,10 @@ use crate::damage::Cut;
 
 /// Three images with four objects, in every form of a segmentation.
 fn dataset() -> Value {
-    let image = |id: u64, split: &str| json!({"id": id, "file_name": format!("part/{id}.png"), "height": 6, "width": 8, "split": split});
+    let image = |id: u64, split: &str| {
+        let file = format!("part/{id}.png");
+        json!({"id": id, "file_name": file, "height": 6, "width": 8, "split": split})
+    };
     json!({
         "info": {"description": "four objects"},
         "images": [image(30, "train"), image(10, "val"), image(20, "train")],
@@ -240,6 +244,25 @@ fn what_is_wrong_is_named_or_left_out() {
         let broken = 1 + usize::from(at == "/images/2/id");
         assert_eq!(set.broken(), broken, "{at}");
     }
+}
+
+#[test]
+fn a_warning_names_the_first_that_are_left_out() {
+    let folder = TempDir::new().unwrap();
+    let mut dataset = dataset();
+    for annotation in dataset["annotations"].as_array_mut().unwrap() {
+        annotation["category_id"] = json!(7);
+    }
+    write(folder.path(), &dataset);
+    let log = folder.path().join("log");
+    let writer = Mutex::new(fs::File::create(&log).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    let set = tracing::subscriber::with_default(subscriber, || read(folder.path(), None, true));
+    assert_eq!(set.unwrap().broken(), 4);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("WARN") && log.contains("set.json: 4 broken images and"), "{log}");
+    assert!(log.contains("annotation 4: category 7 is none of the list"), "{log}");
+    assert!(log.contains("annotation 2") && !log.contains("annotation 1"), "{log}");
 }
 
 #[test]
