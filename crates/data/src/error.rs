@@ -164,6 +164,26 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+    /// What is to be a mask of pixels is none.
+    #[error("mask: {problem}")]
+    Mask {
+        /// What was found and expected, and what to do.
+        problem: String,
+    },
+    /// Annotations or results of COCO do not say what they must, or belong to other images.
+    #[error("{}: {problem}", .path.display())]
+    Coco {
+        /// The file.
+        path: PathBuf,
+        /// The image or annotation by its id, what was found and expected, and what to do.
+        problem: String,
+    },
+    /// Detections, or the objects that they are scored by, do not fit together.
+    #[error("detections: {problem}")]
+    Detections {
+        /// Which one, what was found and expected, and what to do.
+        problem: String,
+    },
     /// How the images of a checkpoint are prepared cannot be read, or is not done here.
     #[error("{}: {problem}", .path.display())]
     Preprocessing {

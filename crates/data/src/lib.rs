@@ -12,6 +12,15 @@
 //! | crop, shift, flip, mix, smooth | [`Augment`] |
 //! | make batches | [`Loader`] |
 //!
+//! Objects in images, as COCO describes them:
+//!
+//! | to | use |
+//! | --- | --- |
+//! | read images with objects | [`CocoSet::read`] (a JSON file of annotations and a folder of images) |
+//! | make, join and compare masks | [`Rle`]: of runs, polygons, boxes and bitmaps, as those of pycocotools; [`box_iou`] of boxes |
+//! | score detections | [`evaluate`]: AP and AR as COCOeval's |
+//! | exchange detections with other programs | [`write_detections`], [`read_detections`] |
+//!
 //! Text:
 //!
 //! | to | use |
@@ -168,7 +177,8 @@ mod wordpiece;
 
 pub use augment::Augment;
 pub use cifar::CifarFolder;
-pub use coco::{Category, Instance, Rle};
+pub use coco::{Category, CocoImage, CocoScores, CocoSet, Detection, DetectionKind, Instance, Rle};
+pub use coco::{box_iou, evaluate, read_detections, write_detections};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;

@@ -1,8 +1,24 @@
 //! Objects in images, as COCO describes them: annotations, masks, metrics, results.
 
+mod boxes;
+mod detection;
+mod files;
+mod json;
+mod matching;
+mod metrics;
+mod polygon;
+mod read;
+mod results;
 mod rle;
 
+pub use boxes::box_iou;
+pub use detection::{Detection, DetectionKind};
+pub use files::{CocoImage, CocoSet};
+pub use metrics::{CocoScores, evaluate};
+pub use results::{read_detections, write_detections};
 pub use rle::Rle;
+
+use serde::Deserialize;
 
 /// An object in an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +38,8 @@ pub struct Instance {
 }
 
 /// A category of objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object with `id` and `name`")]
 pub struct Category {
     /// The id in files, which need not run from 0 or 1 on.
     pub id: u64,

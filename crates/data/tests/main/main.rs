@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod augment;
+mod coco;
 mod corpus;
 mod corruption;
 #[path = "../support/corruption.rs"]
