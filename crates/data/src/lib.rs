@@ -12,6 +12,15 @@
 //! | crop, shift, flip, mix, smooth | [`Augment`] |
 //! | make batches | [`Loader`] |
 //!
+//! Images with objects, for detection (`docs/detection.md`):
+//!
+//! | to | use |
+//! | --- | --- |
+//! | draw them | [`Shapes`] |
+//! | give others | [`Examples`], of [`Example`] and [`Instance`] |
+//! | flip, crop, resize | [`DetectionAugment`] |
+//! | make batches | [`DetectionLoader`] |
+//!
 //! Text:
 //!
 //! | to | use |
@@ -169,6 +178,11 @@ mod wordpiece;
 pub use augment::Augment;
 pub use cifar::CifarFolder;
 pub use coco::{Category, Instance, Rle};
+pub use coco::{
+    DetectionAugment, DetectionBatch, DetectionCrop, DetectionEpoch, DetectionLoader,
+    DetectionLoaderConfig, DetectionResize, DetectionTarget,
+};
+pub use coco::{Example, Examples, ShapeImages, Shapes};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;

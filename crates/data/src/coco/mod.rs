@@ -1,8 +1,22 @@
 //! Objects in images, as COCO describes them: annotations, masks, metrics, results.
 
+mod example;
+mod figure;
+mod loader;
 mod rle;
+mod sampling;
+mod shapes;
+#[cfg(test)]
+mod sheet;
+mod transform;
 
+pub use example::{Example, Examples};
+pub use loader::{
+    DetectionBatch, DetectionEpoch, DetectionLoader, DetectionLoaderConfig, DetectionTarget,
+};
 pub use rle::Rle;
+pub use shapes::{ShapeImages, Shapes};
+pub use transform::{DetectionAugment, DetectionCrop, DetectionResize};
 
 /// An object in an image.
 #[derive(Debug, Clone, PartialEq)]
