@@ -247,3 +247,134 @@ impl View {
         Changed { image: self.image, instances: self.instances, scale: self.scale }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stream::{Purpose, stream};
+    use crate::{Examples, Shapes};
+
+    const KINDS: usize = 4;
+
+    fn example(seed: u64) -> Example {
+        Shapes::default().images(seed, 0..1).unwrap().example(0).unwrap()
+    }
+
+    fn view(seed: u64) -> View {
+        let (image, instances) = example(seed).parts(KINDS).unwrap();
+        View::new(image, instances)
+    }
+
+    /// Checks that each mask lies in its box and, but for what is cut off, reaches its sides.
+    fn assert_fits(changed: &Changed, slack: f64, tight: bool) {
+        let width = changed.image.width() as usize;
+        for instance in &changed.instances {
+            let mask = instance.mask.to_mask();
+            let set: Vec<usize> = (0..mask.len()).filter(|&at| mask[at]).collect();
+            assert_eq!(instance.area, set.len() as f64);
+            let [left, top, wide, high] = instance.bbox;
+            for (low, size, at) in [
+                (left, wide, &(|at: usize| at % width) as &dyn Fn(usize) -> usize),
+                (top, high, &|at| at / width),
+            ] {
+                let least = set.iter().map(|&pixel| at(pixel)).min();
+                let most = set.iter().map(|&pixel| at(pixel) + 1).max();
+                let (Some(least), Some(most)) = (least, most) else { continue };
+                let (least, most) = (least as f64 - low, low + size - most as f64);
+                assert!(least > -slack && most > -slack, "{least} {most} of {:?}", instance.bbox);
+                assert!(!tight || least < slack && most < slack, "{least} {most}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn two_flips_change_nothing(seed: u64) {
+            let mut view = view(seed);
+            view.flip();
+            let mirrored = View { sampling: view.sampling.clone(), ..self::view(seed) };
+            prop_assert_eq!(mirrored.instances.len(), view.instances.len());
+            view.flip();
+            let changed = view.end();
+            let Example { pixels, instances, .. } = example(seed);
+            prop_assert_eq!(changed.image.into_raw(), pixels);
+            prop_assert_eq!(changed.instances, instances);
+        }
+
+        #[test]
+        fn a_flip_takes_masks_with_their_boxes(seed: u64) {
+            let mut view = view(seed);
+            view.flip();
+            // Whole pixels: exactly.
+            assert_fits(&view.end(), 1e-9, true);
+        }
+
+        #[test]
+        fn masks_follow_when_images_are_resized(seed: u64, height in 1usize..300, width in 1usize..300) {
+            let mut view = view(seed);
+            view.resize([height, width]).unwrap();
+            let changed = view.end();
+            let size = [changed.image.height() as usize, changed.image.width() as usize];
+            prop_assert_eq!(size, [height, width]);
+            prop_assert_eq!(changed.scale, [height as f64 / 64.0, width as f64 / 64.0]);
+            // Nearest pixels are whole. A mask of an object that is made smaller may miss thin parts.
+            assert_fits(&changed, 1.0, height >= 64 && width >= 64);
+        }
+
+        #[test]
+        fn masks_follow_when_images_are_cropped(seed: u64, least in 1usize..80, more in 0usize..40) {
+            let mut view = view(seed);
+            let before = view.instances.len();
+            view.crop([least, least + more], &mut stream(seed, 0, 0, Purpose::Image));
+            let changed = view.end();
+            let size = [changed.image.height(), changed.image.width()];
+            prop_assert!(size.iter().all(|&side| (least.min(64)..=least + more).contains(&(side as usize))));
+            prop_assert!(changed.instances.len() <= before);
+            prop_assert!(changed.instances.iter().all(|instance| instance.area > 0.0));
+            assert_fits(&changed, 1e-9, false);
+        }
+
+        #[test]
+        fn all_changes_together_are_drawn_from_the_stream(seed: u64) {
+            let resize = |shorter: &[usize], longest| DetectionResize { shorter: shorter.to_vec(), longest };
+            let crop = DetectionCrop { resize: resize(&[40, 150], 200), sides: [20, 90] };
+            let augment = DetectionAugment { flip: true, crop: Some(crop), resize: Some(resize(&[48, 100], 120)) };
+            let run = || augment.apply(example(seed), KINDS, &mut stream(seed, 1, 2, Purpose::Image)).unwrap();
+            let (a, b) = (run(), run());
+            prop_assert_eq!(a.image.as_raw(), b.image.as_raw());
+            prop_assert_eq!(&a.instances, &b.instances);
+            // Up to two roundings, the first by a factor of at most 100 / 20.
+            assert_fits(&a, 6.0, false);
+        }
+    }
+
+    #[test]
+    fn sizes_are_drawn_alike_and_half_of_the_images_cropped() {
+        let augment = DetectionAugment::coco();
+        let example =
+            Example { height: 20, width: 30, pixels: vec![9; 1800], instances: vec![], id: 0 };
+        let n = 600;
+        let mut counts = std::collections::BTreeMap::new();
+        let mut whole = 0;
+        for index in 0..n {
+            let mut rng = stream(0, 0, index, Purpose::Image);
+            let changed = augment.apply(example.clone(), KINDS, &mut rng).unwrap();
+            let [height, width] = [changed.image.height(), changed.image.width()];
+            *counts.entry(height.min(width)).or_insert(0) += 1;
+            whole += usize::from(width.abs_diff(height * 3 / 2) <= 1);
+            assert!(height.max(width) <= 1333);
+        }
+        // Some crops have the old ratio; half of 600 are 300 with a deviation of 12.
+        assert!((255..345).contains(&whole), "{whole} of {n} whole");
+        // 600 / 11 are 54.5 with a deviation of 7; four of them. A crop of 600 x 384 stays below 1333.
+        let common: Vec<_> = (480..=800).step_by(32).map(|side| counts.get(&side)).collect();
+        assert!(
+            common.iter().all(|count| count.is_some_and(|count| (26..84).contains(count))),
+            "{counts:?}"
+        );
+    }
+}
