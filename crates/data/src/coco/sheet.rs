@@ -48,11 +48,11 @@ fn outlined(example: Example) -> RgbImage {
             }
         }
         let [left, top, wide, high] = instance.bbox.map(|side| ZOOM * side as u32);
-        for x in left..left + wide {
-            [top, top + high - 1].map(|y| large.put_pixel(x, y, Rgb([0; 3])));
+        for (x, y) in (left..left + wide).flat_map(|x| [(x, top), (x, top + high - 1)]) {
+            large.put_pixel(x, y, Rgb([0; 3]));
         }
-        for y in top..top + high {
-            [left, left + wide - 1].map(|x| large.put_pixel(x, y, Rgb([0; 3])));
+        for (x, y) in (top..top + high).flat_map(|y| [(left, y), (left + wide - 1, y)]) {
+            large.put_pixel(x, y, Rgb([0; 3]));
         }
     }
     large
