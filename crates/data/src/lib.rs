@@ -17,7 +17,8 @@
 //! | to | use |
 //! | --- | --- |
 //! | draw them | [`Shapes`] |
-//! | give others | [`Examples`], of [`Example`] and [`Instance`] |
+//! | have others in memory | [`ExampleSet`], of [`Example`] and [`Instance`] |
+//! | give them by index | [`Examples`] |
 //! | flip, crop, resize | [`DetectionAugment`] |
 //! | make batches | [`DetectionLoader`] |
 //!
@@ -182,7 +183,7 @@ pub use coco::{
     DetectionAugment, DetectionBatch, DetectionCrop, DetectionEpoch, DetectionLoader,
     DetectionLoaderConfig, DetectionResize, DetectionTarget,
 };
-pub use coco::{Example, Examples, ShapeImages, Shapes};
+pub use coco::{Example, ExampleSet, Examples, ShapeImages, Shapes};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
 
-use super::transform::Changed;
+use super::transform::{Changed, LONGEST};
 use super::{Category, DetectionAugment, Examples, Rle};
 use crate::prefetch::Prefetch;
 use crate::stream::{Purpose, stream};
@@ -66,7 +66,7 @@ pub struct DetectionTarget {
     /// flipped or cropped.
     pub scale: [f64; 2],
     /// Left, top, right and bottom of each object, in pixels of the batch.
-    pub boxes: Vec<[f32; 4]>,
+    pub boxes: Vec<[f64; 4]>,
     /// The category of each, from 0.
     pub classes: Vec<u32>,
     /// Whether each is a crowd.
@@ -114,10 +114,15 @@ impl DetectionLoader {
         normalisation: &Normalisation,
         device: &Device,
     ) -> Result<Self> {
-        for (field, value) in [("batch_size", config.batch_size), ("divisor", config.divisor)] {
-            if value == 0 {
-                return Err(Error::config(field, 0, "expected at least 1"));
-            }
+        if config.batch_size == 0 {
+            return Err(Error::config("batch_size", 0, "expected at least 1"));
+        }
+        if !(1..=LONGEST).contains(&config.divisor) {
+            return Err(Error::config(
+                "divisor",
+                config.divisor,
+                format!("expected 1 to {LONGEST}"),
+            ));
         }
         config.augment.check()?;
         let tables = normalisation.tables_of(3, u8::MAX)?;
@@ -238,9 +243,7 @@ impl Recipe {
 
 fn target(id: u64, original_size: [usize; 2], changed: &Changed) -> DetectionTarget {
     let Changed { image, instances, scale } = changed;
-    let corners = |[left, top, width, height]: [f64; 4]| {
-        [left, top, left + width, top + height].map(|x| x as f32)
-    };
+    let corners = |[left, top, width, height]: [f64; 4]| [left, top, left + width, top + height];
     DetectionTarget {
         id,
         size: [image.height() as usize, image.width() as usize],

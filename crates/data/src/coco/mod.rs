@@ -10,7 +10,7 @@ mod shapes;
 mod sheet;
 mod transform;
 
-pub use example::{Example, Examples};
+pub use example::{Example, ExampleSet, Examples};
 pub use loader::{
     DetectionBatch, DetectionEpoch, DetectionLoader, DetectionLoaderConfig, DetectionTarget,
 };

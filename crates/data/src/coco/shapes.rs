@@ -6,6 +6,7 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::example::past_end;
 use super::figure::{Figure, NAMES, WHOLE};
 use super::{Category, Example, Examples, Instance, Rle};
 use crate::stream::{Purpose, stream};
@@ -77,9 +78,14 @@ impl Shapes {
     /// Images `range` of `seed`, which are drawn when they are asked for.
     ///
     /// # Errors
-    /// When a setting is out of its range.
+    /// When a setting is out of its range, or the range so far out that the ids of its annotations would not be numbers
+    /// of 64 bits.
     pub fn images(&self, seed: u64, range: Range<usize>) -> Result<ShapeImages> {
         self.validate()?;
+        if (range.end as u64).checked_mul(MOST_OBJECTS as u64).is_none() {
+            let expected = format!("expected at most {}", u64::MAX / MOST_OBJECTS as u64);
+            return Err(Error::config("range.end", range.end, expected));
+        }
         let categories = (1..).zip(NAMES).map(|(id, name)| Category { id, name: name.into() });
         Ok(ShapeImages { shapes: *self, seed, range, categories: categories.collect() })
     }
@@ -121,8 +127,7 @@ impl Examples for ShapeImages {
 
     fn example(&self, index: usize) -> Result<Example> {
         if index >= self.range.len() {
-            let problem = format!("index {index} is past the end of {} images", self.range.len());
-            return Err(Error::Images { name: "shapes".into(), problem });
+            return Err(past_end("shapes", index, self.range.len()));
         }
         Ok(self.shapes.draw(self.seed, self.range.start + index))
     }
@@ -261,4 +266,30 @@ fn tight(mask: &[bool], side: usize) -> [f64; 4] {
         (right, bottom) = (right.max(x + 1), bottom.max(y + 1));
     }
     [left, top, right - left, bottom - top].map(|x| x as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_every_object_is_seen_also_below_later_ones() {
+        let mut hidden = 0;
+        for seed in 0..200 {
+            let mut rng = stream(seed, 0, 0, Purpose::Shapes);
+            let mut canvas = Canvas::new(64, &mut rng);
+            for number in 0..60 {
+                canvas.add(number % NAMES.len(), &mut rng);
+            }
+            assert!(canvas.objects.len() > 4, "{} objects", canvas.objects.len());
+            for (number, object) in canvas.objects.iter().enumerate() {
+                let seen = canvas.front.iter().filter(|&&front| front == Some(number)).count();
+                assert_eq!(object.seen, seen);
+                assert!(seen >= 12 && 4 * seen >= object.all, "{seen} of {}", object.all);
+                hidden += usize::from(2 * seen < object.all);
+            }
+        }
+        // Objects do lie in front of one another and across the border.
+        assert!(hidden > 200, "{hidden} are more than half hidden");
+    }
 }

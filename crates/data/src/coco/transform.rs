@@ -12,7 +12,7 @@ use crate::transform::rect::Rect;
 use crate::{Error, Result};
 
 /// No side of an image may become longer.
-const LONGEST: usize = 1 << 14;
+pub(super) const LONGEST: usize = 1 << 14;
 
 /// Changes of an image and of the objects in it; the default is a flip alone, for small images.
 ///

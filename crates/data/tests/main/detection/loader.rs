@@ -3,11 +3,15 @@ use std::sync::Arc;
 use candle_core::Device;
 use conditioned_data::{
     Category, DetectionAugment, DetectionBatch, DetectionCrop, DetectionLoader,
-    DetectionLoaderConfig, DetectionResize, Example, Examples, Instance, Result, Rle, Shapes,
+    DetectionLoaderConfig, DetectionResize, Example, ExampleSet, Examples, Instance, Result, Rle,
+    Shapes,
 };
 use proptest::prelude::*;
 
 use crate::plain;
+
+/// What a few products and sums in f64 of numbers up to 4000 may be off by.
+const ROUNDING: f64 = 1e-9;
 
 /// Images of these sizes, each with an object that fills it but for the first column, and each third without any.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ fn images_lie_in_the_corner_and_zeros_around_them() {
             );
             assert_eq!(target.scale, [1.0; 2]);
             let objects = usize::from(index % 3 != 2 && columns > 1);
-            assert_eq!(target.boxes, vec![[1.0, 0.0, columns as f32, rows as f32]; objects]);
+            assert_eq!(target.boxes, vec![[1.0, 0.0, columns as f64, rows as f64]; objects]);
             assert_eq!((&target.classes, &target.crowd), (&vec![0; objects], &vec![true; objects]));
             assert!(target.masks.iter().all(|mask| mask.size() == size));
             for (at, &value) in
@@ -113,11 +117,10 @@ fn evaluation_of_coco_says_how_to_go_back() {
         assert_eq!((target.size, target.original_size), (wanted, [height, width]));
         assert!(batch.images.dims()[2..].iter().all(|side| side % 32 == 0));
         let [down, across] = target.scale;
-        for [left, top, right, bottom] in target.boxes.iter().map(|b| b.map(f64::from)) {
+        for [left, top, right, bottom] in &target.boxes {
             let back = [left / across, top / down, right / across, bottom / down];
             let truth = [1.0, 0.0, width as f64, height as f64];
-            // A coordinate of 1333 in f32 is known to 6e-5, here times 3.
-            assert!(back.iter().zip(truth).all(|(a, b)| (a - b).abs() < 2e-4), "{back:?}");
+            assert!(back.iter().zip(truth).all(|(a, b)| (a - b).abs() < ROUNDING), "{back:?}");
         }
     }
 }
@@ -140,35 +143,35 @@ fn settings_and_images_that_cannot_work_are_refused() {
     assert!(
         new(DetectionLoaderConfig { divisor: 0, ..config.clone() }, 3).starts_with("divisor = 0")
     );
+    let far = DetectionLoaderConfig { divisor: usize::MAX, ..config.clone() };
+    assert!(new(far, 3).starts_with("divisor = "));
     let none = DetectionResize { shorter: vec![], longest: 9 };
     let message = new(with(DetectionAugment { resize: Some(none), ..DetectionAugment::none() }), 3);
     assert!(message.starts_with("resize = "), "{message}");
     let crop = all().crop.map(|crop| DetectionCrop { sides: [9, 8], ..crop });
     assert!(new(with(DetectionAugment { crop, ..all() }), 3).starts_with("sides = [9, 8]"));
 
-    #[derive(Debug)]
-    struct One(Example);
-    impl Examples for One {
-        fn len(&self) -> usize {
-            1
-        }
-        fn categories(&self) -> &[Category] {
-            &[]
-        }
-        fn example(&self, _: usize) -> Result<Example> {
-            Ok(self.0.clone())
-        }
-    }
-    let fail = |example: Example| {
-        let loader = loader(One(example), config.clone());
-        loader.epoch(0).next().unwrap().unwrap_err().to_string()
-    };
+    let fail = |example| ExampleSet::new(vec![example], vec![]).unwrap_err().to_string();
     let empty = Example { id: 5, height: 2, width: 3, pixels: vec![0; 18], instances: vec![] };
     let message = fail(Example { pixels: vec![0; 17], ..empty.clone() });
     assert!(message.contains("\"image 5\": 17 bytes, expected an image of 2x3"), "{message}");
     assert!(fail(Example { height: 0, pixels: vec![], ..empty.clone() }).contains("at least one"));
-    let instances = Sizes::new(vec![[2, 3]]).example(0).unwrap().instances;
-    let message = fail(Example { instances, ..empty });
+    let [object] = &Sizes::new(vec![[2, 3]]).example(0).unwrap().instances[..] else { panic!() };
+    let kinds = Sizes::new(vec![]).1;
+    let with = |object| {
+        let example = Example { instances: vec![object], ..empty.clone() };
+        ExampleSet::new(vec![example], kinds.clone()).unwrap_err().to_string()
+    };
+    let message = with(Instance { category: 1, ..object.clone() });
+    assert!(message.contains("object 0: category 1 of 1"), "{message}");
+    let message = with(Instance { mask: Rle::of_mask(&[true; 6], 3, 2), ..object.clone() });
+    assert!(message.contains("a mask of 3x2, expected 2x3"), "{message}");
+    let message = with(Instance { bbox: [0.0, f64::NAN, 1.0, 1.0], ..object.clone() });
+    assert!(message.contains("expected finite numbers"), "{message}");
+
+    // An example of any other source is checked by the loader.
+    let sizes = Sizes(vec![[2, 3]], vec![]);
+    let message = loader(sizes, config).epoch(0).next().unwrap().unwrap_err().to_string();
     assert!(message.contains("object 0: category 0 of 0"), "{message}");
 }
 
@@ -221,11 +224,24 @@ proptest! {
                 prop_assert!(height <= dims[2] && width <= dims[3]);
                 for (mask, [left, top, right, bottom]) in target.masks.iter().zip(&target.boxes) {
                     prop_assert_eq!(mask.size(), target.size);
-                    prop_assert!(0.0 <= *left && left < right && *right <= width as f32 + 1e-3);
-                    prop_assert!(0.0 <= *top && top < bottom && *bottom <= height as f32 + 1e-3);
+                    prop_assert!(0.0 <= *left && left < right && *right <= width as f64 + ROUNDING);
+                    prop_assert!(0.0 <= *top && top < bottom && *bottom <= height as f64 + ROUNDING);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn images_in_memory_give_the_same_batches() {
+    let shapes = Shapes::default().images(1, 0..10).unwrap();
+    let all = (0..10).map(|index| shapes.example(index)).collect::<Result<Vec<_>>>().unwrap();
+    let set = ExampleSet::new(all, shapes.categories().to_vec()).unwrap();
+    assert!(set.example(10).unwrap_err().to_string().contains("index 10 is past the end of 10"));
+    let config = DetectionLoaderConfig::training(4, 2);
+    let [a, b] = [loader(shapes, config.clone()), loader(set, config)];
+    for (a, b) in batches(&a, 1, 0).iter().zip(batches(&b, 1, 0)) {
+        assert_eq!((values(a), &a.targets), (values(&b), &b.targets));
     }
 }
 

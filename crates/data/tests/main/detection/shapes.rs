@@ -117,6 +117,8 @@ fn what_cannot_be_drawn_is_named() {
         let message = shapes.images(0, 0..1).unwrap_err().to_string();
         assert!(message.starts_with(&format!("{field} = ")), "{message}");
     }
+    let message = Shapes::default().images(0, 0..usize::MAX).unwrap_err().to_string();
+    assert!(message.starts_with("range.end = "), "{message}");
     let message = serde_json::from_str::<Shapes>(r#"{"sides": 64}"#).unwrap_err().to_string();
     assert!(message.contains("sides"), "{message}");
 }
