@@ -12,11 +12,16 @@
 //! | crop, shift, flip, mix, smooth | [`Augment`] |
 //! | make batches | [`Loader`] |
 //!
-//! Objects in images, as COCO describes them:
+//! Images with objects, for detection (`docs/detection.md`):
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read images with objects | [`CocoSet::read`] (a JSON file of annotations and a folder of images) |
+//! | read them | [`CocoSet::read`] (a JSON file of annotations as COCO's, and a folder of images) |
+//! | draw them | [`Shapes`] |
+//! | have others in memory | [`ExampleSet`], of [`Example`] and [`Instance`] |
+//! | give them by index | [`Examples`] |
+//! | flip, crop, resize | [`DetectionAugment`] |
+//! | make batches | [`DetectionLoader`] |
 //! | make, join and compare masks | [`Rle`]: of runs, polygons, boxes and bitmaps, as those of pycocotools; [`box_iou`] of boxes |
 //! | score detections | [`evaluate`]: AP and AR as COCOeval's |
 //! | exchange detections with other programs | [`write_detections`], [`read_detections`] |
@@ -178,6 +183,11 @@ mod wordpiece;
 pub use augment::Augment;
 pub use cifar::CifarFolder;
 pub use coco::{Category, CocoImage, CocoScores, CocoSet, Detection, DetectionKind, Instance, Rle};
+pub use coco::{
+    DetectionAugment, DetectionBatch, DetectionCrop, DetectionEpoch, DetectionLoader,
+    DetectionLoaderConfig, DetectionResize, DetectionTarget,
+};
+pub use coco::{Example, ExampleSet, Examples, ShapeImages, Shapes};
 pub use coco::{box_iou, evaluate, read_detections, write_detections};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};

@@ -51,6 +51,11 @@ impl Normalisation {
     /// For each channel, the normalised value of every byte.
     pub(crate) fn tables(&self, images: &ImageSet) -> Result<Vec<[f32; 256]>> {
         let [channels, ..] = images.shape();
+        self.tables_of(channels, images.white())
+    }
+
+    /// The same for images of so many channels and this white.
+    pub(crate) fn tables_of(&self, channels: usize, white: u8) -> Result<Vec<[f32; 256]>> {
         if self.mean.len() != channels || self.std.len() != channels {
             let value = format!("{} means, {} deviations", self.mean.len(), self.std.len());
             return Err(Error::config(
@@ -64,7 +69,7 @@ impl Normalisation {
             let value = format!("{self:?}");
             return Err(Error::config("normalisation", value, "finite means, deviations above 0"));
         }
-        let white = f32::from(images.white());
+        let white = f32::from(white);
         let table = |(mean, std)| std::array::from_fn(|p| (p as f32 / white - mean) / std);
         Ok(self.mean.iter().zip(&self.std).map(table).collect())
     }

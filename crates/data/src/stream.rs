@@ -36,6 +36,8 @@ pub(crate) enum Purpose {
     ListOps,
     /// Which texts a pair of halves is of, by the part of the data.
     Halves,
+    /// One image of shapes, by its index.
+    Shapes,
 }
 
 /// The stream of (`seed`, `epoch`, `position`): the four numbers are the generator's 256-bit key, so

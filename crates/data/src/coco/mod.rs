@@ -2,21 +2,35 @@
 
 mod boxes;
 mod detection;
+mod example;
+mod figure;
 mod files;
 mod json;
+mod loader;
 mod matching;
 mod metrics;
 mod polygon;
 mod read;
 mod results;
 mod rle;
+mod sampling;
+mod shapes;
+#[cfg(test)]
+mod sheet;
+mod transform;
 
 pub use boxes::box_iou;
 pub use detection::{Detection, DetectionKind};
+pub use example::{Example, ExampleSet, Examples};
 pub use files::{CocoImage, CocoSet};
+pub use loader::{
+    DetectionBatch, DetectionEpoch, DetectionLoader, DetectionLoaderConfig, DetectionTarget,
+};
 pub use metrics::{CocoScores, evaluate};
 pub use results::{read_detections, write_detections};
 pub use rle::Rle;
+pub use shapes::{ShapeImages, Shapes};
+pub use transform::{DetectionAugment, DetectionCrop, DetectionResize};
 
 use serde::Deserialize;
 

@@ -27,9 +27,9 @@ use crate::{Error, Result};
 /// Source: `maskApi.c` of pycocotools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rle {
-    height: usize,
-    width: usize,
-    counts: Vec<u32>,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) counts: Vec<u32>,
 }
 
 impl Rle {

@@ -7,6 +7,7 @@ mod corpus;
 mod corruption;
 #[path = "../support/corruption.rs"]
 mod damage;
+mod detection;
 mod digits;
 mod entailments;
 mod glue;
