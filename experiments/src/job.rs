@@ -21,6 +21,7 @@ use crate::cell::RunConfig;
 use crate::checkpoint::Checkpoint;
 use crate::device;
 use crate::run::worker::boxed;
+use crate::task::detection::{DetectionConfig, ObjectDetection};
 use crate::task::images::{ImageClassification, ImagesConfig};
 use crate::task::language::{LanguageConfig, LanguageModel};
 use crate::task::masked::{MaskedConfig, MaskedLanguageModel};
@@ -34,6 +35,8 @@ pub const WEIGHTS: &str = "model.safetensors";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskConfig {
+    /// Objects in images.
+    Detection(DetectionConfig),
     /// Classes of images.
     Images(ImagesConfig),
     /// The next token.
@@ -88,6 +91,7 @@ impl TaskConfig {
     /// The data, by name and BLAKE3.
     pub fn data(&self) -> (&str, &str) {
         match self {
+            Self::Detection(task) => (&task.data.name, &task.data.hash),
             Self::Images(task) => (&task.data.name, &task.data.hash),
             Self::Language(task) => (&task.text.name, &task.text.hash),
             Self::Masked(task) => (&task.text.name, &task.text.hash),
@@ -100,6 +104,9 @@ impl TaskConfig {
     /// epoch).
     pub fn sizes(&self) -> (usize, usize, usize) {
         match self {
+            Self::Detection(task) => {
+                (0, task.batch_size, task.data.images[0].div_ceil(task.batch_size))
+            }
             Self::Images(task) => {
                 (0, task.batch_size, task.data.train_images.div_ceil(task.batch_size))
             }
@@ -118,6 +125,7 @@ impl TaskConfig {
     /// Numbers that a table or its notes show beside the metrics.
     pub fn facts(&self) -> Vec<(&'static str, f64)> {
         match self {
+            Self::Detection(task) => task.facts(),
             Self::Images(task) => task.facts(),
             Self::Language(task) => task.facts(),
             Self::Masked(task) => task.facts(),
@@ -167,6 +175,7 @@ impl Job {
             bail!("arm init: a checkpoint has embedding tables of its own");
         }
         let input = match &self.task {
+            TaskConfig::Detection(_) => bail!("arm init: an XCiT has no embedding tables"),
             TaskConfig::Images(task) => task.first_batch(seed)?,
             TaskConfig::Language(task) => task.first_batch(seed)?,
             TaskConfig::Masked(task) => task.first_batch(seed)?,
@@ -226,6 +235,9 @@ fn with_task<V: Visit>(config: &RunConfig, store: &Store, visit: V) -> Result<V:
             // What follows from the weights of a checkpoint follows when the model is built.
             start(config, store)?;
             visit.visit(ImageClassification::new(config, network, task, store).map_err(boxed)?)
+        }
+        (Network::Xcit(network), TaskConfig::Detection(task)) => {
+            visit.visit(ObjectDetection::new(config, network, task, store).map_err(boxed)?)
         }
         (Network::Gpt2(network), TaskConfig::Language(task)) => {
             // Its checkpoints are read before the model is built: conditioned tables follow their weights.

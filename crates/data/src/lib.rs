@@ -64,6 +64,7 @@
 //! | running text, with its tokenizer and shards | [`TextConfig`], from a [`TextSource`] and a [`Preparation`] |
 //! | labelled texts | [`LabelledData`], from a [`LabelledSource`] |
 //! | labelled sequences | [`SequenceData`], from a [`SequenceSource`] |
+//! | images with objects | [`DetectionData`], from a [`DetectionSource`] |
 //!
 //! Two features are off by default: `parquet` for corpora, tasks and images in parquet files, and `hub`, which
 //! brings it too, for the module `hub`: data sets and models of the Hugging Face hub as local files, and for
@@ -184,8 +185,9 @@ pub use augment::Augment;
 pub use cifar::CifarFolder;
 pub use coco::{Category, CocoImage, CocoScores, CocoSet, Detection, DetectionKind, Instance, Rle};
 pub use coco::{
-    DetectionAugment, DetectionBatch, DetectionCrop, DetectionEpoch, DetectionLoader,
-    DetectionLoaderConfig, DetectionResize, DetectionTarget,
+    DetectionAugment, DetectionBatch, DetectionCrop, DetectionData, DetectionEpoch,
+    DetectionLoader, DetectionLoaderConfig, DetectionResize, DetectionSource, DetectionSplits,
+    DetectionTarget,
 };
 pub use coco::{Example, ExampleSet, Examples, ShapeImages, Shapes};
 pub use coco::{box_iou, evaluate, read_detections, write_detections};

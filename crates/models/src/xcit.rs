@@ -88,7 +88,8 @@ impl Architecture for XcitConfig {
 
     from_fields!(image_size, conditioning, drop_path);
 
-    /// `*_p16_224` as in timm; the others are for 8 x 8 digits, 28 x 28 MNIST and 32 x 32 RGB images. None has
+    /// `*_p16_224` as in timm; the others are for 8 x 8 digits, 28 x 28 MNIST, and RGB images of 32 x 32
+    /// and, as backbones of detectors, 64 x 64. None has
     /// drop path.
     fn presets() -> Vec<(&'static str, Self)> {
         let small = Self {
@@ -129,6 +130,7 @@ impl Architecture for XcitConfig {
             class_depth: 2,
             ..digits.clone()
         };
+        let objects = Self { image_size: 64, patch_size: 8, width: 64, depth: 4, ..rgb.clone() };
         vec![
             ("xcit_nano_12_p16_224", nano),
             ("xcit_small_12_p16_224", small),
@@ -136,7 +138,10 @@ impl Architecture for XcitConfig {
             ("xcit-8", digits.clone()),
             ("xcit-8-tiny", Self { width: 16, depth: 2, class_depth: 2, ..digits }),
             ("xcit-28", mnist),
-            ("xcit-32", rgb),
+            ("xcit-32", rgb.clone()),
+            ("xcit-64", objects.clone()),
+            ("xcit-64-medium", Self { width: 96, depth: 6, ..objects.clone() }),
+            ("xcit-64-tiny", Self { width: 16, ..objects }),
         ]
     }
 

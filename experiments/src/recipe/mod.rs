@@ -1,5 +1,6 @@
 //! Every number of a run but for the arm's own, by kind of task, and the job that follows from it.
 
+pub mod detection;
 pub mod encoder;
 pub mod image_tuning;
 pub mod images;

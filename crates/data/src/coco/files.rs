@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::json::Document;
 use super::read::{Broken, images, instances, read_json};
-use super::{Category, Instance};
+use super::{Category, Example, Examples, Instance};
 use crate::idx::set_name;
 use crate::image::decode::decode;
 use crate::{Error, Result};
@@ -279,5 +279,27 @@ impl CocoSet {
             hasher.update(image.as_bytes());
         }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+impl Examples for CocoSet {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn categories(&self) -> &[Category] {
+        &self.categories
+    }
+
+    fn example(&self, index: usize) -> Result<Example> {
+        let pixels = self.pixels(index)?;
+        let CocoImage { id, height, width, instances, .. } = &self.images[index];
+        Ok(Example {
+            id: *id,
+            height: *height,
+            width: *width,
+            pixels,
+            instances: instances.clone(),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! Objects in images, as COCO describes them: annotations, masks, metrics, results.
 
 mod boxes;
+mod data;
 mod detection;
 mod example;
 mod figure;
@@ -20,6 +21,7 @@ mod sheet;
 mod transform;
 
 pub use boxes::box_iou;
+pub use data::{DetectionData, DetectionSource, DetectionSplits};
 pub use detection::{Detection, DetectionKind};
 pub use example::{Example, ExampleSet, Examples};
 pub use files::{CocoImage, CocoSet};

@@ -188,6 +188,15 @@ impl MaskRcnn {
         }
     }
 
+    /// Replaces running averages of the conditioning by those over `batches` of [`MaskRcnn::conditioned_tokens`]; takes
+    /// none for methods without.
+    ///
+    /// # Errors
+    /// The first error among the batches, or when the state is read-only.
+    pub fn recalibrate(&self, batches: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<()> {
+        self.stem().recalibrate(batches)
+    }
+
     /// What is done to the tokens in front of the first block.
     pub fn stem(&self) -> &Stem {
         &self.backbone.trunk.stem

@@ -1,0 +1,238 @@
+//! Objects in images: loaders, losses, evaluation by COCO's metrics.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use conditioned_data::{
+    Detection, DetectionAugment, DetectionBatch, DetectionData, DetectionKind, DetectionLoader,
+    DetectionLoaderConfig, DetectionTarget, Example, Examples, Instance, Preprocessing, Rle,
+    evaluate,
+};
+use conditioned_models::detection::{DetectorConfig, Found, Mask, MaskRcnn, Target};
+use conditioned_models::xcit::XcitConfig;
+use conditioned_nn::{Mode, Store};
+use conditioned_train::{Batches, Metrics, Task, TaskError};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::RunConfig;
+use crate::job::CellTask;
+use crate::kappa;
+
+/// Threads that decode image files, or draw images, ahead of a run.
+const DECODERS: usize = 1;
+
+/// Batches of training images that running statistics are recalibrated on.
+const RECALIBRATION_BATCHES: usize = 64;
+
+/// Sides of images are multiples of the coarsest stride of the backbone.
+const STRIDE: usize = 32;
+
+/// Images with objects, how they are served, and what stands on the backbone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectionConfig {
+    /// The images.
+    pub data: DetectionData,
+    /// Images per step.
+    pub batch_size: usize,
+    /// What is done to training images.
+    pub augment: DetectionAugment,
+    /// What is done to other images.
+    pub evaluation: DetectionAugment,
+    /// The detector on the backbone.
+    pub detector: DetectorConfig,
+}
+
+impl DetectionConfig {
+    /// Numbers that the table shows.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, f64)> {
+        let [train, _, test] = self.data.images.map(|images| images as f64);
+        vec![("train_images", train), ("test_images", test), ("broken", self.data.broken as f64)]
+    }
+}
+
+/// A detector in training, its images, and how it is judged.
+pub(crate) struct ObjectDetection {
+    backbone: XcitConfig,
+    detector: DetectorConfig,
+    model: MaskRcnn,
+    train: DetectionLoader,
+    recalibration: DetectionLoader,
+    tune: Scored,
+    /// Not in a search.
+    test: Option<Scored>,
+}
+
+/// Images to be judged by, and what is in them.
+struct Scored {
+    loader: DetectionLoader,
+    truth: Vec<(u64, Vec<Instance>)>,
+}
+
+impl ObjectDetection {
+    /// The task of a run; the model's parameters are created in `store`.
+    pub(crate) fn new(
+        config: &RunConfig,
+        backbone: &XcitConfig,
+        task: &DetectionConfig,
+        store: &Store,
+    ) -> Result<Self, TaskError> {
+        let splits = task.data.load()?;
+        let device = store.device();
+        let normalisation = Preprocessing::imagenet(STRIDE).normalisation();
+        let loader = |images: &Arc<dyn Examples>, config: DetectionLoaderConfig| {
+            let config = DetectionLoaderConfig { workers: DECODERS, ..config };
+            DetectionLoader::new(images.clone(), config, &normalisation, device)
+        };
+        let training = DetectionLoaderConfig {
+            augment: task.augment.clone(),
+            ..DetectionLoaderConfig::training(task.batch_size, config.cell.seed)
+        };
+        let evaluation = DetectionLoaderConfig {
+            augment: task.evaluation.clone(),
+            ..DetectionLoaderConfig::evaluation(task.batch_size)
+        };
+        let scored = |images: &Arc<dyn Examples>| -> Result<Scored, TaskError> {
+            let truth = (0..images.len()).map(|i| {
+                let Example { id, instances, .. } = images.example(i)?;
+                Ok((id, instances))
+            });
+            Ok(Scored {
+                truth: truth.collect::<conditioned_data::Result<_>>()?,
+                loader: loader(images, evaluation.clone())?,
+            })
+        };
+        Ok(Self {
+            model: MaskRcnn::new(backbone, &task.detector, store.builder())?,
+            backbone: backbone.clone(),
+            detector: task.detector.clone(),
+            train: loader(&splits.train, training)?,
+            recalibration: loader(&splits.train, evaluation.clone())?,
+            tune: scored(&splits.tune)?,
+            test: match config.cell.is_search() {
+                true => None,
+                false => Some(scored(&splits.test)?),
+            },
+        })
+    }
+}
+
+/// What the model learns from the objects of an image; crowds are no objects.
+fn target(target: &DetectionTarget) -> Target {
+    let objects = (0..target.boxes.len()).filter(|&i| !target.crowd[i]);
+    let mut found = Target { size: target.size, boxes: vec![], classes: vec![], masks: vec![] };
+    for i in objects {
+        let [height, width] = target.masks[i].size();
+        found.boxes.push(target.boxes[i]);
+        found.classes.push(target.classes[i] as usize);
+        found.masks.push(Mask { height, width, pixels: target.masks[i].to_mask() });
+    }
+    found
+}
+
+/// A detection in pixels of the image as it was.
+fn detection(found: &Found, target: &DetectionTarget) -> Detection {
+    let scale = target.scale.map(|scale| 1.0 / scale);
+    let [x1, y1, x2, y2] = found.scaled(scale);
+    let Mask { height, width, pixels } = found.mask(target.original_size, scale);
+    Detection {
+        image: target.id,
+        category: found.class,
+        score: found.score,
+        bbox: [x1, y1, x2 - x1, y2 - y1],
+        mask: Some(Rle::of_mask(&pixels, height, width)),
+    }
+}
+
+impl Scored {
+    /// The mean loss.
+    fn loss(&self, model: &MaskRcnn) -> Result<f64, TaskError> {
+        let (mut loss, mut n) = (0.0, 0.0);
+        for batch in self.loader.epoch(0) {
+            let DetectionBatch { images, targets } = batch?;
+            let targets: Vec<Target> = targets.iter().map(target).collect();
+            let total = model.losses(&images, &targets, Mode::Eval)?.total()?;
+            loss += f64::from(total.to_scalar::<f32>()?) * targets.len() as f64;
+            n += targets.len() as f64;
+        }
+        Ok(loss / n)
+    }
+
+    /// Everything that is found.
+    fn detections(&self, model: &MaskRcnn) -> Result<Vec<Detection>, TaskError> {
+        let mut detections = Vec::new();
+        for batch in self.loader.epoch(0) {
+            let DetectionBatch { images, targets } = batch?;
+            let sizes: Vec<[usize; 2]> = targets.iter().map(|target| target.size).collect();
+            for (found, target) in model.detect(&images, &sizes)?.iter().zip(&targets) {
+                detections.extend(found.iter().map(|found| detection(found, target)));
+            }
+        }
+        Ok(detections)
+    }
+
+    /// Adds loss, and AP, AP50 and AP75 of boxes and masks in %.
+    fn judge(&self, set: &str, model: &MaskRcnn, metrics: &mut Metrics) -> Result<(), TaskError> {
+        metrics.insert(format!("{set}_loss"), self.loss(model)?);
+        let detections = self.detections(model)?;
+        let truth: Vec<_> = self.truth.iter().map(|(id, objects)| (*id, &**objects)).collect();
+        let categories = self.loader.categories().len();
+        for (name, kind) in [("box", DetectionKind::Boxes), ("mask", DetectionKind::Masks)] {
+            let scores = evaluate(&truth, categories, &detections, kind)?;
+            let named = [("ap", scores.ap), ("ap50", scores.ap50), ("ap75", scores.ap75)];
+            for (score, value) in named {
+                let value = value.map_or(f64::NAN, |value| 100.0 * value);
+                metrics.insert(format!("{set}_{name}_{score}"), value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Task for ObjectDetection {
+    type Batch = DetectionBatch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.train.batches()
+    }
+
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+    ) -> Result<Batches<'_, DetectionBatch>, TaskError> {
+        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+    }
+
+    fn loss(&self, batch: &DetectionBatch, mode: Mode) -> Result<Tensor, TaskError> {
+        let targets: Vec<Target> = batch.targets.iter().map(target).collect();
+        Ok(self.model.losses(&batch.images, &targets, mode)?.total()?)
+    }
+
+    /// Loss, AP of boxes and masks on the tuning images and kappa of the tokens; at the end also the test.
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
+        let model = MaskRcnn::new(&self.backbone, &self.detector, weights)?;
+        let batches = self.recalibration.epoch(0).take(RECALIBRATION_BATCHES);
+        let mut tokens = batches.map(|batch| {
+            let DetectionBatch { images, targets } = batch.map_err(candle_core::Error::wrap)?;
+            let sizes: Vec<[usize; 2]> = targets.iter().map(|target| target.size).collect();
+            model.conditioned_tokens(&images, &sizes)
+        });
+        model.recalibrate(&mut tokens)?;
+        let mut metrics = Metrics::new();
+        self.tune.judge("tune", &model, &mut metrics)?;
+        if let Some(test) = self.test.as_ref().filter(|_| last) {
+            test.judge("test", &model, &mut metrics)?;
+        }
+        let batch = self.tune.loader.epoch(0).next().ok_or("no images")??;
+        // Of the first image, without padding.
+        let [h, w] = batch.targets[0].size.map(|side| side.next_multiple_of(STRIDE));
+        let first = batch.images.narrow(0, 0, 1)?.narrow(2, 0, h)?.narrow(3, 0, w)?;
+        kappa::add_of_sequences(&mut metrics, &model.tokens(&first.contiguous()?)?)?;
+        Ok(metrics)
+    }
+}
+
+impl CellTask for ObjectDetection {}
