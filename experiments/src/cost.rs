@@ -30,7 +30,7 @@ impl<T: Table> Plan<T> {
             }
             let job = &run.job;
             let (tokens, batch, _) = job.task.sizes();
-            let parameters = job.network.parameter_count()?;
+            let parameters = job.parameter_count()?;
             let samples = job.micro_batches() * batch;
             rows.push(vec![
                 name,
@@ -38,7 +38,7 @@ impl<T: Table> Plan<T> {
                 format!("{}, x{}", job.fit.schedule.peak, job.fit.groups.table_rate),
                 job.network.table_stds().words.map_or(DASH.to_string(), |std| format!("{std:.3}")),
                 parameters.to_string(),
-                format!("{:.3}", 2e-9 * job.network.macs(tokens) as f64),
+                format!("{:.3}", 2e-9 * job.macs() as f64),
                 (job.micro_batches() / job.fit.accumulate).to_string(),
                 (samples * tokens.max(1)).to_string(),
                 format!("{:.3}", job.operations() * 1e-15),

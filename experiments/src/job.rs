@@ -148,8 +148,29 @@ impl Job {
     /// Floating-point operations of the whole run: a multiply-accumulate is two, and backward takes two
     /// forward passes.
     pub fn operations(&self) -> f64 {
-        let (tokens, batch, _) = self.task.sizes();
-        6.0 * self.network.macs(tokens) as f64 * (self.micro_batches() * batch) as f64
+        let (_, batch, _) = self.task.sizes();
+        6.0 * self.macs() as f64 * (self.micro_batches() * batch) as f64
+    }
+
+    /// Multiply-accumulates of one forward pass over one image or sequence.
+    pub fn macs(&self) -> usize {
+        match (&self.network, &self.task) {
+            (Network::Xcit(backbone), TaskConfig::Detection(task)) => task.macs(backbone),
+            _ => self.network.macs(self.task.sizes().0),
+        }
+    }
+
+    /// Trainable scalars of the network, a detector's heads among them.
+    ///
+    /// # Errors
+    /// When the network contradicts itself.
+    pub fn parameter_count(&self) -> Result<usize> {
+        Ok(match (&self.network, &self.task) {
+            (Network::Xcit(backbone), TaskConfig::Detection(task)) => {
+                task.detector.parameter_count(backbone)?
+            }
+            _ => self.network.parameter_count()?,
+        })
     }
 
     /// Checks network and training run.

@@ -160,10 +160,18 @@ pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug
     fn parameter_count(&self) -> Result<usize> {
         let mut plain = self.clone();
         plain.set_conditioning(ConditioningConfig::default());
-        let shapes = Shapes::default();
-        plain.build(shapes.builder())?;
-        Ok(shapes.parameter_count())
+        parameters_of(|vb| plain.build(vb))
     }
+}
+
+/// Trainable scalars of what `build` makes, of which no parameter is allocated.
+///
+/// # Errors
+/// Those of `build`.
+pub(crate) fn parameters_of<T>(build: impl FnOnce(VarBuilder) -> Result<T>) -> Result<usize> {
+    let shapes = Shapes::default();
+    build(shapes.builder())?;
+    Ok(shapes.parameter_count())
 }
 
 /// Names and shapes that a model asks for; it gets tensors of one stored element each.

@@ -85,7 +85,7 @@ impl Kernel for MaxPool2d {
                 for start in self.window(s, i % s.rows, column) {
                     for (y, &x) in y.iter_mut().zip(&x[start..]) {
                         // What is not a number wins, as in PyTorch.
-                        if x > *y || x != x {
+                        if x > *y || x.wide().is_nan() {
                             *y = x;
                         }
                     }
@@ -109,7 +109,7 @@ impl Kernel for MaxPool2d {
                 for (channel, &g) in g.iter().enumerate() {
                     let starts = self.window(s, place / s.columns, place % s.columns);
                     let largest = starts.map(|start| start + channel).reduce(|best, at| {
-                        if x[at] > x[best] || x[at] != x[at] { at } else { best }
+                        if x[at] > x[best] || x[at].wide().is_nan() { at } else { best }
                     });
                     if let Some(at) = largest {
                         dx[at] += g;

@@ -259,10 +259,11 @@ impl RoiAlignOp {
             taps.sort_by_key(|tap| (tap.pixel, tap.cell));
             taps
         };
-        let mut of_images: Vec<Vec<(usize, Vec<Tap>, Vec<Tap>)>> = Vec::new();
+        let mut of_images: Vec<Vec<ByPixel>> = Vec::new();
         of_images.resize_with(images, Vec::new);
         for (i, roi) in self.rois.iter().enumerate() {
-            of_images[roi.image].push((i, by_pixel(&roi.rows), by_pixel(&roi.columns)));
+            let (rows, columns) = (by_pixel(&roi.rows), by_pixel(&roi.columns));
+            of_images[roi.image].push(ByPixel { roi: i, rows, columns });
         }
         let line = self.size * c;
         let rows_per_piece = kernel::rows_per_piece(width * c);
@@ -273,7 +274,7 @@ impl RoiAlignOp {
             let places = piece * rows_per_piece..;
             for (place, dx) in places.zip(dx.chunks_exact_mut((width * c).max(1))) {
                 let (image, y) = (place / height, place % height);
-                for (roi, rows, columns) in &of_images[image] {
+                for ByPixel { roi, rows, columns } in &of_images[image] {
                     let from = rows.partition_point(|tap| tap.pixel < y);
                     let here = rows[from..].iter().take_while(|tap| tap.pixel == y);
                     taps.clear();
@@ -311,6 +312,13 @@ impl RoiAlignOp {
         let gradient = self.spread(g, [images, height, width, c]);
         Tensor::from_vec(gradient, features.shape(), features.device())
     }
+}
+
+/// A RoI, and its taps in the order of their pixels.
+struct ByPixel {
+    roi: usize,
+    rows: Vec<Tap>,
+    columns: Vec<Tap>,
 }
 
 impl CustomOp1 for RoiAlignOp {

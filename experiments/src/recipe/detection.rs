@@ -7,7 +7,7 @@ use conditioned_data::{DetectionAugment, DetectionData, DetectionSource, Shapes}
 use conditioned_models::Architecture;
 use conditioned_models::detection::DetectorConfig;
 use conditioned_models::network::Network;
-use conditioned_train::{FitConfig, Length};
+use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Shared, Training, at_least_one};
@@ -108,7 +108,7 @@ impl DetectionRecipe {
                 DetectionAugment::none(),
             ),
         };
-        let training = request.recipe.training;
+        let training = &request.recipe.training;
         Ok(Job {
             network,
             init: None,
@@ -119,7 +119,7 @@ impl DetectionRecipe {
                 evaluation,
                 detector,
             }),
-            fit: FitConfig { ..training.fit(stage, Length::Epochs(epochs), epochs / evaluations) },
+            fit: training.fit(stage, Length::Epochs(epochs), epochs / evaluations),
         })
     }
 }

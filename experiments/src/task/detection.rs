@@ -46,6 +46,15 @@ pub struct DetectionConfig {
 }
 
 impl DetectionConfig {
+    /// Multiply-accumulates of one image: of 1024 x 1024 pixels, about the published size, or of its own.
+    pub(crate) fn macs(&self, backbone: &XcitConfig) -> usize {
+        let side = match self.evaluation.resize {
+            Some(_) => 1024,
+            None => backbone.image_size,
+        };
+        self.detector.macs(backbone, side)
+    }
+
     /// Numbers that the table shows.
     pub(crate) fn facts(&self) -> Vec<(&'static str, f64)> {
         let [train, _, test] = self.data.images.map(|images| images as f64);

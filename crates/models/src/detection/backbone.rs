@@ -95,3 +95,47 @@ fn level(config: &XcitConfig, stride: usize, vb: &VarBuilder) -> Result<Sequence
     }
     Ok(Sequence::new(layers))
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_conditioning::Conditioner;
+    use candle_core::{DType, Device};
+    use conditioned_nn::{Mode, Store};
+
+    use super::*;
+    use crate::Architecture;
+    use crate::conditioning::{ConditioningConfig, Method};
+
+    /// Of each image its own real tokens are conditioned, to the last bit; padding stays as it is.
+    #[test]
+    fn padding_takes_no_part_in_the_conditioning() -> Result<()> {
+        let conditioning = ConditioningConfig::from(Method::per_sequence(1.0)?);
+        let config = XcitConfig { conditioning, ..XcitConfig::preset("xcit-64-tiny").unwrap() };
+        let store = Store::new(1, DType::F32, &Device::Cpu);
+        let trunk = Trunk::new(&config, &store.builder())?;
+        let values = (0..2 * 3 * 64 * 96).map(|i| (0.37 * i as f32).sin()).collect();
+        let images = Tensor::from_vec::<_, f32>(values, (2, 3, 64, 96), &Device::Cpu)?;
+        let sizes = [[33, 90], [64, 41]];
+        let x = trunk.embed(&images, Some(&sizes), Way::Plain)?;
+        let y = trunk.embed(&images, Some(&sizes), Way::Conditioned(Mode::Eval.into()))?;
+        let bits = |x: &Tensor| -> Result<Vec<u32>> {
+            Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+        };
+        for (image, [height, width]) in sizes.into_iter().enumerate() {
+            let [rows, columns] = [height, width].map(|side: usize| side.div_ceil(8));
+            let real = |x: &Tensor| x.get(image)?.narrow(0, 0, rows)?.narrow(1, 0, columns);
+            let tokens = real(&x)?.contiguous()?.reshape((1, rows * columns, ()))?;
+            let alone = tokens.apply(&Conditioner::default())?;
+            assert_eq!(bits(&real(&y)?)?, bits(&alone)?, "image {image}");
+            let right = |x: &Tensor| x.get(image)?.narrow(1, columns, 12 - columns);
+            let below = |x: &Tensor| x.get(image)?.narrow(0, rows, 8 - rows);
+            if columns < 12 {
+                assert_eq!(bits(&right(&x)?)?, bits(&right(&y)?)?);
+            }
+            if rows < 8 {
+                assert_eq!(bits(&below(&x)?)?, bits(&below(&y)?)?);
+            }
+        }
+        Ok(())
+    }
+}

@@ -16,6 +16,7 @@ mod anchors;
 mod backbone;
 mod box_head;
 mod boxes;
+mod cost;
 mod fpn;
 mod losses;
 mod mask_head;

@@ -12,6 +12,7 @@ mod crammed_parity;
 #[path = "../../../data/tests/support/corruption.rs"]
 mod damage;
 mod davit_parity;
+mod detection;
 mod generate;
 mod gpt2;
 mod gpt2_parity;

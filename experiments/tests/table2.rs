@@ -1,0 +1,113 @@
+//! The real binary of table 2: the smoke table, determinism, resume, files of one's own, errors.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Binary, lines, results};
+
+const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
+
+/// One step a batch for two epochs, at a rate that need not be searched.
+const FEW: [&str; 4] = ["--preset", "smoke", "--set", "learning_rate=1e-3"];
+
+fn run(out: &Path, more: &[&str]) -> String {
+    TABLE2.success(&[&FEW[..], &["--out", out.to_str().unwrap()], more].concat())
+}
+
+#[test]
+fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    let table = run(&first, &["--threads", "1"]);
+    for word in ["stand-in for COCO", "box AP", "mask AP", "44.9", "41.4"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let lines = lines(&first);
+    for row in ["xcit-s", "xcit-m"] {
+        for arm in ["baseline", "per-sequence", "pooled-current"] {
+            for metric in ["test_box_ap", "test_mask_ap50", "kappa_sequence_conditioned"] {
+                let cells = lines.iter().filter(|line| {
+                    line["row"] == row && line["arm"] == arm && line["metric"] == metric
+                });
+                assert_eq!(cells.count(), 2, "{row} {arm} {metric}");
+            }
+        }
+    }
+    run(&second, &["--threads", "2"]);
+    assert_eq!(results(&first), results(&second), "one and two cells side by side");
+    assert_eq!(TABLE2.success(&["report", "--out", first.to_str().unwrap()]), table);
+    TABLE2.resumes(&first.join("xcit-s/pooled-current-set/seed100"), &root.path().join("resumed"));
+}
+
+/// Two training images and one to report on, with one object each, as COCO describes them.
+fn write_set(folder: &Path, box_of_last: &str) {
+    fs::create_dir_all(folder.join("images")).unwrap();
+    let (mut images, mut annotations) = (Vec::new(), Vec::new());
+    for (i, (split, size)) in
+        [("train", [40u32, 64]), ("train", [64, 48]), ("val", [50, 50])].into_iter().enumerate()
+    {
+        let [height, width] = size;
+        let file = folder.join(format!("images/{i}.png"));
+        let picture = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 4) as u8, (y * 4) as u8, if (10..30).contains(&x) { 200 } else { 0 }])
+        });
+        picture.save(file).unwrap();
+        images.push(format!(
+            r#"{{"id":{i},"file_name":"{i}.png","height":{height},"width":{width},"split":"{split}"}}"#
+        ));
+        let corners = if i == 2 { box_of_last } else { "[10,5,20,20]" };
+        annotations.push(format!(
+            r#"{{"id":{i},"image_id":{i},"category_id":7,"bbox":{corners},"area":400,"iscrowd":0,
+            "segmentation":[[10,5,30,5,30,25,10,25]]}}"#
+        ));
+    }
+    let json = format!(
+        r#"{{"images":[{}],"annotations":[{}],"categories":[{{"id":7,"name":"cell"}}]}}"#,
+        images.join(","),
+        annotations.join(",")
+    );
+    fs::write(folder.join("coco.json"), json).unwrap();
+}
+
+#[test]
+fn images_of_ones_own_train_and_broken_annotations_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, out) = (root.path().join("cells"), root.path().join("out"));
+    write_set(&data, "[10,5,20,20]");
+    let own = |data: &str, out: &str| {
+        let small =
+            ["published=false", "epochs=1", "evaluations=1", "tune_images=1", "batch_size=1"];
+        let mut arguments = vec!["--data", data, "--out", out, "--models", "xcit-s"];
+        arguments.extend(["--arms", "baseline,per-sequence", "--seeds", "1"]);
+        for setting in ["model=xcit-64-tiny"].iter().chain(&small) {
+            arguments.extend(["--set", setting]);
+        }
+        arguments.into_iter().map(str::to_string).collect::<Vec<_>>()
+    };
+    let arguments = own(data.to_str().unwrap(), out.to_str().unwrap());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let table = TABLE2.success(&arguments);
+    assert!(table.contains("cells, stand-in for COCO"), "{table}");
+
+    let (broken, elsewhere) = (root.path().join("broken"), root.path().join("elsewhere"));
+    write_set(&broken, "[10,5,200,20]");
+    let arguments = own(broken.to_str().unwrap(), elsewhere.to_str().unwrap());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let error = TABLE2.failure(&arguments);
+    assert!(error.contains("coco.json") && error.contains("annotation 2"), "{error}");
+    let error = TABLE2.failure(&["--preset", "paper", "--out", elsewhere.to_str().unwrap()]);
+    assert!(error.contains("--data DIR"), "{error}");
+}
+
+#[test]
+fn the_published_detectors_are_planned_without_data() {
+    let plan = TABLE2.success(&["plan", "--preset", "paper"]);
+    // The detectors of XCiT's code have 44.4 and 101.1 million parameters.
+    for word in ["COCO 2017", "xcit-s", "xcit-m"] {
+        assert!(plan.contains(word), "{word} is missing in\n{plan}");
+    }
+}
