@@ -65,7 +65,13 @@ pub(super) fn binary_cross_entropy(logits: &Tensor, targets: &[f64], n: f64) -> 
 
 /// weight/n sum over elements of |x - t|.
 pub(super) fn l1(x: &Tensor, targets: &[f64], weight: f64, n: f64) -> Result<Tensor> {
-    (x - like(x, targets)?)?.abs()?.sum_all()? * (weight / n)
+    times(&(x - like(x, targets)?)?.abs()?.sum_all()?, weight / n)
+}
+
+/// A scalar times a factor, through which a gradient goes even if it is zero: candle's own product with a number cuts
+/// the graph then.
+pub(super) fn times(loss: &Tensor, factor: f64) -> Result<Tensor> {
+    loss * Tensor::new(factor, loss.device())?.to_dtype(loss.dtype())?
 }
 
 /// Constants of the shape of `x`; zeros where there are none.

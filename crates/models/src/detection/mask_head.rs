@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{ConvTranspose2d, Layer, Linear, Mode, Relu, Roi, Sequence, embedding};
 
-use super::losses::{binary_cross_entropy, rows_or_none};
+use super::losses::{binary_cross_entropy, rows_or_none, times};
 use super::masks::Mask;
 use super::{DetectorConfig, convolution, host, kaiming, pointwise, regions};
 
@@ -69,7 +69,7 @@ impl MaskHead {
         let (logits, weight) = rows_or_none(&logits, &places)?;
         let masks = regions.iter().flat_map(|(roi, _, mask)| mask.cropped(roi.corners, MASK_SIDE));
         let targets: Vec<f64> = masks.map(|inside| f64::from(u8::from(inside))).collect();
-        binary_cross_entropy(&logits, &targets, (r * cells) as f64)? * weight
+        times(&binary_cross_entropy(&logits, &targets, (r * cells) as f64)?, weight)
     }
 
     /// Probabilities (28 x 28, row by row) of the masks of boxes of an image, each of its class.

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::anchors::{self, ANCHORS};
 use super::backbone::STRIDES;
 use super::boxes::{ANCHOR_STDS, Corners, area, clipped, decode, encode};
-use super::losses::{binary_cross_entropy, l1, rows_or_none};
+use super::losses::{binary_cross_entropy, l1, rows_or_none, times};
 use super::matching::{Match, OF_ANCHORS, matches, sample};
 use super::nms::{self, Candidate};
 use super::{DetectorConfig, convolution, host, pointwise};
@@ -133,7 +133,7 @@ impl Scored {
         }
         let samples = places.len().max(1) as f64;
         let (logits, weight) = rows_or_none(&self.logits, &places)?;
-        let class = (binary_cross_entropy(&logits, &targets, samples)? * weight)?;
+        let class = times(&binary_cross_entropy(&logits, &targets, samples)?, weight)?;
         let (offsets, weight) = rows_or_none(&self.offsets, &object_places)?;
         Ok([class, l1(&offsets, &wanted, weight, samples)?])
     }

@@ -316,6 +316,11 @@ for name, parameter in model.named_parameters():
 # Boxes near the anchors.
 for layer in [model.roi_head.bbox_head.fc_reg, model.rpn_head.rpn_reg]:
     layer.weight.data *= 0.2
+# Masks with edges.
+weight = model.roi_head.mask_head.conv_logits.weight.data
+weight -= weight.mean(dim=1, keepdim=True)
+weight *= 20
+model.roi_head.mask_head.conv_logits.bias.data += 4
 model.train()
 
 pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
@@ -352,7 +357,7 @@ for name, buffer in model.named_buffers():
         tensors[f"buffer/{name}"] = buffer.clone()
 model.eval()
 for i, record in enumerate(detect(model, images)):
-    print("found", record["scores"].tolist())
+    print("found", record["scores"].tolist(), record["pasted"].sum((1, 2)).tolist())
     for name, value in record.items():
         if name != "pasted" or i == 1:
             tensors[f"found/{i}/{name}"] = value.to(torch.uint8) if value.dtype == torch.bool else value
