@@ -13,9 +13,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// (B, N, d): digits, small images, ViT-Ti at 32 pixels, ViT-B at 224 pixels.
-const SHAPES: [(usize, usize, usize); 4] =
-    [(65, 17, 64), (128, 50, 64), (64, 65, 192), (32, 197, 768)];
+/// (B, N, d): digits, small images, ViT-Ti at 32 pixels, ViT-B at 224 pixels, ListOps of the Long Range Arena.
+const SHAPES: [(usize, usize, usize); 5] =
+    [(65, 17, 64), (128, 50, 64), (64, 65, 192), (32, 197, 768), (32, 1024, 64)];
 
 /// Channels decay by this factor from first to last, so that kappa is that of tokens, not of noise.
 const DECAY: f64 = 1e3;
