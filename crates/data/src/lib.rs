@@ -23,7 +23,7 @@
 //! | flip, crop, resize | [`DetectionAugment`] |
 //! | make batches | [`DetectionLoader`] |
 //! | make, join and compare masks | [`Rle`]: of runs, polygons, boxes and bitmaps, as those of pycocotools; [`box_iou`] of boxes |
-//! | score detections | [`evaluate`]: AP and AR as COCOeval's |
+//! | score detections | [`score_detections`]: AP and AR as COCOeval's |
 //! | exchange detections with other programs | [`write_detections`], [`read_detections`] |
 //!
 //! Text:
@@ -190,7 +190,7 @@ pub use coco::{
     DetectionTarget,
 };
 pub use coco::{Example, ExampleSet, Examples, ShapeImages, Shapes};
-pub use coco::{box_iou, evaluate, read_detections, write_detections};
+pub use coco::{box_iou, read_detections, score_detections, write_detections};
 pub use corpus::{Corpus, Documents, Layout};
 pub use digits::{DIGITS_SIZES, digits};
 pub use encoding::Encoded;

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use conditioned_data::{
     Detection, DetectionAugment, DetectionBatch, DetectionData, DetectionKind, DetectionLoader,
-    DetectionLoaderConfig, DetectionTarget, Example, Examples, Instance, Preprocessing, Rle,
-    evaluate,
+    DetectionLoaderConfig, DetectionTarget, Examples, Instance, Preprocessing, Rle,
+    score_detections,
 };
 use conditioned_models::detection::{DetectorConfig, Found, Mask, MaskRcnn, Target};
 use conditioned_models::xcit::XcitConfig;
@@ -104,10 +104,7 @@ impl ObjectDetection {
             ..DetectionLoaderConfig::evaluation(task.batch_size)
         };
         let scored = |images: &Arc<dyn Examples>| -> Result<Scored, TaskError> {
-            let truth = (0..images.len()).map(|i| {
-                let Example { id, instances, .. } = images.example(i)?;
-                Ok((id, instances))
-            });
+            let truth = (0..images.len()).map(|i| images.objects(i));
             Ok(Scored {
                 truth: truth.collect::<conditioned_data::Result<_>>()?,
                 loader: loader(images, evaluation.clone())?,
@@ -141,6 +138,11 @@ fn target(target: &DetectionTarget) -> Target {
     found
 }
 
+/// Height and width of what is real in each image.
+fn sizes(targets: &[DetectionTarget]) -> Vec<[usize; 2]> {
+    targets.iter().map(|target| target.size).collect()
+}
+
 /// A detection in pixels of the image as it was.
 fn detection(found: &Found, target: &DetectionTarget) -> Detection {
     let scale = target.scale.map(|scale| 1.0 / scale);
@@ -156,40 +158,30 @@ fn detection(found: &Found, target: &DetectionTarget) -> Detection {
 }
 
 impl Scored {
-    /// The mean loss.
-    fn loss(&self, model: &MaskRcnn) -> Result<f64, TaskError> {
-        let (mut loss, mut n) = (0.0, 0.0);
+    /// The mean loss, and everything that is found.
+    fn look(&self, model: &MaskRcnn) -> Result<(f64, Vec<Detection>), TaskError> {
+        let (mut loss, mut n, mut detections) = (0.0, 0.0, Vec::new());
         for batch in self.loader.epoch(0) {
             let DetectionBatch { images, targets } = batch?;
-            let targets: Vec<Target> = targets.iter().map(target).collect();
-            let total = model.losses(&images, &targets, Mode::Eval)?.total()?;
+            let objects: Vec<Target> = targets.iter().map(target).collect();
+            let total = model.losses(&images, &objects, Mode::Eval)?.total()?;
             loss += f64::from(total.to_scalar::<f32>()?) * targets.len() as f64;
             n += targets.len() as f64;
-        }
-        Ok(loss / n)
-    }
-
-    /// Everything that is found.
-    fn detections(&self, model: &MaskRcnn) -> Result<Vec<Detection>, TaskError> {
-        let mut detections = Vec::new();
-        for batch in self.loader.epoch(0) {
-            let DetectionBatch { images, targets } = batch?;
-            let sizes: Vec<[usize; 2]> = targets.iter().map(|target| target.size).collect();
-            for (found, target) in model.detect(&images, &sizes)?.iter().zip(&targets) {
+            for (found, target) in model.detect(&images, &sizes(&targets))?.iter().zip(&targets) {
                 detections.extend(found.iter().map(|found| detection(found, target)));
             }
         }
-        Ok(detections)
+        Ok((loss / n, detections))
     }
 
     /// Adds loss, and AP, AP50 and AP75 of boxes and masks in %.
     fn judge(&self, set: &str, model: &MaskRcnn, metrics: &mut Metrics) -> Result<(), TaskError> {
-        metrics.insert(format!("{set}_loss"), self.loss(model)?);
-        let detections = self.detections(model)?;
+        let (loss, detections) = self.look(model)?;
+        metrics.insert(format!("{set}_loss"), loss);
         let truth: Vec<_> = self.truth.iter().map(|(id, objects)| (*id, &**objects)).collect();
         let categories = self.loader.categories().len();
         for (name, kind) in [("box", DetectionKind::Boxes), ("mask", DetectionKind::Masks)] {
-            let scores = evaluate(&truth, categories, &detections, kind)?;
+            let scores = score_detections(&truth, categories, &detections, kind)?;
             let named = [("ap", scores.ap), ("ap50", scores.ap50), ("ap75", scores.ap75)];
             for (score, value) in named {
                 let value = value.map_or(f64::NAN, |value| 100.0 * value);
@@ -226,8 +218,7 @@ impl Task for ObjectDetection {
         let batches = self.recalibration.epoch(0).take(RECALIBRATION_BATCHES);
         let mut tokens = batches.map(|batch| {
             let DetectionBatch { images, targets } = batch.map_err(candle_core::Error::wrap)?;
-            let sizes: Vec<[usize; 2]> = targets.iter().map(|target| target.size).collect();
-            model.conditioned_tokens(&images, &sizes)
+            model.conditioned_tokens(&images, &sizes(&targets))
         });
         model.recalibrate(&mut tokens)?;
         let mut metrics = Metrics::new();
@@ -236,8 +227,9 @@ impl Task for ObjectDetection {
             test.judge("test", &model, &mut metrics)?;
         }
         let batch = self.tune.loader.epoch(0).next().ok_or("no images")??;
-        // Of the first image, without padding.
-        let [h, w] = batch.targets[0].size.map(|side| side.next_multiple_of(STRIDE));
+        // Of the first image, without tokens of padding.
+        let patch = self.backbone.patch_size;
+        let [h, w] = batch.targets[0].size.map(|side| side.next_multiple_of(patch));
         let first = batch.images.narrow(0, 0, 1)?.narrow(2, 0, h)?.narrow(3, 0, w)?;
         kappa::add_of_sequences(&mut metrics, &model.tokens(&first.contiguous()?)?)?;
         Ok(metrics)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{CocoSet, Examples, Shapes};
+use super::{CocoSet, Example, Examples, Instance, Shapes};
 use crate::stream::{Purpose, stream};
 use crate::{Error, Result};
 
@@ -64,6 +64,8 @@ pub struct DetectionSplits {
 #[serde(deny_unknown_fields)]
 pub struct DetectionData {
     source: DetectionSource,
+    /// BLAKE3 of the same with names and lengths of files for what is in them; the hash itself without files.
+    listing: String,
     /// What they are called.
     pub name: String,
     /// BLAKE3 of the images and objects to train, tune and report on.
@@ -82,9 +84,6 @@ impl PartialEq for DetectionData {
     }
 }
 
-/// The first images of generated sets that are hashed: the rest follow from the same settings.
-const HASHED: usize = 16;
-
 impl DetectionData {
     /// The images of a source, read or drawn once to name and hash them.
     ///
@@ -93,7 +92,8 @@ impl DetectionData {
     /// images have other categories.
     pub fn new(source: DetectionSource) -> Result<Self> {
         let source = source.absolute()?;
-        let Read { name, hash, broken, splits } = source.read()?;
+        let Read { name, broken, splits, hash } = source.read()?;
+        let [hash, listing] = [hash(true)?, hash(false)?];
         let DetectionSplits { train, tune, test } = &splits;
         let images = [train.len(), tune.len(), test.len()];
         if let Some(part) = images.iter().position(|&images| images == 0) {
@@ -106,7 +106,7 @@ impl DetectionData {
             let problem = "training and test images have other categories".to_string();
             return Err(Error::Images { name, problem });
         }
-        Ok(Self { source, name, hash, categories, images, broken })
+        Ok(Self { source, listing, name, hash, categories, images, broken })
     }
 
     /// Images that are known by their number alone, for a plan; they cannot be loaded.
@@ -114,7 +114,8 @@ impl DetectionData {
         let source =
             DetectionSource::Folder { path: PathBuf::new(), tune: images[1], skip_broken: false };
         let categories = vec![String::new(); categories];
-        Self { source, name: name.into(), hash: String::new(), categories, images, broken: 0 }
+        let (name, hash, listing) = (name.into(), String::new(), String::new());
+        Self { source, listing, name, hash, categories, images, broken: 0 }
     }
 
     /// Reads the images again.
@@ -122,24 +123,19 @@ impl DetectionData {
     /// # Errors
     /// As [`DetectionData::new`], or when they are other images than those that were named and hashed.
     pub fn load(&self) -> Result<DetectionSplits> {
-        let read = self.source.read()?;
-        if read.hash != self.hash {
-            let problem = format!(
-                "they changed since the run was planned: hash {} instead of {}; bring the old files back, or plan anew",
-                read.hash, self.hash
-            );
-            return Err(Error::Images { name: self.name.clone(), problem });
-        }
-        Ok(read.splits)
+        let Read { splits, hash, .. } = self.source.read()?;
+        Error::unchanged(&self.name, "images", &self.listing, &hash(false)?)?;
+        Ok(splits)
     }
 }
 
 /// What a source holds.
 struct Read {
     name: String,
-    hash: String,
     broken: usize,
     splits: DetectionSplits,
+    /// BLAKE3 of all, with the content of files or without.
+    hash: Box<dyn Fn(bool) -> Result<String>>,
 }
 
 impl DetectionSource {
@@ -159,22 +155,17 @@ impl DetectionSource {
                 // A seed for each part: its images do not depend on how many the others have.
                 let part = |seed, images| shapes.images(seed, 0..images);
                 let (train, tune, test) = (part(0, *train)?, part(1, *tune)?, part(2, *test)?);
-                let mut hasher = blake3::Hasher::new();
-                for set in [&train, &tune, &test] {
-                    hasher.update(&(set.len() as u64).to_le_bytes());
-                    for i in 0..set.len().min(HASHED) {
-                        hasher.update(&set.example(i)?.pixels);
-                    }
-                }
+                let sets = [train.clone(), tune.clone(), test.clone()];
+                let hash = move |_| joined(&sets, |set| hash_of(set));
                 Ok(Read {
                     name: format!("generated shapes, {0} x {0}", shapes.side),
-                    hash: hasher.finalize().to_hex().to_string(),
                     broken: 0,
                     splits: DetectionSplits {
                         train: Arc::new(train),
                         tune: Arc::new(tune),
                         test: Arc::new(test),
                     },
+                    hash: Box::new(hash),
                 })
             }
             Self::Folder { path, tune, skip_broken } => {
@@ -184,23 +175,52 @@ impl DetectionSource {
                 order.shuffle(&mut stream(0, 0, 0, Purpose::Split));
                 let (chosen, rest) = order.split_at((*tune).min(all.len()));
                 let (train, tuning) = (all.subset(rest)?, all.subset(chosen)?);
-                let mut hasher = blake3::Hasher::new();
-                for set in [&train, &tuning, &test] {
-                    hasher.update(set.hash()?.as_bytes());
-                }
+                let broken = all.broken() + test.broken();
+                let sets = [train.clone(), tuning.clone(), test.clone()];
+                let hash = move |content| {
+                    joined(&sets, |set| if content { set.hash() } else { set.listing_hash() })
+                };
                 Ok(Read {
                     name: crate::idx::set_name(path),
-                    hash: hasher.finalize().to_hex().to_string(),
-                    broken: all.broken() + test.broken(),
+                    broken,
                     splits: DetectionSplits {
                         train: Arc::new(train),
                         tune: Arc::new(tuning),
                         test: Arc::new(test),
                     },
+                    hash: Box::new(hash),
                 })
             }
         }
     }
+}
+
+/// BLAKE3 of the hashes of three sets.
+fn joined<T>(sets: &[T; 3], hash: impl Fn(&T) -> Result<String>) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for set in sets {
+        hasher.update(hash(set)?.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// BLAKE3 of images and objects.
+fn hash_of(images: &dyn Examples) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for i in 0..images.len() {
+        let Example { height, width, pixels, instances, .. } = images.example(i)?;
+        for number in [height, width, instances.len()] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        hasher.update(&pixels);
+        for Instance { category, mask, .. } in &instances {
+            hasher.update(&(*category as u64).to_le_bytes());
+            for count in mask.counts() {
+                hasher.update(&count.to_le_bytes());
+            }
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The part `train` or `val` of a folder.

@@ -40,6 +40,15 @@ pub trait Examples: Debug + Send + Sync {
     /// # Errors
     /// When it cannot be read.
     fn example(&self, index: usize) -> Result<Example>;
+
+    /// The id of image number `index` and its objects, by which detections are scored.
+    ///
+    /// # Errors
+    /// As [`example`](Self::example).
+    fn objects(&self, index: usize) -> Result<(u64, Vec<Instance>)> {
+        let Example { id, instances, .. } = self.example(index)?;
+        Ok((id, instances))
+    }
 }
 
 /// Images with objects in memory.

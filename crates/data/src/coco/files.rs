@@ -162,7 +162,7 @@ impl CocoSet {
         &self.images
     }
 
-    /// The objects of each image with its id, as [`evaluate`](crate::evaluate) takes them.
+    /// The objects of each image with its id, as [`score_detections`](crate::score_detections) takes them.
     pub fn truth(&self) -> Vec<(u64, &[Instance])> {
         self.images.iter().map(|image| (image.id, &*image.instances)).collect()
     }
@@ -301,5 +301,11 @@ impl Examples for CocoSet {
             pixels,
             instances: instances.clone(),
         })
+    }
+
+    /// No file is opened for them.
+    fn objects(&self, index: usize) -> Result<(u64, Vec<Instance>)> {
+        let image = self.images.get(index).ok_or_else(|| self.past_the_end(index))?;
+        Ok((image.id, image.instances.clone()))
     }
 }

@@ -1,4 +1,4 @@
-//! [`evaluate`]: the numbers that detections are scored by on COCO.
+//! [`score_detections`]: the numbers that detections are scored by on COCO.
 //!
 //! Ties are in the order of COCOeval: detections of equal score by the ids of their images, and in an image as they
 //! are given.
@@ -69,7 +69,7 @@ impl CocoScores {
 /// Scores detections by the objects of all images, each with its id, those without objects too.
 ///
 /// ```
-/// use conditioned_data::{Detection, DetectionKind, Instance, Rle, evaluate};
+/// use conditioned_data::{Detection, DetectionKind, Instance, Rle, score_detections};
 ///
 /// let bbox = [10.0, 20.0, 40.0, 30.0];
 /// let mask = Rle::of_box(bbox, 100, 100)?;
@@ -80,7 +80,7 @@ impl CocoScores {
 ///     Detection { image: 7, category: 0, score, bbox, mask: None }
 /// };
 /// let detections = [detection(0.9, 20.0), detection(0.5, 40.0)];
-/// let scores = evaluate(&[(7, &[object])], 1, &detections, DetectionKind::Boxes)?;
+/// let scores = score_detections(&[(7, &[object])], 1, &detections, DetectionKind::Boxes)?;
 /// assert!((scores.ap50.unwrap() - 1.0).abs() < 1e-12);
 /// assert!((scores.ap75.unwrap() - 0.5).abs() < 1e-12);
 /// assert_eq!((scores.ar1, scores.ar100), (Some(0.1), Some(1.0)));
@@ -98,7 +98,7 @@ impl CocoScores {
 /// number is not finite, or a mask is missing or of another size than those of its image.
 ///
 /// Source: `COCOeval` of pycocotools, whose numbers these are.
-pub fn evaluate(
+pub fn score_detections(
     truth: &[(u64, &[Instance])],
     categories: usize,
     detections: &[Detection],

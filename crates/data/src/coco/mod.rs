@@ -28,7 +28,7 @@ pub use files::{CocoImage, CocoSet};
 pub use loader::{
     DetectionBatch, DetectionEpoch, DetectionLoader, DetectionLoaderConfig, DetectionTarget,
 };
-pub use metrics::{CocoScores, evaluate};
+pub use metrics::{CocoScores, score_detections};
 pub use results::{read_detections, write_detections};
 pub use rle::Rle;
 pub use shapes::{ShapeImages, Shapes};

@@ -27,9 +27,9 @@ use crate::{Error, Result};
 /// Source: `maskApi.c` of pycocotools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rle {
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) counts: Vec<u32>,
+    height: usize,
+    width: usize,
+    counts: Vec<u32>,
 }
 
 impl Rle {
@@ -271,7 +271,7 @@ impl Rle {
     }
 
     /// Where its runs of ones begin and end, in columns one after the other.
-    fn spans(&self) -> impl Iterator<Item = [u32; 2]> {
+    pub(super) fn spans(&self) -> impl Iterator<Item = [u32; 2]> {
         let mut at = 0;
         self.counts.chunks_exact(2).map(move |runs| {
             let start = at + runs[0];

@@ -53,53 +53,21 @@ impl Sampling {
             above[row + 1] += above[row];
         }
         let mut spans = vec![Vec::new(); old_width];
-        let mut at = 0;
-        for (run, &count) in mask.counts.iter().enumerate() {
-            let end = at + count as usize;
+        for [start, end] in mask.spans().map(|span| span.map(|place| place as usize)) {
+            let mut at = start;
             while at < end {
                 let (column, top) = (at / old_height, at % old_height);
                 let bottom = (top + end - at).min(old_height);
-                if run % 2 == 1 {
-                    spans[column].push([above[top], above[bottom]]);
-                }
+                spans[column].push([above[top], above[bottom]]);
                 at += bottom - top;
             }
         }
-        let mut runs = Runs::default();
-        for (column, &from) in self.columns.iter().enumerate() {
-            for span in &spans[from] {
-                runs.add(span.map(|row| column * height + row));
-            }
-        }
-        Rle { height, width, counts: runs.end(height * width) }
-    }
-}
-
-/// Runs of zeros and ones in turn.
-#[derive(Default)]
-struct Runs {
-    counts: Vec<u32>,
-    covered: usize,
-}
-
-impl Runs {
-    /// Ones in start..end, which begins no sooner than the ones before it end.
-    fn add(&mut self, [start, end]: [usize; 2]) {
-        if start == end {
-            return;
-        }
-        match self.counts.last_mut() {
-            Some(ones) if start == self.covered => *ones += (end - start) as u32,
-            _ => self.counts.extend([(start - self.covered) as u32, (end - start) as u32]),
-        }
-        self.covered = end;
-    }
-
-    fn end(mut self, pixels: usize) -> Vec<u32> {
-        if self.covered < pixels || self.counts.is_empty() {
-            self.counts.push((pixels - self.covered) as u32);
-        }
-        self.counts
+        let columns = self.columns.iter().enumerate();
+        let ends = columns.flat_map(|(column, &from)| {
+            let rows = spans[from].iter().flatten();
+            rows.map(move |row| (column * height + row) as u32)
+        });
+        Rle::of_changes(height, width, ends)
     }
 }
 

@@ -25,7 +25,7 @@ impl Losses {
     /// When they do not fit together.
     pub fn total(&self) -> Result<Tensor> {
         let Self { anchor_class, anchor_box, class, corners, mask } = self;
-        ((((anchor_class + anchor_box)? + class)? + corners)? + mask)?.contiguous()
+        (((anchor_class + anchor_box)? + class)? + corners)? + mask
     }
 
     /// Their names and values.
@@ -56,7 +56,8 @@ pub(super) fn rows_or_none(x: &Tensor, places: &[usize]) -> Result<(Tensor, f64)
 }
 
 /// 1/n sum over elements of -t ln s(x) - (1 - t) ln(1 - s(x)), s the logistic function:
-/// max(x, 0) - t x + ln(1 + e^-|x|), which no logit overflows.
+/// max(x, 0) - t x + ln(1 + e^-|x|), which no logit overflows. At 0 candle's max and |x| have slope 1, together the
+/// 1/2 - t that is right: neither may be replaced alone.
 pub(super) fn binary_cross_entropy(logits: &Tensor, targets: &[f64], n: f64) -> Result<Tensor> {
     let t = like(logits, targets)?;
     let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;

@@ -4,8 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{ConvTranspose2d, Layer, Linear, Mode, Relu, Roi, Sequence, embedding};
 
-use super::losses::{binary_cross_entropy, rows_or_none, times};
-use super::masks::Mask;
+use super::losses::{binary_cross_entropy, times};
 use super::{DetectorConfig, convolution, host, kaiming, pointwise, regions};
 
 /// Places along a side of a region's features.
@@ -19,7 +18,6 @@ pub(super) const MASK_SIDE: usize = 2 * SIDE;
 pub(super) struct MaskHead {
     layers: Sequence,
     logits: Linear,
-    classes: usize,
 }
 
 impl MaskHead {
@@ -39,37 +37,36 @@ impl MaskHead {
         Ok(Self {
             layers: Sequence::new(layers),
             logits: pointwise(&vb.pp("conv_logits"), c, k, kaiming(k))?,
-            classes: k,
         })
     }
 
-    /// Logits (R, 28 28, K) of the masks of regions.
-    fn forward(&self, pyramid: &[Tensor], rois: &[Roi], mode: Mode) -> Result<Tensor> {
-        let x = regions::features(pyramid, rois, SIDE)?;
-        self.layers.forward(&x, mode)?.apply(&self.logits)?.flatten(1, 2)
+    /// Logits (R, 28 28) of the masks of regions, each of its class.
+    fn forward(&self, pyramid: &[Tensor], regions: &[(Roi, usize)], mode: Mode) -> Result<Tensor> {
+        let rois: Vec<Roi> = regions.iter().map(|(roi, _)| *roi).collect();
+        let x = regions::features(pyramid, &rois, SIDE)?;
+        let logits = self.layers.forward(&x, mode)?.apply(&self.logits)?.flatten(1, 2)?;
+        let (r, cells, k) = logits.dims3()?;
+        let own = regions.iter().enumerate().map(|(i, (_, class))| (i * k + class) as u32);
+        let own = Tensor::from_iter(own, logits.device())?;
+        embedding(&own, &logits.transpose(1, 2)?.reshape((r * k, cells))?)
     }
 
-    /// The loss over regions, each with its class and mask; `somewhere` is a region for a batch without any.
+    /// The loss over regions, each with its class, whose masks are `targets`, 28 x 28 for each; `somewhere` is a region
+    /// for a batch without any.
     pub(super) fn loss(
         &self,
         pyramid: &[Tensor],
-        regions: &[(Roi, usize, &Mask)],
+        regions: &[(Roi, usize)],
+        targets: &[f64],
         somewhere: Roi,
         mode: Mode,
     ) -> Result<Tensor> {
-        let rois: Vec<Roi> = match regions {
-            [] => vec![somewhere],
-            regions => regions.iter().map(|(roi, ..)| *roi).collect(),
+        let (regions, weight) = match regions {
+            [] => (&[(somewhere, 0)][..], 0.0),
+            regions => (regions, 1.0),
         };
-        let logits = self.forward(pyramid, &rois, mode)?; // (R, 28 28, K)
-        let (r, cells, k) = logits.dims3()?;
-        let logits = logits.transpose(1, 2)?.reshape((r * k, cells))?;
-        let places: Vec<usize> =
-            regions.iter().enumerate().map(|(i, (_, class, _))| i * k + class).collect();
-        let (logits, weight) = rows_or_none(&logits, &places)?;
-        let masks = regions.iter().flat_map(|(roi, _, mask)| mask.cropped(roi.corners, MASK_SIDE));
-        let targets: Vec<f64> = masks.map(|inside| f64::from(u8::from(inside))).collect();
-        times(&binary_cross_entropy(&logits, &targets, (r * cells) as f64)?, weight)
+        let logits = self.forward(pyramid, regions, mode)?;
+        times(&binary_cross_entropy(&logits, targets, logits.elem_count() as f64)?, weight)
     }
 
     /// Probabilities (28 x 28, row by row) of the masks of boxes of an image, each of its class.
@@ -81,16 +78,9 @@ impl MaskHead {
         if boxes.is_empty() {
             return Ok(Vec::new());
         }
-        let rois: Vec<Roi> = boxes.iter().map(|(roi, _)| *roi).collect();
-        let logits = self.forward(pyramid, &rois, Mode::Eval)?;
-        let (r, cells, k) = logits.dims3()?;
-        debug_assert_eq!(k, self.classes);
-        let logits = logits.transpose(1, 2)?.reshape((r * k, cells))?;
-        let ids: Vec<u32> =
-            boxes.iter().enumerate().map(|(i, (_, class))| (i * k + class) as u32).collect();
-        let ids = Tensor::new(ids, logits.device())?;
-        let logits = host(&embedding(&ids, &logits)?)?;
+        let logits = host(&self.forward(pyramid, boxes, Mode::Eval)?)?;
         let probability = |x: &f64| (1.0 / (1.0 + (-x).exp())) as f32;
-        Ok(logits.chunks(cells).map(|mask| mask.iter().map(probability).collect()).collect())
+        let masks = logits.chunks(MASK_SIDE * MASK_SIDE);
+        Ok(masks.map(|mask| mask.iter().map(probability).collect()).collect())
     }
 }

@@ -15,7 +15,7 @@ use super::boxes::Corners;
 use super::fpn::Fpn;
 use super::losses::Losses;
 use super::mask_head::{MASK_SIDE, MaskHead};
-use super::masks::Mask;
+use super::masks::{self, Mask};
 use super::rpn::Rpn;
 use crate::Architecture;
 use crate::conditioning::Tokens;
@@ -31,7 +31,7 @@ pub struct Target {
     pub boxes: Vec<Corners>,
     /// Their classes, from 0.
     pub classes: Vec<usize>,
-    /// Their pixels.
+    /// Their pixels, in that size.
     pub masks: Vec<Mask>,
 }
 
@@ -49,7 +49,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Its pixels in an image of `size` (height, width), which is `scale` (vertical, horizontal) times the one in which it was found.
+    /// Its pixels in an image of `size` (height, width), which is `scale` (vertical, horizontal) times the one in which it
+    /// was found.
     pub fn mask(&self, size: [usize; 2], scale: [f64; 2]) -> Mask {
         Mask::pasted(&self.grid, MASK_SIDE, self.scaled(scale), size)
     }
@@ -126,13 +127,17 @@ impl MaskRcnn {
         let objects: Vec<_> = targets.iter().map(|t| (&*t.boxes, &*t.classes)).collect();
         let [class, corners] = self.boxes.losses(&pyramid, &trained, &objects, mode)?;
 
-        let regions = trained.iter().filter_map(|region| {
-            let (object, target) = (region.object?, &targets[region.roi.image]);
-            Some((region.roi, target.classes[object], &target.masks[object]))
-        });
-        let regions: Vec<_> = regions.collect();
+        let (mut regions, mut grids) = (Vec::new(), Vec::new());
+        for trained in trained.chunk_by(|a, b| a.roi.image == b.roi.image) {
+            let Target { classes, masks, .. } = &targets[trained[0].roi.image];
+            let objects = trained.iter().filter_map(|region| Some((region.object?, region.roi)));
+            let boxes: Vec<_> =
+                objects.clone().map(|(object, roi)| (object, roi.corners)).collect();
+            regions.extend(objects.map(|(object, roi)| (roi, classes[object])));
+            grids.extend(masks::cropped(masks, &boxes, MASK_SIDE)?);
+        }
         let somewhere = Roi { image: 0, corners: proposals[0][0] };
-        let mask = self.masks.loss(&pyramid, &regions, somewhere, mode)?;
+        let mask = self.masks.loss(&pyramid, &regions, &grids, somewhere, mode)?;
         Ok(Losses { anchor_class, anchor_box, class, corners, mask })
     }
 
@@ -236,16 +241,12 @@ impl MaskRcnn {
                     "mask-rcnn: image {i} of the batch has a box {corners:?} without area; leave it out"
                 );
             }
-            let holds = |mask: &Mask| {
-                mask.height >= size[0]
-                    && mask.width >= size[1]
-                    && mask.pixels.len() == mask.height * mask.width
+            let fits = |Mask { height, width, pixels }: &Mask| {
+                [*height, *width] == *size && pixels.len() == height * width
             };
-            if let Some(mask) = masks.iter().find(|mask| !holds(mask)) {
+            if let Some(Mask { height, width, .. }) = masks.iter().find(|mask| !fits(mask)) {
                 candle_core::bail!(
-                    "mask-rcnn: image {i} of the batch is {size:?} and has a mask of {} x {}",
-                    mask.height,
-                    mask.width
+                    "mask-rcnn: image {i} of the batch is {size:?} and has a mask of {height} x {width}"
                 );
             }
         }

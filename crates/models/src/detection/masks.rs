@@ -1,6 +1,10 @@
 //! Masks of objects: in images, and in the grids of boxes.
 
+use candle_core::{Device, Result, Tensor};
+use conditioned_nn::{Roi, roi_align};
+
 use super::boxes::Corners;
+use super::host;
 
 /// The pixels of an object in an image, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,45 +18,6 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask inside a box as a grid of `side` x `side`: whether at least half of a cell is of the object, by
-    /// RoIAlign of the mask, as mmdetection makes its targets.
-    pub(super) fn cropped(&self, [x1, y1, x2, y2]: Corners, side: usize) -> Vec<bool> {
-        let cell = |low: f64, high: f64| (high - low) / side as f64;
-        let (w, h) = (cell(x1, x2), cell(y1, y2));
-        let samples = |cell: f64| (cell.ceil().max(1.0)) as usize;
-        let (columns, rows) = (samples(w), samples(h));
-        let share = |row: usize, column: usize| -> f64 {
-            let at = |low: f64, cell: f64, place: usize, i: usize, samples: usize| {
-                low - 0.5 + (place as f64 + (i as f64 + 0.5) / samples as f64) * cell
-            };
-            let points = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
-            let values = points
-                .map(|(i, j)| self.at(at(y1, h, row, i, rows), at(x1, w, column, j, columns)));
-            values.sum::<f64>() / (rows * columns) as f64
-        };
-        let cells = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));
-        cells.map(|(row, column)| share(row, column) >= 0.5).collect()
-    }
-
-    /// Its value between pixels, whose centres have whole coordinates: RoIAlign's bilinear interpolation.
-    fn at(&self, y: f64, x: f64) -> f64 {
-        let (h, w) = (self.height as f64, self.width as f64);
-        if !((-1.0..=h).contains(&y) && (-1.0..=w).contains(&x)) {
-            return 0.0;
-        }
-        let split = |v: f64, size: f64| {
-            let v = v.max(0.0).min(size - 1.0);
-            (v.floor() as usize, v - v.floor())
-        };
-        let ((y, b), (x, a)) = (split(y, h), split(x, w));
-        let pixel = |y: usize, x: usize| {
-            let (y, x) = (y.min(self.height - 1), x.min(self.width - 1));
-            f64::from(u8::from(self.pixels[y * self.width + x]))
-        };
-        (1.0 - b) * ((1.0 - a) * pixel(y, x) + a * pixel(y, x + 1))
-            + b * ((1.0 - a) * pixel(y + 1, x) + a * pixel(y + 1, x + 1))
-    }
-
     /// Probabilities in a grid of `side` x `side` over a box, pasted into an image: pixels of at least 1/2 by bilinear
     /// interpolation, with nothing outside the box (mmdetection's `_do_paste_mask`).
     pub fn pasted(
@@ -92,4 +57,18 @@ impl Mask {
         }
         Self { height, width, pixels }
     }
+}
+
+/// Masks of one image inside boxes, each a mask by its place and a box, as grids of `side` x `side`: 1 where at least half
+/// of a cell is of the object, else 0. By RoIAlign, as mmdetection makes its targets.
+pub(super) fn cropped(masks: &[Mask], boxes: &[(usize, Corners)], side: usize) -> Result<Vec<f64>> {
+    let Some(Mask { height, width, .. }) = masks.first().filter(|_| !boxes.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let pixels = masks.iter().flat_map(|mask| &mask.pixels);
+    let pixels: Vec<f64> = pixels.map(|&pixel| f64::from(u8::from(pixel))).collect();
+    let masks = Tensor::from_vec(pixels, (masks.len(), *height, *width, 1), &Device::Cpu)?;
+    let rois = boxes.iter().map(|&(image, corners)| Roi { image, corners });
+    let shares = host(&roi_align(&masks, &rois.collect::<Vec<_>>(), side, 1.0, 0)?)?;
+    Ok(shares.into_iter().map(|share| f64::from(u8::from(share >= 0.5))).collect())
 }

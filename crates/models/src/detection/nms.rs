@@ -21,9 +21,12 @@ pub(crate) fn keep(candidates: &[Candidate], threshold: f64, most: usize) -> Vec
     let mut kept: BTreeMap<usize, Vec<Corners>> = BTreeMap::new();
     let mut places = Vec::new();
     for place in order {
+        if places.len() == most {
+            break;
+        }
         let Candidate { corners, group, .. } = candidates[place];
         let better = kept.entry(group).or_default();
-        if places.len() < most && better.iter().all(|&other| iou(corners, other) <= threshold) {
+        if better.iter().all(|&other| iou(corners, other) <= threshold) {
             better.push(corners);
             places.push(place);
         }

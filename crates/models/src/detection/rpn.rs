@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Linear, Relu, Sequence};
+use conditioned_nn::{Linear, Mode, Relu, Sequence, init};
 use rand_chacha::ChaCha8Rng;
 
 use super::anchors::{self, ANCHORS};
@@ -12,7 +12,6 @@ use super::losses::{binary_cross_entropy, l1, rows_or_none, times};
 use super::matching::{Match, OF_ANCHORS, matches, sample};
 use super::nms::{self, Candidate};
 use super::{DetectorConfig, convolution, host, pointwise};
-use conditioned_nn::init;
 
 /// Deviation of the weights at initialisation.
 const STD: f64 = 0.01;
@@ -58,7 +57,7 @@ impl Rpn {
     }
 
     /// Levels (B, H_i, W_i, C) of strides 4, 8, 16, ... to scores and offsets.
-    pub(super) fn forward(&self, pyramid: &[Tensor], mode: conditioned_nn::Mode) -> Result<Scored> {
+    pub(super) fn forward(&self, pyramid: &[Tensor], mode: Mode) -> Result<Scored> {
         let (mut logits, mut offsets) = (Vec::new(), Vec::new());
         let (mut anchors, mut levels) = (Vec::new(), Vec::new());
         for (i, x) in pyramid.iter().enumerate() {

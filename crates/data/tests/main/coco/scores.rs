@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use conditioned_data::{
-    Category, CocoScores, CocoSet, Detection, DetectionKind, Instance, Rle, evaluate,
-    read_detections, write_detections,
+    Category, CocoScores, CocoSet, Detection, DetectionKind, Instance, Rle, read_detections,
+    score_detections, write_detections,
 };
 use image::RgbImage;
 use proptest::prelude::*;
@@ -74,7 +74,8 @@ fn scores_are_those_of_cocoeval() {
             let path = folder.path().join("results.json");
             write(&path, &expected.results);
             let detections = read_detections(&path, set.categories()).unwrap();
-            let found = evaluate(&set.truth(), set.categories().len(), &detections, kind).unwrap();
+            let found =
+                score_detections(&set.truth(), set.categories().len(), &detections, kind).unwrap();
             let pairs = found.named().into_iter().zip(expected.scores);
             for ((name, found), expected) in pairs {
                 assert!(
@@ -153,7 +154,7 @@ fn message<T>(result: conditioned_data::Result<T>) -> String {
 fn what_cannot_be_scored_is_named() {
     let objects = [object(0, [1.0, 1.0, 4.0, 4.0])];
     let truth: [(u64, &[Instance]); 1] = [(3, &objects)];
-    let score = |detections: &[Detection], kind| evaluate(&truth, 1, detections, kind);
+    let score = |detections: &[Detection], kind| score_detections(&truth, 1, detections, kind);
     let refuse = |detection: Detection, problem: &str| {
         let error = message(score(&[detection], DetectionKind::Masks));
         assert!(
@@ -176,13 +177,13 @@ fn what_cannot_be_scored_is_named() {
     ));
     assert!(error.contains("image 3, category 0") && error.contains("3 x 3 pixels"), "{error}");
 
-    let error = message(evaluate(&[truth[0], truth[0]], 1, &[], DetectionKind::Boxes));
+    let error = message(score_detections(&[truth[0], truth[0]], 1, &[], DetectionKind::Boxes));
     assert!(error.contains("image 3: comes twice"), "{error}");
-    let error = message(evaluate(&truth, 0, &[], DetectionKind::Boxes));
+    let error = message(score_detections(&truth, 0, &[], DetectionKind::Boxes));
     assert!(error.contains("object 5 of image 3: category 0, and there are 0"), "{error}");
     let wrong =
         [object(0, [1.0, 1.0, 4.0, 4.0]), Instance { area: f64::NAN, ..objects[0].clone() }];
-    let error = message(evaluate(&[(3, &wrong)], 1, &[], DetectionKind::Boxes));
+    let error = message(score_detections(&[(3, &wrong)], 1, &[], DetectionKind::Boxes));
     assert!(error.contains("area NaN"), "{error}");
 
     let path = Path::new("results.json");
@@ -216,7 +217,7 @@ proptest! {
         let none: &[Instance] = &[];
         for kind in KINDS {
             let score = |truth: &[(u64, &[Instance])], detections: &[Detection]| -> CocoScores {
-                evaluate(truth, 3, detections, kind).unwrap()
+                score_detections(truth, 3, detections, kind).unwrap()
             };
             let scores = score(&[(9, none), (3, &objects)], &detections);
             // Boxes of no two objects are the same; masks may be, and one may then take the other's.

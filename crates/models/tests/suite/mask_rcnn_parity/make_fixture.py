@@ -10,14 +10,17 @@ samples.
 
 import math
 import pathlib
+import sys
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from timm.models import xcit
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from xcit_f64 import xcit
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -28,26 +31,6 @@ SCALE, RATIOS = 4.0, torch.tensor([0.5, 1.0, 2.0])
 LEVEL_PROPOSALS, PROPOSALS = 40, 50
 LEAST_SCORE, MOST_FOUND = 0.2, 6
 SIZES = [(64, 96), (50, 70)]
-
-
-class Fourier(xcit.PositionalEncodingFourier):
-    """timm's encoding in f64: its own features are f32 whatever the model is."""
-
-    def forward(self, B, H, W):
-        step = torch.arange(self.hidden_dim)
-        period = self.temperature ** (2 * (step // 2) / self.hidden_dim)
-
-        def features(length):
-            place = torch.arange(1, length + 1) / (length + self.eps) * 2 * math.pi
-            angle = place[:, None] / period
-            return torch.where(step % 2 == 0, angle.sin(), angle.cos())
-
-        rows, columns = features(H)[:, None].expand(H, W, -1), features(W)[None].expand(H, W, -1)
-        grid = torch.cat([rows, columns], dim=2).permute(2, 0, 1)
-        return self.token_projection(grid[None]).repeat(B, 1, 1, 1)
-
-
-xcit.PositionalEncodingFourier = Fourier
 
 
 class Backbone(xcit.Xcit):
@@ -334,7 +317,7 @@ objects = [
 classes = [torch.tensor([0, 2, 1]), torch.tensor([1])]
 masks = []
 for i, boxes in enumerate(objects):
-    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    y, x = torch.meshgrid(torch.arange(SIZES[i][0]) + 0.5, torch.arange(SIZES[i][1]) + 0.5, indexing="ij")
     rows = []
     for x1, y1, x2, y2 in boxes.tolist():
         inside = ((x - (x1 + x2) / 2) / (x2 - x1)) ** 2 + ((y - (y1 + y2) / 2) / (y2 - y1)) ** 2
