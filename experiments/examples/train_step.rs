@@ -20,8 +20,10 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use clap::{Parser, ValueEnum};
 use conditioned_models::architecture::Input;
 use conditioned_models::conditioning::Method;
+use conditioned_models::detection::{DetectorConfig, Mask, MaskRcnn, Target};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::network::Network;
+use conditioned_models::xcit::XcitConfig;
 use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
@@ -42,7 +44,7 @@ const SEED: u64 = 0;
 /// Times training steps of one model.
 #[derive(Parser)]
 struct Options {
-    /// The preset of a model of images, or of a GPT-2.
+    /// The preset of a model of images or of a GPT-2, or `mask_rcnn_` and that of an XCiT.
     #[arg(long, default_value = "vit-32")]
     model: String,
     /// Sequences or images per step.
@@ -72,6 +74,9 @@ enum Conditioning {
     PerSequence,
     Pooled,
 }
+
+/// What the name of a detector begins with; that of its backbone follows.
+const DETECTOR: &str = "mask_rcnn_";
 
 /// Repetitions of the conditioning alone.
 const REPETITIONS: usize = 31;
@@ -195,11 +200,96 @@ impl Model for Text {
     }
 }
 
+/// A published detector on an XCiT, and images with as many objects each.
+struct Detector {
+    backbone: XcitConfig,
+    config: DetectorConfig,
+    model: MaskRcnn,
+}
+
+/// Side of the images of a detector, their objects, and COCO's categories.
+const SIDE: usize = 512;
+const OBJECTS: usize = 8;
+const CATEGORIES: usize = 80;
+
+impl Model for Detector {
+    fn macs(&self) -> usize {
+        self.config.macs(&self.backbone, SIDE)
+    }
+
+    /// Images (B, 3, 512, 512), and of each the boxes (B, 8, 4), classes (B, 8) and masks (B, 8, 512, 512) of its objects.
+    fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let pixels: Vec<f32> =
+            (0..batch * 3 * SIDE * SIDE).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let (mut boxes, mut classes, mut masks) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..batch * OBJECTS {
+            let [x, y] = [(); 2].map(|()| rng.random_range(0..SIDE - 200));
+            let [w, h] = [(); 2].map(|()| rng.random_range(20..200));
+            boxes.extend([x, y, x + w, y + h].map(|at| at as f32));
+            classes.push(rng.random_range(0..CATEGORIES as u32));
+            let inside =
+                |at: usize| (y..y + h).contains(&(at / SIDE)) && (x..x + w).contains(&(at % SIDE));
+            masks.extend((0..SIDE * SIDE).map(|at| u8::from(inside(at))));
+        }
+        let (n, device) = (OBJECTS, &Device::Cpu);
+        Ok(HashMap::from([
+            ("images".into(), Tensor::from_vec(pixels, (batch, 3, SIDE, SIDE), device)?),
+            ("boxes".into(), Tensor::from_vec(boxes, (batch, n, 4), device)?),
+            ("classes".into(), Tensor::from_vec(classes, (batch, n), device)?),
+            ("masks".into(), Tensor::from_vec(masks, (batch, n, SIDE, SIDE), device)?),
+        ]))
+    }
+
+    fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
+        let images = named(batch, "images")?;
+        let [boxes, classes, masks] =
+            [named(batch, "boxes")?, named(batch, "classes")?, named(batch, "masks")?];
+        let (b, _, height, width) = images.dims4()?;
+        let target = |i: usize| -> Result<Target> {
+            let corners = boxes.get(i)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+            let masks = masks.get(i)?.flatten_from(1)?.to_dtype(DType::U8)?.to_vec2::<u8>()?;
+            let mask = |pixels: Vec<u8>| Mask {
+                height,
+                width,
+                pixels: pixels.into_iter().map(|pixel| pixel != 0).collect(),
+            };
+            Ok(Target {
+                size: [height, width],
+                boxes: corners.into_iter().map(|c| [c[0], c[1], c[2], c[3]]).collect(),
+                classes: classes
+                    .get(i)?
+                    .to_vec1::<u32>()?
+                    .into_iter()
+                    .map(|k| k as usize)
+                    .collect(),
+                masks: masks.into_iter().map(mask).collect(),
+            })
+        };
+        let targets: Vec<Target> = (0..b).map(target).collect::<Result<_>>()?;
+        Ok(self.model.losses(images, &targets, mode)?.total()?)
+    }
+
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
+        Ok(Some(self.model.tokens(named(batch, "images")?)?.plain))
+    }
+}
+
 fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
     tensors.get(name).with_context(|| format!("--inputs holds no tensor `{name}`"))
 }
 
 fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
+    if let Some(backbone) = options.model.strip_prefix(DETECTOR) {
+        let mut network = Network::preset(backbone)?;
+        network.set_conditioning(options.conditioning.method()?.into());
+        let Network::Xcit(backbone) = network else {
+            bail!("--model {}: a detector stands on an XCiT", options.model);
+        };
+        let config = DetectorConfig::published(backbone.depth, CATEGORIES);
+        let model = MaskRcnn::new(&backbone, &config, store.builder())?;
+        return Ok(Box::new(Detector { backbone, config, model }));
+    }
     let mut config = Network::preset(&options.model)?;
     if let Network::Gpt2(config) = config {
         return Ok(Box::new(Text { model: Gpt2::new(&config, store.builder())?, config }));

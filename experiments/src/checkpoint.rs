@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::{bert, gpt2, vit};
+use conditioned_models::hugging_face::{bert, gpt2, timm, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ impl Checkpoint {
                 config.classifier(2, store.builder())?;
                 bert::read_encoder(folder, &store)?.unused
             }
+            Network::Xcit(config) => timm::read_backbone(folder, config, &store)?,
             _ => {
                 bail!("{}: this network has no checkpoints of Hugging Face here", folder.display())
             }

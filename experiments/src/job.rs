@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::Input;
 use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::{bert, gpt2, vit};
+use conditioned_models::hugging_face::{bert, gpt2, timm, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use conditioned_nn::store::load_tensors;
@@ -258,7 +258,9 @@ fn with_task<V: Visit>(config: &RunConfig, store: &Store, visit: V) -> Result<V:
             visit.visit(ImageClassification::new(config, network, task, store).map_err(boxed)?)
         }
         (Network::Xcit(network), TaskConfig::Detection(task)) => {
-            visit.visit(ObjectDetection::new(config, network, task, store).map_err(boxed)?)
+            let task = ObjectDetection::new(config, network, task, store).map_err(boxed)?;
+            start(config, store)?;
+            visit.visit(task)
         }
         (Network::Gpt2(network), TaskConfig::Language(task)) => {
             // Its checkpoints are read before the model is built: conditioned tables follow their weights.
@@ -335,14 +337,21 @@ fn train_task<T: CellTask>(
     run: &Run,
     control: &mut Control<'_>,
 ) -> Result<(Outcome, Store, Extras)> {
-    let outcome = fit(task, &store, &config.job.fit, run, control)?;
-    let extras = match outcome.status {
-        Status::Interrupted => Extras::default(),
-        Status::Finished => task.extras(config, run, &store).unwrap_or_else(|error| {
-            tracing::warn!("{}: after training: {error:#}", config.name());
-            Extras::default()
-        }),
-    };
+    let mut outcome = fit(task, &store, &config.job.fit, run, control)?;
+    if outcome.status == Status::Interrupted {
+        return Ok((outcome, store, Extras::default()));
+    }
+    // What was evaluated is what is kept.
+    let averages: BTreeMap<String, Tensor> = outcome.averages.drain(..).collect();
+    for (name, parameter) in store.parameters() {
+        if let Some(average) = averages.get(&name) {
+            parameter.set(average)?;
+        }
+    }
+    let extras = task.extras(config, run, &store).unwrap_or_else(|error| {
+        tracing::warn!("{}: after training: {error:#}", config.name());
+        Extras::default()
+    });
     Ok((outcome, store, extras))
 }
 
@@ -374,6 +383,10 @@ pub fn start(config: &RunConfig, store: &Store) -> Result<()> {
         }
         (Init::HuggingFace(_), Network::Encoder(EncoderConfig::Bert(_))) => {
             bert::read_encoder(folder, store)?;
+            Ok(())
+        }
+        (Init::HuggingFace(_), Network::Xcit(network)) => {
+            timm::read_backbone(folder, network, store)?;
             Ok(())
         }
         _ => bail!("{}: this network has no checkpoints of Hugging Face here", folder.display()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use conditioned_report::grid::Grid;
 use conditioned_report::html::{Body, Page, Plate, Section};
@@ -14,7 +14,7 @@ use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::column::{Column, RowView};
 use crate::results::Finished;
-use crate::run::folder;
+use crate::run::folder::{self, PICTURES};
 use crate::search::Block;
 use crate::table::Table;
 
@@ -53,6 +53,7 @@ pub fn page<T: Table>(
             }
         }
     }
+    sections.splice(0..0, pictures(out)?);
     for (name, configuration) in configurations {
         sections
             .push(text(&format!("Configuration: {name}, as all its runs have it"), configuration));
@@ -114,6 +115,27 @@ fn verdict(differences: impl Iterator<Item = Sample>) -> Option<String> {
     (rows > 0).then(|| {
         format!("above it in {above} of {rows} rows, below in {below}, undecided in {undecided}")
     })
+}
+
+/// What the runs of a folder drew: of each row, stage and arm the first.
+fn pictures(out: &Path) -> Result<Vec<Section>> {
+    let mut sections: BTreeMap<_, Section> = BTreeMap::new();
+    for folder in folder::find(out)? {
+        let path = folder.path().join(PICTURES);
+        if !path.is_file() {
+            continue;
+        }
+        let config = folder.config()?;
+        let (name, cell) = (config.name(), config.cell);
+        let kind = (cell.row, config.stage, cell.arm.to_string(), cell.start.to_string());
+        if let Entry::Vacant(new) = sections.entry(kind) {
+            let png = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let heading = format!("What {name} finds");
+            let text = format!("Tuning images with objects, at the end of {name}.");
+            new.insert(Section { heading, body: Body::Picture { png, text } });
+        }
+    }
+    Ok(sections.into_values().collect())
 }
 
 /// Every run with the setting that it had.

@@ -1,4 +1,5 @@
-//! The real binary of table 2: the smoke table, determinism, resume, files of one's own, errors.
+//! The real binaries of table 2 and `detect`: the smoke table, determinism, resume, files of one's own, what runs leave,
+//! errors.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,9 +8,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{Binary, lines, results};
+use conditioned_data::{
+    Category, CocoSet, Detection, DetectionKind, Examples, read_detections, score_detections,
+};
+use support::{Binary, lines, results, text};
 
 const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
+const DETECT: Binary = Binary(env!("CARGO_BIN_EXE_detect"));
 
 /// One step a batch for two epochs, at a rate that need not be searched.
 const FEW: [&str; 4] = ["--preset", "smoke", "--set", "learning_rate=1e-3"];
@@ -92,6 +97,11 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let table = TABLE2.success(&arguments);
     assert!(table.contains("cells, stand-in for COCO"), "{table}");
+    let run = out.join("xcit-s/baseline-set/seed100");
+    what_a_run_leaves_is_what_it_reports(&data, &run);
+    let page = text(&out.join("report.html"));
+    assert_eq!(page.matches("data:image/png;base64,").count(), 2, "a sheet for each arm");
+    detections_are_drawn_and_written(&data, &run, &root.path().join("found"));
 
     let (broken, elsewhere) = (root.path().join("broken"), root.path().join("elsewhere"));
     write_set(&broken, "[10,5,200,20]");
@@ -101,6 +111,67 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
     assert!(error.contains("coco.json") && error.contains("annotation 2"), "{error}");
     let error = TABLE2.failure(&["--preset", "paper", "--out", elsewhere.to_str().unwrap()]);
     assert!(error.contains("--data DIR"), "{error}");
+}
+
+/// The results in the folder of a run give the AP of its summary, and its sheet is a picture.
+fn what_a_run_leaves_is_what_it_reports(data: &Path, run: &Path) {
+    let test =
+        CocoSet::read(&data.join("coco.json"), &data.join("images"), Some("val"), false).unwrap();
+    let (id, objects) = test.objects(0).unwrap();
+    let summary: serde_json::Value =
+        serde_json::from_str(&text(&run.join("summary.json"))).unwrap();
+    for (file, name, kind) in [
+        ("boxes.json", "test_box_ap", DetectionKind::Boxes),
+        ("masks.json", "test_mask_ap", DetectionKind::Masks),
+    ] {
+        let found = read_detections(&run.join(file), test.categories()).unwrap();
+        let scores = score_detections(&[(id, &*objects)], 1, &found, kind).unwrap();
+        assert_eq!(
+            summary["metrics"][name].as_f64().unwrap(),
+            100.0 * scores.ap.unwrap(),
+            "{name}"
+        );
+    }
+    // One tuning image of 64 pixels at most, twice.
+    let sheet = image::open(run.join("pictures.png")).unwrap();
+    assert!(sheet.width() > 2 * 192 && sheet.height() > 192, "{sheet:?}");
+}
+
+/// `detect` draws images of any size, and its results are those of COCO, with the ids that it lists.
+fn detections_are_drawn_and_written(data: &Path, run: &Path, out: &Path) {
+    let wide = data.join("wide.png");
+    image::RgbImage::from_pixel(900, 9, image::Rgb([90, 0, 0])).save(&wide).unwrap();
+    let first = data.join("images/0.png");
+    let [run, out, wide, first] = [run, out, &wide, &first].map(|path| path.to_str().unwrap());
+    let printed = DETECT.success(&["--model", run, "--out", out, "--score", "0.06", first, wide]);
+    assert!(printed.contains("0.png: ") && printed.contains("wide.png: "), "{printed}");
+    let out = Path::new(out);
+    let drawn = image::open(out.join("0.png")).unwrap();
+    assert_eq!((drawn.width(), drawn.height()), (8 * 64, 8 * 40), "8 times as large");
+    assert_eq!(image::open(out.join("wide.png")).unwrap().width(), 900);
+    let list: serde_json::Value = serde_json::from_str(&text(&out.join("images.json"))).unwrap();
+    assert_eq!((&list["images"][1]["id"], &list["images"][1]["height"]), (&2.into(), &9.into()));
+    let category = [Category { id: 7, name: "cell".into() }];
+    assert_eq!(list["categories"][0]["id"], 7);
+    let boxes: Vec<Detection> = read_detections(&out.join("boxes.json"), &category).unwrap();
+    let masks = read_detections(&out.join("masks.json"), &category).unwrap();
+    assert_eq!(boxes.len(), masks.len());
+    for found in &boxes {
+        let [x, y, w, h] = found.bbox;
+        let [width, height] = [[64.0, 40.0], [900.0, 9.0]][found.image as usize - 1];
+        assert!(x >= 0.0 && y >= 0.0 && x + w <= width + 1e-9 && y + h <= height + 1e-9);
+    }
+
+    for (arguments, word) in [
+        (vec!["--model", run, first, first], "both pictures would be 0.png"),
+        (vec!["--model", out.to_str().unwrap(), first], "not the folder of a run"),
+        (vec!["--model", run, "--score", "2", first], "--score 2"),
+        (vec!["--model", run, "none.png"], "none.png"),
+        (vec!["--model", run, &format!("{run}/summary.json")], "summary.json"),
+    ] {
+        let error = DETECT.failure(&arguments);
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 #[test]

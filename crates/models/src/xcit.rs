@@ -130,7 +130,8 @@ impl Architecture for XcitConfig {
             class_depth: 2,
             ..digits.clone()
         };
-        let objects = Self { image_size: 64, patch_size: 8, width: 64, depth: 4, ..rgb.clone() };
+        let objects = Self { image_size: 64, width: 48, depth: 4, ..rgb.clone() };
+        let nuclei = Self { image_size: 256, patch_size: 8, width: 96, ..objects.clone() };
         vec![
             ("xcit_nano_12_p16_224", nano),
             ("xcit_small_12_p16_224", small),
@@ -140,8 +141,10 @@ impl Architecture for XcitConfig {
             ("xcit-28", mnist),
             ("xcit-32", rgb.clone()),
             ("xcit-64", objects.clone()),
-            ("xcit-64-medium", Self { width: 96, depth: 6, ..objects.clone() }),
+            ("xcit-64-medium", Self { depth: 6, ..objects.clone() }),
             ("xcit-64-tiny", Self { width: 16, ..objects }),
+            ("xcit-256", nuclei.clone()),
+            ("xcit-256-medium", Self { depth: 8, ..nuclei }),
         ]
     }
 

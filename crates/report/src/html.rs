@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use askama::Template;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::drawing::{Drawing, Hover, Rectangle};
 use crate::error::{Error, Result, file, write};
@@ -46,6 +48,25 @@ pub enum Body {
     Text(String),
     /// A table.
     Table(Grid),
+    /// A picture, which the page shows at once.
+    Picture {
+        /// A PNG file.
+        png: Vec<u8>,
+        /// What it shows, in words.
+        text: String,
+    },
+}
+
+impl Body {
+    /// Whether its section is open from the start.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Picture { .. })
+    }
+}
+
+/// A PNG file as an address that holds it.
+fn address(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
 #[derive(Template)]
@@ -102,7 +123,7 @@ impl Page {
     pub fn render(&self) -> Result<String> {
         let more = self.sections.iter().filter_map(|section| match &section.body {
             Body::Table(table) => Some(table),
-            Body::Text(_) => None,
+            Body::Text(_) | Body::Picture { .. } => None,
         });
         for table in [&self.table].into_iter().chain(more) {
             // Every script relies on it.

@@ -9,6 +9,7 @@
 //! | [`scatter`] | groups of points, such as both sides of an inequality |
 //! | [`heat`] | a value for each step and index in colours, such as singular values |
 //! | [`forest`] | differences with their intervals as SVG and PNG |
+//! | [`pictures`] | images with the objects that are in them, or were found |
 //! | [`tensorboard`] | scalars and histograms as an event file of TensorBoard |
 //! | [`html`] | a report that is one file: answer, table, figures, and what led to them |
 //!
@@ -33,6 +34,7 @@ pub mod html;
 mod legend;
 mod palette;
 mod pen;
+pub mod pictures;
 pub mod scatter;
 pub mod statistics;
 pub mod tensorboard;

@@ -11,7 +11,9 @@ use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Shared, Training, at_least_one};
-use crate::job::{Job, TaskConfig};
+use crate::checkpoint::Checkpoint;
+use crate::hub;
+use crate::job::{Init, Job, TaskConfig};
 use crate::table::{Request, Stage, Table};
 use crate::task::detection::DetectionConfig;
 
@@ -34,6 +36,12 @@ pub struct DetectionRecipe {
     pub epochs: usize,
     /// Evaluations of the tuning images on the way.
     pub evaluations: usize,
+    /// Anchors of an image that a step trains on.
+    pub anchor_samples: usize,
+    /// Proposals of an image that a step trains on.
+    pub region_samples: usize,
+    /// Proposals of an image.
+    pub proposals: usize,
     /// Drop-path rate of every block.
     pub drop_path: f64,
     /// How the network is optimised.
@@ -88,8 +96,14 @@ impl DetectionRecipe {
         stage: &Stage<'_>,
     ) -> Result<Job> {
         let Self { published, batch_size, epochs, evaluations, drop_path, .. } = *request.recipe;
+        let Self { anchor_samples, region_samples, proposals, .. } = *request.recipe;
         let steps = epochs * data.images[0].div_ceil(batch_size);
         let mut network = Network::preset(&request.recipe.model)?;
+        let init = request.init.map(|folder| {
+            let found = hub::model(folder)?;
+            let checkpoint = Checkpoint::read(&std::path::absolute(&found)?, &network)?;
+            anyhow::Ok(Init::HuggingFace(checkpoint.of_hub(hub::id(folder))))
+        });
         network.set_drop_path(drop_path)?;
         network.set_conditioning(request.conditioning(stage.cell.arm, steps)?);
         let Network::Xcit(backbone) = &network else {
@@ -111,13 +125,13 @@ impl DetectionRecipe {
         let training = &request.recipe.training;
         Ok(Job {
             network,
-            init: None,
+            init: init.transpose()?,
             task: TaskConfig::Detection(DetectionConfig {
                 data: data.clone(),
                 batch_size,
                 augment,
                 evaluation,
-                detector,
+                detector: DetectorConfig { anchor_samples, region_samples, proposals, ..detector },
             }),
             fit: training.fit(stage, Length::Epochs(epochs), epochs / evaluations),
         })

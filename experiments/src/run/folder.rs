@@ -23,6 +23,8 @@ use crate::run::worker::peak_memory;
 
 /// The configuration of a run.
 const CONFIG: &str = "run.json";
+/// Pictures of what a finished run finds, where its task draws any.
+pub const PICTURES: &str = "pictures.png";
 
 /// Where the numbers of a run come from.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use candle_core::Tensor;
 use conditioned_train::{Control, Metrics, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
 
@@ -93,13 +92,6 @@ pub fn train(folder: &Folder) -> Result<ExitCode> {
     metrics.extend(extras.metrics);
     // A search leaves its scores alone: of hundreds of networks nobody needs the weights.
     if !config.cell.is_search() {
-        // What was evaluated is what is kept.
-        let averages: BTreeMap<String, Tensor> = outcome.averages.into_iter().collect();
-        for (name, parameter) in store.parameters() {
-            if let Some(average) = averages.get(&name) {
-                parameter.set(average)?;
-            }
-        }
         store.save(&run.folder.join(WEIGHTS), &BTreeMap::new())?;
     }
     folder.finish(&Summary {

@@ -7,27 +7,39 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use conditioned_data::{
     Detection, DetectionAugment, DetectionBatch, DetectionData, DetectionKind, DetectionLoader,
-    DetectionLoaderConfig, DetectionTarget, Examples, Instance, Preprocessing, Rle,
-    score_detections,
+    DetectionLoaderConfig, DetectionTarget, Examples, Instance, score_detections, write_detections,
 };
-use conditioned_models::detection::{DetectorConfig, Found, Mask, MaskRcnn, Target};
+use conditioned_models::detection::{DetectorConfig, Mask, MaskRcnn, Target};
 use conditioned_models::xcit::XcitConfig;
+use conditioned_nn::store::write_atomic;
 use conditioned_nn::{Mode, Store};
-use conditioned_train::{Batches, Metrics, Task, TaskError};
+use conditioned_report::pictures::{Picture, png, sheet};
+use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
-use crate::job::CellTask;
+use crate::detector::{found, normalisation, sizes};
+use crate::job::{CellTask, Extras};
 use crate::kappa;
+use crate::pictures::{self, LEAST_SCORE};
+use crate::run::folder::PICTURES;
+use crate::run::worker::boxed;
 
 /// Threads that decode image files, or draw images, ahead of a run.
 const DECODERS: usize = 1;
 
+/// What is found in the test images, as results of COCO.
+pub const BOXES: &str = "boxes.json";
+/// The masks of the same.
+pub const MASKS: &str = "masks.json";
+
 /// Batches of training images that running statistics are recalibrated on.
 const RECALIBRATION_BATCHES: usize = 64;
 
-/// Sides of images are multiples of the coarsest stride of the backbone.
-const STRIDE: usize = 32;
+/// Tuning images that a finished run draws, the length of a picture in pixels, and pictures in a row, two for an image.
+const DRAWN: usize = 8;
+const PIXELS: u32 = 256;
+const IN_ROW: usize = 4;
 
 /// Images with objects, how they are served, and what stands on the backbone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +88,7 @@ pub(crate) struct ObjectDetection {
 
 /// Images to be judged by, and what is in them.
 struct Scored {
+    images: Arc<dyn Examples>,
     loader: DetectionLoader,
     truth: Vec<(u64, Vec<Instance>)>,
 }
@@ -90,7 +103,7 @@ impl ObjectDetection {
     ) -> Result<Self, TaskError> {
         let splits = task.data.load()?;
         let device = store.device();
-        let normalisation = Preprocessing::imagenet(STRIDE).normalisation();
+        let normalisation = normalisation();
         let loader = |images: &Arc<dyn Examples>, config: DetectionLoaderConfig| {
             let config = DetectionLoaderConfig { workers: DECODERS, ..config };
             DetectionLoader::new(images.clone(), config, &normalisation, device)
@@ -106,6 +119,7 @@ impl ObjectDetection {
         let scored = |images: &Arc<dyn Examples>| -> Result<Scored, TaskError> {
             let truth = (0..images.len()).map(|i| images.objects(i));
             Ok(Scored {
+                images: images.clone(),
                 truth: truth.collect::<conditioned_data::Result<_>>()?,
                 loader: loader(images, evaluation.clone())?,
             })
@@ -138,40 +152,47 @@ fn target(target: &DetectionTarget) -> Target {
     found
 }
 
-/// Height and width of what is real in each image.
-fn sizes(targets: &[DetectionTarget]) -> Vec<[usize; 2]> {
-    targets.iter().map(|target| target.size).collect()
-}
-
-/// A detection in pixels of the image as it was.
-fn detection(found: &Found, target: &DetectionTarget) -> Detection {
-    let scale = target.scale.map(|scale| 1.0 / scale);
-    let [x1, y1, x2, y2] = found.scaled(scale);
-    let Mask { height, width, pixels } = found.mask(target.original_size, scale);
-    Detection {
-        image: target.id,
-        category: found.class,
-        score: found.score,
-        bbox: [x1, y1, x2 - x1, y2 - y1],
-        mask: Some(Rle::of_mask(&pixels, height, width)),
-    }
-}
-
 impl Scored {
     /// The mean loss, and everything that is found.
     fn look(&self, model: &MaskRcnn) -> Result<(f64, Vec<Detection>), TaskError> {
         let (mut loss, mut n, mut detections) = (0.0, 0.0, Vec::new());
         for batch in self.loader.epoch(0) {
-            let DetectionBatch { images, targets } = batch?;
-            let objects: Vec<Target> = targets.iter().map(target).collect();
-            let total = model.losses(&images, &objects, Mode::Eval)?.total()?;
-            loss += f64::from(total.to_scalar::<f32>()?) * targets.len() as f64;
-            n += targets.len() as f64;
-            for (found, target) in model.detect(&images, &sizes(&targets))?.iter().zip(&targets) {
-                detections.extend(found.iter().map(|found| detection(found, target)));
-            }
+            let batch = batch?;
+            let objects: Vec<Target> = batch.targets.iter().map(target).collect();
+            let total = model.losses(&batch.images, &objects, Mode::Eval)?.total()?;
+            loss += f64::from(total.to_scalar::<f32>()?) * objects.len() as f64;
+            n += objects.len() as f64;
+            detections.extend(found(model, &batch)?);
         }
         Ok((loss / n, detections))
+    }
+
+    /// The first images, each twice: with the truth, and with what is found.
+    fn pictures(&self, model: &MaskRcnn) -> Result<Vec<Vec<Picture>>, TaskError> {
+        let mut drawn = Vec::new();
+        for batch in self.loader.epoch(0) {
+            let batch = batch?;
+            let detections = found(model, &batch)?;
+            for _ in &batch.targets {
+                let example = self.images.example(drawn.len() / 2)?;
+                let (id, categories) = (example.id, self.loader.categories());
+                let truth = format!("image {id}, the truth");
+                let found = format!("image {id}, found with a score of {LEAST_SCORE} or more");
+                drawn.push(pictures::truth(&truth, &example, categories)?);
+                drawn.push(pictures::found(
+                    &found,
+                    &example,
+                    &detections,
+                    categories,
+                    LEAST_SCORE,
+                )?);
+            }
+            if drawn.len() >= 2 * DRAWN {
+                break;
+            }
+        }
+        drawn.truncate(2 * DRAWN);
+        Ok(drawn.chunks(IN_ROW).map(<[Picture]>::to_vec).collect())
     }
 
     /// Adds loss, and AP, AP50 and AP75 of boxes and masks in %.
@@ -236,4 +257,19 @@ impl Task for ObjectDetection {
     }
 }
 
-impl CellTask for ObjectDetection {}
+impl CellTask for ObjectDetection {
+    /// Everything that is found in the test images, as results of COCO, and a sheet of tuning images, the truth left of
+    /// what is found.
+    fn extras(&self, _: &RunConfig, run: &Run, store: &Store) -> Result<Extras> {
+        let Some(test) = &self.test else { return Ok(Extras::default()) };
+        let model = MaskRcnn::new(&self.backbone, &self.detector, store.frozen()?)?;
+        let (_, detections) = test.look(&model).map_err(boxed)?;
+        let categories = test.loader.categories();
+        for (file, kind) in [(BOXES, DetectionKind::Boxes), (MASKS, DetectionKind::Masks)] {
+            write_detections(&run.folder.join(file), &detections, categories, kind)?;
+        }
+        let rows = self.tune.pictures(&model).map_err(boxed)?;
+        write_atomic(&run.folder.join(PICTURES), &png(&sheet(&rows, PIXELS)?)?)?;
+        Ok(Extras::default())
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{CocoSet, Example, Examples, Instance, Shapes};
+use super::{Category, CocoSet, Example, Examples, Instance, Shapes};
 use crate::stream::{Purpose, stream};
 use crate::{Error, Result};
 
@@ -70,8 +70,8 @@ pub struct DetectionData {
     pub name: String,
     /// BLAKE3 of the images and objects to train, tune and report on.
     pub hash: String,
-    /// The names of the categories.
-    pub categories: Vec<String>,
+    /// The categories, in the order that classes count.
+    pub categories: Vec<Category>,
     /// Images to train, tune and report on.
     pub images: [usize; 3],
     /// Entries of files that were left out.
@@ -101,11 +101,11 @@ impl DetectionData {
             let problem = format!("no image to {part} on; give at least one");
             return Err(Error::Images { name, problem });
         }
-        let categories = train.categories().iter().map(|category| category.name.clone()).collect();
         if train.categories() != test.categories() {
             let problem = "training and test images have other categories".to_string();
             return Err(Error::Images { name, problem });
         }
+        let categories = train.categories().to_vec();
         Ok(Self { source, listing, name, hash, categories, images, broken })
     }
 
@@ -113,7 +113,8 @@ impl DetectionData {
     pub fn announced(name: &str, categories: usize, images: [usize; 3]) -> Self {
         let source =
             DetectionSource::Folder { path: PathBuf::new(), tune: images[1], skip_broken: false };
-        let categories = vec![String::new(); categories];
+        let category = |id| Category { id, name: String::new() };
+        let categories = (1..=categories as u64).map(category).collect();
         let (name, hash, listing) = (name.into(), String::new(), String::new());
         Self { source, listing, name, hash, categories, images, broken: 0 }
     }

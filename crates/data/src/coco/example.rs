@@ -1,10 +1,13 @@
 //! [`Example`]: an image with its objects, and [`Examples`]: where they come from, such as an [`ExampleSet`].
 
 use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
 
 use image::RgbImage;
 
 use super::{Category, Instance};
+use crate::image::decode::decode;
 use crate::{Error, Result};
 
 /// An image with the objects in it.
@@ -101,6 +104,17 @@ pub(super) fn past_end(name: &str, index: usize, len: usize) -> Error {
 }
 
 impl Example {
+    /// The image in a JPEG, PNG or WebP file, upright and in RGB, without objects.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no such image.
+    pub fn read(path: &Path, id: u64) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let picture = decode(&bytes).map_err(|problem| Error::picture(path.into(), problem))?;
+        let [height, width] = [picture.height(), picture.width()].map(|side| side as usize);
+        Ok(Self { id, height, width, pixels: picture.into_raw(), instances: Vec::new() })
+    }
+
     /// Checks that image and objects fit together, with `categories` kinds of objects.
     fn check(&self, categories: usize) -> Result<()> {
         let Self { id, height, width, pixels, instances } = self;

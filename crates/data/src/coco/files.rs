@@ -10,7 +10,6 @@ use super::json::Document;
 use super::read::{Broken, images, instances, read_json};
 use super::{Category, Example, Examples, Instance};
 use crate::idx::set_name;
-use crate::image::decode::decode;
 use crate::{Error, Result};
 
 /// Images with objects, which stay encoded in their files until they are asked for.
@@ -180,11 +179,8 @@ impl CocoSet {
     pub fn pixels(&self, index: usize) -> Result<Vec<u8>> {
         let image = self.images.get(index).ok_or_else(|| self.past_the_end(index))?;
         let path = self.folder.join(&image.file);
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let picture = decode(&bytes).map_err(|problem| Error::picture(path.clone(), problem))?;
-        let size = [picture.height(), picture.width()].map(|side| side as usize);
-        if size != [image.height, image.width] {
-            let [height, width] = size;
+        let Example { height, width, pixels, .. } = Example::read(&path, image.id)?;
+        if [height, width] != [image.height, image.width] {
             let problem = format!(
                 "image {} is {} x {} pixels (height, width), and {} upright {height} x {width}; is it another image \
                  under that name?",
@@ -195,7 +191,7 @@ impl CocoSet {
             );
             return Err(Error::Coco { path: self.json.clone(), problem });
         }
-        Ok(picture.into_raw())
+        Ok(pixels)
     }
 
     /// The images at `indices`, in that order; an index may come more than once.

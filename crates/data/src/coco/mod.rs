@@ -34,7 +34,7 @@ pub use rle::Rle;
 pub use shapes::{ShapeImages, Shapes};
 pub use transform::{DetectionAugment, DetectionCrop, DetectionResize};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// An object in an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +54,7 @@ pub struct Instance {
 }
 
 /// A category of objects.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(expecting = "an object with `id` and `name`")]
 pub struct Category {
     /// The id in files, which need not run from 0 or 1 on.

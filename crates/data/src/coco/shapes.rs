@@ -28,7 +28,7 @@ const MOST_OBJECTS: usize = 100;
 /// Images of S x S pixels with circles, squares, triangles and five-pointed stars before a noisy, uneven ground.
 ///
 /// Colour, place and turn of an object are random, so that its outline alone tells its category. The circle around it
-/// has a uniform diameter of S / 8 to S / 2. Later objects hide earlier ones, and a mask is of the pixels that are
+/// has a uniform diameter of S / 4 to S / 2. Later objects hide earlier ones, and a mask is of the pixels that are
 /// seen and at least half covered. Of every object 12 pixels and a quarter of all are seen, nine tenths of them
 /// in another colour than what lies behind. One image of 32 has no object; an image may have fewer than were drawn when
 /// there is no room.
@@ -184,7 +184,7 @@ impl Canvas {
     fn add(&mut self, kind: usize, rng: &mut ChaCha8Rng) -> bool {
         let side = self.side as f64;
         let centre = [(); 2].map(|()| side * rng.random::<f64>());
-        let radius = side * (1.0 + 3.0 * rng.random::<f64>()) / 16.0;
+        let radius = side * (1.0 + rng.random::<f64>()) / 8.0;
         let figure = Figure::draw(kind, centre, radius, rng);
         let colour = [(); 3].map(|()| rng.random::<u8>());
         let mut object = Object { kind, all: 0, seen: 0 };

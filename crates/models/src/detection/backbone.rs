@@ -121,18 +121,20 @@ mod tests {
         let bits = |x: &Tensor| -> Result<Vec<u32>> {
             Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
         };
+        let [all_rows, all_columns] = [64, 96].map(|side| side / config.patch_size);
         for (image, [height, width]) in sizes.into_iter().enumerate() {
-            let [rows, columns] = [height, width].map(|side: usize| side.div_ceil(8));
+            let [rows, columns] =
+                [height, width].map(|side: usize| side.div_ceil(config.patch_size));
             let real = |x: &Tensor| x.get(image)?.narrow(0, 0, rows)?.narrow(1, 0, columns);
             let tokens = real(&x)?.contiguous()?.reshape((1, rows * columns, ()))?;
             let alone = tokens.apply(&Conditioner::default())?;
             assert_eq!(bits(&real(&y)?)?, bits(&alone)?, "image {image}");
-            let right = |x: &Tensor| x.get(image)?.narrow(1, columns, 12 - columns);
-            let below = |x: &Tensor| x.get(image)?.narrow(0, rows, 8 - rows);
-            if columns < 12 {
+            let right = |x: &Tensor| x.get(image)?.narrow(1, columns, all_columns - columns);
+            let below = |x: &Tensor| x.get(image)?.narrow(0, rows, all_rows - rows);
+            if columns < all_columns {
                 assert_eq!(bits(&right(&x)?)?, bits(&right(&y)?)?);
             }
-            if rows < 8 {
+            if rows < all_rows {
                 assert_eq!(bits(&below(&x)?)?, bits(&below(&y)?)?);
             }
         }

@@ -91,15 +91,17 @@ impl DetectorConfig {
         }
     }
 
-    /// A small one for images of 64 x 64 pixels, on a backbone of `depth` blocks.
+    /// A small one for small objects, on a shallow backbone of `depth` blocks: all levels are of the last block, as in
+    /// ViTDet (Li et al., ECCV 2022), and anchors have 8 to 128 pixels a side.
     pub fn small(depth: usize, classes: usize) -> Self {
         Self {
-            channels: 48,
+            out_blocks: [depth.saturating_sub(1); 4],
+            channels: 32,
             hidden: 128,
-            mask_convolutions: 2,
-            anchor_scale: 4.0,
+            mask_convolutions: 1,
+            anchor_scale: 2.0,
             anchor_samples: 64,
-            region_samples: 64,
+            region_samples: 32,
             level_proposals: [200, 200],
             proposals: 100,
             ..Self::published(depth, classes)

@@ -14,7 +14,7 @@
 //! | [`gpt2`] | GPT-2 of transformers | the same |
 //! | [`bert`] | BERT of transformers | the same |
 //! | [`vit`] | ViT and DeiT of transformers and of timm | those of transformers |
-//! | [`timm`] | Swin, XCiT and DaViT of timm | ViT and DeiT of timm |
+//! | [`timm`] | Swin, XCiT and DaViT of timm; an XCiT as the backbone of a detector | ViT and DeiT of timm |
 //!
 //! [`open`] reads any of them.
 

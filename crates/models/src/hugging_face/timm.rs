@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use conditioned_nn::{Store, StoreError};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +17,7 @@ use crate::architecture::{Architecture, Input};
 use crate::conditioning::ConditioningConfig;
 use crate::network::Network;
 use crate::vit::{EPS, Vit, VitConfig};
+use crate::xcit::{Trunk, XcitConfig};
 
 /// Width, depth and heads by the name of a size.
 const SIZES: [(&str, usize, usize, usize); 4] =
@@ -139,6 +140,45 @@ pub(super) fn read_pyramid(folder: &Path, store: &Store) -> Result<Network, Stor
     weights::check_finite(&path, &tensors)?;
     store.assign(&path, tensors)?;
     Ok(network)
+}
+
+/// Starts the names of an XCiT in a detector.
+const BACKBONE: &str = "backbone";
+
+/// What an XCiT has behind its blocks, for classes of images.
+const OF_CLASSES: [&str; 5] = ["cls_token", "cls_attn_blocks.", "norm.", "head.", "head_dist."];
+
+/// Reads the patches, positions and blocks of an XCiT of timm, of any classes and image size, as the backbone of a detector:
+/// they go to the names of `store` that begin with `backbone`, which are created where there are none, and all else in it
+/// stays. Returns the names of what is for classes of images, which is passed over.
+///
+/// # Errors
+/// When weights are missing, damaged, of another shape, or of more than `config` has.
+pub fn read_backbone(
+    folder: &Path,
+    config: &XcitConfig,
+    store: &Store,
+) -> Result<Vec<String>, StoreError> {
+    let (path, mut tensors) = weights::load(folder, "")?;
+    tensors.retain(|name, _| !DERIVED.iter().any(|end| name.ends_with(end)));
+    weights::check_finite(&path, &tensors)?;
+    let of_classes = |name: &String| OF_CLASSES.iter().any(|start| name.starts_with(start));
+    let unused = tensors.extract_if(.., |name, _| of_classes(name)).map(|(name, _)| name).collect();
+    Trunk::new(config, &store.builder().pp(BACKBONE))?;
+    let own = Store::new(0, DType::F32, &Device::Cpu);
+    Trunk::new(config, &own.builder())?;
+    let own = own.tensors().into_iter().map(|(name, _)| name);
+    let wanted: Vec<String> = own.filter(|name| !weights::is_state(name)).collect();
+    let mut found: BTreeMap<String, Tensor> =
+        tensors.into_iter().map(|(name, tensor)| (format!("{BACKBONE}.{name}"), tensor)).collect();
+    for (name, var) in store.tensors() {
+        let of_trunk = name.strip_prefix(BACKBONE).and_then(|name| name.strip_prefix('.'));
+        if !of_trunk.is_some_and(|name| wanted.iter().any(|wanted| wanted == name)) {
+            found.insert(name, var.as_detached_tensor().copy()?);
+        }
+    }
+    store.assign(&path, found)?;
+    Ok(unused)
 }
 
 /// Channels and side in `input_size`, [channels, side, side].

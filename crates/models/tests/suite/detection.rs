@@ -1,9 +1,13 @@
 //! The detector on images that are not as most: without objects, with one of a pixel, long and low, of several sizes.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Result, Tensor};
 use conditioned_models::Architecture;
 use conditioned_models::conditioning::{ConditioningConfig, Method};
 use conditioned_models::detection::{DetectorConfig, Mask, MaskRcnn, Target};
+use conditioned_models::hugging_face::timm;
+use conditioned_models::network::Network;
 use conditioned_models::xcit::XcitConfig;
 use conditioned_nn::{Mode, Store};
 
@@ -113,4 +117,51 @@ fn what_does_not_fit_is_named() -> Result<()> {
         assert!(error.contains(word), "{word} is missing in {error}");
     }
     Ok(())
+}
+
+/// The blocks of an XCiT for classes start a backbone, bit for bit; all else stays as it is drawn.
+#[test]
+fn a_checkpoint_of_an_xcit_starts_the_backbone() {
+    let folder = tempfile::tempdir().unwrap();
+    let classifier = Store::new(5, DType::F32, &Device::Cpu);
+    let network = Network::preset("xcit-64-tiny").unwrap();
+    network.build(classifier.builder()).unwrap();
+    classifier.save(&folder.path().join("model.safetensors"), &BTreeMap::new()).unwrap();
+    let Network::Xcit(config) = network else { panic!("no XCiT") };
+    let drawn = || {
+        let store = Store::new(6, DType::F32, &Device::Cpu);
+        let detector = DetectorConfig::small(config.depth, 2);
+        MaskRcnn::new(&config, &detector, store.builder()).unwrap();
+        store
+    };
+    let (store, before) = (drawn(), drawn());
+    let unused = timm::read_backbone(folder.path(), &config, &store).unwrap();
+    assert!(unused.contains(&"head.weight".to_string()), "{unused:?}");
+    let bits = |store: &Store, name: &str| -> Vec<u32> {
+        let values = store.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    let (mut read, mut kept) = (0, 0);
+    for (name, _) in store.tensors() {
+        let own = name.strip_prefix("backbone.").filter(|name| classifier.get(name).is_some());
+        match own {
+            Some(own) => {
+                read += 1;
+                assert_eq!(bits(&store, &name), bits(&classifier, own), "{name}");
+            }
+            None => {
+                kept += 1;
+                assert_eq!(bits(&store, &name), bits(&before, &name), "{name}");
+            }
+        }
+    }
+    assert_eq!(read, classifier.tensors().len() - unused.len());
+    assert!(read > 50 && kept > 20, "{read} read, {kept} kept");
+
+    let shallow = XcitConfig { depth: 2, ..config.clone() };
+    let error = timm::read_backbone(folder.path(), &shallow, &drawn()).unwrap_err().to_string();
+    assert!(error.contains("backbone.blocks.2"), "{error}");
+    let wide = XcitConfig { width: 32, ..config };
+    let error = timm::read_backbone(folder.path(), &wide, &Store::new(0, DType::F32, &Device::Cpu));
+    assert!(error.unwrap_err().to_string().contains("backbone."));
 }
