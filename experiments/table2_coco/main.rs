@@ -154,6 +154,7 @@ impl Table for Table2 {
                 seeds: 2,
                 // All arms take twelve minutes on two cores.
                 left_out: &[PooledCurrent],
+                tuned: Some(include_str!("tuned/short.json")),
                 ..Preset::new("short", shapes, rows, ARMS, GRID)
             },
             Preset {
