@@ -138,6 +138,13 @@ pub fn setting() -> Column {
     })
 }
 
+/// The peak learning rate, where there are no embedding tables.
+pub fn learning_rate() -> Column {
+    Column::new("learning rate", |row| {
+        row.runs.first().map_or(DASH.to_string(), |run| run.cell.learning_rate.to_string())
+    })
+}
+
 /// The values of a metric by seed, where they are finite.
 pub fn values(runs: &[&Finished], metric: &str) -> BTreeMap<u64, f64> {
     runs.iter().filter_map(|run| Some((run.cell.seed, run.metric(metric)?))).collect()

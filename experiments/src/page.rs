@@ -74,9 +74,11 @@ pub fn page<T: Table>(
 /// What the differences to the baseline say, of each number and arm.
 pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
     // Without a search there is one block, that of the settings given.
-    let (block, named) = match views.iter().any(|view| view.block == Block::Tuned) {
-        true => (Block::Tuned, "embedding tables tuned"),
-        false => (Block::Set, "settings as given"),
+    let has = |block: Block| views.iter().any(|view| view.block == block);
+    let (block, named) = match (has(Block::Tuned), has(Block::Published)) {
+        (true, _) => (Block::Tuned, "embedding tables tuned"),
+        (false, true) => (Block::Published, "learning rates searched"),
+        (false, false) => (Block::Set, "settings as given"),
     };
     let mut numbers = Vec::new();
     // A difference stands behind the number that it is of.

@@ -141,8 +141,9 @@ fn views<'a, T: Table>(
             for &budget in Budget::value_variants() {
                 for &arm in Arm::value_variants() {
                     let own = runs(results, (&row, block, budget, arm));
-                    // `init` chooses its scale by itself: there is nothing to tune.
-                    if own.is_empty() || (block == Block::Tuned && arm == Arm::Init) {
+                    // `init` chooses its scale by itself, and without tables there is none: nothing to tune.
+                    let tunable = T::HAS_EMBEDDING_TABLES && arm != Arm::Init;
+                    if own.is_empty() || (block == Block::Tuned && !tunable) {
                         continue;
                     }
                     let baseline = (&*row, block, Budget::Steps, Arm::Baseline);
@@ -222,15 +223,22 @@ fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
     );
     let rates: BTreeSet<String> =
         results.iter().map(|run| run.cell.learning_rate.to_string()).collect();
+    let set = match T::HAS_EMBEDDING_TABLES {
+        true => "Learning rates and embedding tables",
+        false => "Learning rates",
+    };
     let searched = results.iter().any(|run| run.cell.start != Block::Set);
     notes.push(match (searched, rates.len()) {
+        (true, _) if !T::HAS_EMBEDDING_TABLES => {
+            "The peak learning rate is searched for every arm alike, on a slice of the training data."
+                .to_string()
+        }
         (true, _) => "Embedding tables: published: they start at std 0.02 and learn at the peak rate; tuned: \
                       their std and learning rate are searched too. The peak learning rate is searched in both, \
                       for every arm alike, on a slice of the training data."
             .to_string(),
-        (false, 1) => "Learning rates and embedding tables as set: nothing was searched, all arms share them."
-            .to_string(),
-        (false, _) => "Learning rates and embedding tables as set, and not the same for all arms.".to_string(),
+        (false, 1) => format!("{set} as set: nothing was searched, all arms share them."),
+        (false, _) => format!("{set} as set, and not the same for all arms."),
     });
     let commits: BTreeSet<&str> = results.iter().map(|run| run.cell.commit.as_str()).collect();
     if commits.len() > 1 {

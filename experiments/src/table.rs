@@ -34,6 +34,9 @@ pub trait Table: Sized + 'static {
     /// The metric that a search goes by before the loss on the tuning slice, the higher the better.
     const SCORE: Option<&'static str> = None;
 
+    /// Whether any of its networks has embedding tables: without, a search is of learning rates alone.
+    const HAS_EMBEDDING_TABLES: bool = true;
+
     /// Whether its cells can start from a checkpoint.
     const TAKES_INIT: bool = false;
 
@@ -83,7 +86,7 @@ pub trait Table: Sized + 'static {
     /// Whether the network of a recipe has embedding tables in front of its first block: without, `init` has
     /// nothing to scale, and a search looks for learning rates alone.
     fn has_embedding_tables(_: &Self::Recipe) -> bool {
-        true
+        Self::HAS_EMBEDDING_TABLES
     }
 
     /// Where an arm acts unless the recipe says otherwise.

@@ -91,6 +91,8 @@ fn nuclei(row: Row) -> DetectionRecipe {
         anchor_samples: 256,
         region_samples: 64,
         proposals: 300,
+        // The same for all arms, and not searched.
+        shared: Shared { learning_rate: Some(1e-3), ..Shared::default() },
         ..shapes(row)
     }
 }
@@ -128,15 +130,14 @@ const ARMS: &[Arm] = &[Baseline, PerSequence, PooledCurrent];
 
 const GRID: Grid = Grid { learning_rates: &[1e-3, 2e-3, 4e-3], embeddings: &[(1.0, 0.02)] };
 
-/// A step on nuclei takes three times as long.
-const NUCLEI_GRID: Grid = Grid { learning_rates: &[1e-3, 2e-3], ..GRID };
-
 impl Table for Table2 {
     const NAME: &'static str = "table2-coco";
     const ABOUT: &'static str =
         "Detection of objects (Mask R-CNN on XCiT) with and without conditioned tokens";
     const TITLE: &'static str = "Table 2";
     const PAPER: &'static str = include_str!("paper.csv");
+    /// An XCiT has none: its positions are a function of the place.
+    const HAS_EMBEDDING_TABLES: bool = false;
     const TAKES_INIT: bool = true;
     const SCORE: Option<&'static str> = Some("tune_box_ap");
     const CURVE: Curve = Curve::Evaluation("tune_box_ap", "box AP on the tuning images, %");
@@ -159,7 +160,7 @@ impl Table for Table2 {
             },
             Preset {
                 seeds: 3,
-                ..Preset::new("nuclei", nuclei, &rows[..1], &[Baseline, PooledCurrent], NUCLEI_GRID)
+                ..Preset::new("nuclei", nuclei, &rows[..1], &[Baseline, PooledCurrent], GRID)
             },
             Preset::new("paper", paper, rows, ARMS, GRID),
         ]
@@ -178,11 +179,6 @@ impl Table for Table2 {
         }
         let needed = "--data DIR with COCO's annotations, train2017 and val2017; `plan` needs none";
         request.check_data(request.options.data.is_some(), &["smoke", "short"], needed)
-    }
-
-    /// An XCiT has no table: its positions are a function of the place.
-    fn has_embedding_tables(_: &DetectionRecipe) -> bool {
-        false
     }
 
     fn data(request: &Request<'_, Self>) -> Result<DetectionData> {
@@ -204,10 +200,9 @@ impl Table for Table2 {
     fn columns(_: &[Finished]) -> Vec<Column> {
         vec![
             column::model(),
-            column::start(),
             column::arm(false),
             column::strength(),
-            column::setting(),
+            column::learning_rate(),
             column::spread("box AP, %", "test_box_ap", 1).answer(),
             column::difference("Δ to baseline", "test_box_ap", 1),
             column::spread("box AP50", "test_box_ap50", 1),

@@ -174,7 +174,8 @@ pub fn read_backbone(
     for (name, var) in store.tensors() {
         let of_trunk = name.strip_prefix(BACKBONE).and_then(|name| name.strip_prefix('.'));
         if !of_trunk.is_some_and(|name| wanted.iter().any(|wanted| wanted == name)) {
-            found.insert(name, var.as_detached_tensor().copy()?);
+            let own = var.as_detached_tensor().copy()?;
+            found.entry(name).or_insert(own);
         }
     }
     store.assign(&path, found)?;

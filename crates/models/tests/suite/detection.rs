@@ -159,9 +159,10 @@ fn a_checkpoint_of_an_xcit_starts_the_backbone() {
     assert!(read > 50 && kept > 20, "{read} read, {kept} kept");
 
     let shallow = XcitConfig { depth: 2, ..config.clone() };
-    let error = timm::read_backbone(folder.path(), &shallow, &drawn()).unwrap_err().to_string();
-    assert!(error.contains("backbone.blocks.2"), "{error}");
     let wide = XcitConfig { width: 32, ..config };
-    let error = timm::read_backbone(folder.path(), &wide, &Store::new(0, DType::F32, &Device::Cpu));
-    assert!(error.unwrap_err().to_string().contains("backbone."));
+    for (other, word) in [(shallow, "backbone.blocks.2"), (wide, "backbone.")] {
+        let store = Store::new(0, DType::F32, &Device::Cpu);
+        let error = timm::read_backbone(folder.path(), &other, &store).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
