@@ -119,7 +119,6 @@ fn paper(row: Row) -> DetectionRecipe {
         // 500 steps of warm-up.
         training: Training { warmup: 0.002, ..Training::default() },
         shared: Shared { learning_rate: Some(1e-4), ..Shared::default() },
-        ..shapes(row)
     }
 }
 

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use support::{Binary, lines, results, stderr, text};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
+const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
 const TABLE3: Binary = Binary(env!("CARGO_BIN_EXE_table3-lra"));
 const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
@@ -324,6 +325,7 @@ fn committed_tables_are_those_of_the_committed_results() {
     let mut seen = 0;
     for (binary, folder) in [
         (TABLE1, "table1_imagenet"),
+        (TABLE2, "table2_coco"),
         (TABLE3, "table3_lra"),
         (TABLE4, "table4_glue"),
         (TABLE5, "table5_tinystories"),

@@ -87,7 +87,7 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
         let small =
             ["published=false", "epochs=1", "evaluations=1", "tune_images=1", "batch_size=1"];
         let mut arguments = vec!["--data", data, "--out", out, "--models", "xcit-s"];
-        arguments.extend(["--arms", "baseline,per-sequence", "--seeds", "1"]);
+        arguments.extend(["--arms", "baseline,pooled-current", "--seeds", "1"]);
         for setting in ["model=xcit-64-tiny"].iter().chain(&small) {
             arguments.extend(["--set", setting]);
         }
@@ -97,8 +97,11 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let table = TABLE2.success(&arguments);
     assert!(table.contains("cells, stand-in for COCO"), "{table}");
-    let run = out.join("xcit-s/baseline-set/seed100");
-    what_a_run_leaves_is_what_it_reports(&data, &run);
+    let run = |arm: &str| out.join(format!("xcit-s/{arm}-set/seed100"));
+    for arm in ["baseline", "pooled-current"] {
+        what_a_run_leaves_is_what_it_reports(&data, &run(arm));
+    }
+    let run = run("pooled-current");
     let page = text(&out.join("report.html"));
     assert_eq!(page.matches("data:image/png;base64,").count(), 2, "a sheet for each arm");
     detections_are_drawn_and_written(&data, &run, &root.path().join("found"));
@@ -115,6 +118,17 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
 
 /// The results in the folder of a run give the AP of its summary, and its sheet is a picture.
 fn what_a_run_leaves_is_what_it_reports(data: &Path, run: &Path) {
+    // The weights that are kept find the same, to the bit.
+    let (found, image) = (run.join("found"), data.join("images/2.png"));
+    let [model, out, image] = [run, &found, &image].map(|path| path.to_str().unwrap());
+    DETECT.success(&["--model", model, "--out", out, image]);
+    let category = [Category { id: 7, name: "cell".into() }];
+    let boxes = |folder: &Path| -> Vec<_> {
+        let found = read_detections(&folder.join("boxes.json"), &category).unwrap();
+        found.into_iter().map(|found| (found.score, found.bbox)).collect()
+    };
+    assert!(!boxes(run).is_empty());
+    assert_eq!(boxes(run), boxes(&found));
     let test =
         CocoSet::read(&data.join("coco.json"), &data.join("images"), Some("val"), false).unwrap();
     let (id, objects) = test.objects(0).unwrap();

@@ -139,6 +139,21 @@ impl ObjectDetection {
     }
 }
 
+impl ObjectDetection {
+    /// A model over weights, with running averages of its conditioning over training images as they are.
+    fn recalibrated(&self, weights: VarBuilder<'static>) -> Result<MaskRcnn, TaskError> {
+        let model = MaskRcnn::new(&self.backbone, &self.detector, weights)?;
+        let batches = self.recalibration.epoch(0).take(RECALIBRATION_BATCHES);
+        let mut tokens = batches.map(|batch| {
+            let DetectionBatch { images, targets } = batch.map_err(candle_core::Error::wrap)?;
+            model.conditioned_tokens(&images, &sizes(&targets))
+        });
+        model.recalibrate(&mut tokens)?;
+        drop(tokens);
+        Ok(model)
+    }
+}
+
 /// What the model learns from the objects of an image; crowds are no objects.
 fn target(target: &DetectionTarget) -> Target {
     let objects = (0..target.boxes.len()).filter(|&i| !target.crowd[i]);
@@ -235,13 +250,7 @@ impl Task for ObjectDetection {
 
     /// Loss, AP of boxes and masks on the tuning images and kappa of the tokens; at the end also the test.
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
-        let model = MaskRcnn::new(&self.backbone, &self.detector, weights)?;
-        let batches = self.recalibration.epoch(0).take(RECALIBRATION_BATCHES);
-        let mut tokens = batches.map(|batch| {
-            let DetectionBatch { images, targets } = batch.map_err(candle_core::Error::wrap)?;
-            model.conditioned_tokens(&images, &sizes(&targets))
-        });
-        model.recalibrate(&mut tokens)?;
+        let model = self.recalibrated(weights)?;
         let mut metrics = Metrics::new();
         self.tune.judge("tune", &model, &mut metrics)?;
         if let Some(test) = self.test.as_ref().filter(|_| last) {
@@ -262,7 +271,8 @@ impl CellTask for ObjectDetection {
     /// what is found.
     fn extras(&self, _: &RunConfig, run: &Run, store: &Store) -> Result<Extras> {
         let Some(test) = &self.test else { return Ok(Extras::default()) };
-        let model = MaskRcnn::new(&self.backbone, &self.detector, store.frozen()?)?;
+        // In the store itself, so that the weights that are kept are those that are reported.
+        let model = self.recalibrated(store.builder()).map_err(boxed)?;
         let (_, detections) = test.look(&model).map_err(boxed)?;
         let categories = test.loader.categories();
         for (file, kind) in [(BOXES, DetectionKind::Boxes), (MASKS, DetectionKind::Masks)] {
