@@ -74,7 +74,7 @@ fn smoke(row: Row) -> DetectionRecipe {
     }
 }
 
-/// Nuclei of 256 x 256 pixels (334 images of the Data Science Bowl 2018): half an hour.
+/// Nuclei of 256 x 256 pixels (334 images of the Data Science Bowl 2018): 20 minutes.
 fn nuclei(row: Row) -> DetectionRecipe {
     let model = match row {
         Row::XcitS => "xcit-256",
