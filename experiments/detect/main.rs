@@ -10,8 +10,7 @@ use clap::Parser;
 use conditioned_data::{Category, Detection, DetectionKind, Example, ExampleSet, write_detections};
 use conditioned_nn::store::write_atomic;
 use conditioned_report::pictures::png;
-use experiments::allocator::keep_memory;
-use experiments::cli::print;
+use experiments::cli::{print, program};
 use experiments::detector::Detector;
 use experiments::pictures::{LEAST_SCORE, found};
 use experiments::task::detection::{BOXES, MASKS};
@@ -42,24 +41,25 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    keep_memory();
-    sigpipe::reset();
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program(|| run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
     let Options { model, images, out, score } = options;
     ensure!((0.0..=1.0).contains(score), "--score {score}: must be in [0, 1]");
     let pictures = names(images)?;
+    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    for (file, picture) in images.iter().zip(&pictures) {
+        let same = out.join(picture).canonicalize().ok() == file.canonicalize().ok();
+        ensure!(
+            !(file.exists() && same),
+            "--out {}: the picture of {} would replace it; choose another",
+            out.display(),
+            file.display()
+        );
+    }
     let detector = Detector::open(model)?;
     let categories = detector.categories();
-    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
 
     let (mut all, mut entries) = (Vec::new(), Vec::new());
     for ((file, picture), id) in images.iter().zip(&pictures).zip(1..) {
@@ -67,7 +67,7 @@ fn run(options: &Options) -> Result<()> {
         let image = ExampleSet::new(vec![example.clone()], categories.to_vec())?;
         let detections =
             detector.find(Arc::new(image)).with_context(|| file.display().to_string())?;
-        let drawn = found("", &example, &detections, categories, *score)?;
+        let drawn = found(&example, &detections, categories, *score)?;
         let path = out.join(picture);
         write_atomic(&path, &png(&drawn.draw(drawn.zoom(PIXELS))?)?)
             .with_context(|| path.display().to_string())?;

@@ -11,8 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use conditioned_report::html::{self, Page, Section};
-use experiments::allocator::keep_memory;
-use experiments::cli::print;
+use experiments::cli::{print, program};
 use experiments::report::PAGE;
 
 use crate::subject::Subject;
@@ -36,15 +35,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    keep_memory();
-    sigpipe::reset();
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program(|| run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {

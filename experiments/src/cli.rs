@@ -173,6 +173,13 @@ fn work<T: Table>(folder: &Path, work: fn(&Folder) -> Result<ExitCode>) -> ExitC
     done.unwrap_or_else(|error| failed(&error))
 }
 
+/// The main function of a program that is no table: its memory, its pipes, its end.
+pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
+    keep_memory();
+    sigpipe::reset();
+    run().map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
 /// The end of a process that failed: what is wrong, on standard error, whatever `RUST_LOG` says.
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 use conditioned_data::{
     Category, Detection, DetectionBatch, DetectionLoader, DetectionLoaderConfig, DetectionTarget,
@@ -84,12 +84,17 @@ impl Detector {
     pub fn find(&self, images: Arc<dyn Examples>) -> Result<Vec<Detection>> {
         let images =
             DetectionLoader::new(images, self.config.clone(), &normalisation(), &self.device)?;
-        let mut detections = Vec::new();
-        for batch in images.epoch(0) {
-            detections.extend(found(&self.model, &batch?).context("detection")?);
-        }
-        Ok(detections)
+        found_in_all(&self.model, &images)
     }
+}
+
+/// What a model finds in all images of a loader.
+pub(crate) fn found_in_all(model: &MaskRcnn, images: &DetectionLoader) -> Result<Vec<Detection>> {
+    let mut detections = Vec::new();
+    for batch in images.epoch(0) {
+        detections.extend(found(model, &batch?)?);
+    }
+    Ok(detections)
 }
 
 /// What a model finds in the images of a batch, in pixels of the images as they were.

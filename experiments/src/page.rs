@@ -14,7 +14,7 @@ use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::column::{Column, RowView};
 use crate::results::Finished;
-use crate::run::folder::{self, PICTURES};
+use crate::run::folder::{self, Folder, PICTURES};
 use crate::search::Block;
 use crate::table::Table;
 
@@ -38,8 +38,16 @@ pub fn page<T: Table>(
     // One configuration stands for the others of its row: they differ in what the runs above say.
     let mut configurations: BTreeMap<String, String> = BTreeMap::new();
     let mut environments: Vec<String> = Vec::new();
+    // The first run of a row, stage, arm and setting stands for its other seeds.
+    let mut drawn: BTreeMap<_, Option<Section>> = BTreeMap::new();
     for folder in folder::find(out)? {
         let config = folder.config()?;
+        let cell = &config.cell;
+        let kind =
+            (cell.row.clone(), config.stage.clone(), cell.arm.to_string(), cell.start.to_string());
+        if let Entry::Vacant(new) = drawn.entry(kind) {
+            new.insert(pictures(&folder, &config.name())?);
+        }
         let name =
             config.stage.iter().fold(config.cell.row.clone(), |row, stage| row + " " + stage);
         if let Entry::Vacant(new) = configurations.entry(name) {
@@ -53,7 +61,7 @@ pub fn page<T: Table>(
             }
         }
     }
-    sections.splice(0..0, pictures(out)?);
+    sections.splice(0..0, drawn.into_values().flatten());
     for (name, configuration) in configurations {
         sections
             .push(text(&format!("Configuration: {name}, as all its runs have it"), configuration));
@@ -119,25 +127,15 @@ fn verdict(differences: impl Iterator<Item = Sample>) -> Option<String> {
     })
 }
 
-/// What the runs of a folder drew: of each row, stage and arm the first.
-fn pictures(out: &Path) -> Result<Vec<Section>> {
-    let mut sections: BTreeMap<_, Section> = BTreeMap::new();
-    for folder in folder::find(out)? {
-        let path = folder.path().join(PICTURES);
-        if !path.is_file() {
-            continue;
-        }
-        let config = folder.config()?;
-        let (name, cell) = (config.name(), config.cell);
-        let kind = (cell.row, config.stage, cell.arm.to_string(), cell.start.to_string());
-        if let Entry::Vacant(new) = sections.entry(kind) {
-            let png = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            let heading = format!("What {name} finds");
-            let text = format!("Tuning images with objects, at the end of {name}.");
-            new.insert(Section { heading, body: Body::Picture { png, text } });
-        }
+/// What a run found in images, where it drew it.
+fn pictures(folder: &Folder, name: &str) -> Result<Option<Section>> {
+    let path = folder.path().join(PICTURES);
+    if !path.is_file() {
+        return Ok(None);
     }
-    Ok(sections.into_values().collect())
+    let png = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let text = "Tuning images, each with the truth and with what was found.".to_string();
+    Ok(Some(Section { heading: format!("What {name} finds"), body: Body::Picture { png, text } }))
 }
 
 /// Every run with the setting that it had.

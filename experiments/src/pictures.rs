@@ -12,11 +12,12 @@ pub const LEAST_SCORE: f64 = 0.5;
 ///
 /// # Errors
 /// When it has another number of pixels than it says.
-pub fn truth(title: &str, example: &Example, categories: &[Category]) -> Result<Picture> {
+pub fn truth(example: &Example, categories: &[Category]) -> Result<Picture> {
     let object = |instance: &Instance| {
         let label = categories[instance.category].name.clone();
         object(instance.bbox, Some(&instance.mask), label, instance.category)
     };
+    let title = format!("image {}, the truth", example.id);
     picture(title, example, example.instances.iter().map(object).collect())
 }
 
@@ -25,7 +26,6 @@ pub fn truth(title: &str, example: &Example, categories: &[Category]) -> Result<
 /// # Errors
 /// When it has another number of pixels than it says.
 pub fn found(
-    title: &str,
     example: &Example,
     detections: &[Detection],
     categories: &[Category],
@@ -40,14 +40,15 @@ pub fn found(
         let label = format!("{} {:.2}", categories[found.category].name, found.score);
         object(found.bbox, found.mask.as_ref(), label, found.category)
     };
+    let title = format!("image {}, found with a score of {least} or more", example.id);
     picture(title, example, drawn.into_iter().map(object).collect())
 }
 
-fn picture(title: &str, example: &Example, objects: Vec<Object>) -> Result<Picture> {
+fn picture(title: String, example: &Example, objects: Vec<Object>) -> Result<Picture> {
     let Example { height, width, pixels, .. } = example;
     let image = RgbImage::from_raw(*width as u32, *height as u32, pixels.clone());
     let image = image.with_context(|| format!("image {}: too few pixels", example.id))?;
-    Ok(Picture { title: title.to_string(), image, objects })
+    Ok(Picture { title, image, objects })
 }
 
 fn object([x, y, w, h]: [f64; 4], mask: Option<&Rle>, label: String, group: usize) -> Object {

@@ -178,6 +178,7 @@ fn detections_are_drawn_and_written(data: &Path, run: &Path, out: &Path) {
 
     for (arguments, word) in [
         (vec!["--model", run, first, first], "both pictures would be 0.png"),
+        (vec!["--model", run, "--out", data.to_str().unwrap(), wide], "would replace it"),
         (vec!["--model", out.to_str().unwrap(), first], "not the folder of a run"),
         (vec!["--model", run, "--score", "2", first], "--score 2"),
         (vec!["--model", run, "none.png"], "none.png"),

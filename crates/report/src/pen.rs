@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use image::ImageEncoder;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -36,11 +37,16 @@ pub(crate) fn save_png(
     let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
     draw(&area, f64::from(PNG_SCALE))?;
     drop(area);
+    write_bytes(&path.with_extension("png"), &encoded(&pixels, (width, height))?)
+}
+
+/// Pixels of red, green and blue as a PNG file.
+pub(crate) fn encoded(pixels: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>> {
     let mut png = Vec::new();
-    image::codecs::png::PngEncoder::new(&mut png)
-        .write_image(&pixels, width, height, image::ExtendedColorType::Rgb8)
+    PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
+        .write_image(pixels, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| Error::Draw(error.to_string()))?;
-    write_bytes(&path.with_extension("png"), &png)
+    Ok(png)
 }
 
 /// The width of a text.

@@ -18,7 +18,7 @@ use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
-use crate::detector::{found, normalisation, sizes};
+use crate::detector::{found, found_in_all, normalisation, sizes};
 use crate::job::{CellTask, Extras};
 use crate::kappa;
 use crate::pictures::{self, LEAST_SCORE};
@@ -137,9 +137,7 @@ impl ObjectDetection {
             },
         })
     }
-}
 
-impl ObjectDetection {
     /// A model over weights, with running averages of its conditioning over training images as they are.
     fn recalibrated(&self, weights: VarBuilder<'static>) -> Result<MaskRcnn, TaskError> {
         let model = MaskRcnn::new(&self.backbone, &self.detector, weights)?;
@@ -183,31 +181,23 @@ impl Scored {
     }
 
     /// The first images, each twice: with the truth, and with what is found.
-    fn pictures(&self, model: &MaskRcnn) -> Result<Vec<Vec<Picture>>, TaskError> {
-        let mut drawn = Vec::new();
+    fn pictures(&self, model: &MaskRcnn) -> Result<Vec<Picture>> {
+        let (mut seen, mut detections) = (0, Vec::new());
         for batch in self.loader.epoch(0) {
             let batch = batch?;
-            let detections = found(model, &batch)?;
-            for _ in &batch.targets {
-                let example = self.images.example(drawn.len() / 2)?;
-                let (id, categories) = (example.id, self.loader.categories());
-                let truth = format!("image {id}, the truth");
-                let found = format!("image {id}, found with a score of {LEAST_SCORE} or more");
-                drawn.push(pictures::truth(&truth, &example, categories)?);
-                drawn.push(pictures::found(
-                    &found,
-                    &example,
-                    &detections,
-                    categories,
-                    LEAST_SCORE,
-                )?);
-            }
-            if drawn.len() >= 2 * DRAWN {
+            seen += batch.targets.len();
+            detections.extend(found(model, &batch)?);
+            if seen >= DRAWN {
                 break;
             }
         }
-        drawn.truncate(2 * DRAWN);
-        Ok(drawn.chunks(IN_ROW).map(<[Picture]>::to_vec).collect())
+        let (mut drawn, categories) = (Vec::new(), self.loader.categories());
+        for index in 0..seen.min(DRAWN) {
+            let example = self.images.example(index)?;
+            drawn.push(pictures::truth(&example, categories)?);
+            drawn.push(pictures::found(&example, &detections, categories, LEAST_SCORE)?);
+        }
+        Ok(drawn)
     }
 
     /// Adds loss, and AP, AP50 and AP75 of boxes and masks in %.
@@ -273,13 +263,13 @@ impl CellTask for ObjectDetection {
         let Some(test) = &self.test else { return Ok(Extras::default()) };
         // In the store itself, so that the weights that are kept are those that are reported.
         let model = self.recalibrated(store.builder()).map_err(boxed)?;
-        let (_, detections) = test.look(&model).map_err(boxed)?;
+        let detections = found_in_all(&model, &test.loader)?;
         let categories = test.loader.categories();
         for (file, kind) in [(BOXES, DetectionKind::Boxes), (MASKS, DetectionKind::Masks)] {
             write_detections(&run.folder.join(file), &detections, categories, kind)?;
         }
-        let rows = self.tune.pictures(&model).map_err(boxed)?;
-        write_atomic(&run.folder.join(PICTURES), &png(&sheet(&rows, PIXELS)?)?)?;
+        let sheet = sheet(&self.tune.pictures(&model)?, IN_ROW, PIXELS)?;
+        write_atomic(&run.folder.join(PICTURES), &png(&sheet)?)?;
         Ok(Extras::default())
     }
 }

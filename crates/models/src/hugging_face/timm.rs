@@ -165,15 +165,12 @@ pub fn read_backbone(
     let of_classes = |name: &String| OF_CLASSES.iter().any(|start| name.starts_with(start));
     let unused = tensors.extract_if(.., |name, _| of_classes(name)).map(|(name, _)| name).collect();
     Trunk::new(config, &store.builder().pp(BACKBONE))?;
-    let own = Store::new(0, DType::F32, &Device::Cpu);
-    Trunk::new(config, &own.builder())?;
-    let own = own.tensors().into_iter().map(|(name, _)| name);
-    let wanted: Vec<String> = own.filter(|name| !weights::is_state(name)).collect();
+    let trunk = Store::new(0, DType::F32, &Device::Cpu);
+    Trunk::new(config, &trunk.builder().pp(BACKBONE))?;
     let mut found: BTreeMap<String, Tensor> =
         tensors.into_iter().map(|(name, tensor)| (format!("{BACKBONE}.{name}"), tensor)).collect();
     for (name, var) in store.tensors() {
-        let of_trunk = name.strip_prefix(BACKBONE).and_then(|name| name.strip_prefix('.'));
-        if !of_trunk.is_some_and(|name| wanted.iter().any(|wanted| wanted == name)) {
+        if trunk.get(&name).is_none() || weights::is_state(&name) {
             let own = var.as_detached_tensor().copy()?;
             found.entry(name).or_insert(own);
         }
