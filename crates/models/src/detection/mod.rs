@@ -26,6 +26,8 @@ mod matching;
 mod nms;
 mod regions;
 mod rpn;
+#[cfg(test)]
+mod torchvision;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
