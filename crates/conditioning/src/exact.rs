@@ -125,16 +125,31 @@ impl Basis {
 pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let G = gram(X, 1.0);
-    if let Some((L, spectral_norm)) = inverse_root(G.as_ref(), LOST) {
+    if let Some((L, spectral_norm)) = inverse_root_of_rows(X)? {
         matmul(Y, Accum::Add, &L, X, t * spectral_norm, Par::Seq);
-        return Ok(());
-    }
-    let basis = Basis::of_rows(X, G.as_ref())?;
-    if let Some(L) = basis.inverse_root(TAU) {
-        matmul(Y, Accum::Add, &L, X, t * basis.spectral_norm(), Par::Seq);
     }
     Ok(())
+}
+
+/// Sets Y to U f(S) V^T, X: (N, d); to zero for X = 0.
+pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result<()> {
+    let wide = X.nrows() <= X.ncols();
+    let (X, mut Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
+    match inverse_root_of_rows(X)? {
+        Some((L, _)) => matmul(Y, Accum::Replace, &L, X, 1.0, Par::Seq),
+        None => Y.fill(0.0),
+    }
+    Ok(())
+}
+
+/// L of X: (k, m) with k <= m, and sigma_1; `None` for zero.
+fn inverse_root_of_rows(X: MatRef<'_, f64>) -> Result<Option<(Mat<f64>, f64)>> {
+    let G = gram(X, 1.0);
+    if let Some(found) = inverse_root(G.as_ref(), LOST) {
+        return Ok(Some(found));
+    }
+    let basis = Basis::of_rows(X, G.as_ref())?;
+    Ok(basis.inverse_root(TAU).map(|L| (L, basis.spectral_norm())))
 }
 
 /// L = E diag(1 / max(sigma_i, floor sigma_1)) E^T of a Gram matrix alone, and sigma_1; `None` for

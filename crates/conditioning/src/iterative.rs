@@ -40,17 +40,38 @@ pub(crate) fn conditioned(
     if x.elem_count() == 0 {
         return Ok(x.clone());
     }
-    let top = rows.top(Estimate::Above)?; // (B, 1, 1)
-    let P = polar(&rows.values.broadcast_div(&(&top + 1e-30)?)?, tolerance)?;
-    let C = P.broadcast_mul(&((top * rows.scale)? * t)?)?;
-    let [.., n, d] = *x.dims() else { return Ok(x.clone()) };
-    let C = if n <= d { C } else { C.t()?.contiguous()? };
-    let y = (x.to_dtype(dtype)? + C.reshape(x.shape())?)?;
+    let (P, top) = polar_of(&rows, tolerance)?;
+    let C = as_stored(P.broadcast_mul(&((top * rows.scale)? * t)?)?, x)?;
+    let y = (x.to_dtype(dtype)? + C)?;
     let y = restore(&y, x, mask)?;
     if x.device().is_cpu() {
         each_block("conditioned x", &y, &Layout::sequences(&y, mask)?, |_| Ok(()))?;
     }
     Ok(y)
+}
+
+/// U V^T of every matrix, on the device of x: (B, N, d) or (N, d).
+pub(crate) fn polar_factor(x: &Tensor, tolerance: f64) -> Result<Tensor> {
+    let rows = Rows::new(x, None, working_dtype(x)?)?;
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let (P, _) = polar_of(&rows, tolerance)?;
+    Ok(as_stored(P, x)?.to_dtype(x.dtype())?)
+}
+
+/// U V^T of the rows, (B, k, m), and a bound from above on their sigma_1, (B, 1, 1).
+fn polar_of(rows: &Rows, tolerance: f64) -> Result<(Tensor, Tensor)> {
+    let top = rows.top(Estimate::Above)?;
+    let P = polar(&rows.values.broadcast_div(&(&top + 1e-30)?)?, tolerance)?;
+    Ok((P, top))
+}
+
+/// A matrix with its small side first in the shape of x.
+fn as_stored(P: Tensor, x: &Tensor) -> Result<Tensor> {
+    let wide = matches!(x.dims(), [.., n, d] if n <= d);
+    let P = if wide { P } else { P.t()?.contiguous()? };
+    Ok(P.reshape(x.shape())?)
 }
 
 /// The values of a tensor on the host.

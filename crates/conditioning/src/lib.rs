@@ -60,7 +60,7 @@
 //! | Y = (X - mu) / sqrt(v + eps) | [`Standardise`] |
 //! | sigma_i, kappa, rank | [`spectra`], [`condition_number`], [`effective_condition_number`] |
 //! | sigma_1 by products alone | [`spectral_norm`] |
-//! | U V^T, exact or iterative | [`Polar`] |
+//! | U V^T, exact or iterative | [`orthogonalise`], [`Polar`] |
 //! | W (I + t sigma_1 (W^T W)^(-1/2)) | [`ConditionedTable`] |
 //! | f^2 = tr(M G M) / tr(G) | [`Pooled::norm_matched_scale`] |
 //! | G = sum of W_k^T W_k / V_k, before the first batch | [`Pooled::start_from_tables`] |
@@ -117,6 +117,7 @@ mod iterative;
 mod map;
 mod norm_matched;
 mod op;
+mod orthogonal;
 mod polar;
 mod pooled;
 mod pooled_config;
@@ -137,6 +138,7 @@ pub use correction::Gradient;
 pub use error::{Error, Result};
 pub use exact::TAU;
 pub use norm_matched::NormMatched;
+pub use orthogonal::orthogonalise;
 pub use polar::{Polar, TOLERANCE};
 pub use pooled::Pooled;
 pub use pooled_config::{POOLED_FLOOR, PooledConfig, Source};

@@ -74,6 +74,7 @@
 //! | [`plan`] | the steps that follow from them |
 //! | [`run`] | where a run lives, how it is watched, what comes out |
 //! | [`adamw`], [`groups`], [`schedule`], [`clip`], [`accumulate`](mod@accumulate) | one optimiser step |
+//! | [`muon`] | the optimiser that orthogonalises its updates, to be called by a loop of one's own |
 //! | [`coverage`] | every parameter has a gradient |
 //! | [`ema`] | the moving average of the parameters |
 //! | [`record`] | `metrics.jsonl` |
@@ -91,6 +92,7 @@ pub mod error;
 mod finite;
 pub mod fit;
 pub mod groups;
+pub mod muon;
 pub mod plan;
 pub mod record;
 pub mod run;
@@ -110,6 +112,7 @@ pub use ema::Ema;
 pub use error::{Result, TrainError};
 pub use fit::fit;
 pub use groups::{Group, GroupRule};
+pub use muon::{Muon, MuonConfig, UpdateScale};
 pub use plan::Plan;
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};

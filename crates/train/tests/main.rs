@@ -12,6 +12,7 @@ mod ema;
 mod fit;
 mod gradient;
 mod length;
+mod muon;
 mod parity;
 mod plan;
 mod record;

@@ -9,6 +9,7 @@ mod controls;
 mod gradients;
 mod identities;
 mod inputs;
+mod orthogonal;
 #[path = "../parity/mod.rs"]
 mod parity;
 mod polar;

@@ -1,0 +1,226 @@
+//! Muon: momentum whose matrices are orthogonalised before they are applied.
+
+use candle_conditioning::{Polar, orthogonalise};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::groups::{self, Group};
+
+/// How long an update is: what U V^T of a matrix (m, n) is multiplied by beside the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateScale {
+    /// sqrt(max(1, m / n)), of Jordan et al.; `"original"` in torch. Rates are near 0.02.
+    #[default]
+    Original,
+    /// 0.2 sqrt(max(m, n)), of Liu et al. 2025 (arXiv:2502.16982): entries as large as those of AdamW's
+    /// updates, so that its rates and decays can be kept; `"match_rms_adamw"` in torch.
+    MatchAdamw,
+}
+
+impl UpdateScale {
+    fn factor(self, rows: usize, columns: usize) -> f64 {
+        let (m, n) = (rows as f64, columns as f64);
+        match self {
+            Self::Original => (m / n).max(1.0).sqrt(),
+            Self::MatchAdamw => 0.2 * m.max(n).sqrt(),
+        }
+    }
+}
+
+/// The settings of [`Muon`]; momentum, Nesterov's form and scale are PyTorch's by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MuonConfig {
+    /// Decay of the momentum, in [0, 1).
+    pub momentum: f64,
+    /// Whether the update looks one step ahead (Nesterov).
+    pub nesterov: bool,
+    /// How long an update is.
+    pub scale: UpdateScale,
+    /// The way to U V^T; the same code as that of conditioned tokens.
+    pub polar: Polar,
+}
+
+impl Default for MuonConfig {
+    fn default() -> Self {
+        let (scale, polar) = (UpdateScale::Original, Polar::Automatic);
+        Self { momentum: 0.95, nesterov: true, scale, polar }
+    }
+}
+
+impl MuonConfig {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// When the momentum lies outside [0, 1).
+    pub fn validate(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.momentum) {
+            let reason = format!("must lie in [0, 1), is {}", self.momentum);
+            return Err(TrainError::Config { field: "muon.momentum", reason });
+        }
+        Ok(())
+    }
+}
+
+/// Muon (Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon>), in the arithmetic of
+/// `torch.optim.Muon`, for the matrices of hidden layers; tables, heads and vectors are AdamW's.
+///
+/// For gradient `g` (times the clipping factor), momentum `mu`, rate `r` and decay `w` of the
+/// parameter's group, and the factor `f` of [`UpdateScale`]:
+///
+/// ```text
+/// b     <- mu b + (1 - mu) g
+/// u     =  mu b + (1 - mu) g    (without Nesterov u = b)
+/// theta <- (1 - r w) theta - r f U V^T,   u = U S V^T
+/// ```
+///
+/// PyTorch takes five Newton-Schulz steps in bf16, which leave singular values between 0.7 and 1.2;
+/// here they are 1, to the precision of [`Polar`]. Directions without gradient stay without update.
+/// The matrix of a convolution's kernel (out, in, height, width) is (out, in height width).
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use conditioned_train::{Group, Muon, MuonConfig};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let weight = Var::new(&[[3f32, 1.0], [1.0, 2.0], [0.0, 1.0]], &Device::Cpu)?;
+/// let parameters = [("weight".to_string(), weight.clone())];
+/// let groups = [Group { names: vec!["weight".to_string()], weight_decay: 0.0, rate: 1.0 }];
+/// let mut muon = Muon::new(&parameters, &groups, MuonConfig::default())?;
+/// for step in 0..200 {
+///     let loss = weight.sqr()?.sum_all()?;
+///     muon.step(&loss.backward()?, 0.05 * (1.0 - f64::from(step) / 200.0), 1.0)?;
+/// }
+/// assert!(weight.sqr()?.sum_all()?.to_scalar::<f32>()? < 1e-2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Muon {
+    slots: Vec<Slot>,
+    config: MuonConfig,
+    steps: usize,
+}
+
+/// One parameter with what belongs to it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    weight_decay: f64,
+    rate: f64,
+    /// The running mean of its gradients, (m, n).
+    momentum: Tensor,
+}
+
+impl Muon {
+    /// An optimiser at step 0.
+    ///
+    /// # Errors
+    /// When the groups do not hold every parameter exactly once, or a parameter is no matrix, or
+    /// neither f32 nor f64.
+    pub fn new(parameters: &[(String, Var)], groups: &[Group], config: MuonConfig) -> Result<Self> {
+        config.validate()?;
+        let assigned = groups::assign(parameters, groups)?;
+        let mut slots = Vec::with_capacity(parameters.len());
+        for ((name, var), group) in parameters.iter().zip(assigned) {
+            let reason = match (var.rank(), var.dtype()) {
+                (0 | 1, _) => "is no matrix: give it to AdamW".to_string(),
+                (_, DType::F32 | DType::F64) => String::new(),
+                (_, dtype) => format!("is {dtype:?}, Muon needs f32 or f64"),
+            };
+            if !reason.is_empty() {
+                let reason = format!("`{name}` {reason}");
+                return Err(TrainError::Config { field: "muon.parameters", reason });
+            }
+            slots.push(Slot {
+                name: name.clone(),
+                var: var.clone(),
+                weight_decay: groups[group].weight_decay,
+                rate: groups[group].rate,
+                momentum: var.zeros_like()?.flatten_from(1)?,
+            });
+        }
+        Ok(Self { slots, config, steps: 0 })
+    }
+
+    /// Steps done so far.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// One step along `scale * grads` at the scheduled `rate`.
+    ///
+    /// The direction of an update does not depend on the length of the gradient, so clipping acts
+    /// through the momentum alone: a clipped step counts for less in the mean.
+    ///
+    /// # Errors
+    /// Names a parameter that has no gradient, in which case nothing has moved; when a gradient is not
+    /// finite.
+    pub fn step(&mut self, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
+        let missing = self.slots.iter().filter(|slot| grads.get(&slot.var).is_none());
+        let names: Vec<String> = missing.map(|slot| slot.name.clone()).collect();
+        if !names.is_empty() {
+            return Err(TrainError::MissingGradients { names, total: self.slots.len() });
+        }
+        self.steps += 1;
+        let config = &self.config;
+        // Every matrix is decomposed by one thread, so bits do not depend on their number.
+        self.slots.par_iter_mut().try_for_each(|slot| match grads.get(&slot.var) {
+            Some(grad) => slot.step(grad, rate, scale, config),
+            None => Ok(()),
+        })
+    }
+
+    /// The state to save, beside [`Muon::steps`]: `<name>.momentum_buffer` in the shape of the
+    /// parameter.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let tensor = |slot: &Slot| {
+            let momentum = slot.momentum.reshape(slot.var.shape())?;
+            Ok((format!("{}.momentum_buffer", slot.name), momentum))
+        };
+        self.slots.iter().map(tensor).collect()
+    }
+
+    /// Continues from a saved state: `take` gives the tensor of a name, in the shape of the second
+    /// argument.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn load(
+        &mut self,
+        steps: usize,
+        mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
+        for slot in &mut self.slots {
+            let momentum = take(&format!("{}.momentum_buffer", slot.name), &slot.var)?;
+            slot.momentum = momentum.to_device(slot.var.device())?.flatten_from(1)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn step(&mut self, grad: &Tensor, rate: f64, scale: f64, config: &MuonConfig) -> Result<()> {
+        let MuonConfig { momentum: mu, nesterov, scale: length, polar } = config;
+        let rate = rate * self.rate;
+        let fresh = (grad.detach().flatten_from(1)? * (scale * (1.0 - mu)))?;
+        self.momentum = ((&self.momentum * *mu)? + &fresh)?;
+        let ahead =
+            if *nesterov { ((&self.momentum * *mu)? + fresh)? } else { self.momentum.clone() };
+        let direction = orthogonalise(&ahead, *polar).map_err(candle_core::Error::from)?;
+        let (rows, columns) = direction.dims2()?;
+        let update = (direction * (rate * length.factor(rows, columns)))?;
+        let kept = (self.var.as_detached_tensor() * (1.0 - rate * self.weight_decay))?;
+        self.var.set(&(kept - update.reshape(self.var.shape())?)?)?;
+        Ok(())
+    }
+}
