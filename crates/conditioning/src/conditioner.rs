@@ -118,7 +118,7 @@ impl Conditioner {
         if self.strength == 0.0 {
             return Ok(x.clone());
         }
-        let values = match self.way(x) {
+        let values = match self.polar.way(x) {
             Polar::Iterative { tolerance } => {
                 let y = iterative::conditioned(x, mask, self.strength, tolerance)?;
                 if self.gradient == Gradient::Detached {
@@ -134,13 +134,6 @@ impl Conditioner {
             Gradient::Full => Backward::Correction { t: self.strength, mask: mask.cloned() },
         };
         attach(x, values, backward)
-    }
-
-    fn way(&self, x: &Tensor) -> Polar {
-        match (self.polar, x.dims()) {
-            (Polar::Automatic, [.., n, d]) => Polar::choose(*n, *d, x.device()),
-            (polar, _) => polar,
-        }
     }
 }
 

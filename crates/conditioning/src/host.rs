@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
 use faer::{Mat, MatRef};
 use rayon::prelude::*;
@@ -161,6 +162,12 @@ pub(crate) fn matrix(name: &'static str, x: &Tensor) -> Result<Mat<f64>> {
     each_block(name, x, &Layout::rows(x, None, n)?, |_| Ok(()))?;
     let values: Vec<f64> = on_host(x)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
     Ok(MatRef::from_row_major_slice(&values, n, d).to_owned())
+}
+
+/// A tensor like x, on its device, of values on the host.
+pub(crate) fn from_host(values: CpuStorage, x: &Tensor) -> candle_core::Result<Tensor> {
+    let y = Tensor::from_storage(Storage::Cpu(values), x.shape(), BackpropOp::none(), false);
+    y.to_device(x.device())
 }
 
 /// The tensor without its graph, contiguous, on the CPU; no copy if it is so already.

@@ -3,14 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Storage, Tensor,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
 use faer::Mat;
 
 use crate::Result;
 use crate::correction::full_gradient;
+use crate::host::from_host;
 use crate::product::product;
 
 /// How the graph continues behind a result that was computed on the host.
@@ -75,7 +73,6 @@ impl CustomOp1 for Computed {
             Backward::Correction { t, mask } => full_gradient(x, G, mask.as_ref(), *t)?,
             Backward::Product { M, mask } => product("gradient", G, mask.as_ref(), M)?,
         };
-        let D = Tensor::from_storage(Storage::Cpu(values), G.shape(), BackpropOp::none(), false);
-        Ok(Some(D.to_device(x.device())?))
+        Ok(Some(from_host(values, x)?))
     }
 }

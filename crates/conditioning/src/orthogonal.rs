@@ -1,10 +1,10 @@
 //! The polar factor itself: U V^T of a matrix, which Muon takes for its update.
 
-use candle_core::{CpuStorage, Storage, Tensor};
+use candle_core::Tensor;
 use faer::MatMut;
 
 use crate::blocks::Layout;
-use crate::host::map_blocks;
+use crate::host::{from_host, map_blocks};
 use crate::{Polar, Result, exact, iterative};
 
 /// U V^T of every matrix X = U S V^T in x: (B, N, d) or (N, d), without a gradient.
@@ -44,38 +44,16 @@ use crate::{Polar, Result, exact, iterative};
 ///
 /// Another rank or dtype; a tolerance outside (0, 1); on the CPU NaN or infinity in x, by position.
 pub fn orthogonalise(x: &Tensor, polar: Polar) -> Result<Tensor> {
-    let [.., n, d] = *x.dims() else {
-        Layout::sequences(x, None)?;
-        return Ok(x.clone());
-    };
-    let polar = match polar.checked()? {
-        Polar::Automatic => Polar::choose(n, d, x.device()),
-        chosen => chosen,
-    };
-    match polar {
-        Polar::Iterative { tolerance } => iterative::polar_factor(&x.detach(), tolerance),
-        Polar::Exact | Polar::Automatic => {
-            let layout = Layout::sequences(x, None)?;
-            let values = map_blocks(["x"], [x], &layout, |[x]| {
-                let mut out = vec![0.0; n * d];
-                let Y = MatMut::from_row_major_slice_mut(&mut out, n, d);
-                exact::set_polar_factor(x.matrix(), Y)?;
-                // `map_blocks` divides by the scale of x; U V^T does not depend on it.
-                out.iter_mut().for_each(|value| *value *= x.scale);
-                Ok(out)
-            })?;
-            from_host(values, x)
-        }
+    if let Polar::Iterative { tolerance } = polar.checked()?.way(x) {
+        return iterative::polar_factor(&x.detach(), tolerance);
     }
-}
-
-/// A tensor like x of values on the host.
-fn from_host(values: CpuStorage, x: &Tensor) -> Result<Tensor> {
-    let y = Tensor::from_storage(
-        Storage::Cpu(values),
-        x.shape().clone(),
-        candle_core::op::BackpropOp::none(),
-        false,
-    );
-    Ok(y.to_device(x.device())?)
+    let values = map_blocks(["x"], [x], &Layout::sequences(x, None)?, |[x]| {
+        let (n, d) = x.matrix().shape();
+        let mut out = vec![0.0; n * d];
+        exact::set_polar_factor(x.matrix(), MatMut::from_row_major_slice_mut(&mut out, n, d))?;
+        // `map_blocks` divides by the scale of x; U V^T does not depend on it.
+        out.iter_mut().for_each(|value| *value *= x.scale);
+        Ok(out)
+    })?;
+    Ok(from_host(values, x)?)
 }

@@ -1,6 +1,6 @@
 //! Which way leads to the polar factor U V^T of X = U S V^T.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -50,6 +50,14 @@ impl Polar {
         match device {
             Device::Cpu => Self::Exact,
             Device::Cuda(_) | Device::Metal(_) => Self::Iterative { tolerance: TOLERANCE },
+        }
+    }
+
+    /// The way for the matrices of x, (..., N, d).
+    pub(crate) fn way(self, x: &Tensor) -> Self {
+        match (self, x.dims()) {
+            (Self::Automatic, [.., n, d]) => Self::choose(*n, *d, x.device()),
+            (polar, _) => polar,
         }
     }
 

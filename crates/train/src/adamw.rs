@@ -4,8 +4,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::config::require_below_one;
 use crate::error::{Result, TrainError};
-use crate::groups::{self, Group};
+use crate::groups::{self, Group, Member};
 use crate::update::{Coefficients, Moments};
 
 /// The constants of [`AdamW`]; the defaults are PyTorch's.
@@ -33,10 +34,7 @@ impl AdamWConfig {
     /// When a beta lies outside [0, 1), or eps is negative or not finite.
     pub fn validate(&self) -> Result<()> {
         for (field, beta) in [("adamw.beta1", self.beta1), ("adamw.beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                let reason = format!("must lie in [0, 1), is {beta}");
-                return Err(TrainError::Config { field, reason });
-            }
+            require_below_one(field, beta)?;
         }
         if !(self.eps >= 0.0 && self.eps.is_finite()) {
             let reason = format!("must be finite and not negative, is {}", self.eps);
@@ -69,10 +67,7 @@ pub struct AdamW {
 /// One parameter with what belongs to it.
 #[derive(Debug)]
 struct Slot {
-    name: String,
-    var: Var,
-    weight_decay: f64,
-    rate: f64,
+    member: Member,
     moments: Moments,
 }
 
@@ -88,17 +83,11 @@ impl AdamW {
         config: AdamWConfig,
     ) -> Result<Self> {
         config.validate()?;
-        let assigned = groups::assign(parameters, groups)?;
         let mut slots = Vec::with_capacity(parameters.len());
-        for ((name, var), group) in parameters.iter().zip(assigned) {
-            let zeros = var.zeros_like()?;
-            slots.push(Slot {
-                name: name.clone(),
-                var: var.clone(),
-                weight_decay: groups[group].weight_decay,
-                rate: groups[group].rate,
-                moments: Moments::new(var, &zeros, &zeros)?,
-            });
+        for member in groups::members(parameters, groups)? {
+            let zeros = member.var.zeros_like()?;
+            let moments = Moments::new(&member.var, &zeros, &zeros)?;
+            slots.push(Slot { member, moments });
         }
         Ok(Self { slots, config, steps: 0 })
     }
@@ -119,22 +108,18 @@ impl AdamW {
         let total = self.slots.len();
         self.steps += 1;
         let t = self.steps as f64;
-        for slot in &mut self.slots {
-            let rate = rate * slot.rate;
+        for Slot { member, moments } in &mut self.slots {
+            let rate = rate * member.rate;
             let coefficients = Coefficients {
                 scale,
-                decay: 1.0 - rate * slot.weight_decay,
+                decay: 1.0 - rate * member.weight_decay,
                 rate: rate / (1.0 - beta1.powf(t)),
                 root: (1.0 - beta2.powf(t)).sqrt(),
                 beta1,
                 beta2,
                 eps,
             };
-            let grad = grads.get(&slot.var).ok_or_else(|| TrainError::MissingGradients {
-                names: vec![slot.name.clone()],
-                total,
-            })?;
-            slot.moments.update(&slot.var, grad, coefficients)?;
+            moments.update(&member.var, member.gradient(grads, total)?, coefficients)?;
         }
         Ok(())
     }
@@ -145,10 +130,10 @@ impl AdamW {
     /// When a tensor cannot be made.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = Vec::with_capacity(2 * self.slots.len());
-        for slot in &self.slots {
-            let (first, second) = slot.moments.tensors(&slot.var)?;
-            tensors.push((format!("{}.exp_avg", slot.name), first));
-            tensors.push((format!("{}.exp_avg_sq", slot.name), second));
+        for Slot { member: Member { name, var, .. }, moments } in &self.slots {
+            let (first, second) = moments.tensors(var)?;
+            tensors.push((format!("{name}.exp_avg"), first));
+            tensors.push((format!("{name}.exp_avg_sq"), second));
         }
         Ok(tensors)
     }
@@ -163,10 +148,10 @@ impl AdamW {
         steps: usize,
         mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        for slot in &mut self.slots {
-            let first = take(&format!("{}.exp_avg", slot.name), &slot.var)?;
-            let second = take(&format!("{}.exp_avg_sq", slot.name), &slot.var)?;
-            slot.moments = Moments::new(&slot.var, &first, &second)?;
+        for Slot { member: Member { name, var, .. }, moments } in &mut self.slots {
+            let first = take(&format!("{name}.exp_avg"), var)?;
+            let second = take(&format!("{name}.exp_avg_sq"), var)?;
+            *moments = Moments::new(var, &first, &second)?;
         }
         self.steps = steps;
         Ok(())

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamWConfig;
-use crate::ema;
 use crate::error::{Result, TrainError};
 use crate::groups::GroupRule;
 use crate::schedule::Schedule;
@@ -94,9 +93,17 @@ impl FitConfig {
             let reason = format!("must lie in [0, 1], is {}", self.ramp);
             return Err(TrainError::Config { field: "ramp", reason });
         }
-        self.ema.map_or(Ok(()), ema::validate)?;
+        self.ema.map_or(Ok(()), |decay| require_below_one("ema", decay))?;
         self.schedule.validate()?;
         self.adamw.validate()?;
         self.groups.validate()
     }
+}
+
+/// Whether a decay lies in [0, 1).
+pub(crate) fn require_below_one(field: &'static str, decay: f64) -> Result<()> {
+    if (0.0..1.0).contains(&decay) {
+        return Ok(());
+    }
+    Err(TrainError::Config { field, reason: format!("must lie in [0, 1), is {decay}") })
 }

@@ -7,7 +7,8 @@ use candle_nn::VarBuilder;
 use conditioned_nn::Store;
 use rayon::prelude::*;
 
-use crate::error::{Result, TrainError};
+use crate::config::require_below_one;
+use crate::error::Result;
 
 /// Elements per parallel task; every element is computed alone.
 const CHUNK: usize = 1 << 14;
@@ -37,7 +38,7 @@ impl Ema {
     /// # Errors
     /// When `decay` lies outside [0, 1), or a parameter cannot be copied.
     pub fn new(store: &Store, decay: f64) -> Result<Self> {
-        validate(decay)?;
+        require_below_one("ema", decay)?;
         let mut averages = Vec::new();
         for (name, var) in store.parameters() {
             // Detached, because `Var::from_tensor` of a variable is the variable itself.
@@ -107,14 +108,6 @@ impl Ema {
         self.updates = updates;
         Ok(())
     }
-}
-
-/// Whether `decay` can be used.
-pub(crate) fn validate(decay: f64) -> Result<()> {
-    if (0.0..1.0).contains(&decay) {
-        return Ok(());
-    }
-    Err(TrainError::Config { field: "ema", reason: format!("must lie in [0, 1), is {decay}") })
 }
 
 /// `average += rest * (theta - average)`, in place.

@@ -1,6 +1,7 @@
 //! Parameter groups: which parameters decay, and which learn at another rate.
 
-use candle_core::Var;
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -119,28 +120,54 @@ impl GroupRule {
     }
 }
 
-/// For each parameter, in its order, the index of its group.
+/// A parameter with what its group says.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) var: Var,
+    pub(crate) weight_decay: f64,
+    pub(crate) rate: f64,
+}
+
+impl Member {
+    /// Its gradient.
+    ///
+    /// # Errors
+    /// When there is none, of one of `total` parameters.
+    pub(crate) fn gradient<'a>(&self, grads: &'a GradStore, total: usize) -> Result<&'a Tensor> {
+        let names = || vec![self.name.clone()];
+        grads.get(&self.var).ok_or_else(|| TrainError::MissingGradients { names: names(), total })
+    }
+}
+
+/// The parameters, in their order, each with what its group says.
 ///
 /// # Errors
 /// Unless the groups hold every parameter exactly once and nothing else; all offenders are named.
-pub(crate) fn assign(parameters: &[(String, Var)], groups: &[Group]) -> Result<Vec<usize>> {
+pub(crate) fn members(parameters: &[(String, Var)], groups: &[Group]) -> Result<Vec<Member>> {
     let mut found = vec![None; parameters.len()];
     let (mut repeated, mut unknown) = (Vec::new(), Vec::new());
-    for (index, group) in groups.iter().enumerate() {
+    for group in groups {
         for name in &group.names {
             match parameters.iter().position(|(other, _)| other == name) {
                 None => unknown.push(name.clone()),
                 Some(at) if found[at].is_some() => repeated.push(name.clone()),
-                Some(at) => found[at] = Some(index),
+                Some(at) => found[at] = Some(group),
             }
         }
     }
-    let uncovered: Vec<String> = (parameters.iter().zip(&found))
-        .filter(|(_, group)| group.is_none())
-        .map(|((name, _), _)| name.clone())
-        .collect();
+    let (mut members, mut uncovered) = (Vec::with_capacity(parameters.len()), Vec::new());
+    for ((name, var), group) in parameters.iter().zip(found) {
+        let (name, var) = (name.clone(), var.clone());
+        match group {
+            Some(&Group { weight_decay, rate, .. }) => {
+                members.push(Member { name, var, weight_decay, rate });
+            }
+            None => uncovered.push(name),
+        }
+    }
     if uncovered.is_empty() && repeated.is_empty() && unknown.is_empty() {
-        Ok(found.into_iter().flatten().collect())
+        Ok(members)
     } else {
         Err(TrainError::Groups { uncovered, repeated, unknown })
     }

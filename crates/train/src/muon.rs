@@ -6,8 +6,9 @@ use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::config::require_below_one;
 use crate::error::{Result, TrainError};
-use crate::groups::{self, Group};
+use crate::groups::{self, Group, Member};
 
 /// How long an update is: what U V^T of a matrix (m, n) is multiplied by beside the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,11 +59,7 @@ impl MuonConfig {
     /// # Errors
     /// When the momentum lies outside [0, 1).
     pub fn validate(&self) -> Result<()> {
-        if !(0.0..1.0).contains(&self.momentum) {
-            let reason = format!("must lie in [0, 1), is {}", self.momentum);
-            return Err(TrainError::Config { field: "muon.momentum", reason });
-        }
-        Ok(())
+        require_below_one("muon.momentum", self.momentum)
     }
 }
 
@@ -78,7 +75,7 @@ impl MuonConfig {
 /// theta <- (1 - r w) theta - r f U V^T,   u = U S V^T
 /// ```
 ///
-/// PyTorch takes five Newton-Schulz steps in bf16, which leave singular values between 0.7 and 1.2;
+/// PyTorch takes five Newton-Schulz steps in bf16, which leave singular values between about 0.5 and 1.5;
 /// here they are 1, to the precision of [`Polar`]. Directions without gradient stay without update.
 /// The matrix of a convolution's kernel (out, in, height, width) is (out, in height width).
 ///
@@ -109,10 +106,7 @@ pub struct Muon {
 /// One parameter with what belongs to it.
 #[derive(Debug)]
 struct Slot {
-    name: String,
-    var: Var,
-    weight_decay: f64,
-    rate: f64,
+    member: Member,
     /// The running mean of its gradients, (m, n).
     momentum: Tensor,
 }
@@ -125,25 +119,20 @@ impl Muon {
     /// neither f32 nor f64.
     pub fn new(parameters: &[(String, Var)], groups: &[Group], config: MuonConfig) -> Result<Self> {
         config.validate()?;
-        let assigned = groups::assign(parameters, groups)?;
         let mut slots = Vec::with_capacity(parameters.len());
-        for ((name, var), group) in parameters.iter().zip(assigned) {
-            let reason = match (var.rank(), var.dtype()) {
-                (0 | 1, _) => "is no matrix: give it to AdamW".to_string(),
-                (_, DType::F32 | DType::F64) => String::new(),
-                (_, dtype) => format!("is {dtype:?}, Muon needs f32 or f64"),
-            };
-            if !reason.is_empty() {
-                let reason = format!("`{name}` {reason}");
-                return Err(TrainError::Config { field: "muon.parameters", reason });
+        for member in groups::members(parameters, groups)? {
+            let Member { name, var, .. } = &member;
+            let field = "muon.parameters";
+            if var.rank() < 2 {
+                let reason = format!("`{name}` is no matrix: give it to AdamW");
+                return Err(TrainError::Config { field, reason });
             }
-            slots.push(Slot {
-                name: name.clone(),
-                var: var.clone(),
-                weight_decay: groups[group].weight_decay,
-                rate: groups[group].rate,
-                momentum: var.zeros_like()?.flatten_from(1)?,
-            });
+            if !matches!(var.dtype(), DType::F32 | DType::F64) {
+                let reason = format!("`{name}` is {:?}, Muon needs f32 or f64", var.dtype());
+                return Err(TrainError::Config { field, reason });
+            }
+            let momentum = var.zeros_like()?.flatten_from(1)?;
+            slots.push(Slot { member, momentum });
         }
         Ok(Self { slots, config, steps: 0 })
     }
@@ -159,21 +148,16 @@ impl Muon {
     /// through the momentum alone: a clipped step counts for less in the mean.
     ///
     /// # Errors
-    /// Names a parameter that has no gradient, in which case nothing has moved; when a gradient is not
-    /// finite.
+    /// Names a parameter that has no gradient, and nothing has moved then; or a gradient is not finite,
+    /// and others may have moved.
     pub fn step(&mut self, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
-        let missing = self.slots.iter().filter(|slot| grads.get(&slot.var).is_none());
-        let names: Vec<String> = missing.map(|slot| slot.name.clone()).collect();
-        if !names.is_empty() {
-            return Err(TrainError::MissingGradients { names, total: self.slots.len() });
-        }
+        let total = self.slots.len();
+        let grads = self.slots.iter().map(|slot| slot.member.gradient(grads, total));
+        let grads = grads.collect::<Result<Vec<_>>>()?;
         self.steps += 1;
-        let config = &self.config;
+        let (slots, config) = (self.slots.par_iter_mut(), &self.config);
         // Every matrix is decomposed by one thread, so bits do not depend on their number.
-        self.slots.par_iter_mut().try_for_each(|slot| match grads.get(&slot.var) {
-            Some(grad) => slot.step(grad, rate, scale, config),
-            None => Ok(()),
-        })
+        slots.zip(grads).try_for_each(|(slot, grad)| slot.step(grad, rate, scale, config))
     }
 
     /// The state to save, beside [`Muon::steps`]: `<name>.momentum_buffer` in the shape of the
@@ -183,8 +167,8 @@ impl Muon {
     /// When a tensor cannot be made.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let tensor = |slot: &Slot| {
-            let momentum = slot.momentum.reshape(slot.var.shape())?;
-            Ok((format!("{}.momentum_buffer", slot.name), momentum))
+            let Member { name, var, .. } = &slot.member;
+            Ok((format!("{name}.momentum_buffer"), slot.momentum.reshape(var.shape())?))
         };
         self.slots.iter().map(tensor).collect()
     }
@@ -199,9 +183,9 @@ impl Muon {
         steps: usize,
         mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        for slot in &mut self.slots {
-            let momentum = take(&format!("{}.momentum_buffer", slot.name), &slot.var)?;
-            slot.momentum = momentum.to_device(slot.var.device())?.flatten_from(1)?;
+        for Slot { member: Member { name, var, .. }, momentum } in &mut self.slots {
+            let saved = take(&format!("{name}.momentum_buffer"), var)?;
+            *momentum = saved.to_device(var.device())?.flatten_from(1)?;
         }
         self.steps = steps;
         Ok(())
@@ -210,17 +194,17 @@ impl Muon {
 
 impl Slot {
     fn step(&mut self, grad: &Tensor, rate: f64, scale: f64, config: &MuonConfig) -> Result<()> {
-        let MuonConfig { momentum: mu, nesterov, scale: length, polar } = config;
-        let rate = rate * self.rate;
+        let Member { var, weight_decay, rate: of_group, .. } = &self.member;
+        let (mu, rate) = (config.momentum, rate * of_group);
         let fresh = (grad.detach().flatten_from(1)? * (scale * (1.0 - mu)))?;
-        self.momentum = ((&self.momentum * *mu)? + &fresh)?;
-        let ahead =
-            if *nesterov { ((&self.momentum * *mu)? + fresh)? } else { self.momentum.clone() };
-        let direction = orthogonalise(&ahead, *polar).map_err(candle_core::Error::from)?;
+        let momentum = ((&self.momentum * mu)? + &fresh)?;
+        let ahead = if config.nesterov { ((&momentum * mu)? + fresh)? } else { momentum.clone() };
+        let direction = orthogonalise(&ahead, config.polar).map_err(candle_core::Error::from)?;
         let (rows, columns) = direction.dims2()?;
-        let update = (direction * (rate * length.factor(rows, columns)))?;
-        let kept = (self.var.as_detached_tensor() * (1.0 - rate * self.weight_decay))?;
-        self.var.set(&(kept - update.reshape(self.var.shape())?)?)?;
+        let update = (direction * (rate * config.scale.factor(rows, columns)))?;
+        let kept = (var.as_detached_tensor() * (1.0 - rate * weight_decay))?;
+        var.set(&(kept - update.reshape(var.shape())?)?)?;
+        self.momentum = momentum;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 """Writes operators.safetensors: torchvision's anchors, box coding and suppression of random boxes, in float64.
 
-torchvision rounds the corners of an anchor at the first place to pixels; the losses are those of its detector, of
-logits and offsets drawn here.
+torchvision rounds the corners of an anchor at the first place to pixels. The losses are those that its detector takes
+from torch, of logits and offsets drawn here.
 
     pip install torch torchvision safetensors && python make_fixture.py
 """
@@ -34,7 +34,6 @@ def boxes(count):
 
 tensors["from"], tensors["to"] = boxes(40), boxes(40)
 offsets = torch.randn(40, 4)
-tensors["offsets"] = offsets
 for name, weights in {"anchor": (1.0, 1.0, 1.0, 1.0), "head": (10.0, 10.0, 5.0, 5.0)}.items():
     coder = BoxCoder(weights)
     tensors[f"{name}.encoded"] = coder.encode_single(tensors["to"], tensors["from"])
