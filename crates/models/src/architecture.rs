@@ -56,6 +56,18 @@ pub struct TableStds {
     pub positions: Option<f64>,
 }
 
+/// A weight that holds the matrices of queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedWeight {
+    /// The pattern of the names of such weights; `*` stands for any characters.
+    pub names: &'static str,
+    /// The axis along which the three lie: 0 one below the other, 1 side by side.
+    pub axis: usize,
+    /// Blocks along the axis, each with its share of each matrix: the heads, where a head has its rows of
+    /// queries, keys and values; else 1.
+    pub blocks: usize,
+}
+
 /// The configuration of a model: everything that is known of it before it is built.
 pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug {
     /// The family.
@@ -131,6 +143,14 @@ pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug
     /// When the model is not one of images.
     fn set_classes(&mut self, _classes: usize) -> Result<()> {
         candle_core::bail!("{}: it has no classes; models of images have them", self.family().name)
+    }
+
+    /// The weights that hold the matrices of queries, keys and values together.
+    fn packed_weights(&self) -> Vec<PackedWeight> {
+        vec![
+            PackedWeight { names: "*.qkv.weight", axis: 0, blocks: 1 },
+            PackedWeight { names: "*.c_attn.weight", axis: 1, blocks: 1 },
+        ]
     }
 
     /// Multiply-accumulates of one forward pass, matrix products only, of one image or of one sequence of
@@ -279,6 +299,10 @@ macro_rules! architectures {
 
             fn set_classes(&mut self, classes: usize) -> candle_core::Result<()> {
                 match self { $(Self::$variant(config) => config.set_classes(classes),)+ }
+            }
+
+            fn packed_weights(&self) -> Vec<$crate::architecture::PackedWeight> {
+                match self { $(Self::$variant(config) => config.packed_weights(),)+ }
             }
 
             fn macs(&self, tokens: usize) -> usize {

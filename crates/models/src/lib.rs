@@ -91,3 +91,19 @@ pub const EMBEDDING_TABLES: [&str; 8] = [
     "*_embeddings.weight",
     "*word_embedding.weight",
 ];
+
+/// Patterns of the names of the first and the last matrices of the models of this crate: patch embeddings and
+/// stems, heads with what pools for them. An optimiser for hidden matrices, such as Muon, leaves them out.
+pub const OUTER_MATRICES: [&str; 11] = [
+    "*patch_embed.*",
+    "*pos_embed.*",
+    "*stem.*",
+    "*head.weight",
+    "*head.fc.weight",
+    "*classifier.*",
+    "*pooler.*",
+    "*cls.predictions.*",
+    "*_cls.weight",
+    "*_reg.weight",
+    "*conv_logits.weight",
+];

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::adamw::AdamWConfig;
 use crate::error::{Result, TrainError};
 use crate::groups::GroupRule;
+use crate::optimizer::MuonRule;
 use crate::schedule::Schedule;
 
 /// How long a run is, and the unit of `evaluate_every` and `checkpoint_every`.
@@ -45,8 +46,11 @@ pub struct FitConfig {
     pub ramp: f64,
     /// Learning rate, by the share of all micro-batches that has been seen.
     pub schedule: Schedule,
-    /// Optimiser constants.
+    /// The constants of AdamW.
     pub adamw: AdamWConfig,
+    /// Hidden matrices by Muon; `null` or no field at all leaves all to AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon: Option<MuonRule>,
     /// Weight decay, and the rate of the embedding tables.
     pub groups: GroupRule,
     /// The largest global norm of the gradient; `null` does not clip.
@@ -96,6 +100,7 @@ impl FitConfig {
         self.ema.map_or(Ok(()), |decay| require_below_one("ema", decay))?;
         self.schedule.validate()?;
         self.adamw.validate()?;
+        self.muon.as_ref().map_or(Ok(()), MuonRule::validate)?;
         self.groups.validate()
     }
 }

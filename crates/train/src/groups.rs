@@ -45,6 +45,14 @@ pub struct GroupRule {
     pub rates: Vec<(String, f64)>,
 }
 
+/// What a parameter is, in the order of its groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Matrix,
+    Vector,
+    Table,
+}
+
 impl GroupRule {
     /// The rule with these embedding tables, which learn at the scheduled rate.
     ///
@@ -66,15 +74,13 @@ impl GroupRule {
     /// When a pattern of `rates` decides for no parameter: a name that has changed must not go unseen.
     pub fn groups(&self, parameters: &[(String, Var)]) -> Result<Vec<Group>> {
         let mut used = vec![false; self.rates.len()];
-        let mut groups: Vec<(usize, Group)> = Vec::new();
+        let mut groups: Vec<(Kind, Group)> = Vec::new();
         for (name, var) in parameters {
-            let (kind, weight_decay, rate) = if self.tables.iter().any(|table| matches(table, name))
-            {
-                (2, 0.0, self.table_rate)
-            } else if var.rank() <= 1 || name.ends_with(".bias") {
-                (1, 0.0, 1.0)
-            } else {
-                (0, self.weight_decay, 1.0)
+            let kind = self.kind(name, var);
+            let (weight_decay, rate) = match kind {
+                Kind::Matrix => (self.weight_decay, 1.0),
+                Kind::Vector => (0.0, 1.0),
+                Kind::Table => (0.0, self.table_rate),
             };
             let decides = self.rates.iter().position(|(pattern, _)| matches(pattern, name));
             let rate = rate * decides.map_or(1.0, |at| self.rates[at].1);
@@ -95,6 +101,17 @@ impl GroupRule {
         }
         groups.sort_by_key(|(kind, _)| *kind);
         Ok(groups.into_iter().map(|(_, group)| group).collect())
+    }
+
+    /// What a parameter is.
+    pub(crate) fn kind(&self, name: &str, var: &Var) -> Kind {
+        if self.tables.iter().any(|table| matches(table, name)) {
+            Kind::Table
+        } else if var.rank() <= 1 || name.ends_with(".bias") {
+            Kind::Vector
+        } else {
+            Kind::Matrix
+        }
     }
 
     /// Whether the numbers make sense.
@@ -174,7 +191,7 @@ pub(crate) fn members(parameters: &[(String, Var)], groups: &[Group]) -> Result<
 }
 
 /// Whether `name` matches `pattern` as a whole, where `*` stands for any characters.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {

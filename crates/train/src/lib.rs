@@ -1,7 +1,7 @@
 //! Training for [candle](candle_core): a loop on one screen, and runs that resume to the same bits.
 //!
 //! A [`Task`] gives batches, a loss and an evaluation; [`fit()`] does the rest: rate, gradient,
-//! checks, clipping, AdamW, moving average, record and checkpoint. Here a line is fitted:
+//! checks, clipping, AdamW or Muon, moving average, record and checkpoint. Here a line is fitted:
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -48,6 +48,7 @@
 //!     ramp: 0.0,
 //!     schedule: Schedule { peak: 0.1, shape: Shape::Cosine { warmup: 0.1, floor: 0.0 } },
 //!     adamw: AdamWConfig::default(),
+//!     muon: None,
 //!     groups: GroupRule::new(0.05, ["*pos_embed"]),
 //!     clip: Some(1.0),
 //!     ema: None,
@@ -74,7 +75,7 @@
 //! | [`plan`] | the steps that follow from them |
 //! | [`run`] | where a run lives, how it is watched, what comes out |
 //! | [`adamw`], [`groups`], [`schedule`], [`clip`], [`accumulate`](mod@accumulate) | one optimiser step |
-//! | [`muon`] | the optimiser that orthogonalises its updates, to be called by a loop of one's own |
+//! | [`muon`], [`optimizer`] | the optimiser that orthogonalises its updates, and which matrices it moves |
 //! | [`coverage`] | every parameter has a gradient |
 //! | [`ema`] | the moving average of the parameters |
 //! | [`record`] | `metrics.jsonl` |
@@ -93,6 +94,7 @@ mod finite;
 pub mod fit;
 pub mod groups;
 pub mod muon;
+pub mod optimizer;
 pub mod plan;
 pub mod record;
 pub mod run;
@@ -112,7 +114,8 @@ pub use ema::Ema;
 pub use error::{Result, TrainError};
 pub use fit::fit;
 pub use groups::{Group, GroupRule};
-pub use muon::{Muon, MuonConfig, UpdateScale};
+pub use muon::{Muon, MuonConfig, Packed, UpdateScale};
+pub use optimizer::MuonRule;
 pub use plan::Plan;
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};

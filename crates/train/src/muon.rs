@@ -32,6 +32,21 @@ impl UpdateScale {
     }
 }
 
+/// A weight that holds several matrices: each is orthogonalised for itself, as if it were alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packed {
+    /// The pattern of the names of such weights; `*` stands for any characters.
+    pub names: String,
+    /// The axis along which the matrices lie: 0 one below the other, 1 side by side.
+    pub axis: usize,
+    /// How many there are.
+    pub parts: usize,
+    /// Blocks along the axis, each with its share of every matrix: the heads, where each head has its rows of
+    /// queries, keys and values; else 1.
+    pub blocks: usize,
+}
+
 /// The settings of [`Muon`]; momentum, Nesterov's form and scale are PyTorch's by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,12 +59,16 @@ pub struct MuonConfig {
     pub scale: UpdateScale,
     /// The way to U V^T; the same code as that of conditioned tokens.
     pub polar: Polar,
+    /// Weights that hold several matrices. The first pattern that fits decides; one that fits no parameter
+    /// is no error, so that one list serves several models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packed: Vec<Packed>,
 }
 
 impl Default for MuonConfig {
     fn default() -> Self {
         let (scale, polar) = (UpdateScale::Original, Polar::Automatic);
-        Self { momentum: 0.95, nesterov: true, scale, polar }
+        Self { momentum: 0.95, nesterov: true, scale, polar, packed: Vec::new() }
     }
 }
 
@@ -77,7 +96,8 @@ impl MuonConfig {
 ///
 /// PyTorch takes five Newton-Schulz steps in bf16, which leave singular values between about 0.5 and 1.5;
 /// here they are 1, to the precision of [`Polar`]. Directions without gradient stay without update.
-/// The matrix of a convolution's kernel (out, in, height, width) is (out, in height width).
+/// The matrix of a convolution's kernel (out, in, height, width) is (out, in height width). A weight
+/// that holds queries, keys and values is three matrices: [`Packed`].
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -109,6 +129,35 @@ struct Slot {
     member: Member,
     /// The running mean of its gradients, (m, n).
     momentum: Tensor,
+    /// How its matrices lie in it.
+    lie: Lie,
+}
+
+/// How the matrices of a weight lie in it.
+#[derive(Debug, Clone, Copy)]
+struct Lie {
+    axis: usize,
+    parts: usize,
+    blocks: usize,
+}
+
+impl Lie {
+    /// The matrices (parts, m, n) of a weight, side by side ones transposed.
+    fn unpack(self, weight: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = if self.axis == 0 { weight.clone() } else { weight.t()? };
+        let (n, c) = rows.dims2()?;
+        let share = n / (self.parts * self.blocks);
+        let rows = rows.reshape((self.blocks, self.parts, share, c))?;
+        rows.transpose(0, 1)?.reshape((self.parts, n / self.parts, c))
+    }
+
+    /// The inverse of [`Lie::unpack`].
+    fn pack(self, matrices: &Tensor) -> candle_core::Result<Tensor> {
+        let (parts, m, c) = matrices.dims3()?;
+        let rows = matrices.reshape((parts, self.blocks, m / self.blocks, c))?;
+        let rows = rows.transpose(0, 1)?.reshape((parts * m, c))?;
+        if self.axis == 0 { Ok(rows) } else { rows.t()?.contiguous() }
+    }
 }
 
 impl Muon {
@@ -116,7 +165,7 @@ impl Muon {
     ///
     /// # Errors
     /// When the groups do not hold every parameter exactly once, or a parameter is no matrix, or
-    /// neither f32 nor f64.
+    /// neither f32 nor f64, or cannot be divided as `packed` says.
     pub fn new(parameters: &[(String, Var)], groups: &[Group], config: MuonConfig) -> Result<Self> {
         config.validate()?;
         let mut slots = Vec::with_capacity(parameters.len());
@@ -132,7 +181,8 @@ impl Muon {
                 return Err(TrainError::Config { field, reason });
             }
             let momentum = var.zeros_like()?.flatten_from(1)?;
-            slots.push(Slot { member, momentum });
+            let lie = lie(name, momentum.dims2()?, &config.packed)?;
+            slots.push(Slot { member, momentum, lie });
         }
         Ok(Self { slots, config, steps: 0 })
     }
@@ -183,12 +233,32 @@ impl Muon {
         steps: usize,
         mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        for Slot { member: Member { name, var, .. }, momentum } in &mut self.slots {
+        for Slot { member: Member { name, var, .. }, momentum, .. } in &mut self.slots {
             let saved = take(&format!("{name}.momentum_buffer"), var)?;
             *momentum = saved.to_device(var.device())?.flatten_from(1)?;
         }
         self.steps = steps;
         Ok(())
+    }
+}
+
+/// How the matrices of the weight `name` lie, by the first pattern that fits.
+fn lie(name: &str, dims: (usize, usize), packed: &[Packed]) -> Result<Lie> {
+    let Some(packed) = packed.iter().find(|packed| groups::matches(&packed.names, name)) else {
+        return Ok(Lie { axis: 0, parts: 1, blocks: 1 });
+    };
+    let &Packed { axis, parts, blocks, .. } = packed;
+    let along = [dims.0, dims.1].get(axis).copied();
+    match along {
+        Some(length) if parts * blocks > 0 && length.is_multiple_of(parts * blocks) => {
+            Ok(Lie { axis, parts, blocks })
+        }
+        _ => {
+            let reason = format!(
+                "`{name}` {dims:?} cannot be divided along axis {axis} into {parts} matrices of {blocks} blocks"
+            );
+            Err(TrainError::Config { field: "muon.packed", reason })
+        }
     }
 }
 
@@ -199,9 +269,11 @@ impl Slot {
         let fresh = (grad.detach().flatten_from(1)? * (scale * (1.0 - mu)))?;
         let momentum = ((&self.momentum * mu)? + &fresh)?;
         let ahead = if config.nesterov { ((&momentum * mu)? + fresh)? } else { momentum.clone() };
-        let direction = orthogonalise(&ahead, config.polar).map_err(candle_core::Error::from)?;
-        let (rows, columns) = direction.dims2()?;
-        let update = (direction * (rate * config.scale.factor(rows, columns)))?;
+        let matrices = self.lie.unpack(&ahead)?;
+        let directions =
+            orthogonalise(&matrices, config.polar).map_err(candle_core::Error::from)?;
+        let (_, rows, columns) = directions.dims3()?;
+        let update = (self.lie.pack(&directions)? * (rate * config.scale.factor(rows, columns)))?;
         let kept = (var.as_detached_tensor() * (1.0 - rate * weight_decay))?;
         var.set(&(kept - update.reshape(var.shape())?)?)?;
         self.momentum = momentum;

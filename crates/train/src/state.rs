@@ -6,11 +6,11 @@ use candle_core::Var;
 use candle_nn::VarBuilder;
 use conditioned_nn::Store;
 
-use crate::adamw::AdamW;
 use crate::checkpoint::Checkpoints;
 use crate::config::FitConfig;
 use crate::ema::Ema;
 use crate::error::{Result, TrainError};
+use crate::optimizer::Optimizer;
 use crate::record::{Event, Recorder};
 use crate::run::Run;
 use crate::snapshot::Snapshot;
@@ -24,7 +24,7 @@ const AVERAGE: &str = "ema";
 pub(crate) struct State {
     store: Store,
     pub(crate) parameters: Vec<(String, Var)>,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Optimizer,
     pub(crate) ema: Option<Ema>,
     pub(crate) recorder: Recorder,
     checkpoints: Checkpoints,
@@ -41,8 +41,7 @@ impl State {
             let reason = "has no parameters: build the model over it before training".to_string();
             return Err(TrainError::Config { field: "store", reason });
         }
-        let groups = config.groups.groups(&parameters)?;
-        let mut optimizer = AdamW::new(&parameters, &groups, config.adamw)?;
+        let mut optimizer = Optimizer::new(&parameters, config)?;
         let mut ema = config.ema.map(|decay| Ema::new(store, decay)).transpose()?;
         let checkpoints = Checkpoints::open(&run.checkpoints(), &run.config_hash(config)?)?;
         let (mut step, mut metrics, mut set_aside) = (0, Metrics::new(), Vec::new());
@@ -113,7 +112,7 @@ impl State {
 fn restore(
     mut snapshot: Snapshot,
     store: &Store,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
 ) -> Result<()> {
     let step = snapshot.step;

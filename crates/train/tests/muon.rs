@@ -7,7 +7,7 @@ use candle_conditioning::Polar;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use conditioned_nn::store::load_tensors;
-use conditioned_train::{Group, Muon, MuonConfig, TrainError, UpdateScale};
+use conditioned_train::{Group, Muon, MuonConfig, Packed, TrainError, UpdateScale};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -65,7 +65,8 @@ fn muon_follows_torch() {
         ways.iter().flat_map(|way| scales.map(|s| (*way, s)))
     {
         for (nesterov, form) in [(true, "nesterov"), (false, "plain")] {
-            let config = MuonConfig { momentum: settings.momentum, nesterov, scale, polar };
+            let momentum = settings.momentum;
+            let config = MuonConfig { momentum, nesterov, scale, polar, ..MuonConfig::default() };
             let parameters: Vec<_> = (settings.decay.keys())
                 .map(|name| {
                     (name.clone(), Var::from_tensor(&fixture[&format!("start.{name}")]).unwrap())
@@ -137,6 +138,39 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         })
     };
     assert_eq!(result(1), result(2));
+}
+
+/// Queries, keys and values (2, 3) each, in the three ways that models pack them.
+#[test]
+fn packed_matrices_move_as_if_each_were_alone() {
+    let [start, grad] = [1, 2].map(|seed| random(seed, &[3, 2, 3]));
+    let alone: Vec<Tensor> = (0..3)
+        .map(|i| {
+            let (mut muon, var) = single(&start.get(i).unwrap(), MuonConfig::default());
+            muon.step(&gradient(&var, &grad.get(i).unwrap()), 0.1, 1.0).unwrap();
+            var.as_detached_tensor()
+        })
+        .collect();
+    let alone = Tensor::stack(&alone, 0).unwrap();
+    let rows = |t: &Tensor| t.reshape((6, 3)).unwrap();
+    let columns = |t: &Tensor| rows(t).t().unwrap().contiguous().unwrap();
+    // Two heads, each with one row of every matrix.
+    let heads = |t: &Tensor| t.transpose(0, 1).unwrap().reshape((6, 3)).unwrap();
+    let ways: [(usize, usize, &dyn Fn(&Tensor) -> Tensor); 3] =
+        [(0, 1, &rows), (1, 1, &columns), (0, 2, &heads)];
+    for (axis, blocks, pack) in ways {
+        let packed = vec![Packed { names: "w*".to_string(), axis, parts: 3, blocks }];
+        let config = MuonConfig { packed, ..MuonConfig::default() };
+        let (mut muon, var) = single(&pack(&start), config);
+        muon.step(&gradient(&var, &pack(&grad)), 0.1, 1.0).unwrap();
+        let case = format!("axis {axis}, {blocks} blocks");
+        assert_close(&case, &values(&var), &values(&pack(&alone)), F64, 0.0);
+    }
+    let packed = vec![Packed { names: "w".to_string(), axis: 1, parts: 2, blocks: 1 }];
+    let parameters = [("w".to_string(), Var::from_tensor(&rows(&start)).unwrap())];
+    let config = MuonConfig { packed, ..MuonConfig::default() };
+    let error = Muon::new(&parameters, &[group("w", 0.0)], config).unwrap_err();
+    assert!(error.to_string().contains("`w` (6, 3) cannot be divided along axis 1"), "{error}");
 }
 
 #[test]

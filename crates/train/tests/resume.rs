@@ -4,14 +4,15 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use conditioned_train::{FitConfig, Status, TrainError};
+use conditioned_train::{FitConfig, MuonRule, Status, TrainError};
 use tempfile::tempdir;
 
 use crate::support::{Toy, bits, by_micro_batches, config, run, store, train};
 
-/// A run by epochs and one by micro-batches, with their steps, micro-batches and evaluations.
-fn runs() -> [(FitConfig, [usize; 3]); 2] {
-    [(config(), [9, 15, 3]), (by_micro_batches(), [7, 13, 4])]
+/// A run by epochs, one by micro-batches, and one by Muon, with their steps, micro-batches and evaluations.
+fn runs() -> [(FitConfig, [usize; 3]); 3] {
+    let muon = FitConfig { muon: Some(MuonRule::new(["out.*"])), ..config() };
+    [(config(), [9, 15, 3]), (by_micro_batches(), [7, 13, 4]), (muon, [9, 15, 3])]
 }
 
 /// What a process that is killed while it writes a checkpoint leaves beside it.
@@ -99,9 +100,9 @@ fn a_run_stopped_after_any_step_resumes_to_the_same_bits() {
 #[test]
 fn a_run_killed_in_any_micro_batch_or_evaluation_resumes_to_the_same_bits() {
     // Every second epoch: then an evaluation is recorded that no checkpoint knows.
-    let [epochs, micro_batches] = runs();
+    let [epochs, micro_batches, muon] = runs();
     let seldom = (FitConfig { checkpoint_every: 2, ..config() }, epochs.1);
-    for (config, [steps, batches, evaluations]) in [epochs, seldom, micro_batches] {
+    for (config, [steps, batches, evaluations]) in [epochs, seldom, micro_batches, muon] {
         let reference = reference(&config, steps);
         for left in 0..batches {
             let case = format!("{:?} killed in batch {left}", config.length);

@@ -189,6 +189,7 @@ pub(crate) fn config() -> FitConfig {
         ramp: 0.0,
         schedule: Schedule { peak: 0.05, shape: Shape::Cosine { warmup: 0.2, floor: 0.1 } },
         adamw: AdamWConfig::default(),
+        muon: None,
         groups: GroupRule { table_rate: 2.0, ..GroupRule::new(0.05, ["*pos_embed"]) },
         clip: Some(0.5),
         ema: Some(0.9),
