@@ -11,9 +11,7 @@ use anyhow::{Context, Result};
 use conditioned_nn::store::write_atomic;
 use conditioned_report::forest::{Forest, Line, Panel};
 use conditioned_report::statistics::Sample;
-use experiments::arm::Arm::{
-    self, Baseline, PerSequence, Pooled, PooledCurrent, PooledNormMatched,
-};
+use experiments::arm::Arm;
 use experiments::cell::Budget;
 use experiments::column::{DASH, values};
 use experiments::report;
@@ -47,7 +45,7 @@ const IMAGES: Scale = Scale {
         ("ViT, MNIST", "table1_imagenet/results/mnist-4k", "vit", BOTH),
     ],
 };
-const BOTH: &[Arm] = &[PerSequence, PooledCurrent];
+const BOTH: &[Arm] = &[Arm::PER_SEQUENCE, Arm::POOLED_CURRENT];
 const LANGUAGE: Scale = Scale {
     heading: "Language",
     unit: "fall of the next-token loss on test documents, nats",
@@ -57,10 +55,15 @@ const LANGUAGE: Scale = Scale {
     decimals: 3,
     cases: &[
         ("GPT-2, generated stories", "table5_tinystories/results/short", "gpt2", CONTROLLED),
-        ("GPT-2, tiny Shakespeare", "table5_tinystories/results/shakespeare", "gpt2", &[Pooled]),
+        (
+            "GPT-2, tiny Shakespeare",
+            "table5_tinystories/results/shakespeare",
+            "gpt2",
+            &[Arm::POOLED],
+        ),
     ],
 };
-const CONTROLLED: &[Arm] = &[Pooled, PooledNormMatched];
+const CONTROLLED: &[Arm] = &[Arm::POOLED, Arm::POOLED_NORM_MATCHED];
 
 /// What an arm gains over the baseline, with embedding tables as published and tuned.
 struct Effect {
@@ -87,7 +90,7 @@ fn effects(scale: &Scale) -> Result<Vec<Effect>> {
             |values: Vec<f64>| Sample::of(&values).with_context(|| format!("{case}: no runs"));
         for &arm in arms {
             let pair = |block| {
-                let baseline = of(block, Baseline);
+                let baseline = of(block, Arm::BASELINE);
                 let difference = |(seed, value)| Some(scale.sign * (value - baseline.get(&seed)?));
                 let gain = sample(of(block, arm).into_iter().filter_map(difference).collect())?;
                 Ok::<_, anyhow::Error>((gain, sample(baseline.into_values().collect())?))
@@ -121,10 +124,11 @@ fn table() -> Result<String> {
             };
             let Effect { case: name, gains, baseline: [published, tuned], .. } = &case[0];
             let baseline = format!("{:.decimals$} → {:.decimals$}", published.mean, tuned.mean);
-            let (paper, pooled) = (cells(&[PerSequence]), cells(&[Pooled, PooledCurrent]));
+            let (paper, pooled) =
+                (cells(&[Arm::PER_SEQUENCE]), cells(&[Arm::POOLED, Arm::POOLED_CURRENT]));
             table += &format!("| {name} ({}) | {baseline} | {paper} | {pooled} |\n", gains[0].n);
-            if case.iter().any(|effect| effect.arm == PooledNormMatched) {
-                let control = cells(&[PooledNormMatched]);
+            if case.iter().any(|effect| effect.arm == Arm::POOLED_NORM_MATCHED) {
+                let control = cells(&[Arm::POOLED_NORM_MATCHED]);
                 table +=
                     &format!("| the same, tokens only scaled | | {DASH} | {DASH} | {control} |\n");
             }
@@ -148,8 +152,8 @@ fn figure() -> Result<Forest> {
         let line = |Effect { case, arm, gains, .. }| {
             // Okabe & Ito 2008: they stay apart for the colour-blind.
             let (name, colour) = match arm {
-                PerSequence => ("the paper: per-sequence", RGBColor(213, 94, 0)),
-                PooledNormMatched => ("control: only scaled", RGBColor(105, 105, 105)),
+                Arm::PER_SEQUENCE => ("the paper: per-sequence", RGBColor(213, 94, 0)),
+                Arm::POOLED_NORM_MATCHED => ("control: only scaled", RGBColor(105, 105, 105)),
                 _ => ("ours: pooled", RGBColor(0, 114, 178)),
             };
             Line { case: case.to_string(), name: name.to_string(), colour, marks: gains }

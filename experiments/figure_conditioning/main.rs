@@ -10,9 +10,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use conditioned_data::ImageData;
 use conditioned_models::network::Network;
-use experiments::arm::Arm::{
-    self, Baseline, Init, PerSequence, PerSequenceNormMatched, PooledCurrent,
-};
+use experiments::arm::Arm;
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::Shared;
@@ -40,7 +38,13 @@ fn smoke(row: Row) -> ImageRecipe {
 }
 
 /// What lowers kappa in three ways, and a factor that does not.
-const ARMS: &[Arm] = &[Baseline, Init, PerSequence, PerSequenceNormMatched, PooledCurrent];
+const ARMS: &[Arm] = &[
+    Arm::BASELINE,
+    Arm::INIT,
+    Arm::PER_SEQUENCE,
+    Arm::PER_SEQUENCE_NORM_MATCHED,
+    Arm::POOLED_CURRENT,
+];
 
 impl Table for FigureConditioning {
     const NAME: &'static str = "figure-conditioning";

@@ -31,7 +31,12 @@ pub(crate) fn recipe() -> ImageTuning {
         frozen_layers: 0,
         augment: Augment { crop_scale: Some([0.35, 1.0]), flip: true, ..Augment::default() },
         training: Training { clip: Some(1.0), ..Training::default() },
-        shared: Shared { learning_rate: Some(3e-4), strength: 0.1, ramp: 0.1, ..Shared::default() },
+        shared: Shared {
+            learning_rate: Some(3e-4),
+            strength: Some(0.1),
+            ramp: Some(0.1),
+            ..Shared::default()
+        },
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
-use experiments::arm::Arm::{Baseline, PerSequence, Pooled, PooledCurrent, PooledNormMatched};
+use experiments::arm::Arm;
 use experiments::column::Column;
 use experiments::export::{self, Case};
 use experiments::job::Job;
@@ -17,7 +17,7 @@ use experiments::recipe::image_tuning::{ImageTuning, TunedImages};
 use experiments::recipe::texts::{TextData, TextRecipe};
 use experiments::recipe::{Recipe, Shared};
 use experiments::results::Finished;
-use experiments::search::Grid;
+use experiments::settings::Grid;
 use experiments::table::{Change, Command, Curve, Preset, Request, Stage, Table};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -132,15 +132,15 @@ impl Table for Finetune {
             "finetune",
             |_| FinetuneRecipe::Texts(texts::recipe()),
             &[Row::Bert],
-            &[Baseline, Pooled],
-            Grid { learning_rates: &[3e-5, 1e-4, 3e-4], embeddings },
+            &[Arm::BASELINE, Arm::POOLED],
+            Grid::new(&[3e-5, 1e-4, 3e-4], embeddings),
         );
         let images = Preset::new(
             "images",
             |_| FinetuneRecipe::Images(images::recipe()),
             &[Row::Vit],
-            &[Baseline, PooledCurrent],
-            Grid { learning_rates: &[1e-4, 3e-4, 1e-3], embeddings },
+            &[Arm::BASELINE, Arm::POOLED_CURRENT],
+            Grid::new(&[1e-4, 3e-4, 1e-3], embeddings),
         );
         vec![Preset { sweep: TEXTS, ..texts }, Preset { sweep: IMAGES, ..images }]
     }
@@ -220,7 +220,7 @@ fn is_images(results: &[Finished]) -> bool {
 const TEXTS: &[Change] = &[
     Change {
         one_of: &["learning_rate=3e-5", "learning_rate=1e-4", "learning_rate=3e-4"],
-        arms: &[Baseline, Pooled, PerSequence, PooledNormMatched],
+        arms: &[Arm::BASELINE, Arm::POOLED, Arm::PER_SEQUENCE, Arm::POOLED_NORM_MATCHED],
     },
     Change {
         one_of: &[
@@ -233,14 +233,14 @@ const TEXTS: &[Change] = &[
             "placement=after-norm",
             "ramp=0",
         ],
-        arms: &[Pooled, PerSequence, PooledNormMatched],
+        arms: &[Arm::POOLED, Arm::PER_SEQUENCE, Arm::POOLED_NORM_MATCHED],
     },
 ];
 
 const IMAGES: &[Change] = &[
     Change {
         one_of: &["learning_rate=1e-4", "learning_rate=3e-4", "learning_rate=1e-3"],
-        arms: &[Baseline, PooledCurrent, PerSequence],
+        arms: &[Arm::BASELINE, Arm::POOLED_CURRENT, Arm::PER_SEQUENCE],
     },
     Change {
         one_of: &[
@@ -251,7 +251,7 @@ const IMAGES: &[Change] = &[
             "strength=1",
             "ramp=0",
         ],
-        arms: &[PooledCurrent, PerSequence],
+        arms: &[Arm::POOLED_CURRENT, Arm::PER_SEQUENCE],
     },
 ];
 

@@ -37,7 +37,12 @@ pub(crate) fn recipe() -> TextRecipe {
             clip: Some(1.0),
             ..Training::default()
         },
-        shared: Shared { learning_rate: Some(1e-4), strength: 0.1, ramp: 0.1, ..Shared::default() },
+        shared: Shared {
+            learning_rate: Some(1e-4),
+            strength: Some(0.1),
+            ramp: Some(0.1),
+            ..Shared::default()
+        },
     }
 }
 

@@ -1,21 +1,51 @@
 //! Arms: what is compared. One name, one meaning, in code, on the command line, in records and tables.
 
+use std::fmt;
+use std::str::FromStr;
+
 use anyhow::Result;
 use candle_conditioning::{SpectralConditioning, TokenGraying};
 use clap::ValueEnum;
 use conditioned_models::conditioning::{
-    AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
+    AttentionMethod, ConditioningConfig, Method as TokenMethod, Placement, WeightMethod,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::Shared;
 
+/// What is compared: an optimiser, and what is done to the model. The name of an arm is that of its method;
+/// with Muon `muon+METHOD`, and `muon` alone where nothing is done to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Arm {
+    /// What moves the parameters.
+    pub optimizer: Optimizer,
+    /// What is done to the model.
+    pub method: Method,
+}
+
+/// What moves the parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Optimizer {
+    /// AdamW, all of them.
+    AdamW,
+    /// Muon the hidden matrices, AdamW the others.
+    Muon,
+}
+
+/// The arm of a method whose parameters AdamW moves.
+pub const fn adamw(method: Method) -> Arm {
+    Arm { optimizer: Optimizer::AdamW, method }
+}
+
+/// The arm of a method whose hidden matrices Muon moves.
+pub const fn muon(method: Method) -> Arm {
+    Arm { optimizer: Optimizer::Muon, method }
+}
+
 /// What is done to a model.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Arm {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+pub enum Method {
     /// Nothing.
     Baseline,
     /// Nothing; the embedding tables start at the scale that makes kappa of the first batch smallest.
@@ -28,6 +58,8 @@ pub enum Arm {
     PooledCurrent,
     /// The token table conditioned as a whole. Causal.
     Table,
+    /// Control: X times one number, which a head that is tied to the token table does not see. Causal.
+    Factor,
     /// Control: X scaled to the norm that `per-sequence` gives it, without its directions. Not causal.
     PerSequenceNormMatched,
     /// Control: X scaled to the norm that `pooled` gives it, without its directions. Causal.
@@ -44,55 +76,146 @@ pub enum Arm {
     PreconditionedAttention,
 }
 
+/// The strength t where nothing says otherwise.
+pub const STRENGTH: f64 = 0.3;
+
+/// Where the search of a factor begins, and what it is where nothing says otherwise.
+pub const FACTOR: f64 = 3.0;
+
 impl Arm {
+    /// What the others are compared with: nothing is done, AdamW moves all.
+    pub const BASELINE: Self = adamw(Method::Baseline);
+    /// [`Method::Init`] by AdamW.
+    pub const INIT: Self = adamw(Method::Init);
+    /// [`Method::PerSequence`] by AdamW.
+    pub const PER_SEQUENCE: Self = adamw(Method::PerSequence);
+    /// [`Method::Pooled`] by AdamW.
+    pub const POOLED: Self = adamw(Method::Pooled);
+    /// [`Method::PooledCurrent`] by AdamW.
+    pub const POOLED_CURRENT: Self = adamw(Method::PooledCurrent);
+    /// [`Method::Table`] by AdamW.
+    pub const TABLE: Self = adamw(Method::Table);
+    /// [`Method::Factor`] by AdamW.
+    pub const FACTOR: Self = adamw(Method::Factor);
+    /// [`Method::PerSequenceNormMatched`] by AdamW.
+    pub const PER_SEQUENCE_NORM_MATCHED: Self = adamw(Method::PerSequenceNormMatched);
+    /// [`Method::PooledNormMatched`] by AdamW.
+    pub const POOLED_NORM_MATCHED: Self = adamw(Method::PooledNormMatched);
+    /// Muon alone.
+    pub const MUON: Self = muon(Method::Baseline);
+    /// [`Method::Pooled`] by Muon.
+    pub const MUON_POOLED: Self = muon(Method::Pooled);
+    /// [`Method::PooledCurrent`] by Muon.
+    pub const MUON_POOLED_CURRENT: Self = muon(Method::PooledCurrent);
+    /// [`Method::Factor`] by Muon.
+    pub const MUON_FACTOR: Self = muon(Method::Factor);
+
+    /// All arms, in the order of a table.
+    pub fn all() -> Vec<Self> {
+        let methods = Method::value_variants();
+        methods.iter().copied().map(adamw).chain(methods.iter().copied().map(muon)).collect()
+    }
+
+    /// Its name.
+    pub fn name(self) -> String {
+        match (self.optimizer, self.method) {
+            (Optimizer::AdamW, method) => method.name(),
+            (Optimizer::Muon, Method::Baseline) => "muon".to_string(),
+            (Optimizer::Muon, method) => format!("muon+{}", method.name()),
+        }
+    }
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+impl FromStr for Arm {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let (optimizer, method) = match name.strip_prefix("muon") {
+            Some("") => return Ok(muon(Method::Baseline)),
+            Some(rest) => (Optimizer::Muon, rest.strip_prefix('+').unwrap_or(name)),
+            None => (Optimizer::AdamW, name),
+        };
+        let method = Method::from_str(method, false).map_err(|_| {
+            let known: Vec<String> =
+                Method::value_variants().iter().map(|method| method.name()).collect();
+            format!("no arm `{name}`; known: {}, muon, and muon+ARM for each", known.join(", "))
+        })?;
+        Ok(Self { optimizer, method })
+    }
+}
+
+impl TryFrom<String> for Arm {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Arm> for String {
+    fn from(arm: Arm) -> Self {
+        arm.name()
+    }
+}
+
+impl Method {
     /// Its name.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 
-    /// What the arm does under a recipe, at `placement`, over a run of `steps` micro-batches.
+    /// What the method does under a recipe, at `placement`, over a run of `steps` micro-batches.
     ///
     /// # Errors
-    /// When a strength is negative or not finite.
+    /// When a strength is negative or not finite, or a factor not above 0.
     pub fn conditioning(
         self,
         shared: &Shared,
         placement: Placement,
         steps: usize,
     ) -> Result<ConditioningConfig> {
-        let t = shared.strength;
+        let t = shared.strength.unwrap_or(STRENGTH);
         let mut config = ConditioningConfig { placement, ..Default::default() };
         config.method = match self {
             Self::Baseline | Self::Init => return Ok(ConditioningConfig::default()),
-            Self::PerSequence => Method::per_sequence(t)?,
-            Self::Pooled => Method::pooled_earlier(t)?,
-            Self::PooledCurrent => Method::pooled(t)?,
-            Self::Table => Method::table(shared.table_strength)?,
-            Self::PerSequenceNormMatched => Method::norm_matched(t)?,
-            Self::PooledNormMatched => Method::pooled_norm_matched(t)?,
-            Self::Standardised => Method::Standardised,
+            Self::PerSequence => TokenMethod::per_sequence(t)?,
+            Self::Pooled => TokenMethod::pooled_earlier(t)?,
+            Self::PooledCurrent => TokenMethod::pooled(t)?,
+            Self::Table => TokenMethod::table(shared.table_strength.unwrap_or(STRENGTH))?,
+            Self::Factor => TokenMethod::factor(shared.factor.unwrap_or(FACTOR))?,
+            Self::PerSequenceNormMatched => TokenMethod::norm_matched(t)?,
+            Self::PooledNormMatched => TokenMethod::pooled_norm_matched(t)?,
+            Self::Standardised => TokenMethod::Standardised,
             Self::TokenGraying => {
-                Method::token_graying(TokenGraying::Svd { epsilon: shared.graying_epsilon })?
+                TokenMethod::token_graying(TokenGraying::Svd { epsilon: shared.graying_epsilon })?
             }
             Self::SpectralConditioning => {
                 let lambda = shared.spectral_lambda;
                 config.weights = WeightMethod::Spectral(SpectralConditioning::Identity { lambda });
-                Method::None
+                TokenMethod::None
             }
             Self::WeightConditioning => {
                 config.weights = WeightMethod::Weight;
-                Method::None
+                TokenMethod::None
             }
             Self::PreconditionedAttention => {
                 config.attention = AttentionMethod::Preconditioned;
-                Method::None
+                TokenMethod::None
             }
         };
-        if let Method::Pooled(pooled) | Method::PooledNormMatched(pooled) = &mut config.method {
+        if let TokenMethod::Pooled(pooled) | TokenMethod::PooledNormMatched(pooled) =
+            &mut config.method
+        {
             pooled.momentum = shared.momentum;
         }
-        if config.method != Method::None && self != Self::Table {
-            config.ramp_steps = (shared.ramp * steps as f64).round() as u64;
+        if self.has_ramp() {
+            config.ramp_steps = (shared.ramp.unwrap_or(0.0) * steps as f64).round() as u64;
         }
         Ok(config)
     }
@@ -108,10 +231,20 @@ impl Arm {
                 | Self::PreconditionedAttention
         )
     }
-}
 
-impl std::fmt::Display for Arm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&self.name())
+    /// Whether it has a strength t, or a factor.
+    pub fn has_strength(self) -> bool {
+        self.has_ramp() && !matches!(self, Self::Standardised | Self::TokenGraying)
+            || self == Self::Table
+    }
+
+    /// Whether its tokens can go from X to Y step by step.
+    pub fn has_ramp(self) -> bool {
+        self.changes_tokens() && self != Self::Table
+    }
+
+    /// Whether it acts elsewhere in front of the position table than behind it.
+    pub fn has_place(self) -> bool {
+        self.has_ramp() && self != Self::Factor
     }
 }

@@ -63,7 +63,7 @@ impl Shares {
                 let own = |timing: &&Timing| timing.row == *row && timing.arm == arm;
                 timings.iter().find(own).map(|timing| timing.ms_per_step)
             };
-            if let (Some(baseline), Some(own)) = (ms(Arm::Baseline), ms(arm)) {
+            if let (Some(baseline), Some(own)) = (ms(Arm::BASELINE), ms(arm)) {
                 shares.insert(key, Share { recipe, share: baseline / own });
             }
         }
@@ -75,7 +75,7 @@ impl Shares {
     /// baseline was timed there are none.
     pub fn at_equal_time(&self, runs: &[RunConfig]) -> Vec<RunConfig> {
         let best = runs.iter().filter(|run| run.best || run.cell.start == Start::Set);
-        let others = best.filter(|run| run.cell.arm != Arm::Baseline);
+        let others = best.filter(|run| run.cell.arm != Arm::BASELINE);
         others.filter_map(|run| self.with_time(run)).collect()
     }
 
@@ -97,6 +97,9 @@ impl Shares {
 /// What the cost of a step depends on, wherever it lies.
 fn recipe(run: &RunConfig) -> Result<String> {
     let common = run.common();
-    let timed = serde_json::to_string(&(common.identity()?, run.job.network.conditioning()))?;
+    let mut timed = serde_json::to_string(&(common.identity()?, run.job.network.conditioning()))?;
+    if let Some(muon) = &run.job.fit.muon {
+        timed += &serde_json::to_string(muon)?;
+    }
     Ok(blake3::hash(timed.as_bytes()).to_hex().to_string())
 }

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::arm::Arm;
 use crate::job::Job;
-use crate::search::{PUBLISHED_STD, Start};
+use crate::search::Start;
+use crate::settings::PUBLISHED_STD;
 
 /// The layout of run folders and their records. Another number is another layout.
 pub const FORMAT: u32 = 2;
@@ -114,7 +115,7 @@ impl RunConfig {
         let mut common = self.clone();
         common.cell = Cell {
             row: self.cell.row.clone(),
-            arm: Arm::Baseline,
+            arm: Arm::BASELINE,
             start: Start::Published,
             budget: Budget::Steps,
             seed: 0,
@@ -129,6 +130,7 @@ impl RunConfig {
         common.job.fit.groups.table_rate = 1.0;
         common.job.fit.seed = 0;
         common.job.fit.probe_every = None;
+        common.job.fit.muon = None;
         // At equal time every arm has a length of its own.
         if self.cell.budget == Budget::Time {
             let fit = &mut common.job.fit;

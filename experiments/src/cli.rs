@@ -18,10 +18,11 @@ use crate::run::folder::{self, Folder};
 use crate::run::log::{self, Format};
 use crate::run::worker::{self, interrupted_flag};
 use crate::run::{queue, timing};
-use crate::search::{Start, Trial, Tuned};
+use crate::search::{Found, Start, Trial, Tuned};
 use crate::table::{Command as _, Table};
 use crate::{export, report, sweep, tensorboard};
 use conditioned_models::Architecture;
+use conditioned_nn::store::write_atomic;
 use conditioned_report::html;
 
 #[derive(Parser)]
@@ -46,8 +47,9 @@ pub struct Options<T: Table> {
     /// Rows of the table, separated by commas. Default: those of the preset.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub models: Option<Vec<T::Row>>,
-    /// Arms, separated by commas. Default: those of the preset.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    /// Arms, separated by commas: baseline, per-sequence, pooled, factor, ... (a wrong one prints them all); muon,
+    /// and muon+ARM, move the hidden matrices by Muon. Default: those of the preset.
+    #[arg(long, value_delimiter = ',')]
     pub arms: Option<Vec<Arm>>,
     /// Seeds per cell. Default: as many as the preset says, fewer in a search or sweep.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -96,8 +98,8 @@ enum Command<T: Table> {
     Run(Options<T>),
     /// Print every cell with its parameters, arithmetic, memory and time, and train nothing.
     Plan(Options<T>),
-    /// Search learning rates and embedding tables for every arm on a slice of the training data; write
-    /// DIR/tuned.json.
+    /// Search learning rates, embedding tables and what the recipe leaves open for every arm, on a slice of the
+    /// training data; write DIR/tuned.json and DIR/search.md.
     Tune(Options<T>),
     /// Change one number of the recipe at a time, on a slice of the training data.
     Sweep(Options<T>),
@@ -249,55 +251,85 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
     report::write::<T>(&plan.out, None)
 }
 
-/// Trains the cells of the search and writes the best settings of every arm to `tuned.json`.
+/// Searches round by round, each from what those before it found; writes the best settings of every arm to
+/// `tuned.json`, and what every arm was given to `search.md`.
 fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
     let stop: &AtomicBool = &*interrupted_flag()?;
-    let cells = plan.search()?;
-    info!("{}", plan.announcement(&cells));
-    queue::train(&cells.runs, &plan.out, plan.side_by_side, stop)?;
-    if plan.shard.is_part() {
-        info!("this shard is complete; when all are, `tune` without --shard records the best");
-        return Ok(());
+    loop {
+        let cells = plan.search(&Finished::read(plan)?.found)?;
+        if cells.runs.is_empty() && !plan.shard.is_part() {
+            break;
+        }
+        info!("next round of the search: {}", plan.announcement(&cells));
+        queue::train(&cells.runs, &plan.out, plan.side_by_side, stop)?;
+        if plan.shard.is_part() {
+            info!(
+                "this shard of the round is complete; when all are, the same again goes on, and `tune` without \
+                 --shard ends the search"
+            );
+            return Ok(());
+        }
     }
+    let Finished { found, names, hashes } = Finished::read(plan)?;
+    let data = (names.join("; "), hashes.join("; "));
+    let axes = |row: &str, arm| plan.axes(row, arm);
+    let tuned = Tuned::choose(plan.preset().name, (&data.0, &data.1), found, plan.effort(), axes)?;
+    let table = tuned.table(T::TITLE);
+    write_atomic(&plan.out.join("search.md"), table.markdown().as_bytes())
+        .with_context(|| plan.out.display().to_string())?;
+    print(&table.terminal(conditioned_report::grid::Grid::width()))?;
     let path = plan.out.join("tuned.json");
-    folder::write(&path, &choose(plan, &plan.out)?)?;
+    folder::write(&path, &tuned)?;
     print(&path.display().to_string())
 }
 
-/// The best settings among the finished runs of a search in `out`.
-fn choose<T: Table>(plan: &Plan<T>, out: &Path) -> Result<Tuned> {
-    let mut trials = Vec::new();
-    let mut together = Together::default();
-    // Rows may have data of their own.
-    let (mut names, mut hashes) = (Vec::new(), Vec::new());
-    for folder in folder::find(out)? {
-        let config = folder.config()?;
-        let Some(summary) = folder.summary()? else { continue };
-        let Start::Point(setting) = config.cell.start else { continue };
-        ensure!(
-            (config.table.as_str(), config.preset.as_str()) == (T::NAME, plan.preset().name),
-            "{}: a search of {}, preset {}; choose another --out",
-            folder.path().display(),
-            config.table,
-            config.preset
-        );
-        together.check(folder.path(), &config)?;
-        let (name, hash) = config.job.task.data();
-        if !hashes.iter().any(|known| known == hash) {
-            names.push(name.to_string());
-            hashes.push(hash.to_string());
+/// The finished runs of a search.
+#[derive(Default)]
+struct Finished {
+    found: Found,
+    /// Rows may have data of their own.
+    names: Vec<String>,
+    hashes: Vec<String>,
+}
+
+impl Finished {
+    /// Those of a plan in its folder.
+    fn read<T: Table>(plan: &Plan<T>) -> Result<Self> {
+        let mut trials = Vec::new();
+        let mut together = Together::default();
+        let mut finished = Self::default();
+        if !plan.out.exists() {
+            return Ok(finished);
         }
-        trials.push(Trial {
-            row: config.cell.row.clone(),
-            arm: config.cell.arm,
-            strength: config.job.network.conditioning().method.strength(),
-            setting,
-            seed: config.cell.seed,
-            loss: summary.metric("tune_loss"),
-            score: T::SCORE.map(|score| summary.metric(score)),
-        });
+        for folder in folder::find(&plan.out)? {
+            let config = folder.config()?;
+            let Some(summary) = folder.summary()? else { continue };
+            let Start::Point(setting) = config.cell.start else { continue };
+            ensure!(
+                (config.table.as_str(), config.preset.as_str()) == (T::NAME, plan.preset().name),
+                "{}: a search of {}, preset {}; choose another --out",
+                folder.path().display(),
+                config.table,
+                config.preset
+            );
+            together.check(folder.path(), &config)?;
+            let (name, hash) = config.job.task.data();
+            if !finished.hashes.iter().any(|known| known == hash) {
+                finished.names.push(name.to_string());
+                finished.hashes.push(hash.to_string());
+            }
+            let strength = config.job.network.conditioning().method.strength();
+            trials.push(Trial {
+                row: config.cell.row.clone(),
+                arm: config.cell.arm,
+                strength: strength.filter(|_| setting.strength.is_none()),
+                setting,
+                seed: config.cell.seed,
+                loss: summary.metric("tune_loss"),
+                score: T::SCORE.map(|score| summary.metric(score)),
+            });
+        }
+        finished.found = Found::new(trials)?;
+        Ok(finished)
     }
-    ensure!(!hashes.is_empty(), "{}: no finished search", out.display());
-    let grid = |row: &str, arm| plan.settings(row, arm);
-    Tuned::choose(plan.preset().name, (&names.join("; "), &hashes.join("; ")), trials, grid)
 }

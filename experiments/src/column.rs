@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use conditioned_models::conditioning::Placement;
 use serde::Deserialize;
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Method};
 use crate::cell::Budget;
 use crate::results::Finished;
 use crate::run::timing::Timing;
 use crate::search::Block;
+use crate::settings::place_name;
 use conditioned_report::statistics::Sample;
 
 /// An empty field.
@@ -85,8 +87,8 @@ pub fn model() -> Column {
 
 /// Whether embedding tables are as published or tuned.
 pub fn start() -> Column {
-    let show = |row: &RowView<'_>| match (row.block, row.arm) {
-        (Block::Published, Arm::Init) => "own scale".to_string(),
+    let show = |row: &RowView<'_>| match (row.block, row.arm.method) {
+        (Block::Published, Method::Init) => "own scale".to_string(),
         (block, _) => block.label().to_string(),
     };
     Column::new("embedding tables", show).answer()
@@ -101,19 +103,29 @@ pub fn budget() -> Column {
     .answer()
 }
 
+/// The same where some runs had the time of the baseline.
+pub fn budgets(results: &[Finished]) -> Option<Column> {
+    results.iter().any(|run| run.cell.budget == Budget::Time).then(budget)
+}
+
 /// The arm; `leaks` says of a causal model that the arm is not causal.
 pub fn arm(leaks: bool) -> Column {
-    let show = move |row: &RowView<'_>| match row.arm {
-        Arm::PerSequence | Arm::PooledCurrent | Arm::PerSequenceNormMatched if leaks => {
+    let show = move |row: &RowView<'_>| match row.arm.method {
+        Method::PerSequence
+        | Method::PooledCurrent
+        | Method::PerSequenceNormMatched
+        | Method::Standardised
+        | Method::TokenGraying
+            if leaks =>
+        {
             format!("{} (sees the future)", row.arm)
         }
-        Arm::Standardised | Arm::TokenGraying if leaks => format!("{} (sees the future)", row.arm),
-        arm => arm.to_string(),
+        _ => row.arm.to_string(),
     };
     Column::new("arm", show).answer()
 }
 
-/// Strength t.
+/// Strength t, or the factor.
 pub fn strength() -> Column {
     Column::new("t", |row| {
         let strength = row.runs.first().and_then(|run| run.cell.strength);
@@ -134,6 +146,10 @@ pub fn setting() -> Column {
         let mut setting = format!("{}, x{}", first.learning_rate, first.embedding_lr_scale);
         setting += &std.map_or(String::new(), |std| format!(", {std:.2}"));
         setting += &position.map_or(String::new(), |std| format!(", positions {std:.2}"));
+        let elsewhere = first.placement.filter(|place| *place != Placement::AfterPosition);
+        setting += &elsewhere.map_or(String::new(), |place| format!(", {}", place_name(place)));
+        let ramp = first.ramp_steps.filter(|steps| *steps > 0);
+        setting += &ramp.map_or(String::new(), |steps| format!(", ramp {steps}"));
         setting
     })
 }
@@ -161,7 +177,7 @@ fn difference_of(
     values: &BTreeMap<u64, f64>,
     baseline: &BTreeMap<u64, f64>,
 ) -> Option<Sample> {
-    if arm == Arm::Baseline {
+    if arm == Arm::BASELINE {
         return None;
     }
     let pairs = values.iter().filter_map(|(seed, value)| Some(value - baseline.get(seed)?));
@@ -263,7 +279,7 @@ pub fn kappa(head: &str, which: &'static str) -> Column {
                 None => "∞".to_string(),
             }
         };
-        match row.arm.changes_tokens() {
+        match row.arm.method.changes_tokens() {
             false => number("plain"),
             true => format!("{} → {}", number("plain"), number("conditioned")),
         }

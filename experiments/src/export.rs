@@ -229,7 +229,7 @@ fn conditioning_of(
     place: &str,
 ) -> String {
     let arm = config.cell.arm;
-    match (arm.changes_tokens(), folds) {
+    match (arm.method.changes_tokens(), folds) {
         (false, true) => "None.".to_string(),
         (true, true) => format!(
             "`{arm}`, folded into {place}: this is a plain {label}, which transformers loads as any other."

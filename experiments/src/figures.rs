@@ -15,7 +15,7 @@ use conditioned_report::html::Plate;
 use conditioned_report::scatter::{self, Group, Point, Scatter};
 use conditioned_train::Findings;
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Method};
 use crate::cell::Budget;
 use crate::plan::name;
 use crate::probe::{KAPPA, RESOLVED};
@@ -86,10 +86,11 @@ fn groups<T: Table>(results: &[Finished]) -> Vec<Runs<'_>> {
             let of_arm = |arm: &Arm| {
                 let found = runs(results, (&row, block, Budget::Steps, *arm));
                 // `init` chooses its scale by itself: there is nothing to tune.
-                let shown = !found.is_empty() && (block, *arm) != (Block::Tuned, Arm::Init);
+                let shown =
+                    !found.is_empty() && (block, arm.method) != (Block::Tuned, Method::Init);
                 shown.then_some((*arm, found))
             };
-            let arms: Vec<_> = Arm::value_variants().iter().filter_map(of_arm).collect();
+            let arms: Vec<_> = Arm::all().iter().filter_map(of_arm).collect();
             if !arms.is_empty() {
                 let title = format!("{}, embedding tables {}", T::label(&row), block.label());
                 groups.push(Runs { title, arms });
@@ -307,7 +308,7 @@ fn against_kappa<T: Table>(results: &[Finished], head: &str, metric: &str) -> Op
     let (mut panels, mut ranks) = (Vec::new(), Vec::new());
     for row in T::Row::value_variants().iter().map(|row| name(*row)) {
         let mut groups = Vec::new();
-        for arm in Arm::value_variants() {
+        for arm in &Arm::all() {
             let of_arm = |run: &&Finished| {
                 (run.cell.arm, &run.cell.row, run.cell.budget) == (*arm, &row, Budget::Steps)
             };

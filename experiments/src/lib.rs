@@ -13,7 +13,8 @@
 //! | [`cell`], [`job`] | the place of a run, its whole configuration, its result; what is trained on what |
 //! | [`task`] | images, language, hidden tokens, texts: batches, loss, evaluation |
 //! | [`run`] | folders, worker processes side by side, timing, log |
-//! | [`search`], [`sweep`], [`budget`] | settings found on tuning data; one change at a time; equal time |
+//! | [`settings`], [`search`] | what a search looks for and what lies beside it; how it goes on, and its outcome |
+//! | [`sweep`], [`budget`] | one change at a time; equal time |
 //! | [`results`], [`column`](mod@column), [`report`], [`figures`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
@@ -44,6 +45,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod search;
+pub mod settings;
 pub mod sweep;
 pub mod table;
 pub mod task;

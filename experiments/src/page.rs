@@ -5,7 +5,6 @@ use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use conditioned_report::grid::Grid;
 use conditioned_report::html::{Body, Page, Plate, Section};
 use conditioned_report::statistics::Sample;
@@ -92,9 +91,9 @@ pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
     // A difference stands behind the number that it is of.
     for (number, column) in columns.iter().zip(columns.iter().skip(1)) {
         let Some(difference) = &column.difference else { continue };
-        let arms: Vec<String> = Arm::value_variants()
-            .iter()
-            .filter_map(|&arm| {
+        let arms: Vec<String> = Arm::all()
+            .into_iter()
+            .filter_map(|arm| {
                 let of_arm = |view: &&RowView<'_>| {
                     (view.arm, view.block, view.budget) == (arm, block, Budget::Steps)
                 };

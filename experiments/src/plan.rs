@@ -1,19 +1,21 @@
 //! What will be run: the validated form of the options, and the cells that follow from it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Method};
 use crate::cell::{Budget, Cell, FORMAT, RunConfig};
 use crate::checkpoint::Checkpoint;
 use crate::cli::Options;
 use crate::device;
 use crate::overrides;
-use crate::recipe::Recipe;
-use crate::search::{PUBLISHED_STD, Setting, Start, Tuned};
+use crate::recipe::{Recipe, muon_rule};
+use crate::search::{Effort, Found, Start, Tuned};
+use crate::settings::{Axes, PUBLISHED_STD, Setting};
 use crate::table::{Preset, Request, Stage, Table};
 use conditioned_models::Architecture;
 
@@ -188,11 +190,19 @@ impl<T: Table> Plan<T> {
         }
     }
 
-    /// What a search tries for an arm of a row.
-    pub fn settings(&self, row: &str, arm: Arm) -> Vec<Setting> {
+    /// What is searched for an arm of a row.
+    pub fn axes(&self, row: &str, arm: Arm) -> Axes {
         let recipe = self.rows.iter().find(|(known, _)| name(*known) == row);
-        let tables = recipe.is_none_or(|(_, recipe)| T::has_embedding_tables(recipe));
-        self.preset.grid.settings(arm, tables)
+        let recipe = recipe.map(|(_, recipe)| recipe);
+        let tables = recipe.is_none_or(T::has_embedding_tables);
+        let shared = recipe.map(|recipe| recipe.shared().clone()).unwrap_or_default();
+        self.preset.grid.axes(arm, &shared, tables)
+    }
+
+    /// How hard a search tries.
+    pub fn effort(&self) -> Effort {
+        let seeds = self.seeds.unwrap_or(self.preset.search_seeds);
+        Effort { seeds, budget: self.preset.search_budget }
     }
 
     /// The preset.
@@ -206,7 +216,10 @@ impl<T: Table> Plan<T> {
     /// # Errors
     /// When an arm has no recorded settings, or data and recipe do not fit.
     pub fn table(&self) -> Result<Cells<T>> {
-        self.cells(FIRST_SEED, self.preset.seeds, |row, arm, recipe| self.starts(row, arm, recipe))
+        let seeds = self.seeds.unwrap_or(self.preset.seeds);
+        self.cells(FIRST_SEED..FIRST_SEED + seeds, |row, arm, recipe, _| {
+            self.starts(row, arm, recipe)
+        })
     }
 
     fn starts(
@@ -217,9 +230,9 @@ impl<T: Table> Plan<T> {
     ) -> Result<Vec<(Start, Setting, bool)>> {
         let shared = recipe.shared();
         let with_set = |setting: Setting| {
-            let embedding_std = match arm {
+            let embedding_std = match arm.method {
                 // It finds its own.
-                Arm::Init => None,
+                Method::Init => None,
                 _ => shared.embedding_std.or(setting.embedding_std),
             };
             let lr_scale = shared.embedding_lr_scale.unwrap_or(setting.embedding_lr_scale);
@@ -233,7 +246,8 @@ impl<T: Table> Plan<T> {
             return Ok(with_set(Setting::published(learning_rate)));
         }
         let best = self.tuned.best(row, arm)?;
-        let strength = arm.conditioning(shared, T::placement(arm), 1)?.method.strength();
+        let strength =
+            arm.method.conditioning(shared, T::placement(arm.method), 1)?.method.strength();
         if best.strength.is_some() && best.strength != strength {
             tracing::warn!(
                 "{row} {arm}: the recorded settings were searched at strength {}, this run has {}",
@@ -241,7 +255,7 @@ impl<T: Table> Plan<T> {
                 strength.unwrap_or_default()
             );
         }
-        if !best.covers(&self.settings(row, arm)) {
+        if !best.covers(&self.axes(row, arm).begin()) {
             tracing::warn!("{row} {arm}: the recorded search has not tried all that `tune` would");
         }
         match shared.is_set() {
@@ -250,11 +264,11 @@ impl<T: Table> Plan<T> {
         }
     }
 
-    /// The cells of the search: the same grid for every arm.
+    /// The next cells of the search, after what was `found`; none when it is complete.
     ///
     /// # Errors
     /// When data and recipe do not fit, or the recipe fixes what is searched.
-    pub fn search(&self) -> Result<Cells<T>> {
+    pub fn search(&self, found: &Found) -> Result<Cells<T>> {
         for (_, recipe) in &self.rows {
             ensure!(
                 !recipe.shared().is_set(),
@@ -262,9 +276,11 @@ impl<T: Table> Plan<T> {
                  and embedding_std=null free it"
             );
         }
-        self.cells(0, self.preset.search_seeds, |row, arm, _| {
-            let settings = self.settings(row, arm).into_iter();
-            Ok(settings.map(|setting| (Start::Point(setting), setting, false)).collect())
+        let effort = self.effort();
+        self.cells(0..effort.seeds, |row, arm, _, seed| {
+            let missing = found.missing(row, arm, &self.axes(row, arm), effort).into_iter();
+            let of_seed = missing.filter(|(_, of)| *of == seed);
+            Ok(of_seed.map(|(setting, _)| (Start::Point(setting), setting, false)).collect())
         })
     }
 
@@ -280,7 +296,7 @@ impl<T: Table> Plan<T> {
             recipe.shared().validate()?;
             recipe.validate()?;
         }
-        changed.cells(0, SWEEP_SEEDS, |row, arm, recipe| {
+        changed.cells(0..self.seeds.unwrap_or(SWEEP_SEEDS), |row, arm, recipe, _| {
             let best = changed.starts(row, arm, recipe)?.pop();
             Ok(best.map(|(_, best, _)| (Start::Point(best), best, false)).into_iter().collect())
         })
@@ -305,38 +321,40 @@ impl<T: Table> Plan<T> {
     /// seeds.
     fn cells(
         &self,
-        first_seed: u64,
-        seeds: u64,
-        starts: impl Fn(&str, Arm, &T::Recipe) -> Result<Vec<(Start, Setting, bool)>>,
+        seeds: Range<u64>,
+        starts: impl Fn(&str, Arm, &T::Recipe, u64) -> Result<Vec<(Start, Setting, bool)>>,
     ) -> Result<Cells<T>> {
         // Before the data are prepared, which may take a while.
-        let settings = self.rows.iter().map(|(row, recipe)| {
+        let mut wanted = Vec::new();
+        for (row, recipe) in &self.rows {
             // What was asked for by name is refused where it cannot be.
-            let can = |arm: &Arm| *arm != Arm::Init || T::has_embedding_tables(recipe);
-            let arms = self.arms.iter().filter(|arm| self.arms_named || can(arm));
-            let of_arm = arms.map(|&arm| Ok((arm, starts(&name(*row), arm, recipe)?)));
-            of_arm.collect::<Result<Vec<_>>>()
-        });
-        let settings = settings.collect::<Result<Vec<_>>>()?;
+            let can = |arm: &Arm| arm.method != Method::Init || T::has_embedding_tables(recipe);
+            let mut cells = Vec::new();
+            for seed in seeds.clone() {
+                for &arm in self.arms.iter().filter(|arm| self.arms_named || can(arm)) {
+                    let starts = starts(&name(*row), arm, recipe, seed)?.into_iter();
+                    cells.extend(starts.map(|start| (seed, arm, start)));
+                }
+            }
+            wanted.push(cells);
+        }
         let mut cells = Cells { runs: Vec::new(), settings: Vec::new(), data: Vec::new() };
         let mut count = 0;
-        for ((row, recipe), arms) in self.rows.iter().zip(settings) {
+        for ((row, recipe), wanted) in self.rows.iter().zip(wanted) {
+            if wanted.is_empty() {
+                continue;
+            }
             let request = self.request(*row, recipe);
             let data = T::data(&request)?;
-            for seed in first_seed..first_seed + self.seeds.unwrap_or(seeds) {
-                for &(arm, ref starts) in &arms {
-                    for &(start, setting, best) in starts {
-                        count += 1;
-                        if (count - 1) % self.shard.count != self.shard.index {
-                            continue;
-                        }
-                        let (row, budget) = (name(*row), Budget::Steps);
-                        let cell = Cell { row, arm, start, budget, seed };
-                        let run = self.run(&request, &data, cell, setting, 0, None)?;
-                        cells.runs.push(RunConfig { best, ..run });
-                        cells.settings.push(setting);
-                    }
+            for (seed, arm, (start, setting, best)) in wanted {
+                count += 1;
+                if (count - 1) % self.shard.count != self.shard.index {
+                    continue;
                 }
+                let cell = Cell { row: name(*row), arm, start, budget: Budget::Steps, seed };
+                let run = self.run(&request, &data, cell, setting, 0, None)?;
+                cells.runs.push(RunConfig { best, ..run });
+                cells.settings.push(setting);
             }
             cells.data.push((name(*row), data));
         }
@@ -355,9 +373,13 @@ impl<T: Table> Plan<T> {
     ) -> Result<RunConfig> {
         let stage = Stage { cell: &cell, setting, number, earlier };
         let mut job = T::job(request, data, &stage).with_context(|| cell.to_string())?;
-        if cell.arm == Arm::Init && number == 0 {
+        if cell.arm.method == Method::Init && number == 0 {
             let std = job.smallest_kappa_std(cell.seed).with_context(|| cell.to_string())?;
             job.network.set_init_std(std).with_context(|| cell.to_string())?;
+        }
+        // Later stages are the same for all.
+        if number == 0 {
+            job.fit.muon = muon_rule(cell.arm, &job.network);
         }
         // A search looks for numbers, not for pictures.
         job.fit.probe_every = match cell.is_search() {
@@ -422,7 +444,7 @@ pub fn name<R: ValueEnum>(row: R) -> String {
 }
 
 /// The values without repetitions, in order.
-fn distinct<V: PartialEq + Copy>(values: &[V]) -> Vec<V> {
+pub(crate) fn distinct<V: PartialEq + Copy>(values: &[V]) -> Vec<V> {
     let first = values.iter().enumerate().filter(|(at, value)| !values[..*at].contains(value));
     first.map(|(_, value)| *value).collect()
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use conditioned_nn::store::write_atomic;
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Method};
 use crate::cell::Budget;
 use crate::cli::print;
 use crate::column::{Column, DASH, Published, RowView, published};
@@ -103,8 +103,11 @@ pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Fin
     let mut rows: Vec<&str> = results.iter().map(|run| run.cell.row.as_str()).collect();
     rows.dedup();
     let mut means = Vec::new();
+    if rows.len() < 2 {
+        return means;
+    }
     for &block in Block::value_variants() {
-        for &arm in Arm::value_variants() {
+        for arm in Arm::all() {
             let cells = |row: &&str| runs(results, (row, block, Budget::Steps, arm));
             let by_row: Vec<Vec<&Finished>> = rows.iter().map(cells).collect();
             for first in by_row.first().into_iter().flatten() {
@@ -139,14 +142,14 @@ fn views<'a, T: Table>(
     for row in rows {
         for &block in Block::value_variants() {
             for &budget in Budget::value_variants() {
-                for &arm in Arm::value_variants() {
+                for arm in Arm::all() {
                     let own = runs(results, (&row, block, budget, arm));
                     // `init` chooses its scale by itself, and without tables there is none: nothing to tune.
-                    let tunable = T::HAS_EMBEDDING_TABLES && arm != Arm::Init;
+                    let tunable = T::HAS_EMBEDDING_TABLES && arm.method != Method::Init;
                     if own.is_empty() || (block == Block::Tuned && !tunable) {
                         continue;
                     }
-                    let baseline = (&*row, block, Budget::Steps, Arm::Baseline);
+                    let baseline = (&*row, block, Budget::Steps, Arm::BASELINE);
                     let of_arm = |p: &&Published| p.arm == arm && (p.row == row || p.row == "*");
                     let paper = paper.iter().filter(of_arm);
                     views.push(RowView {

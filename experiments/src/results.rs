@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::TableStds;
-use conditioned_models::conditioning::ConditioningConfig;
+use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_train::{Event, Findings, record};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
-use crate::cell::{Budget, RunConfig, Summary};
+use crate::cell::{Budget, Cell, RunConfig, Summary};
 use crate::job::Init;
 use crate::plan::name;
 use crate::run::folder::{self, Folder};
@@ -67,8 +67,14 @@ pub struct Line {
     pub embedding_std: Option<f64>,
     /// The same of positions.
     pub position_std: Option<f64>,
-    /// Strength t of the method; empty where there is none.
+    /// Strength t of the method, or the factor; empty where there is neither.
     pub strength: Option<f64>,
+    /// Where the method acts; empty where tokens are left alone.
+    #[serde(default)]
+    pub placement: Option<Placement>,
+    /// Micro-batches over which tokens go from unconditioned to conditioned; empty where tokens are left alone.
+    #[serde(default)]
+    pub ramp_steps: Option<u64>,
     /// Optimiser steps of the first stage.
     pub steps: usize,
     /// Trainable scalars of the first stage.
@@ -212,6 +218,8 @@ pub fn collect<T: Table>(out: &Path) -> Result<Vec<Finished>> {
 
 fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> Line {
     let TableStds { words, positions } = config.job.network.table_stds();
+    let conditioning = config.job.network.conditioning();
+    let acts = conditioning.method != Method::None;
     Line {
         preset: config.preset.clone(),
         row: config.cell.row.clone(),
@@ -224,7 +232,9 @@ fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> 
         embedding_lr_scale: config.job.fit.groups.table_rate,
         embedding_std: words,
         position_std: positions,
-        strength: config.job.network.conditioning().method.strength(),
+        strength: conditioning.method.strength(),
+        placement: acts.then_some(conditioning.placement),
+        ramp_steps: acts.then_some(conditioning.ramp_steps),
         steps: summary.steps,
         parameters: summary.parameters,
         data: String::new(),
@@ -275,7 +285,7 @@ fn records<T: Table>(folder: &Folder) -> Result<Records> {
 #[derive(Default)]
 pub struct Together {
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
-    conditioning: BTreeMap<(String, Arm), ConditioningConfig>,
+    conditioning: BTreeMap<(String, Arm, String), ConditioningConfig>,
 }
 
 impl Together {
@@ -295,7 +305,9 @@ impl Together {
             at.display()
         );
         let conditioning = config.job.network.conditioning();
-        let key = (config.cell.row.clone(), config.cell.arm);
+        let Cell { row, arm, start, .. } = &config.cell;
+        // A setting may have its own.
+        let key = (row.clone(), *arm, start.to_string());
         ensure!(
             *self.conditioning.entry(key).or_insert(conditioning) == conditioning,
             "{}: another strength or placement than in other runs of {}; they do not belong in one \

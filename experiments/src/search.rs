@@ -1,5 +1,8 @@
-//! The search that every arm gets alike, on a slice of the training data: peak learning rate, and learning
-//! rate and initial scale of the embedding tables.
+//! The search that every arm gets alike, on a slice of the training data.
+//!
+//! It begins with the settings of a [`Grid`](crate::settings::Grid), goes on to the neighbours of the best until
+//! the best has none that was not tried, so that it lies inside of what was tried, and gives the best few all
+//! seeds. Settings with embedding tables as published have a best of their own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,76 +13,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
+use crate::plan::distinct;
 use crate::run::folder;
+use crate::settings::{Axes, Setting};
+use conditioned_report::grid::Grid;
 use conditioned_report::statistics::Sample;
-
-/// The published standard deviation of embedding tables.
-pub const PUBLISHED_STD: f64 = 0.02;
-
-/// A point of the search.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Setting {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Learning rate of the embedding tables over it.
-    pub embedding_lr_scale: f64,
-    /// Standard deviation of the embedding tables at initialisation; null where the arm, or a checkpoint,
-    /// has its own.
-    pub embedding_std: Option<f64>,
-}
-
-impl Setting {
-    /// A learning rate with everything else as published.
-    pub fn published(learning_rate: f64) -> Self {
-        Self { learning_rate, embedding_lr_scale: 1.0, embedding_std: Some(PUBLISHED_STD) }
-    }
-
-    fn is_published(&self) -> bool {
-        let std = self.embedding_std.unwrap_or(PUBLISHED_STD);
-        (self.embedding_lr_scale, std) == (1.0, PUBLISHED_STD)
-    }
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lr{}-x{}", self.learning_rate, self.embedding_lr_scale)?;
-        self.embedding_std.map_or(Ok(()), |std| write!(f, "-std{std}"))
-    }
-}
-
-/// What is searched: every learning rate with every choice for the embedding tables.
-#[derive(Debug, Clone, Copy)]
-pub struct Grid {
-    /// Peak learning rates.
-    pub learning_rates: &'static [f64],
-    /// (learning rate of the embedding tables over the peak, their standard deviation); the first is the
-    /// published one.
-    pub embeddings: &'static [(f64, f64)],
-}
-
-impl Grid {
-    /// The settings of an arm: the same for all, but for `init`, which finds the deviation by itself. Of a network
-    /// without embedding `tables` they are learning rates alone.
-    pub fn settings(&self, arm: Arm, tables: bool) -> Vec<Setting> {
-        let rates = self.learning_rates.iter();
-        let all = rates.flat_map(|&learning_rate| {
-            self.embeddings.iter().map(move |&(embedding_lr_scale, std)| Setting {
-                learning_rate,
-                embedding_lr_scale,
-                embedding_std: Some(std),
-            })
-        });
-        match arm {
-            _ if !tables => all.filter(Setting::is_published).collect(),
-            Arm::Init => all
-                .filter(|setting| setting.embedding_std == Some(PUBLISHED_STD))
-                .map(|setting| Setting { embedding_std: None, ..setting })
-                .collect(),
-            _ => all.collect(),
-        }
-    }
-}
 
 /// With which setting a cell trains.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -143,7 +81,7 @@ impl Block {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// The strength that it was searched at; null where the arm has none.
+    /// The strength that it was searched at; null where the arm has none, or it was searched too.
     pub strength: Option<f64>,
     /// The best setting with embedding tables as published.
     pub published: Setting,
@@ -189,40 +127,151 @@ impl Search {
         starts
     }
 
-    /// Whether all of `grid` was tried.
-    pub(crate) fn covers(&self, grid: &[Setting]) -> bool {
-        grid.iter().all(|setting| self.points.iter().any(|point| point.setting == *setting))
+    /// Whether all of `settings` were tried.
+    pub(crate) fn covers(&self, settings: &[Setting]) -> bool {
+        settings.iter().all(|setting| self.points.iter().any(|point| point.setting == *setting))
     }
 
-    /// The best of a complete grid.
+    /// Runs that it took.
+    pub fn runs(&self) -> usize {
+        self.points.iter().map(|point| point.seeds.len()).sum()
+    }
+
+    /// Seeds and mean loss of a setting that was tried.
+    pub fn result(&self, setting: Setting) -> Option<(usize, f64)> {
+        let point = self.points.iter().find(|point| point.setting == setting)?;
+        Some((point.seeds.len(), point.rank().1))
+    }
+
+    /// The numbers of the best setting that have no tried value on one side.
+    pub fn edges(&self) -> Vec<&'static str> {
+        let numbers: [(&str, fn(&Setting) -> Option<f64>); 4] = [
+            ("learning rate", |s| Some(s.learning_rate)),
+            ("table rate", |s| Some(s.embedding_lr_scale)),
+            ("table std", |s| s.embedding_std),
+            ("strength", |s| s.strength),
+        ];
+        let at_edge = |of: fn(&Setting) -> Option<f64>| {
+            let best = of(&self.tuned);
+            let values = || self.points.iter().map(|point| of(&point.setting));
+            let inside = values().any(|v| v < best) && values().any(|v| v > best);
+            best.is_some() && values().any(|v| v != best) && !inside
+        };
+        numbers.into_iter().filter(|(_, of)| at_edge(*of)).map(|(name, _)| name).collect()
+    }
+
+    /// The best of a complete search.
     fn choose(
         strength: Option<f64>,
-        grid: &[Setting],
-        mut points: Vec<Point>,
-        seeds: &[u64],
+        effort: Effort,
+        axes: &Axes,
+        points: Vec<Point>,
     ) -> Result<Self> {
-        // What an older grid left behind takes no part.
-        points.retain(|point| grid.contains(&point.setting));
-        for setting in grid {
-            let point = points.iter().find(|point| point.setting == *setting);
-            ensure!(
-                point.is_some_and(|point| point.seeds == seeds),
-                "{setting}: not searched with seeds {seeds:?}; run the same search again, without \
-                 --shard"
+        let missing = effort.missing(axes, &points);
+        if let Some((setting, seed)) = missing.first() {
+            bail!(
+                "{setting}: not searched with seed {seed}; run the same search again, without --shard"
             );
         }
-        let best = |keep: fn(&Setting) -> bool| {
-            let kept = points.iter().filter(|point| keep(&point.setting));
-            let best = kept.min_by(|a, b| {
-                let ((a, a_loss), (b, b_loss)) = (a.rank(), b.rank());
-                a.total_cmp(&b).then(a_loss.total_cmp(&b_loss))
-            });
-            best.map(|point| point.setting)
-        };
+        let best = |keep: fn(&Setting) -> bool| ranked(&points, keep).first().map(|p| p.setting);
         match (best(Setting::is_published), best(|_| true)) {
             (Some(published), Some(tuned)) => Ok(Self { strength, published, tuned, points }),
             _ => bail!("no point of the search"),
         }
+    }
+}
+
+/// Those of the points that are kept, the best first.
+fn ranked(points: &[Point], keep: fn(&Setting) -> bool) -> Vec<&Point> {
+    let mut kept: Vec<&Point> = points.iter().filter(|point| keep(&point.setting)).collect();
+    kept.sort_by(|a, b| {
+        let ((a, a_loss), (b, b_loss)) = (a.rank(), b.rank());
+        a.total_cmp(&b).then(a_loss.total_cmp(&b_loss))
+    });
+    kept
+}
+
+/// How many of the best settings have all seeds.
+const FINALISTS: usize = 3;
+
+/// How hard a search tries, for every arm alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Seeds of the best settings.
+    pub seeds: u64,
+    /// Runs after which it goes on to no further setting.
+    pub budget: usize,
+}
+
+impl Effort {
+    /// What has to be run next; nothing when the search is complete.
+    fn missing(self, axes: &Axes, points: &[Point]) -> Vec<(Setting, u64)> {
+        let tried = |setting: &Setting| points.iter().any(|point| point.setting == *setting);
+        let untried = |settings: Vec<Setting>| -> Vec<(Setting, u64)> {
+            let settings = settings.into_iter().filter(|setting| !tried(setting));
+            distinct(&settings.map(|setting| (setting, 0)).collect::<Vec<_>>())
+        };
+        let begin = untried(axes.begin());
+        if !begin.is_empty() {
+            return begin;
+        }
+        let blocks: [fn(&Setting) -> bool; 2] = [Setting::is_published, |_| true];
+        let rankings = blocks.map(|keep| (keep, ranked(points, keep)));
+        let runs: usize = points.iter().map(|point| point.seeds.len()).sum();
+        if runs < self.budget {
+            let bests = rankings.iter().filter_map(|(keep, ranked)| Some((keep, ranked.first()?)));
+            let beside = bests.flat_map(|(keep, best)| {
+                axes.neighbours(best.setting).into_iter().filter(|setting| keep(setting))
+            });
+            let beside = untried(beside.collect());
+            if !beside.is_empty() {
+                return beside;
+            }
+        }
+        let finalists = rankings.iter().flat_map(|(_, ranked)| ranked.iter().take(FINALISTS));
+        let unseen = finalists.flat_map(|point| {
+            let seeds = (0..self.seeds).filter(|seed| !point.seeds.contains(seed));
+            seeds.map(|seed| (point.setting, seed))
+        });
+        distinct(&unseen.collect::<Vec<_>>())
+    }
+}
+
+/// The finished points of a search, by row and arm.
+#[derive(Debug, Default)]
+pub struct Found(BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)>);
+
+impl Found {
+    /// Sorts finished points.
+    ///
+    /// # Errors
+    /// When an arm was searched at different strengths by different recipes.
+    pub fn new(trials: Vec<Trial>) -> Result<Self> {
+        let mut searches: BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)> = BTreeMap::new();
+        for Trial { row, arm, strength, setting, seed, loss, score } in trials {
+            let (known, points) =
+                searches.entry((row, arm)).or_insert_with(|| (strength, Vec::new()));
+            ensure!(
+                *known == strength,
+                "{arm}: searched at different strengths; use one --out for each"
+            );
+            let at = points.iter().position(|point| point.setting == setting);
+            let at = at.unwrap_or_else(|| {
+                let (seeds, loss, score) = (Vec::new(), Vec::new(), Vec::new());
+                points.push(Point { setting, seeds, loss, score });
+                points.len() - 1
+            });
+            points[at].seeds.push(seed);
+            points[at].loss.push(loss);
+            points[at].score.extend(score);
+        }
+        Ok(Self(searches))
+    }
+
+    /// What the search of an arm has to run next; nothing when it is complete.
+    pub fn missing(&self, row: &str, arm: Arm, axes: &Axes, effort: Effort) -> Vec<(Setting, u64)> {
+        let points = self.0.get(&(row.to_string(), arm)).map_or(&[][..], |(_, points)| points);
+        effort.missing(axes, points)
     }
 }
 
@@ -232,7 +281,7 @@ pub struct Trial {
     pub row: String,
     /// The arm.
     pub arm: Arm,
-    /// Its strength, if it has one.
+    /// Its strength, if it has one that the recipe says.
     pub strength: Option<f64>,
     /// Its setting.
     pub setting: Setting,
@@ -312,43 +361,70 @@ impl Tuned {
     /// Chooses the best settings among the finished points of a search on `data`, (name, hash).
     ///
     /// # Errors
-    /// When there are none, or the `grid` of an arm is not complete with the same seeds everywhere: an
-    /// arm must not be searched less than another.
+    /// When there are none, or the search of an arm, with what `axes` says, is not complete: an arm must not
+    /// be searched less than another.
     pub fn choose(
         preset: &str,
         (data, data_hash): (&str, &str),
-        trials: Vec<Trial>,
-        grid: impl Fn(&str, Arm) -> Vec<Setting>,
+        found: Found,
+        effort: Effort,
+        axes: impl Fn(&str, Arm) -> Axes,
     ) -> Result<Self> {
-        let mut searches: BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)> = BTreeMap::new();
-        for Trial { row, arm, strength, setting, seed, loss, score } in trials {
-            let (known, points) =
-                searches.entry((row, arm)).or_insert_with(|| (strength, Vec::new()));
-            ensure!(
-                *known == strength,
-                "{arm}: searched at different strengths; use one --out for each"
-            );
-            let at = points.iter().position(|point| point.setting == setting);
-            let at = at.unwrap_or_else(|| {
-                let (seeds, loss, score) = (Vec::new(), Vec::new(), Vec::new());
-                points.push(Point { setting, seeds, loss, score });
-                points.len() - 1
-            });
-            points[at].seeds.push(seed);
-            points[at].loss.push(loss);
-            points[at].score.extend(score);
-        }
-        let first = searches.values().flat_map(|(_, points)| points).next();
-        let Some(seeds) = first.map(|point| point.seeds.clone()) else {
-            bail!("no finished cell of a search")
-        };
+        ensure!(!found.0.is_empty(), "no finished cell of a search");
         let mut rows: BTreeMap<String, BTreeMap<Arm, Search>> = BTreeMap::new();
-        for ((row, arm), (strength, points)) in searches {
-            let search = Search::choose(strength, &grid(&row, arm), points, &seeds)
+        for ((row, arm), (strength, points)) in found.0 {
+            let search = Search::choose(strength, effort, &axes(&row, arm), points)
                 .with_context(|| format!("{row} {arm}"))?;
             rows.entry(row).or_default().insert(arm, search);
         }
         let [preset, data, data_hash] = [preset, data, data_hash].map(str::to_string);
         Ok(Self { preset, data, data_hash, rows })
+    }
+
+    /// What every arm was given, and where its best lies.
+    pub fn table(&self, title: &str) -> Grid {
+        let heads = [
+            "model",
+            "arm",
+            "runs",
+            "best of all",
+            "its seeds",
+            "loss",
+            "at the edge of what was tried",
+            "best with published tables",
+            "its loss",
+        ];
+        let mut rows = Vec::new();
+        for (row, arm, search) in self
+            .rows
+            .iter()
+            .flat_map(|(row, arms)| arms.iter().map(move |(arm, search)| (row, arm, search)))
+        {
+            let loss = |setting| search.result(setting).map_or((0, f64::NAN), |result| result);
+            let ((seeds, tuned), (_, published)) = (loss(search.tuned), loss(search.published));
+            let edges = search.edges();
+            rows.push(vec![
+                row.clone(),
+                arm.to_string(),
+                search.runs().to_string(),
+                search.tuned.to_string(),
+                seeds.to_string(),
+                format!("{tuned:.4}"),
+                if edges.is_empty() { "none".to_string() } else { edges.join(", ") },
+                search.published.to_string(),
+                format!("{published:.4}"),
+            ]);
+        }
+        Grid {
+            title: format!("{title}: what every arm was given on {}", self.data),
+            columns: heads.map(|head| (head.to_string(), true)).to_vec(),
+            rows,
+            notes: vec![
+                "lr: peak learning rate; x: that of the embedding tables over it; std: their deviation at \
+                 initialisation; t: strength, or the factor. The loss is of a slice of the training data. No \
+                 test data are read."
+                    .to_string(),
+            ],
+        }
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use conditioned_data::TextSource;
 use conditioned_models::conditioning::{ConditioningConfig, Placement};
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Method};
 use crate::cell::Cell;
 use crate::checkpoint::Checkpoint;
 use crate::column::Column;
@@ -15,7 +15,7 @@ use crate::hub;
 use crate::job::Job;
 use crate::recipe::Recipe;
 use crate::results::Finished;
-use crate::search::{Grid, Setting};
+use crate::settings::{Grid, Setting};
 
 /// A table of the paper, or one of our own: one file.
 pub trait Table: Sized + 'static {
@@ -89,11 +89,11 @@ pub trait Table: Sized + 'static {
         Self::HAS_EMBEDDING_TABLES
     }
 
-    /// Where an arm acts unless the recipe says otherwise.
-    fn placement(arm: Arm) -> Placement {
-        match arm {
+    /// Where a method acts unless the recipe says otherwise.
+    fn placement(method: Method) -> Placement {
+        match method {
             // A conditioned position table does harm: docs/LOG.md.
-            Arm::Table => Placement::BeforePosition,
+            Method::Table => Placement::BeforePosition,
             _ => Placement::AfterPosition,
         }
     }
@@ -151,10 +151,12 @@ pub struct Preset<T: Table> {
     pub left_out: &'static [Arm],
     /// Seeds per cell unless another number is asked for.
     pub seeds: u64,
-    /// What `tune` searches.
+    /// Where `tune` begins.
     pub grid: Grid,
-    /// Seeds of each point of a search.
+    /// Seeds of the best settings of a search.
     pub search_seeds: u64,
+    /// Runs of an arm after which a search goes on to no further setting.
+    pub search_budget: usize,
     /// What `sweep` changes, one after the other.
     pub sweep: &'static [Change],
     /// The outcome of the search, `tuned/NAME.json`.
@@ -166,7 +168,7 @@ pub struct Preset<T: Table> {
 }
 
 impl<T: Table> Preset<T> {
-    /// A preset of three seeds, whose points are searched with one, with nothing recorded and nothing to sweep.
+    /// A preset of three seeds, whose search gives two to the best, with nothing recorded and nothing to sweep.
     pub fn new(
         name: &'static str,
         recipe: fn(T::Row) -> T::Recipe,
@@ -182,7 +184,8 @@ impl<T: Table> Preset<T> {
             left_out: &[],
             seeds: 3,
             grid,
-            search_seeds: 1,
+            search_seeds: 2,
+            search_budget: 60,
             sweep: &[],
             tuned: None,
             timings: None,
@@ -190,6 +193,38 @@ impl<T: Table> Preset<T> {
         }
     }
 }
+
+impl<T: Table> Preset<T> {
+    /// A preset of a cell of the answer (docs/PLAN.md): five seeds, everything searched, equal steps and equal
+    /// time.
+    pub fn answer(
+        name: &'static str,
+        recipe: fn(T::Row) -> T::Recipe,
+        rows: &'static [T::Row],
+        arms: &'static [Arm],
+        grid: Grid,
+    ) -> Self {
+        let preset = Self::new(name, recipe, rows, arms, grid);
+        Self { seeds: 5, search_budget: 30, equal_time: true, ..preset }
+    }
+}
+
+/// The arms of a cell of the answer where a token may depend on all others.
+pub const ANSWER_ARMS: &[Arm] = &[
+    Arm::BASELINE,
+    Arm::PER_SEQUENCE,
+    Arm::POOLED_CURRENT,
+    Arm::FACTOR,
+    Arm::MUON,
+    Arm::MUON_POOLED_CURRENT,
+];
+
+/// The same of a causal model.
+pub const CAUSAL_ANSWER_ARMS: &[Arm] =
+    &[Arm::BASELINE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED, Arm::MUON_FACTOR];
+
+/// Places that the search of an arm chooses from.
+pub const ANSWER_PLACES: &[Placement] = &[Placement::AfterPosition, Placement::BeforePosition];
 
 /// Changes of the recipe that a sweep tries one at a time, and the arms that they concern.
 pub struct Change {
@@ -242,17 +277,22 @@ impl<T: Table> Request<'_, T> {
         hub::text(path, separator)
     }
 
-    /// What an arm does under the recipe, over a run of `steps` micro-batches.
+    /// What an arm does under the recipe at a setting, over a run of `steps` micro-batches.
     ///
     /// # Errors
-    /// When a strength is negative or not finite.
-    pub fn conditioning(&self, arm: Arm, steps: usize) -> Result<ConditioningConfig> {
-        let shared = self.recipe.shared();
-        let placement = match arm {
-            Arm::Table => T::placement(arm),
-            _ => shared.placement.unwrap_or(T::placement(arm)),
+    /// When a strength is negative or not finite, or a factor not above 0.
+    pub fn conditioning(
+        &self,
+        arm: Arm,
+        setting: &Setting,
+        steps: usize,
+    ) -> Result<ConditioningConfig> {
+        let shared = self.recipe.shared().at(setting);
+        let placement = match arm.method {
+            Method::Table => T::placement(arm.method),
+            _ => shared.placement.unwrap_or(T::placement(arm.method)),
         };
-        arm.conditioning(shared, placement, steps)
+        arm.method.conditioning(&shared, placement, steps)
     }
 
     /// Refuses norm-matched tokens in front of the layer norm of an embedding.
@@ -261,10 +301,13 @@ impl<T: Table> Request<'_, T> {
     /// When an arm would be the baseline there.
     pub fn check_norm_matched(&self) -> Result<()> {
         for &arm in self.arms {
-            let placement = self.conditioning(arm, 1)?.placement;
+            let placement = self.conditioning(arm, &Setting::published(0.0), 1)?.placement;
+            let scales = matches!(
+                arm.method,
+                Method::PooledNormMatched | Method::PerSequenceNormMatched | Method::Factor
+            );
             ensure!(
-                !matches!(arm, Arm::PooledNormMatched | Arm::PerSequenceNormMatched)
-                    || placement != Placement::AfterPosition,
+                !scales || placement != Placement::AfterPosition,
                 "--arms {arm}: the layer norm that follows takes any factor out again, so that this is the \
                  baseline; take --set placement=after-norm or before-position"
             );

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use conditioned_data::{Augment, IdxFolder, ImageData};
 use conditioned_models::Architecture;
 use conditioned_models::network::Network;
-use experiments::arm::Arm::{self, Baseline, Init, PerSequence, PooledCurrent};
+use experiments::arm::Arm;
 use experiments::column::{self, Column};
 use experiments::hub;
 use experiments::job::Job;
@@ -17,8 +17,10 @@ use experiments::plan;
 use experiments::recipe::images::{DIGITS_GRID, ImageRecipe, SMOKE_GRID};
 use experiments::recipe::{Shared, Training};
 use experiments::results::Finished;
-use experiments::search::Grid;
-use experiments::table::{Change, Curve, NoCommands, Preset, Request, Stage, Table};
+use experiments::settings::Grid;
+use experiments::table::{
+    ANSWER_ARMS, ANSWER_PLACES, Change, Curve, NoCommands, Preset, Request, Stage, Table,
+};
 
 struct Table1;
 
@@ -98,6 +100,29 @@ fn mnist_4k(row: Row) -> ImageRecipe {
     }
 }
 
+/// The digits with everything searched.
+fn answer(row: Row) -> ImageRecipe {
+    ImageRecipe { shared: Shared::searched(), ..digits(row) }
+}
+
+/// 4,000 images of MNIST, half as long, with everything searched.
+fn answer_mnist(row: Row) -> ImageRecipe {
+    ImageRecipe { epochs: 6, shared: Shared::searched(), ..mnist_4k(row) }
+}
+
+/// 4,000 images of CIFAR-10 with everything searched.
+fn answer_cifar10(row: Row) -> ImageRecipe {
+    ImageRecipe {
+        train_images: Some(4000),
+        tune_images: 2000,
+        batch_size: 64,
+        epochs: 6,
+        target: 30.0,
+        shared: Shared::searched(),
+        ..cifar10(row)
+    }
+}
+
 /// 32 x 32 images in colour, such as CIFAR-10: about an hour a run on two cores.
 fn cifar10(row: Row) -> ImageRecipe {
     let digits = digits(row);
@@ -158,11 +183,11 @@ const IMAGENET_IMAGES: usize = 1_281_167;
 /// Those of them that a search would be judged by.
 const IMAGENET_TUNING: usize = 10_000;
 
-const ARMS: &[Arm] = &[Baseline, Init, PerSequence, PooledCurrent];
+const ARMS: &[Arm] = &[Arm::BASELINE, Arm::INIT, Arm::PER_SEQUENCE, Arm::POOLED_CURRENT];
 
 const SWEEP: &[Change] = &[Change {
     one_of: &["strength=0.1", "strength=0.3", "strength=1", "placement=before-position"],
-    arms: &[PerSequence, PooledCurrent],
+    arms: &[Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
 }];
 
 impl Table for Table1 {
@@ -193,7 +218,7 @@ impl Table for Table1 {
             },
             Preset {
                 // All arms take nine minutes on two cores, and more where they are busy.
-                left_out: &[PooledCurrent],
+                left_out: &[Arm::POOLED_CURRENT],
                 tuned: Some(include_str!("tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", digits, DIGITS_GRID)
@@ -207,8 +232,17 @@ impl Table for Table1 {
                 ..preset("mnist-4k", mnist_4k, MNIST)
             },
             preset("cifar10", cifar10, MNIST),
+            Preset::answer(
+                "answer",
+                answer,
+                &[Row::Vit, Row::Deit, Row::Swin],
+                ANSWER_ARMS,
+                ANSWER,
+            ),
+            Preset::answer("answer-mnist", answer_mnist, &[Row::Vit], ANSWER_ARMS, ANSWER),
+            Preset::answer("answer-cifar10", answer_cifar10, &[Row::Vit], ANSWER_ARMS, ANSWER),
             Preset {
-                arms: &[Baseline, PerSequence, PooledCurrent],
+                arms: &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
                 ..preset("paper", paper, MNIST)
             },
         ]
@@ -238,12 +272,12 @@ impl Table for Table1 {
             "paper" => {
                 "--data DIR with the folders train and val of ImageNet's images; `plan` needs none"
             }
-            "cifar10" => {
+            "cifar10" | "answer-cifar10" => {
                 "--data DIR with the binary files of CIFAR-10, or with a folder of images for each class"
             }
             _ => "--data DIR with the IDX files of MNIST (or of a set in its format)",
         };
-        request.check_data(request.options.data.is_some(), &["smoke", "short"], needed)
+        request.check_data(request.options.data.is_some(), &["smoke", "short", "answer"], needed)
     }
 
     fn has_embedding_tables(recipe: &ImageRecipe) -> bool {
@@ -270,9 +304,9 @@ impl Table for Table1 {
 
     fn columns(results: &[Finished]) -> Vec<Column> {
         let target = results.first().and_then(|run| run.metric("target")).unwrap_or_default();
-        vec![
-            column::model(),
-            column::start(),
+        let mut columns = vec![column::model(), column::start()];
+        columns.extend(column::budgets(results));
+        columns.extend([
             column::arm(false),
             column::strength(),
             column::setting(),
@@ -282,7 +316,8 @@ impl Table for Table1 {
             column::steps_to(format!("steps to {target} %"), "steps_to_target"),
             column::ms_per_step(),
             column::paper("ImageNet-1k", "test_accuracy", 1),
-        ]
+        ]);
+        columns
     }
 
     fn label(row: &str) -> String {
@@ -296,7 +331,9 @@ impl Table for Table1 {
 
     fn on(first: &Finished) -> String {
         let images = match (first.cell.preset.as_str(), first.metric("train_images")) {
-            ("mnist-4k", Some(images)) => format!(", {images} training images"),
+            ("mnist-4k" | "answer-mnist" | "answer-cifar10", Some(images)) => {
+                format!(", {images} training images")
+            }
             _ => String::new(),
         };
         format!("{}{images}, stand-in for ImageNet-1k", first.data)
@@ -314,10 +351,10 @@ impl Table for Table1 {
     }
 }
 
-const MNIST: Grid = Grid {
-    learning_rates: &[1e-3, 3e-3, 9e-3],
-    embeddings: &[(1.0, 0.02), (1.0, 0.2), (1.0, 1.0)],
-};
+const ANSWER: Grid =
+    Grid { places: ANSWER_PLACES, ..Grid::new(&[2e-3, 4e-3, 8e-3], &[(1.0, 0.02), (1.0, 0.2)]) };
+
+const MNIST: Grid = Grid::new(&[1e-3, 3e-3, 9e-3], &[(1.0, 0.02), (1.0, 0.2), (1.0, 1.0)]);
 
 fn main() -> ExitCode {
     experiments::main::<Table1>()

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use conditioned_data::DetectionData;
-use experiments::arm::Arm::{self, Baseline, PerSequence, PooledCurrent};
+use experiments::arm::Arm;
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::detection::DetectionRecipe;
 use experiments::recipe::{Shared, Training};
 use experiments::results::Finished;
-use experiments::search::Grid;
+use experiments::settings::Grid;
 use experiments::table::{Curve, NoCommands, Preset, Request, Stage, Table};
 
 struct Table2;
@@ -125,9 +125,9 @@ fn paper(row: Row) -> DetectionRecipe {
 /// Images of COCO's train2017 and val2017, and its categories.
 const COCO: ([usize; 2], usize) = ([118_287, 5_000], 80);
 
-const ARMS: &[Arm] = &[Baseline, PerSequence, PooledCurrent];
+const ARMS: &[Arm] = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED_CURRENT];
 
-const GRID: Grid = Grid { learning_rates: &[1e-3, 2e-3, 4e-3], embeddings: &[(1.0, 0.02)] };
+const GRID: Grid = Grid::new(&[1e-3, 2e-3, 4e-3], &[(1.0, 0.02)]);
 
 impl Table for Table2 {
     const NAME: &'static str = "table2-coco";
@@ -153,13 +153,19 @@ impl Table for Table2 {
             Preset {
                 seeds: 2,
                 // All arms take twelve minutes on two cores.
-                left_out: &[PooledCurrent],
+                left_out: &[Arm::POOLED_CURRENT],
                 tuned: Some(include_str!("tuned/short.json")),
                 ..Preset::new("short", shapes, rows, ARMS, GRID)
             },
             Preset {
                 seeds: 3,
-                ..Preset::new("nuclei", nuclei, &rows[..1], &[Baseline, PooledCurrent], GRID)
+                ..Preset::new(
+                    "nuclei",
+                    nuclei,
+                    &rows[..1],
+                    &[Arm::BASELINE, Arm::POOLED_CURRENT],
+                    GRID,
+                )
             },
             Preset::new("paper", paper, rows, ARMS, GRID),
         ]

@@ -9,7 +9,7 @@ use conditioned_data::{
     ImageData, ImageSizes, ImageSource, ListOps, Pathfinder, Preprocessing, SequenceData,
     SequenceSource, Tuning,
 };
-use experiments::arm::Arm::{self, Baseline, PerSequence, Pooled};
+use experiments::arm::Arm;
 use experiments::column::{self, Column, DASH};
 use experiments::job::Job;
 use experiments::plan;
@@ -17,8 +17,8 @@ use experiments::recipe::Shared;
 use experiments::recipe::sequences::SequenceRecipe;
 use experiments::report;
 use experiments::results::Finished;
-use experiments::search::Grid;
-use experiments::table::{Change, Curve, NoCommands, Preset, Request, Stage, Table};
+use experiments::settings::Grid;
+use experiments::table::{ANSWER_PLACES, Change, Curve, NoCommands, Preset, Request, Stage, Table};
 
 struct Table3;
 
@@ -81,6 +81,11 @@ fn short(row: Row) -> SequenceRecipe {
     }
 }
 
+/// The same with everything searched.
+fn answer(row: Row) -> SequenceRecipe {
+    SequenceRecipe { shared: Shared::searched(), ..short(row) }
+}
+
 /// A small network for some steps: seconds, for tests.
 fn smoke(row: Row) -> SequenceRecipe {
     let recipe = short(row);
@@ -137,7 +142,7 @@ fn paper(row: Row) -> SequenceRecipe {
 
 /// Whether the sequences of a preset are short ones.
 fn is_short(preset: &str) -> bool {
-    matches!(preset, "smoke" | "short")
+    matches!(preset, "smoke" | "short" | "answer")
 }
 
 /// Images to tune on: a fifth of the digits, a tenth of what is read.
@@ -237,11 +242,15 @@ fn announced(request: &Request<'_, Table3>) -> SequenceData {
 /// Seed of the generated sequences: data, not a setting.
 const SEED: u64 = 0;
 
-const ARMS: &[Arm] = &[Baseline, PerSequence, Pooled];
+const ARMS: &[Arm] = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED];
+
+/// Pooled tokens are those of earlier batches, as in the other presets.
+const ARMS_OF_ANSWER: &[Arm] =
+    &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED];
 
 const SWEEP: &[Change] = &[Change {
     one_of: &["strength=0.1", "strength=0.3", "strength=1", "placement=before-position"],
-    arms: &[PerSequence, Pooled],
+    arms: &[Arm::PER_SEQUENCE, Arm::POOLED],
 }];
 
 impl Table for Table3 {
@@ -272,11 +281,12 @@ impl Table for Table3 {
             },
             Preset {
                 // All three take ten minutes on two cores.
-                left_out: &[Pooled],
+                left_out: &[Arm::POOLED],
                 tuned: Some(include_str!("tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, offline, SHORT)
             },
+            Preset::answer("answer", answer, &[Row::Listops], ARMS_OF_ANSWER, ANSWER),
             preset("lra-cpu", lra_cpu, &[Row::Listops, Row::Pathfinder], SHORT),
             preset("paper", paper, Row::value_variants(), PAPER),
         ]
@@ -327,10 +337,11 @@ impl Table for Table3 {
         SequenceRecipe::job(request, data, pixels, stage)
     }
 
-    fn columns(_: &[Finished]) -> Vec<Column> {
-        vec![
-            Column::new("task", |row| row.label.clone()).answer(),
-            column::start(),
+    fn columns(results: &[Finished]) -> Vec<Column> {
+        let task = Column::new("task", |row| row.label.clone()).answer();
+        let mut columns = vec![task, column::start()];
+        columns.extend(column::budgets(results));
+        columns.extend([
             column::arm(false),
             of_tasks(column::strength()),
             of_tasks(column::setting()),
@@ -343,7 +354,8 @@ impl Table for Table3 {
             of_tasks(column::kappa("κ(X) → κ(Y)", "sequence")),
             column::ms_per_step(),
             column::paper("LRA", "test_accuracy", 1),
-        ]
+        ]);
+        columns
     }
 
     fn derived(results: &[Finished]) -> Vec<Finished> {
@@ -395,15 +407,11 @@ fn label(row: &str) -> String {
     .to_string()
 }
 
-const SMOKE: Grid = Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
-const SHORT: Grid = Grid {
-    learning_rates: &[1e-3, 2e-3, 4e-3],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.5)],
-};
-const PAPER: Grid = Grid {
-    learning_rates: &[5e-5, 1e-4, 2e-4, 4e-4],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.5)],
-};
+const SMOKE: Grid = Grid::new(&[2e-3], &[(1.0, 0.02), (1.0, 0.3)]);
+const SHORT: Grid = Grid::new(&[1e-3, 2e-3, 4e-3], &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.5)]);
+const ANSWER: Grid =
+    Grid { places: ANSWER_PLACES, ..Grid::new(&[1e-3, 2e-3, 4e-3], &[(1.0, 0.02), (1.0, 0.2)]) };
+const PAPER: Grid = Grid::new(&[5e-5, 1e-4, 2e-4, 4e-4], &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.5)]);
 
 fn main() -> ExitCode {
     experiments::main::<Table3>()

@@ -7,13 +7,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use conditioned_data::Task;
 use conditioned_models::conditioning::Placement;
-use experiments::arm::Arm::{self, Baseline, PerSequence, Pooled};
+use experiments::arm::{Arm, Method};
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::Shared;
 use experiments::recipe::encoder::{EncoderData, EncoderRecipe};
 use experiments::results::Finished;
-use experiments::search::Grid;
+use experiments::settings::Grid;
 use experiments::table::{Change, Curve, NoCommands, Preset, Request, Stage, Table};
 
 struct Table4;
@@ -39,6 +39,17 @@ struct Options {
 /// Generated text and generated pairs: minutes.
 fn short(_: Row) -> EncoderRecipe {
     EncoderRecipe::small()
+}
+
+/// Pre-training alone, shorter, with everything searched.
+fn answer(row: Row) -> EncoderRecipe {
+    EncoderRecipe {
+        micro_batches: 2000,
+        task_rows: 0,
+        task_dev_rows: 0,
+        shared: Shared::searched(),
+        ..short(row)
+    }
 }
 
 /// A small network on some generated text: seconds, for tests.
@@ -103,7 +114,7 @@ fn paper(row: Row) -> EncoderRecipe {
         evaluations: 100,
         evaluation_windows: 4096,
         task_learning_rate: 4e-5,
-        shared: Shared { learning_rate: Some(1e-3), strength: 1.0, ..Shared::default() },
+        shared: Shared { learning_rate: Some(1e-3), strength: Some(1.0), ..Shared::default() },
         ..glue_cpu(row)
     }
 }
@@ -123,7 +134,7 @@ impl Table for Table4 {
 
     fn presets() -> Vec<Preset<Self>> {
         // In front of a layer norm, where pooled tokens stand, norm-matched ones are the baseline.
-        let arms = &[Baseline, PerSequence, Pooled];
+        let arms = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED];
         let preset = |name, recipe, grid| Preset {
             sweep: SWEEP,
             equal_time: true,
@@ -140,6 +151,7 @@ impl Table for Table4 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, SHORT)
             },
+            Preset::answer("answer", answer, &[Row::CrammedBert], ARMS_OF_ANSWER, ANSWER),
             preset("glue-cpu", glue_cpu, SHORT),
             Preset { seeds: 5, ..preset("paper", paper, PAPER) },
         ]
@@ -151,7 +163,7 @@ impl Table for Table4 {
 
     fn check(request: &Request<'_, Self>) -> Result<()> {
         let Options { corpus, data } = request.options;
-        let generated = ["smoke", "short"];
+        let generated = ["smoke", "short", "answer"];
         request.check_data(
             corpus.is_some(),
             &generated,
@@ -172,9 +184,11 @@ impl Table for Table4 {
     }
 
     /// Where each was best in the sweep of docs/LOG.md; a control stands where what it controls does.
-    fn placement(arm: Arm) -> Placement {
-        match arm {
-            PerSequence | Arm::Table => Placement::BeforePosition,
+    fn placement(method: Method) -> Placement {
+        match method {
+            Method::PerSequence | Method::Table => Placement::BeforePosition,
+            // In front of the layer norm a factor does nothing.
+            Method::Factor => Placement::AfterNorm,
             _ => Placement::AfterPosition,
         }
     }
@@ -215,15 +229,19 @@ impl Table for Table4 {
     }
 }
 
-const SMOKE: Grid = Grid { learning_rates: &[3e-3], embeddings: &[(1.0, 0.02), (1.0, 0.1)] };
-const SHORT: Grid = Grid {
-    learning_rates: &[4e-3, 8e-3, 1.6e-2],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (4.0, 0.02)],
+const SMOKE: Grid = Grid::new(&[3e-3], &[(1.0, 0.02), (1.0, 0.1)]);
+const SHORT: Grid =
+    Grid::new(&[4e-3, 8e-3, 1.6e-2], &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (4.0, 0.02)]);
+const PAPER: Grid = Grid::new(&[5e-4, 1e-3, 2e-3], &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3)]);
+
+const ANSWER: Grid = Grid {
+    places: &[Placement::AfterPosition, Placement::BeforePosition, Placement::AfterNorm],
+    ..Grid::new(&[4e-3, 8e-3, 1.6e-2], &[(1.0, 0.02), (1.0, 0.2)])
 };
-const PAPER: Grid = Grid {
-    learning_rates: &[5e-4, 1e-3, 2e-3],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3)],
-};
+
+/// Pooled tokens are those of earlier batches, as in the other presets.
+const ARMS_OF_ANSWER: &[Arm] =
+    &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED];
 
 const SWEEP: &[Change] = &[Change {
     one_of: &[
@@ -237,7 +255,7 @@ const SWEEP: &[Change] = &[Change {
         "placement=after-norm strength=0.3",
         "placement=after-norm strength=1",
     ],
-    arms: &[PerSequence, Pooled],
+    arms: &[Arm::PER_SEQUENCE, Arm::POOLED],
 }];
 
 fn main() -> ExitCode {

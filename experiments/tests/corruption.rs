@@ -83,9 +83,9 @@ fn run_folders_and_timings() {
     // Another arm, which takes as long.
     let baseline = folder().config().unwrap();
     let mut pooled = baseline.clone();
-    pooled.cell.arm = Arm::Pooled;
+    pooled.cell.arm = Arm::POOLED;
     let mut timings = [timings[0].clone(), timings[0].clone()];
-    timings[1].arm = Arm::Pooled;
+    timings[1].arm = Arm::POOLED;
     let runs = [baseline, pooled];
     Shares::keep(&out, &timings, &runs).unwrap();
     let path = out.join("budgets.json");
@@ -111,6 +111,6 @@ fn tuned_json() {
     check("tuned.json", &path, Cut::Known, move || {
         let known = ["vit", "deit", "swin", "xcit", "davit"].map(String::from);
         let tuned = Tuned::open(None, Some(&file), "smoke", &known)?;
-        Ok(tuned.best("vit", Arm::Baseline).map(Search::starts).ok())
+        Ok(tuned.best("vit", Arm::BASELINE).map(Search::starts).ok())
     });
 }

@@ -4,66 +4,150 @@
 
 mod search {
     use anyhow::Result;
-    use experiments::arm::Arm;
-    use experiments::search::{Grid, PUBLISHED_STD, Search, Start, Trial, Tuned};
+    use experiments::arm::{Arm, Method, Optimizer};
+    use experiments::recipe::Shared;
+    use experiments::search::{Effort, Found, Search, Start, Trial, Tuned};
+    use experiments::settings::{Grid, Setting};
 
-    const GRID: Grid =
-        Grid { learning_rates: &[3e-3], embeddings: &[(1.0, PUBLISHED_STD), (10.0, 0.02)] };
+    const GRID: Grid = Grid::new(&[3e-3, 6e-3], &[(1.0, 0.02), (1.0, 0.1)]);
+    const EFFORT: Effort = Effort { seeds: 2, budget: 100 };
 
-    /// The search of `pooled` over two settings, from (loss, score) by seed.
-    fn choose(points: [&[(Option<f64>, Option<f64>)]; 2], scored: bool) -> Result<Search> {
-        let settings = GRID.settings(Arm::Pooled, true);
-        let trials = settings.iter().zip(points).flat_map(|(&setting, results)| {
-            (0..).zip(results).map(move |(seed, &(loss, score))| Trial {
-                row: "gpt2".to_string(),
-                arm: Arm::Pooled,
-                strength: Some(1.0),
-                setting,
-                seed,
-                loss,
-                score: scored.then_some(score),
-            })
-        });
-        let grid = |_: &str, arm| GRID.settings(arm, true);
-        let tuned = Tuned::choose("smoke", ("text", "hash"), trials.collect(), grid)?;
-        Ok(tuned.best("gpt2", Arm::Pooled)?.clone())
+    /// What a run gives: loss, and a score where there is one.
+    type Outcome = (Option<f64>, Option<Option<f64>>);
+
+    /// The search of `arm` where a run of a setting and a seed gives `outcome`; the rounds that it took.
+    fn search(
+        arm: Arm,
+        effort: Effort,
+        outcome: impl Fn(Setting, u64) -> Outcome,
+    ) -> Result<(Search, usize)> {
+        let shared = Shared { strength: None, ..Shared::default() };
+        let axes = |_: &str, arm| GRID.axes(arm, &shared, true);
+        let (mut runs, mut rounds) = (Vec::<(Setting, u64)>::new(), 0);
+        loop {
+            let trial = |&(setting, seed): &(Setting, u64)| {
+                let (loss, score) = outcome(setting, seed);
+                let row = "gpt2".to_string();
+                Trial { row, arm, strength: None, setting, seed, loss, score }
+            };
+            let found = Found::new(runs.iter().map(trial).collect())?;
+            let missing = found.missing("gpt2", arm, &axes("gpt2", arm), effort);
+            if missing.is_empty() {
+                let tuned = Tuned::choose("smoke", ("text", "hash"), found, effort, axes)?;
+                return Ok((tuned.best("gpt2", arm)?.clone(), rounds));
+            }
+            assert!(missing.iter().all(|run| !runs.contains(run)), "a run twice");
+            runs.extend(missing);
+            rounds += 1;
+        }
+    }
+
+    /// A bowl in the logarithms whose bottom lies at these numbers.
+    fn bowl(rate: f64, std: f64, strength: f64) -> impl Fn(Setting) -> f64 {
+        move |setting| {
+            let distance = |value: f64, bottom: f64| (value / bottom).ln().powi(2);
+            let t = setting.strength.map_or(0.0, |t| distance(t, strength));
+            let table = distance(setting.embedding_std.unwrap_or(std), std);
+            2.0 + distance(setting.learning_rate, rate) + 0.3 * table + 0.2 * t
+        }
     }
 
     #[test]
-    fn the_lower_mean_loss_wins_and_a_run_that_diverged_is_the_worst() {
-        let settings = GRID.settings(Arm::Pooled, true);
-        let loss = |loss: f64| (Some(loss), None);
-        let search = choose([&[loss(2.0), loss(3.0)], &[loss(2.8), loss(2.1)]], false).unwrap();
-        assert_eq!((search.published, search.tuned), (settings[0], settings[1]));
-        assert_eq!(search.starts().len(), 2);
-        let search = choose([&[loss(9.0), loss(9.0)], &[loss(0.1), (None, None)]], false).unwrap();
-        assert_eq!(search.starts(), [(Start::Published, settings[0], true)]);
+    fn a_search_goes_on_until_the_best_lies_inside() {
+        // Far outside of where it begins: 64 times the largest rate, 625 times the deviation, 27 times t.
+        let loss = bowl(0.384, 62.5, 8.0);
+        let (search, _) =
+            search(Arm::POOLED, Effort { budget: 1000, ..EFFORT }, |s, _| (Some(loss(s)), None))
+                .unwrap();
+        assert_eq!(search.tuned.learning_rate, 0.384);
+        assert_eq!((search.tuned.embedding_std, search.tuned.strength), (Some(62.5), Some(11.1)));
+        assert_eq!(
+            (search.published.learning_rate, search.published.embedding_std),
+            (0.384, Some(0.02))
+        );
+        assert_eq!((search.edges(), search.starts().len()), (Vec::<&str>::new(), 2));
+        assert_eq!(search.result(search.tuned).unwrap().0, 2);
+    }
+
+    #[test]
+    fn the_budget_ends_a_search_and_the_edge_is_named() {
+        let effort = Effort { budget: 12, ..EFFORT };
+        let falling = |s: Setting, _| (Some(-s.learning_rate), None);
+        let (search, _) = search(Arm::BASELINE, effort, falling).unwrap();
+        assert_eq!(search.edges(), ["learning rate"]);
+        // A round and the seeds of the best may go beyond it.
+        assert!((12..30).contains(&search.runs()), "{}", search.runs());
+    }
+
+    #[test]
+    fn a_lucky_seed_does_not_win_and_a_run_that_diverged_is_the_worst() {
+        let lucky = |s: Setting, seed: u64| {
+            let far = (s.learning_rate / 3e-3).ln().abs() + (s.embedding_lr_scale - 1.0).abs();
+            let std = s.embedding_std.unwrap();
+            let luck = if std == 0.1 && seed == 0 { 0.5 } else { -0.5 };
+            let loss = 2.0 + far + (std - 0.02).abs() - luck * f64::from(u8::from(std == 0.1));
+            (if s.learning_rate > 1e-2 { None } else { Some(loss) }, None)
+        };
+        let (search, _) = search(Arm::BASELINE, EFFORT, lucky).unwrap();
+        assert_eq!(search.starts().len(), 1, "{:?}", search.tuned);
+        assert_eq!(search.starts()[0].0, Start::Published);
     }
 
     #[test]
     fn the_higher_mean_score_wins_and_loss_decides_ties() {
-        let settings = GRID.settings(Arm::Pooled, true);
-        let point = |loss, score| (Some(loss), Some(score));
-        let low = [point(0.1, 80.0), point(0.1, 90.0)];
-        let search = choose([&low, &[point(0.9, 88.0), point(0.9, 84.0)]], true).unwrap();
-        assert_eq!(search.tuned, settings[1]);
-        let search = choose([&low, &[point(0.2, 85.0), point(0.1, 85.0)]], true).unwrap();
-        assert_eq!(search.tuned, settings[0]);
+        let outcome = |s: Setting, _| {
+            let best = s.learning_rate == 6e-3 && s.embedding_lr_scale == 1.0;
+            let score = if best { 90.0 } else { 80.0 };
+            let loss = if s.embedding_std == Some(0.1) { 0.2 } else { 0.1 };
+            (Some(loss), Some(Some(score)))
+        };
+        let (search, _) = search(Arm::BASELINE, EFFORT, outcome).unwrap();
+        assert_eq!(search.tuned, Setting::published(6e-3));
     }
 
     #[test]
-    fn an_arm_must_not_be_searched_less_than_another() {
-        let loss = |loss: f64| (Some(loss), None);
-        let error = choose([&[loss(2.0), loss(3.0)], &[loss(2.8)]], false).unwrap_err();
-        assert!(format!("{error:#}").contains("gpt2 pooled: lr0.003-x10-std0.02"), "{error:#}");
+    fn every_arm_is_searched_alike() {
+        let loss = bowl(6e-3, 0.1, 0.3);
+        let runs = |arm| search(arm, EFFORT, |s, _| (Some(loss(s)), None)).unwrap();
+        let (baseline, rounds) = runs(Arm::BASELINE);
+        let (muon, of_muon) = runs(Arm::MUON);
+        assert_eq!((baseline.runs(), rounds), (muon.runs(), of_muon));
+        assert!(rounds > 1);
     }
 
     #[test]
-    fn init_finds_its_own_deviation() {
-        let grid = Grid { learning_rates: &[1.0, 2.0], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
-        let settings = grid.settings(Arm::Init, true);
-        assert_eq!(settings.len(), 2);
-        assert!(settings.iter().all(|setting| setting.embedding_std.is_none()));
+    fn an_incomplete_search_is_refused() {
+        let trial = Trial {
+            row: "gpt2".to_string(),
+            arm: Arm::POOLED,
+            strength: Some(1.0),
+            setting: Setting::published(3e-3),
+            seed: 0,
+            loss: Some(1.0),
+            score: None,
+        };
+        let axes = |_: &str, arm| GRID.axes(arm, &Shared::default(), true);
+        let found = Found::new(vec![trial]).unwrap();
+        let error = Tuned::choose("smoke", ("text", "hash"), found, EFFORT, axes).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("gpt2 pooled: lr0.003-x1-std0.1: not searched with seed 0"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_name_of_an_arm_says_optimiser_and_method() {
+        for arm in Arm::all() {
+            assert_eq!(arm.name().parse(), Ok(arm));
+        }
+        let arm: Arm = "muon+pooled-current".parse().unwrap();
+        assert_eq!((arm.optimizer, arm.method), (Optimizer::Muon, Method::PooledCurrent));
+        assert_eq!("muon".parse(), Ok(Arm::MUON));
+        for wrong in ["muonpooled", "muon+", "muon+muon", "Muon", ""] {
+            let error = wrong.parse::<Arm>().unwrap_err();
+            assert!(error.contains("known: baseline, init"), "{error}");
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 use conditioned_data::ImageData;
-use experiments::arm::Arm::{Baseline, Pooled};
+use experiments::arm::Arm;
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::images::ImageRecipe;
 use experiments::results::Finished;
-use experiments::search::Grid;
+use experiments::settings::Grid;
 use experiments::table::{Curve, NoCommands, NoOptions, Preset, Request, Stage, Table};
 
 struct Toy;
@@ -35,8 +35,8 @@ impl Table for Toy {
     fn presets() -> Vec<Preset<Self>> {
         let small =
             |_| ImageRecipe { model: "vit-8-tiny".to_string(), epochs: 2, ..ImageRecipe::digits() };
-        let grid = Grid { learning_rates: &[1e-3, 4e-3], embeddings: &[(1.0, 0.02)] };
-        let preset = Preset::new("small", small, &[Row::Vit], &[Baseline, Pooled], grid);
+        let grid = Grid::new(&[1e-3, 4e-3], &[(1.0, 0.02)]);
+        let preset = Preset::new("small", small, &[Row::Vit], &[Arm::BASELINE, Arm::POOLED], grid);
         vec![Preset { seeds: 2, ..preset }]
     }
 

@@ -33,7 +33,7 @@ use conditioned_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Family, from_fields};
+use crate::architecture::{Architecture, Family, PackedWeight, from_fields};
 use crate::bert::{BertInput, EPS};
 use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
 use crate::checks;
@@ -156,6 +156,10 @@ impl Architecture for CrammedBertConfig {
         )?;
         let places = Places { tables: true, positions: true, norm: true };
         places.check(&self.conditioning, "crammed-bert")
+    }
+
+    fn packed_weights(&self) -> Vec<PackedWeight> {
+        vec![PackedWeight { names: "*.query_key_value.weight", axis: 0, blocks: self.heads }]
     }
 
     fn macs(&self, tokens: usize) -> usize {

@@ -105,7 +105,7 @@ impl DetectionRecipe {
             anyhow::Ok(Init::HuggingFace(checkpoint.of_hub(hub::id(folder))))
         });
         network.set_drop_path(drop_path)?;
-        network.set_conditioning(request.conditioning(stage.cell.arm, steps)?);
+        network.set_conditioning(request.conditioning(stage.cell.arm, &stage.setting, steps)?);
         let Network::Xcit(backbone) = &network else {
             anyhow::bail!("--set model={}: a detector stands on an XCiT", request.recipe.model);
         };

@@ -195,7 +195,7 @@ impl EncoderRecipe {
             task_warmup: 0.3,
             task_max_length: 48,
             task_dropout: 0.0,
-            shared: Shared { strength: 1.0, ..Shared::default() },
+            shared: Shared { strength: Some(1.0), ..Shared::default() },
         }
     }
 
@@ -239,6 +239,7 @@ impl EncoderRecipe {
             (None, Some(_)) => {
                 bail!("preset {} needs --data with the folders of GLUE's tasks", request.preset)
             }
+            (None, None) if train == 0 => Vec::new(),
             (None, None) => {
                 let pairs = LabelledSource::Generated { first, train, dev };
                 vec![LabelledData::new(pairs, None, 0.0)?]
@@ -313,7 +314,11 @@ impl EncoderRecipe {
         let Self { base, falloff, accumulate, batch_ramp, window, batch_size, mask, .. } = *recipe;
         let std = embedding_std(stage.setting);
         let mut network = recipe.network(crammed, text.vocabulary, std);
-        network.set_conditioning(request.conditioning(stage.cell.arm, micro_batches)?);
+        network.set_conditioning(request.conditioning(
+            stage.cell.arm,
+            &stage.setting,
+            micro_batches,
+        )?);
         let training = Training { weight_decay, beta2, eps, clip, ..Training::default() };
         let length = Length::MicroBatches(micro_batches);
         Ok(Job {
@@ -347,6 +352,7 @@ impl EncoderRecipe {
             ramp: 0.0,
             schedule: Schedule { peak: self.task_learning_rate, shape },
             adamw: AdamWConfig { beta2: self.beta2, eps: 1e-6, ..AdamWConfig::default() },
+            muon: None,
             groups: conditioned_train::GroupRule::new(0.0, conditioned_models::EMBEDDING_TABLES),
             clip: None,
             ema: None,

@@ -107,7 +107,7 @@ impl ImageTuning {
         Ok(Job {
             network: Network::Vit(VitConfig {
                 drop_path,
-                conditioning: request.conditioning(stage.cell.arm, steps)?,
+                conditioning: request.conditioning(stage.cell.arm, &stage.setting, steps)?,
                 ..network.clone()
             }),
             init: Some(Init::HuggingFace(checkpoint.clone())),

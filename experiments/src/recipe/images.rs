@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Recipe, Shared, Training, at_least_one};
 use crate::job::{Job, TaskConfig};
 use crate::plan::embedding_std;
-use crate::search::{Grid, PUBLISHED_STD};
+use crate::settings::{Grid, PUBLISHED_STD};
 use crate::table::{Request, Stage, Table};
 use crate::task::images::ImagesConfig;
 
@@ -49,14 +49,13 @@ pub struct ImageRecipe {
 
 /// What is searched on the embedded digits. The deviations end at 1: normals are truncated at +-2, so that a larger
 /// one hardly changes what is drawn.
-pub const DIGITS_GRID: Grid = Grid {
-    learning_rates: &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
-    embeddings: &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
-};
+pub const DIGITS_GRID: Grid = Grid::new(
+    &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
+    &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],
+);
 
 /// The same of a smoke test.
-pub const SMOKE_GRID: Grid =
-    Grid { learning_rates: &[2e-3], embeddings: &[(1.0, 0.02), (1.0, 0.3)] };
+pub const SMOKE_GRID: Grid = Grid::new(&[2e-3], &[(1.0, 0.02), (1.0, 0.3)]);
 
 impl Recipe for ImageRecipe {
     fn shared(&self) -> &Shared {
@@ -156,7 +155,7 @@ impl ImageRecipe {
             network.set_classes(data.classes.len())?;
         }
         network.set_drop_path(drop_path)?;
-        network.set_conditioning(request.conditioning(stage.cell.arm, steps)?);
+        network.set_conditioning(request.conditioning(stage.cell.arm, &stage.setting, steps)?);
         let std = embedding_std(stage.setting);
         // A network without embedding tables trains at the setting for tables as published alone.
         if std != PUBLISHED_STD || network.table_stds() != TableStds::default() {

@@ -12,12 +12,13 @@ use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Shared, Training, at_least_one, unprepared};
-use crate::arm::Arm;
+use crate::arm::Method;
 use crate::checkpoint::Checkpoint;
 use crate::hub;
 use crate::job::{Init, Job, TaskConfig};
 use crate::plan::embedding_std;
 use crate::results::Finished;
+use crate::settings::Setting;
 use crate::table::{Request, Stage, Table};
 use crate::task::language::LanguageConfig;
 
@@ -167,7 +168,7 @@ impl LanguageRecipe {
                 "--set width, depth, heads or embedding_std: --init {folder} has its own; leave them out"
             );
             ensure!(
-                !request.arms.contains(&Arm::Init),
+                !request.arms.iter().any(|arm| arm.method == Method::Init),
                 "arm init draws a position table of its own, and --init {folder} has one; leave it out"
             );
         }
@@ -177,7 +178,8 @@ impl LanguageRecipe {
                 Some(_) => Gpt2Config::preset("gpt2")?,
                 None => request.recipe.network(1, 0.0),
             };
-            let conditioning = request.conditioning(arm, request.recipe.steps)?;
+            let plain = Setting::published(0.0);
+            let conditioning = request.conditioning(arm, &plain, request.recipe.steps)?;
             let leak = allow_future_leak;
             let network = Gpt2Config { conditioning, allow_future_leak: leak, ..network };
             network.validate().with_context(|| format!("arm {arm} (--allow-future-leak)"))?;
@@ -281,7 +283,7 @@ impl LanguageRecipe {
         allow_future_leak: bool,
     ) -> Result<Job> {
         let (recipe, LanguageData { text, ngram_loss, init }) = (request.recipe, data);
-        let conditioning = request.conditioning(stage.cell.arm, recipe.steps)?;
+        let conditioning = request.conditioning(stage.cell.arm, &stage.setting, recipe.steps)?;
         let drawn = recipe.network(text.vocabulary, embedding_std(stage.setting));
         let given = init.as_ref().map_or(drawn, |(_, network)| network.clone());
         let task = LanguageConfig {

@@ -9,12 +9,17 @@ pub mod sequences;
 pub mod texts;
 
 use anyhow::{Result, anyhow, ensure};
-use conditioned_models::EMBEDDING_TABLES;
+use conditioned_models::architecture::PackedWeight;
 use conditioned_models::conditioning::Placement;
-use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Length, Schedule, Shape};
+use conditioned_models::{Architecture, EMBEDDING_TABLES, OUTER_MATRICES};
+use conditioned_train::{
+    AdamWConfig, FitConfig, GroupRule, Length, MuonRule, Packed, Schedule, Shape,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::arm::{Arm, Optimizer};
+use crate::settings::Setting;
 use crate::table::Stage;
 
 /// Every number of a run but for the arm's own: the keys of `--set`.
@@ -43,16 +48,18 @@ pub struct Shared {
     pub embedding_lr_scale: Option<f64>,
     /// Standard deviation of the embedding tables at initialisation; null takes the searched ones.
     pub embedding_std: Option<f64>,
-    /// Strength t of per-sequence, pooled and their controls.
-    pub strength: f64,
-    /// Strength t of table.
-    pub table_strength: f64,
+    /// Strength t of per-sequence, pooled and their controls; null takes the searched one.
+    pub strength: Option<f64>,
+    /// Strength t of table; null takes the searched one.
+    pub table_strength: Option<f64>,
+    /// The factor of factor; null takes the searched one.
+    pub factor: Option<f64>,
     /// Weight of a new batch in the running Gram matrix of pooled conditioning.
     pub momentum: f64,
-    /// before-position, after-position or after-norm; null is the arm's own place.
+    /// before-position, after-position or after-norm; null takes the searched one, else the arm's own place.
     pub placement: Option<Placement>,
-    /// Part of all steps over which tokens go from unconditioned to conditioned.
-    pub ramp: f64,
+    /// Part of all steps over which tokens go from unconditioned to conditioned; null takes the searched one.
+    pub ramp: Option<f64>,
     /// Power of the singular values in token-graying.
     pub graying_epsilon: f64,
     /// lambda of spectral-conditioning.
@@ -68,11 +75,12 @@ impl Default for Shared {
             learning_rate: None,
             embedding_lr_scale: None,
             embedding_std: None,
-            strength: 0.3,
-            table_strength: 0.3,
+            strength: Some(0.3),
+            table_strength: Some(0.3),
+            factor: None,
             momentum: 0.1,
             placement: None,
-            ramp: 0.0,
+            ramp: Some(0.0),
             graying_epsilon: 0.6,
             spectral_lambda: 10.0,
             probe_every: None,
@@ -90,8 +98,12 @@ impl Shared {
             let good = rate > 0.0 && rate.is_finite();
             ensure!(good, "--set learning_rate={rate}: must be above 0 and finite");
         }
-        ensure!(self.strength.is_finite(), "--set strength={}: must be finite", self.strength);
-        ensure!((0.0..1.0).contains(&self.ramp), "--set ramp={}: must be in [0, 1)", self.ramp);
+        if let Some(strength) = self.strength {
+            ensure!(strength.is_finite(), "--set strength={strength}: must be finite");
+        }
+        if let Some(ramp) = self.ramp {
+            ensure!((0.0..1.0).contains(&ramp), "--set ramp={ramp}: must be in [0, 1)");
+        }
         ensure!(
             self.momentum > 0.0 && self.momentum <= 1.0,
             "--set momentum={}: must be above 0 and at most 1",
@@ -100,7 +112,24 @@ impl Shared {
         at_least_one([("probe_every", self.probe_every.unwrap_or(1))])
     }
 
-    /// Whether anything that a search looks for is set by hand.
+    /// Everything that can be searched is left to the search.
+    pub fn searched() -> Self {
+        Self { strength: None, table_strength: None, ramp: None, ..Self::default() }
+    }
+
+    /// The recipe with what a search found where the recipe leaves it open.
+    pub fn at(&self, setting: &Setting) -> Self {
+        Self {
+            strength: self.strength.or(setting.strength),
+            table_strength: self.table_strength.or(setting.strength),
+            factor: self.factor.or(setting.strength),
+            placement: self.placement.or(setting.placement),
+            ramp: self.ramp.or(setting.ramp),
+            ..self.clone()
+        }
+    }
+
+    /// Whether learning rate or embedding tables are set by hand.
     pub fn is_set(&self) -> bool {
         self.learning_rate.or(self.embedding_lr_scale).or(self.embedding_std).is_some()
     }
@@ -199,6 +228,7 @@ impl Training {
             ramp: 0.0,
             schedule: Schedule { peak: stage.setting.learning_rate, shape },
             adamw: AdamWConfig { beta2, eps, ..AdamWConfig::default() },
+            muon: None,
             groups: GroupRule {
                 table_rate: stage.setting.embedding_lr_scale,
                 ..GroupRule::new(weight_decay, EMBEDDING_TABLES)
@@ -211,6 +241,24 @@ impl Training {
             seed: stage.cell.seed,
         }
     }
+}
+
+/// What Muon moves in a network, if the arm has it.
+pub(crate) fn muon_rule(arm: Arm, network: &impl Architecture) -> Option<MuonRule> {
+    if arm.optimizer == Optimizer::AdamW {
+        return None;
+    }
+    let mut rule = MuonRule::new(OUTER_MATRICES);
+    let packed = network.packed_weights().into_iter();
+    rule.constants.packed = packed
+        .map(|PackedWeight { names, axis, blocks }| Packed {
+            names: names.to_string(),
+            axis,
+            parts: 3,
+            blocks,
+        })
+        .collect();
+    Some(rule)
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ impl SequenceRecipe {
             attention: recipe.attention(),
             dropout: recipe.dropout,
             table_std: embedding_std(stage.setting),
-            conditioning: request.conditioning(stage.cell.arm, recipe.steps)?,
+            conditioning: request.conditioning(stage.cell.arm, &stage.setting, recipe.steps)?,
         };
         let every = recipe.steps / recipe.evaluations;
         Ok(Job {
@@ -178,6 +178,7 @@ impl SequenceRecipe {
                     shape: Shape::Triangle { base: BASE, falloff: 1.0 - recipe.warmup },
                 },
                 adamw: AdamWConfig { eps: recipe.eps, ..AdamWConfig::default() },
+                muon: None,
                 groups: GroupRule {
                     table_rate: stage.setting.embedding_lr_scale,
                     ..GroupRule::new(recipe.weight_decay, EMBEDDING_TABLES)

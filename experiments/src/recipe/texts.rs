@@ -102,7 +102,7 @@ impl TextRecipe {
         Ok(Job {
             network: Network::Encoder(EncoderConfig::Bert(BertConfig {
                 dropout: self.dropout.unwrap_or(network.dropout),
-                conditioning: request.conditioning(stage.cell.arm, steps)?,
+                conditioning: request.conditioning(stage.cell.arm, &stage.setting, steps)?,
                 ..network.clone()
             })),
             init: Some(Init::HuggingFace(data.checkpoint.clone())),

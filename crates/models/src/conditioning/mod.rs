@@ -11,6 +11,7 @@
 
 mod attention;
 mod conditioner;
+mod factor;
 mod none;
 mod norm_matched;
 mod per_sequence;
@@ -49,6 +50,11 @@ pub enum Method {
     /// Control: X scaled by one number for all sequences to the norm that the pooled method gives
     /// their tokens, f^2 = tr(M G M) / tr(G).
     PooledNormMatched(PooledConfig),
+    /// Control: Y = f X with one number f for all tokens.
+    Factor {
+        /// f > 0.
+        factor: f64,
+    },
     /// Control: each channel standardised over the batch. Not causal.
     Standardised,
     /// The spectrum of each sequence flattened by a power: Token Graying. Not causal.
@@ -104,6 +110,16 @@ impl Method {
         Ok(Self::PooledNormMatched(pooled_config(t, Source::Earlier)?))
     }
 
+    /// Tokens times `factor`: causal.
+    ///
+    /// # Errors
+    /// When the factor is not above 0, or not finite.
+    pub fn factor(factor: f64) -> Result<Self> {
+        let method = Self::Factor { factor };
+        method.kind().validate()?;
+        Ok(method)
+    }
+
     /// Conditioned tables at strength `t`: causal.
     ///
     /// # Errors
@@ -132,13 +148,14 @@ impl Method {
             Self::PooledNormMatched(config) => {
                 Box::new(pooled_norm_matched::PooledNormMatched(config))
             }
+            Self::Factor { factor } => Box::new(factor::Factor(factor)),
             Self::Standardised => Box::new(standardised::Standardised),
             Self::TokenGraying(graying) => Box::new(graying),
             Self::Table { strength } => Box::new(table::ConditionedTables { strength }),
         }
     }
 
-    /// Strength t; `None` where the method has none.
+    /// Strength t, or the factor; `None` where the method has neither.
     pub fn strength(&self) -> Option<f64> {
         self.kind().strength()
     }

@@ -8,7 +8,7 @@ use conditioned_nn::Mode;
 
 /// What can be asked of the configuration of a method.
 pub(super) trait TokenMethod {
-    /// Strength t; `None` where the method has none.
+    /// Strength t, or the factor; `None` where the method has neither.
     fn strength(&self) -> Option<f64> {
         None
     }

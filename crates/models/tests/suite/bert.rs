@@ -28,9 +28,10 @@ pub(crate) const PLACEMENTS: [Placement; 3] =
     [Placement::BeforePosition, Placement::AfterPosition, Placement::AfterNorm];
 
 /// Every method.
-pub(crate) fn methods() -> Result<[Method; 9]> {
+pub(crate) fn methods() -> Result<[Method; 10]> {
     Ok([
         Method::None,
+        Method::factor(3.0)?,
         Method::per_sequence(1.0)?,
         Method::pooled(0.7)?,
         Method::norm_matched(1.0)?,
@@ -45,9 +46,10 @@ pub(crate) fn methods() -> Result<[Method; 9]> {
 /// The methods whose gradient is that of a function of the parameters, and the mode in which it is: M and
 /// f are constants for the gradient, and it takes an evaluation for them to stand still while a parameter
 /// is moved. The last is the tolerance of central differences.
-pub(crate) fn differentiable() -> Result<[(Method, Mode, f64); 4]> {
+pub(crate) fn differentiable() -> Result<[(Method, Mode, f64); 5]> {
     Ok([
         (Method::None, MODE, DIFFERENCE_TOLERANCE),
+        (Method::factor(3.0)?, MODE, DIFFERENCE_TOLERANCE),
         (Method::table(0.5)?, Mode::Eval, STRETCHED_TOLERANCE),
         (Method::pooled_earlier(0.7)?, Mode::Eval, DIFFERENCE_TOLERANCE),
         (Method::pooled_norm_matched(1.0)?, Mode::Eval, DIFFERENCE_TOLERANCE),

@@ -66,6 +66,7 @@ fn batch() -> Result<(Tensor, Tensor)> {
 fn causal() -> Result<Vec<ConditioningConfig>> {
     let methods = [
         Method::None,
+        Method::factor(3.0)?,
         Method::pooled_earlier(0.3)?,
         Method::pooled_earlier(1.0)?,
         Method::pooled_norm_matched(0.5)?,

@@ -21,7 +21,7 @@ const EXEMPT_TOLERANCE: f64 = 1e-14;
 
 /// The methods whose gradient is that of the function itself. The detached ones are the subject of
 /// `detached_methods_freeze_c_at_the_base_point` and of the parity with PyTorch.
-const ATTACHED: [Method; 2] = [Method::None, Method::Standardised];
+const ATTACHED: [Method; 3] = [Method::None, Method::Factor { factor: 3.0 }, Method::Standardised];
 
 /// `vit-8`, narrower and shallower, with drop path.
 fn small() -> VitConfig {
@@ -67,6 +67,7 @@ fn every_parameter_has_the_right_gradient() -> Result<()> {
 fn no_gradient_is_missing_or_zero() -> Result<()> {
     let methods = [
         Method::None,
+        Method::factor(3.0)?,
         Method::per_sequence(1.0)?,
         Method::pooled(0.3)?,
         Method::norm_matched(1.0)?,

@@ -225,6 +225,32 @@ fn every_parameter_has_the_right_gradient() -> Result<()> {
     Ok(())
 }
 
+/// A weight of three matrices that an optimiser took for one would be orthogonalised across them.
+#[test]
+fn weights_of_queries_keys_and_values_are_known_as_packed() -> Result<()> {
+    for (family, network) in families()? {
+        let (_, store) = setup(&network, DType::F32)?;
+        let mut found = 0;
+        for (name, var) in store.parameters() {
+            let packed = network.packed_weights();
+            let packed = packed.iter().find(|p| name.ends_with(p.names.trim_start_matches('*')));
+            let attention = name.contains("attn") || name.contains("attention");
+            let triple = |axis: usize| var.dims()[axis] == 3 * var.dims()[1 - axis];
+            match packed {
+                Some(packed) => assert!(triple(packed.axis), "{family} {name}"),
+                None => assert!(
+                    !attention || var.rank() != 2 || !(triple(0) || triple(1)),
+                    "{family} {name}: three matrices"
+                ),
+            }
+            found += usize::from(packed.is_some());
+        }
+        let apart = ["bert", "nystromformer"].contains(&family);
+        assert_eq!(found > 0, !apart, "{family}: {found}");
+    }
+    Ok(())
+}
+
 #[test]
 fn one_and_two_threads_give_the_same_bits() -> Result<()> {
     for (family, network) in families()? {
