@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use conditioned_nn::store::write_atomic;
-use conditioned_report::forest::{Forest, Line, Panel};
+use conditioned_report::forest::{Forest, Line, Panel, RGBColor};
 use conditioned_report::statistics::Sample;
 use experiments::arm::Arm;
 use experiments::cell::Budget;
@@ -17,7 +17,6 @@ use experiments::column::{DASH, values};
 use experiments::report;
 use experiments::results::parse;
 use experiments::search::Block;
-use plotters::style::RGBColor;
 
 /// Results on one scale.
 struct Scale {

@@ -214,7 +214,7 @@ impl Method {
         {
             pooled.momentum = shared.momentum;
         }
-        if self.has_ramp() {
+        if self.has_place() {
             config.ramp_steps = (shared.ramp.unwrap_or(0.0) * steps as f64).round() as u64;
         }
         Ok(config)
@@ -234,17 +234,21 @@ impl Method {
 
     /// Whether it has a strength t, or a factor.
     pub fn has_strength(self) -> bool {
-        self.has_ramp() && !matches!(self, Self::Standardised | Self::TokenGraying)
-            || self == Self::Table
+        matches!(
+            self,
+            Self::PerSequence
+                | Self::Pooled
+                | Self::PooledCurrent
+                | Self::Table
+                | Self::Factor
+                | Self::PerSequenceNormMatched
+                | Self::PooledNormMatched
+        )
     }
 
-    /// Whether its tokens can go from X to Y step by step.
-    pub fn has_ramp(self) -> bool {
-        self.changes_tokens() && self != Self::Table
-    }
-
-    /// Whether it acts elsewhere in front of the position table than behind it.
+    /// Whether it changes tokens by what it sees of them: then it may act in front of the position table or
+    /// behind it, and tokens can go from X to Y step by step.
     pub fn has_place(self) -> bool {
-        self.has_ramp() && self != Self::Factor
+        self.changes_tokens() && !matches!(self, Self::Table | Self::Factor)
     }
 }

@@ -78,6 +78,8 @@ pub struct Grid {
     /// (learning rate of the embedding tables over the peak, their standard deviation); the first is the
     /// published one.
     pub embeddings: &'static [(f64, f64)],
+    /// Further learning rates of the embedding tables over the peak, to go on to from the published one.
+    pub table_rates: &'static [f64],
     /// Strengths t where the recipe leaves them open, from the first on.
     pub strengths: &'static [f64],
     /// Factors where the recipe leaves them open, from the first on.
@@ -94,10 +96,11 @@ impl Grid {
         Self {
             learning_rates,
             embeddings,
+            table_rates: &[],
             strengths: &[0.3, 0.1, 1.0],
             factors: &[3.0, 1.0, 10.0],
             places: &[],
-            ramps: &[0.0, 0.1, 0.3],
+            ramps: &[0.0, 0.1],
         }
     }
 
@@ -106,6 +109,7 @@ impl Grid {
     pub fn axes(&self, arm: Arm, shared: &Shared, tables: bool) -> Axes {
         let method = arm.method;
         let scales = self.embeddings.iter().map(|(scale, _)| *scale);
+        let scales = scales.chain(self.table_rates.iter().copied());
         let stds = self.embeddings.iter().map(|(_, std)| *std);
         let open = match method {
             Method::Table => shared.table_strength.is_none(),
@@ -124,7 +128,7 @@ impl Grid {
             stds: Axis::new(stds),
             strengths: Axis::new(chosen(open && method.has_strength(), strengths).iter().copied()),
             places: if placed { self.places } else { &[] },
-            ramps: chosen(method.has_ramp() && shared.ramp.is_none(), self.ramps),
+            ramps: chosen(method.has_place() && shared.ramp.is_none(), self.ramps),
         }
     }
 }
@@ -282,7 +286,7 @@ mod tests {
         assert_eq!(count(Method::Pooled, &open, true), (6, 10));
         assert_eq!(count(Method::Pooled, &Shared::default(), true), (6, 7));
         assert_eq!(count(Method::Pooled, &open, false), (2, 5));
-        assert_eq!(count(Method::Factor, &open, true), (6, 9));
+        assert_eq!(count(Method::Factor, &open, true), (6, 8));
         assert_eq!(count(Method::Table, &open, true), (6, 6));
         assert_eq!(count(Method::Init, &open, true), (4, 4));
     }

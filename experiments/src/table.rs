@@ -205,7 +205,7 @@ impl<T: Table> Preset<T> {
         grid: Grid,
     ) -> Self {
         let preset = Self::new(name, recipe, rows, arms, grid);
-        Self { seeds: 5, search_budget: 30, equal_time: true, ..preset }
+        Self { seeds: 5, search_budget: 36, equal_time: true, ..preset }
     }
 }
 

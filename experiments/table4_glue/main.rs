@@ -236,6 +236,7 @@ const PAPER: Grid = Grid::new(&[5e-4, 1e-3, 2e-3], &[(1.0, 0.02), (1.0, 0.1), (1
 
 const ANSWER: Grid = Grid {
     places: &[Placement::AfterPosition, Placement::BeforePosition, Placement::AfterNorm],
+    table_rates: &[4.0],
     ..Grid::new(&[4e-3, 8e-3, 1.6e-2], &[(1.0, 0.02), (1.0, 0.2)])
 };
 

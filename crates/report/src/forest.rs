@@ -8,6 +8,9 @@ use plotters::prelude::*;
 use plotters::style::FontStyle;
 use plotters::style::text_anchor::HPos;
 
+/// The colour of a line.
+pub use plotters::style::RGBColor;
+
 use crate::error::{Result, write};
 use crate::palette::{GREY, LIGHT};
 use crate::pen::{Pen, fonts, save_png};

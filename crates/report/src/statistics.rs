@@ -38,6 +38,33 @@ impl Sample {
 }
 
 impl Sample {
+    /// The two-sided p value of the mean against 0, by Student's t with n - 1 degrees of freedom; `None` of one
+    /// value. Of values that are all the same it is 0, or 1 where they are 0.
+    pub fn p_value(&self) -> Option<f64> {
+        let error = self.sd? / (self.n as f64).sqrt();
+        if error == 0.0 {
+            return Some(if self.mean == 0.0 { 1.0 } else { 0.0 });
+        }
+        let t = StudentsT::new(0.0, 1.0, self.n as f64 - 1.0).ok()?;
+        Some(2.0 * t.cdf(-(self.mean / error).abs()))
+    }
+}
+
+/// Holm's correction (1979): the p values of a family, adjusted so that rejecting those at most `alpha` errs
+/// once with a probability of at most `alpha`. The k-th smallest of m is `max over j <= k of (m - j + 1) p_(j)`,
+/// at most 1; the order is that of the input.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let (mut adjusted, mut largest) = (vec![1.0; p.len()], 0f64);
+    for (smaller, at) in order.into_iter().enumerate() {
+        largest = largest.max((p.len() - smaller) as f64 * p[at]).min(1.0);
+        adjusted[at] = largest;
+    }
+    adjusted
+}
+
+impl Sample {
     /// Mean and deviation to some decimals: `91.6 ± 0.4, 5`.
     pub fn spread(&self, decimals: usize) -> String {
         match self {

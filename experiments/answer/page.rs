@@ -1,0 +1,254 @@
+//! `docs/ANSWER.md` and its figure.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use conditioned_report::forest::{Forest, Line, Panel, RGBColor};
+use conditioned_report::statistics::Sample;
+use experiments::column::DASH;
+use experiments::results::Finished;
+
+use crate::cells::{CELLS, Cell, Outcome};
+use crate::verdict::{Count, Gain, Question, Tested, Verdict, tested};
+
+/// Cells that an answer needs.
+const ENOUGH: usize = 8;
+
+/// The finished cells, and what they say.
+pub(crate) struct Page {
+    cells: Vec<(Cell, Vec<Finished>)>,
+    tested: Vec<Tested>,
+}
+
+impl Page {
+    /// From the results of the cells.
+    ///
+    /// # Errors
+    /// When there are none, or a file is damaged.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        let mut cells = Vec::new();
+        for cell in CELLS {
+            if let Some(results) = cell.results(folder)? {
+                cells.push((*cell, results));
+            }
+        }
+        ensure!(
+            !cells.is_empty(),
+            "{}: no finished cell; `answer run` makes them",
+            folder.display()
+        );
+        let tested = tested(&cells);
+        Ok(Self { cells, tested })
+    }
+
+    /// The page.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::from(
+            "# The answer\n\nWhere does it pay to condition the embedded tokens, and where the updates? \
+             Compared by [the plan](PLAN.md), which was written before the runs; made by `answer render` from \
+             `experiments/answer/results`.\n\n",
+        );
+        text += &self.state();
+        text += "![Gains over the tuned baseline](answer.svg)\n\n";
+        text += &self.verdicts();
+        text += &self.advice();
+        text += &self.table();
+        text += LIMITS;
+        text
+    }
+
+    /// Which cells are there.
+    fn state(&self) -> String {
+        let (there, all) = (self.cells.len(), CELLS.len());
+        let missing: Vec<&str> = CELLS
+            .iter()
+            .filter(|cell| !self.cells.iter().any(|(known, _)| known.name == cell.name))
+            .map(|cell| cell.name)
+            .collect();
+        match there >= ENOUGH {
+            true if missing.is_empty() => format!("All {all} cells are finished.\n\n"),
+            true => {
+                format!("{there} of {all} cells are finished; without {}.\n\n", missing.join(", "))
+            }
+            false => format!(
+                "**Not an answer yet**: {there} of {all} cells are finished, and {ENOUGH} are needed; without {}. \
+                 What follows is what those say.\n\n",
+                missing.join(", ")
+            ),
+        }
+    }
+
+    /// A line for each question.
+    fn verdicts(&self) -> String {
+        let mut text = String::from(
+            "| question | better | worse | cells | answer |\n| --- | --- | --- | --- | --- |\n",
+        );
+        for question in Question::ALL {
+            let count @ Count { better, worse, cells } = Count::of(question, &self.tested);
+            let answer = match count.verdict() {
+                _ if cells == 0 => DASH,
+                Verdict::Yes => "**yes**",
+                Verdict::No => "**no**",
+                Verdict::Depends => "it depends",
+            };
+            let _ =
+                writeln!(text, "| {} | {better} | {worse} | {cells} | {answer} |", question.text());
+        }
+        let _ = writeln!(
+            text,
+            "\nbetter, worse: cells where the paired difference to the tuned other arm, at equal steps, is told \
+             from 0 at 5 % after Holm's correction over all {} comparisons. Yes: better in more than half of the \
+             cells, worse in none. No: better in none, or worse in as many.\n",
+            self.tested.len()
+        );
+        text
+    }
+
+    /// What a user should do, and what the claim of the paper comes to.
+    fn advice(&self) -> String {
+        let verdict = |question| Count::of(question, &self.tested).verdict();
+        let (muon, more) = (verdict(Question::Muon), verdict(Question::PooledOnMuon));
+        let (pooled, factor) = (verdict(Question::Pooled), verdict(Question::PooledOrFactor));
+        let first = match muon {
+            Verdict::Yes => "Train the hidden matrices by Muon (`--arms muon`).",
+            Verdict::No => "Stay with AdamW: Muon has not paid here.",
+            Verdict::Depends => {
+                "Try Muon for the hidden matrices (`--arms muon`): it pays in some of these cells, see below."
+            }
+        };
+        let tokens = match (muon, more, pooled) {
+            (Verdict::Yes, Verdict::Yes, _) => "Pooled tokens add to it.",
+            (Verdict::Yes, _, _) => {
+                "Conditioned tokens add nothing to it that shows in most cells."
+            }
+            (_, _, Verdict::Yes) => "Pooled tokens pay (`--arms pooled`).",
+            (_, _, Verdict::No) => "Leave the tokens as they are.",
+            (_, _, Verdict::Depends) => "Pooled tokens pay in some cells only.",
+        };
+        let paper = match verdict(Question::PerSequence) {
+            Verdict::Yes => {
+                "Conditioned embedded tokens, as the paper has them, beat a baseline that is tuned as hard."
+            }
+            Verdict::No => {
+                "Against a baseline that is tuned as hard, the paper's conditioned tokens show no gain in these \
+                 cells."
+            }
+            Verdict::Depends => {
+                "Against a baseline that is tuned as hard, the paper's conditioned tokens gain in some of these \
+                 cells, and not in others."
+            }
+        };
+        let why = match factor {
+            Verdict::Yes => {
+                "What pooled tokens gain is more than a larger scale of the tokens gives."
+            }
+            Verdict::No | Verdict::Depends => {
+                "A larger scale of the tokens, one searched number, does about as much as pooled tokens."
+            }
+        };
+        format!(
+            "## What to do\n\n{first} {tokens}\n\n## What the paper's claim comes to\n\n{paper} {why}\n\n"
+        )
+    }
+
+    /// Every comparison with its intervals.
+    fn table(&self) -> String {
+        let mut text = String::from(
+            "## All comparisons\n\nAbove 0 is better: percentage points of accuracy, or nats of loss. Mean, 95 % \
+             interval, number of seeds; p after Holm's correction.\n\n\
+             | comparison | cell | tuned, equal steps | p | tuned, equal time | published tables |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for tested in &self.tested {
+            let Tested { question, cell, gain: Gain { tuned, time, published }, p } = tested;
+            let (arm, other) = question.arms(cell);
+            let decimals = cell.outcome.decimals();
+            let show = |sample: &Option<Sample>| {
+                sample.map_or(DASH.to_string(), |sample| sample.difference(decimals))
+            };
+            let told = tuned.difference(decimals);
+            let told = if tested.direction() == 0 { told } else { format!("**{told}**") };
+            let p = if *p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") };
+            let _ = writeln!(
+                text,
+                "| {arm} – {other} | {} | {told} | {p} | {} | {} |",
+                cell.label,
+                show(time),
+                show(published)
+            );
+        }
+        text += "\nWhat every arm was given in its search, and where its best lies: `search.md` of each cell.\n\n";
+        text
+    }
+
+    /// The gains of all arms over the baseline.
+    pub(crate) fn figure(&self) -> Result<Forest> {
+        // Okabe & Ito 2008: they stay apart for the colour-blind.
+        let arms = [
+            (Question::PerSequence, "the paper: per-sequence", RGBColor(213, 94, 0)),
+            (Question::Pooled, "pooled", RGBColor(0, 114, 178)),
+            (Question::Factor, "factor", RGBColor(105, 105, 105)),
+            (Question::Muon, "muon", RGBColor(0, 158, 115)),
+            (Question::PooledOnMuon, "muon+pooled", RGBColor(204, 121, 167)),
+        ];
+        let panel = |outcome: Outcome, heading: &str, unit: &str| {
+            let mut lines = Vec::new();
+            for (cell, results) in self.cells.iter().filter(|(cell, _)| cell.outcome == outcome) {
+                for (question, name, colour) in arms {
+                    // All against the baseline.
+                    let gain = Gain::of(
+                        cell,
+                        results,
+                        (question.arms(cell).0, experiments::arm::Arm::BASELINE),
+                    );
+                    let Some(Gain { tuned, time: Some(time), .. }) = gain else { continue };
+                    let (case, name) = (cell.label.to_string(), name.to_string());
+                    lines.push(Line { case, name, colour, marks: [time, tuned] });
+                }
+            }
+            (!lines.is_empty()).then(|| Panel {
+                heading: heading.to_string(),
+                unit: unit.to_string(),
+                axis: axis(&lines, outcome.decimals().saturating_sub(1)),
+                lines,
+            })
+        };
+        let panels = [
+            panel(
+                Outcome::Accuracy,
+                "Accuracy",
+                "gain in accuracy on test data, percentage points",
+            ),
+            panel(Outcome::Loss, "Loss", "fall of the loss on test data, nats"),
+        ];
+        Ok(Forest {
+            title: "What conditioned tokens and conditioned updates gain".to_string(),
+            subtitle: "Difference to the tuned baseline, seed by seed, with its 95 % interval"
+                .to_string(),
+            marks: ["equal time".to_string(), "equal steps".to_string()],
+            panels: panels.into_iter().flatten().collect(),
+        })
+    }
+}
+
+/// An axis that holds all means, and intervals up to twice as far.
+fn axis(lines: &[Line], decimals: usize) -> (f64, f64, f64, usize) {
+    let means = || lines.iter().flat_map(|line| line.marks).map(|sample| sample.mean);
+    let (low, high) =
+        means().fold((0f64, 0f64), |(low, high), mean| (low.min(mean), high.max(mean)));
+    let span = (high - low).max(1e-6) * 1.5;
+    let step = 10f64.powf((span / 4.0).log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|k| k * step).into_iter().find(|s| span / s <= 6.0);
+    let step = step.unwrap_or(span);
+    let (low, high) = ((low - 0.2 * span) / step, (high + 0.2 * span) / step);
+    (low.floor() * step, high.ceil() * step, step, decimals)
+}
+
+/// What these cells cannot say.
+const LIMITS: &str = "## Limits\n\n\
+    Networks of 50,000 to 250,000 parameters, data of minutes: nothing here says what is left of an effect at a \
+    hundred times the size or the steps; `docs/LOG.md` has what was seen at 4 and 16 times the steps. Five seeds \
+    (eight for tiny Shakespeare) tell effects apart that are about twice the spread over seeds. Equal time is that \
+    of this implementation on one processor: its Muon takes the polar factor of every matrix exactly, which costs \
+    more, next to a step of few tokens, than next to one of many.\n";
