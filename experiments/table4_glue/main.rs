@@ -44,7 +44,7 @@ fn short(_: Row) -> EncoderRecipe {
 /// Pre-training alone, shorter, with everything searched.
 fn answer(row: Row) -> EncoderRecipe {
     EncoderRecipe {
-        micro_batches: 2000,
+        micro_batches: 1500,
         task_rows: 0,
         task_dev_rows: 0,
         shared: Shared::searched(),

@@ -68,7 +68,7 @@ fn shakespeare(_: Row) -> LanguageRecipe {
         width: 64,
         context: 64,
         tied: true,
-        batch_size: 12,
+        batch_size: 10,
         steps: 400,
         prefix_lengths: vec![16, 32, 64],
         shared: Shared::searched(),
