@@ -54,12 +54,7 @@ const LANGUAGE: Scale = Scale {
     decimals: 3,
     cases: &[
         ("GPT-2, generated stories", "table5_tinystories/results/short", "gpt2", CONTROLLED),
-        (
-            "GPT-2, tiny Shakespeare",
-            "table5_tinystories/results/shakespeare",
-            "gpt2",
-            &[Arm::POOLED],
-        ),
+        ("GPT-2, tiny Shakespeare", "table5_tinystories/results/prototype", "gpt2", &[Arm::POOLED]),
     ],
 };
 const CONTROLLED: &[Arm] = &[Arm::POOLED, Arm::POOLED_NORM_MATCHED];

@@ -196,6 +196,13 @@ impl Table for Table5 {
                 )
             },
             Preset {
+                arms: &[Arm::BASELINE, Arm::POOLED],
+                seeds: 5,
+                tuned: Some(include_str!("tuned/prototype.json")),
+                timings: Some(include_str!("results/prototype/timings.csv")),
+                ..preset("prototype", |_| LanguageRecipe::prototype(), PLAY)
+            },
+            Preset {
                 // Found on generated stories: its own search would take a day.
                 tuned: Some(include_str!("tuned/tinystories-cpu.json")),
                 ..preset("tinystories-cpu", tinystories_cpu, STORIES)

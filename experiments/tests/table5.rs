@@ -90,7 +90,7 @@ fn text_files_are_trained_on() {
     let small: Vec<&str> = small.iter().flat_map(|pair| ["--set", pair]).collect();
     let few = ["prefix_windows=4", "prefix_lengths=[4,16]", "test_windows=4", "batch_size=2"];
     let few: Vec<&str> = few.iter().flat_map(|pair| ["--set", pair]).collect();
-    let data = ["--preset", "shakespeare", "--data", file.to_str().unwrap(), "--seeds", "1"];
+    let data = ["--preset", "prototype", "--data", file.to_str().unwrap(), "--seeds", "1"];
     let rest =
         ["--arms", "baseline", "--set", "learning_rate=1e-3", "--out", out.to_str().unwrap()];
     let error = TABLE5.failure(&[&data[..], &small[..], &few[..], &rest[..]].concat());
@@ -212,7 +212,7 @@ fn bad_input_gets_one_clear_error() {
     std::fs::write(at("half.jsonl"), "{\"text\": \"\\ud83d\"}\n").unwrap();
     std::fs::write(at("broken.jsonl"), "{\"text\": 3}\n").unwrap();
     std::fs::write(at("tokenizer.json"), "{}").unwrap();
-    let play = |name: &str| format!("--preset shakespeare --data {}", at(name));
+    let play = |name: &str| format!("--preset prototype --data {}", at(name));
     let set = |pair: &str| format!("--preset smoke --set {pair}");
     let cases: &[(String, &[&str])] = &[
         (play("absent"), &["absent"]),
@@ -235,7 +235,7 @@ fn bad_input_gets_one_clear_error() {
         #[cfg(not(feature = "hub"))]
         ("--preset paper --data hub:a/b".to_string(), &["hub:a/b", "--features hub"]),
         (
-            "--preset shakespeare --data owner/stories".to_string(),
+            "--preset prototype --data owner/stories".to_string(),
             &[
                 "no file or folder owner/stories; if it is a data set of the hub, write hub:owner/stories",
             ],
@@ -244,9 +244,9 @@ fn bad_input_gets_one_clear_error() {
             "--preset smoke --arms baseline --set learning_rate=1 --init gpt2".to_string(),
             &["no folder gpt2; if it is a model of the hub, write hub:gpt2"],
         ),
-        ("--preset shakespeare".to_string(), &["--data"]),
+        ("--preset prototype".to_string(), &["--data"]),
         (format!("--preset short --data {}", at("tiny.txt")), &["leave out the files"]),
-        ("--preset huge".to_string(), &["invalid value 'huge'", "shakespeare"]),
+        ("--preset huge".to_string(), &["invalid value 'huge'", "prototype"]),
         ("--arms magic".to_string(), &["invalid value 'magic'", "pooled-norm-matched"]),
         (
             "--preset smoke --arms per-sequence".to_string(),
