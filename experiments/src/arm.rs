@@ -7,7 +7,7 @@ use anyhow::Result;
 use candle_conditioning::{SpectralConditioning, TokenGraying};
 use clap::ValueEnum;
 use conditioned_models::conditioning::{
-    AttentionMethod, ConditioningConfig, Method as TokenMethod, Placement, WeightMethod,
+    AttentionMethod, ConditioningConfig, Method as TokenMethod, Placement, PooledPart, WeightMethod,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,14 @@ pub enum Method {
     Table,
     /// Control: X times one number, which a head that is tied to the token table does not see. Causal.
     Factor,
+    /// Control: the directions of `pooled` without their scale, times one number. Causal.
+    PooledDirections,
+    /// Control: what `pooled` does to the gradient of the tables, while tokens stay as they are. Causal.
+    PooledGradient,
+    /// Control: `pooled` whose Gram matrix stands still after a part of the steps. Causal.
+    PooledFrozen,
+    /// Control: X + X W with a learned matrix W. Causal.
+    LearnedMap,
     /// Control: X scaled to the norm that `per-sequence` gives it, without its directions. Not causal.
     PerSequenceNormMatched,
     /// Control: X scaled to the norm that `pooled` gives it, without its directions. Causal.
@@ -78,6 +86,9 @@ pub enum Method {
 
 /// The strength t where nothing says otherwise.
 pub const STRENGTH: f64 = 0.3;
+
+/// The strength t of `pooled-directions`, whose searched number is its factor.
+const PART: f64 = 1.0;
 
 /// Where the search of a factor begins, and what it is where nothing says otherwise.
 pub const FACTOR: f64 = 3.0;
@@ -189,6 +200,16 @@ impl Method {
             Self::PooledCurrent => TokenMethod::pooled(t)?,
             Self::Table => TokenMethod::table(shared.table_strength.unwrap_or(STRENGTH))?,
             Self::Factor => TokenMethod::factor(shared.factor.unwrap_or(FACTOR))?,
+            Self::PooledDirections => {
+                let factor = shared.factor.unwrap_or(FACTOR);
+                TokenMethod::pooled_part(PART, PooledPart::Directions { factor })?
+            }
+            Self::PooledGradient => TokenMethod::pooled_part(t, PooledPart::Gradient)?,
+            Self::PooledFrozen => {
+                let steps = (shared.frozen_after * steps as f64).round() as u64;
+                TokenMethod::pooled_part(t, PooledPart::Frozen { steps })?
+            }
+            Self::LearnedMap => TokenMethod::LearnedMap,
             Self::PerSequenceNormMatched => TokenMethod::norm_matched(t)?,
             Self::PooledNormMatched => TokenMethod::pooled_norm_matched(t)?,
             Self::Standardised => TokenMethod::Standardised,
@@ -209,8 +230,9 @@ impl Method {
                 TokenMethod::None
             }
         };
-        if let TokenMethod::Pooled(pooled) | TokenMethod::PooledNormMatched(pooled) =
-            &mut config.method
+        if let TokenMethod::Pooled(pooled)
+        | TokenMethod::PooledNormMatched(pooled)
+        | TokenMethod::PooledPart { pooled, .. } = &mut config.method
         {
             pooled.momentum = shared.momentum;
         }
@@ -241,6 +263,9 @@ impl Method {
                 | Self::PooledCurrent
                 | Self::Table
                 | Self::Factor
+                | Self::PooledDirections
+                | Self::PooledGradient
+                | Self::PooledFrozen
                 | Self::PerSequenceNormMatched
                 | Self::PooledNormMatched
         )
@@ -249,6 +274,6 @@ impl Method {
     /// Whether it changes tokens by what it sees of them: then it may act in front of the position table or
     /// behind it, and tokens can go from X to Y step by step.
     pub fn has_place(self) -> bool {
-        self.changes_tokens() && !matches!(self, Self::Table | Self::Factor)
+        self.changes_tokens() && !matches!(self, Self::Table | Self::Factor | Self::LearnedMap)
     }
 }

@@ -379,7 +379,7 @@ impl<T: Table> Plan<T> {
         }
         // Later stages are the same for all.
         if number == 0 {
-            job.fit.muon = muon_rule(cell.arm, &job.network);
+            job.fit.muon = muon_rule(cell.arm, request.recipe.shared(), &job.network);
         }
         // A search looks for numbers, not for pictures.
         job.fit.probe_every = match cell.is_search() {

@@ -113,10 +113,13 @@ impl Grid {
         let stds = self.embeddings.iter().map(|(_, std)| *std);
         let open = match method {
             Method::Table => shared.table_strength.is_none(),
-            Method::Factor => shared.factor.is_none(),
+            Method::Factor | Method::PooledDirections => shared.factor.is_none(),
             _ => shared.strength.is_none(),
         };
-        let strengths = if method == Method::Factor { self.factors } else { self.strengths };
+        let strengths = match method {
+            Method::Factor | Method::PooledDirections => self.factors,
+            _ => self.strengths,
+        };
         let chosen = |has: bool, values: &'static [f64]| if has { values } else { &[] };
         let placed = method.has_place() && shared.placement.is_none() && tables;
         Axes {

@@ -173,7 +173,7 @@ pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug
     }
 
     /// Trainable scalars of what [`Architecture::build`] makes, counted on the model itself, of which no
-    /// parameter is allocated. What is done to tokens, weights and attention has none.
+    /// parameter is allocated. What is done to tokens, weights and attention is not counted.
     ///
     /// # Errors
     /// When the configuration contradicts itself.

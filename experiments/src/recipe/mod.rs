@@ -52,8 +52,12 @@ pub struct Shared {
     pub strength: Option<f64>,
     /// Strength t of table; null takes the searched one.
     pub table_strength: Option<f64>,
-    /// The factor of factor; null takes the searched one.
+    /// The factor of factor and pooled-directions; null takes the searched one.
     pub factor: Option<f64>,
+    /// Part of all steps after which the Gram matrix of pooled-frozen stands still.
+    pub frozen_after: f64,
+    /// Further matrices that Muon leaves to AdamW, as patterns of their names: `["h.1.*"]`.
+    pub muon_leaves: Vec<String>,
     /// Weight of a new batch in the running Gram matrix of pooled conditioning.
     pub momentum: f64,
     /// before-position, after-position or after-norm; null takes the searched one, else the arm's own place.
@@ -78,6 +82,8 @@ impl Default for Shared {
             strength: Some(0.3),
             table_strength: Some(0.3),
             factor: None,
+            frozen_after: 0.1,
+            muon_leaves: Vec::new(),
             momentum: 0.1,
             placement: None,
             ramp: Some(0.0),
@@ -101,6 +107,8 @@ impl Shared {
         if let Some(strength) = self.strength {
             ensure!(strength.is_finite(), "--set strength={strength}: must be finite");
         }
+        let share = self.frozen_after;
+        ensure!((0.0..=1.0).contains(&share), "--set frozen_after={share}: must be in [0, 1]");
         if let Some(ramp) = self.ramp {
             ensure!((0.0..1.0).contains(&ramp), "--set ramp={ramp}: must be in [0, 1)");
         }
@@ -244,11 +252,16 @@ impl Training {
 }
 
 /// What Muon moves in a network, if the arm has it.
-pub(crate) fn muon_rule(arm: Arm, network: &impl Architecture) -> Option<MuonRule> {
+pub(crate) fn muon_rule(
+    arm: Arm,
+    shared: &Shared,
+    network: &impl Architecture,
+) -> Option<MuonRule> {
     if arm.optimizer == Optimizer::AdamW {
         return None;
     }
     let mut rule = MuonRule::new(OUTER_MATRICES);
+    rule.adamw.extend(shared.muon_leaves.iter().cloned());
     let packed = network.packed_weights().into_iter();
     rule.constants.packed = packed
         .map(|PackedWeight { names, axis, blocks }| Packed {

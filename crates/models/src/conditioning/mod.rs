@@ -12,11 +12,13 @@
 mod attention;
 mod conditioner;
 mod factor;
+mod learned_map;
 mod none;
 mod norm_matched;
 mod per_sequence;
 mod pooled;
 mod pooled_norm_matched;
+mod pooled_part;
 mod standardised;
 mod table;
 mod token_graying;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attention::AttentionMethod;
 pub(crate) use conditioner::TokenConditioner;
+pub use pooled_part::PooledPart;
 pub(crate) use table::Table;
 use token_map::TokenMethod;
 pub use weights::WeightMethod;
@@ -50,6 +53,16 @@ pub enum Method {
     /// Control: X scaled by one number for all sequences to the norm that the pooled method gives
     /// their tokens, f^2 = tr(M G M) / tr(G).
     PooledNormMatched(PooledConfig),
+    /// Control: a part of the pooled method alone.
+    PooledPart {
+        /// The pooled method, with the Gram of earlier batches.
+        pooled: PooledConfig,
+        /// The part.
+        part: PooledPart,
+    },
+    /// Control: Y = X + X W with a trainable W (C, C), zero at first. It counts among the parameters, as the
+    /// only one of a method.
+    LearnedMap,
     /// Control: Y = f X with one number f for all tokens.
     Factor {
         /// f > 0.
@@ -110,6 +123,16 @@ impl Method {
         Ok(Self::PooledNormMatched(pooled_config(t, Source::Earlier)?))
     }
 
+    /// A part of pooled conditioning at strength `t` with the Gram of earlier batches: causal.
+    ///
+    /// # Errors
+    /// When `t` is negative or not finite, or a factor is not above 0.
+    pub fn pooled_part(t: f64, part: PooledPart) -> Result<Self> {
+        let method = Self::PooledPart { pooled: pooled_config(t, Source::Earlier)?, part };
+        method.kind().validate()?;
+        Ok(method)
+    }
+
     /// Tokens times `factor`: causal.
     ///
     /// # Errors
@@ -148,6 +171,8 @@ impl Method {
             Self::PooledNormMatched(config) => {
                 Box::new(pooled_norm_matched::PooledNormMatched(config))
             }
+            Self::PooledPart { pooled, part } => Box::new(pooled_part::PartOfPooled(pooled, part)),
+            Self::LearnedMap => Box::new(learned_map::LearnedMap),
             Self::Factor { factor } => Box::new(factor::Factor(factor)),
             Self::Standardised => Box::new(standardised::Standardised),
             Self::TokenGraying(graying) => Box::new(graying),

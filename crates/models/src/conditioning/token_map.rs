@@ -81,13 +81,21 @@ impl Pass<'_> {
 /// Where the state of a method lies: buffers of the model's store, f64 on the CPU.
 pub(super) struct State<'a> {
     vb: VarBuilder<'a>,
+    /// Where the parameters of the model lie.
+    parameters: VarBuilder<'a>,
     /// Token width C.
     pub(super) channels: usize,
 }
 
 impl<'a> State<'a> {
     pub(super) fn new(vb: VarBuilder<'a>, channels: usize) -> Self {
-        Self { vb: vb.set_device(Device::Cpu), channels }
+        Self { vb: vb.clone().set_device(Device::Cpu), parameters: vb, channels }
+    }
+
+    /// The trainable weight `name`, (C, C), which begins with zeros.
+    pub(super) fn weight(&self, name: &str) -> Result<Tensor> {
+        let shape = (self.channels, self.channels);
+        self.parameters.get_with_hints(shape, name, Init::Const(0.0))
     }
 
     /// The buffer `name`, which begins with `value` everywhere.

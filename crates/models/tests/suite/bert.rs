@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::Architecture;
 use conditioned_models::bert::{Bert, BertConfig, BertInput};
 use conditioned_models::bert_heads::{BertClassifier, BertMaskedLm};
-use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
+use conditioned_models::conditioning::{ConditioningConfig, Method, Placement, PooledPart};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{Mode, Store};
 
@@ -28,10 +28,14 @@ pub(crate) const PLACEMENTS: [Placement; 3] =
     [Placement::BeforePosition, Placement::AfterPosition, Placement::AfterNorm];
 
 /// Every method.
-pub(crate) fn methods() -> Result<[Method; 10]> {
+pub(crate) fn methods() -> Result<[Method; 14]> {
     Ok([
         Method::None,
         Method::factor(3.0)?,
+        Method::LearnedMap,
+        Method::pooled_part(0.7, PooledPart::Directions { factor: 3.0 })?,
+        Method::pooled_part(0.7, PooledPart::Gradient)?,
+        Method::pooled_part(0.7, PooledPart::Frozen { steps: 1 })?,
         Method::per_sequence(1.0)?,
         Method::pooled(0.7)?,
         Method::norm_matched(1.0)?,
@@ -46,10 +50,11 @@ pub(crate) fn methods() -> Result<[Method; 10]> {
 /// The methods whose gradient is that of a function of the parameters, and the mode in which it is: M and
 /// f are constants for the gradient, and it takes an evaluation for them to stand still while a parameter
 /// is moved. The last is the tolerance of central differences.
-pub(crate) fn differentiable() -> Result<[(Method, Mode, f64); 5]> {
+pub(crate) fn differentiable() -> Result<[(Method, Mode, f64); 6]> {
     Ok([
         (Method::None, MODE, DIFFERENCE_TOLERANCE),
         (Method::factor(3.0)?, MODE, DIFFERENCE_TOLERANCE),
+        (Method::LearnedMap, MODE, DIFFERENCE_TOLERANCE),
         (Method::table(0.5)?, Mode::Eval, STRETCHED_TOLERANCE),
         (Method::pooled_earlier(0.7)?, Mode::Eval, DIFFERENCE_TOLERANCE),
         (Method::pooled_norm_matched(1.0)?, Mode::Eval, DIFFERENCE_TOLERANCE),

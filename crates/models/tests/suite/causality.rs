@@ -3,7 +3,7 @@
 use candle_conditioning::{Pooled, PooledConfig, SpectralConditioning, TokenGraying};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_models::conditioning::{
-    AttentionMethod, ConditioningConfig, Method, Placement, WeightMethod,
+    AttentionMethod, ConditioningConfig, Method, Placement, PooledPart, WeightMethod,
 };
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::{Architecture, Model};
@@ -67,6 +67,10 @@ fn causal() -> Result<Vec<ConditioningConfig>> {
     let methods = [
         Method::None,
         Method::factor(3.0)?,
+        Method::LearnedMap,
+        Method::pooled_part(0.7, PooledPart::Directions { factor: 3.0 })?,
+        Method::pooled_part(0.7, PooledPart::Gradient)?,
+        Method::pooled_part(0.7, PooledPart::Frozen { steps: 2 })?,
         Method::pooled_earlier(0.3)?,
         Method::pooled_earlier(1.0)?,
         Method::pooled_norm_matched(0.5)?,

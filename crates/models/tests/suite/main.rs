@@ -27,6 +27,7 @@ mod mask_rcnn_parity;
 mod nystromformer;
 mod nystromformer_parity;
 mod open;
+mod pooled_parts;
 mod published_sizes;
 mod registry;
 mod siblings;
