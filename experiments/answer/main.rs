@@ -45,7 +45,7 @@ enum Action {
         #[arg(long)]
         data: Option<PathBuf>,
     },
-    /// Write docs/ANSWER.md and docs/answer.{svg,png} from the results.
+    /// Write docs/ANSWER.md and docs/gains.{svg,png} from the results.
     Render {
         /// The folder to write to.
         #[arg(long, default_value = "docs")]
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
                 let path = docs.join("ANSWER.md");
                 write_atomic(&path, page.markdown().as_bytes())
                     .with_context(|| path.display().to_string())?;
-                page.figure()?.save(&docs.join("answer"))?;
+                page.figure()?.save(&docs.join("gains"))?;
                 print(&path.display().to_string())
             }
         }

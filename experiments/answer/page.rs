@@ -50,7 +50,7 @@ impl Page {
              `experiments/answer/results`.\n\n",
         );
         text += &self.state();
-        text += "![Gains over the tuned baseline](answer.svg)\n\n";
+        text += "![Gains over the tuned baseline](gains.svg)\n\n";
         text += &self.verdicts();
         text += &self.advice();
         text += &self.table();

@@ -145,19 +145,17 @@ impl Search {
 
     /// The numbers of the best setting that have no tried value on one side.
     pub fn edges(&self) -> Vec<&'static str> {
-        let numbers: [(&str, fn(&Setting) -> Option<f64>); 4] = [
-            ("learning rate", |s| Some(s.learning_rate)),
-            ("table rate", |s| Some(s.embedding_lr_scale)),
-            ("table std", |s| s.embedding_std),
-            ("strength", |s| s.strength),
-        ];
-        let at_edge = |of: fn(&Setting) -> Option<f64>| {
-            let best = of(&self.tuned);
-            let values = || self.points.iter().map(|point| of(&point.setting));
+        let names = ["learning rate", "table rate", "table std", "strength"];
+        let numbers = |s: &Setting| {
+            [Some(s.learning_rate), Some(s.embedding_lr_scale), s.embedding_std, s.strength]
+        };
+        let at_edge = |number: usize| {
+            let best = numbers(&self.tuned)[number];
+            let values = || self.points.iter().map(|point| numbers(&point.setting)[number]);
             let inside = values().any(|v| v < best) && values().any(|v| v > best);
             best.is_some() && values().any(|v| v != best) && !inside
         };
-        numbers.into_iter().filter(|(_, of)| at_edge(*of)).map(|(name, _)| name).collect()
+        (0..names.len()).filter(|number| at_edge(*number)).map(|number| names[number]).collect()
     }
 
     /// The best of a complete search.
@@ -220,9 +218,8 @@ impl Effort {
         let runs: usize = points.iter().map(|point| point.seeds.len()).sum();
         if runs < self.budget {
             let bests = rankings.iter().filter_map(|(keep, ranked)| Some((keep, ranked.first()?)));
-            let beside = bests.flat_map(|(keep, best)| {
-                axes.neighbours(best.setting).into_iter().filter(|setting| keep(setting))
-            });
+            let beside = bests
+                .flat_map(|(keep, best)| axes.neighbours(best.setting).into_iter().filter(keep));
             let beside = untried(beside.collect());
             if !beside.is_empty() {
                 return beside;

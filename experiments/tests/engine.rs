@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -17,6 +18,7 @@ const TABLE4: Binary = Binary(env!("CARGO_BIN_EXE_table4-glue"));
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
 const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
 const FIGURE: Binary = Binary(env!("CARGO_BIN_EXE_figure-conditioning"));
+const ANSWER: Binary = Binary(env!("CARGO_BIN_EXE_answer"));
 const TOY: Binary = Binary(env!("CARGO_BIN_EXE_toy-table"));
 
 /// The signal of a closed pipe.
@@ -61,6 +63,52 @@ fn the_table_of_contributing_goes_through_every_command() {
     assert!(shard("0/2").is_empty() && shard("1/2").is_empty(), "a shard prints no table");
     TOY.success(&[&run[..4], &["--out", &sharded]].concat());
     assert_eq!(results(Path::new(&out)), results(Path::new(&sharded)));
+}
+
+#[test]
+fn an_arm_is_a_method_and_an_optimiser() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let arms = "baseline,muon,muon+pooled-current,factor,pooled-frozen,learned-map";
+    let run = [&ONE[..], &["--set", "learning_rate=2e-3", "--arms", arms, "--out", &out]].concat();
+    let table = TABLE1.success(&run);
+    for arm in arms.split(',') {
+        assert!(table.contains(arm), "{arm}: {table}");
+        let config = text(&root.path().join(format!("out/vit/{arm}-set/seed100/run.json")));
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let muon = &config["job"]["fit"]["muon"];
+        assert_eq!(muon.is_null(), !arm.starts_with("muon"), "{arm}");
+        if arm.starts_with("muon") {
+            let packed = muon["constants"]["packed"].as_array().unwrap();
+            assert!(packed.iter().any(|packed| packed["names"] == "*.qkv.weight"), "{arm}");
+        }
+    }
+    let lines = lines(Path::new(&out));
+    let loss = |arm: &str| {
+        let own =
+            |line: &&HashMap<String, String>| line["arm"] == arm && line["metric"] == "test_loss";
+        lines.iter().find(own).unwrap()["value"].clone()
+    };
+    assert_ne!(loss("baseline"), loss("muon"));
+    assert_ne!(loss("muon"), loss("muon+pooled-current"));
+    TABLE1.resumes(&root.path().join("out/vit/muon-set/seed100"), &root.path().join("killed"));
+    let error = TABLE1.failure(&[&ONE[..], &["--arms", "muon+nothing"]].concat());
+    assert!(error.contains("no arm `muon+nothing`; known: baseline, init"), "{error}");
+}
+
+#[test]
+fn the_answer_lists_its_cells_and_says_what_is_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let places = ["--out", &at(&root, "out"), "--results", &at(&root, "results")];
+    let list = ANSWER.success(&places);
+    assert_eq!(list.matches("not begun").count(), 10, "{list}");
+    let run = |arguments: &[&str]| ANSWER.failure(&[&["run"], arguments, &places].concat());
+    assert!(run(&["nothing"]).contains("no cell `nothing`; known: digits-vit"));
+    assert!(run(&["mnist-vit"]).contains("mnist-vit: needs --data with mnist"));
+    let here = at(&root, "");
+    assert!(run(&["mnist-vit", "--data", &here]).contains("mnist is missing"));
+    let error = ANSWER.failure(&[&["render", "--docs", &here], &places[..]].concat());
+    assert!(error.contains("no finished cell"), "{error}");
 }
 
 #[test]

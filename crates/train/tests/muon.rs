@@ -156,9 +156,13 @@ fn packed_matrices_move_as_if_each_were_alone() {
     let columns = |t: &Tensor| rows(t).t().unwrap().contiguous().unwrap();
     // Two heads, each with one row of every matrix.
     let heads = |t: &Tensor| t.transpose(0, 1).unwrap().reshape((6, 3)).unwrap();
-    let ways: [(usize, usize, &dyn Fn(&Tensor) -> Tensor); 3] =
-        [(0, 1, &rows), (1, 1, &columns), (0, 2, &heads)];
-    for (axis, blocks, pack) in ways {
+    let ways = [(0, 1), (1, 1), (0, 2)];
+    for (axis, blocks) in ways {
+        let pack = |t: &Tensor| match (axis, blocks) {
+            (0, 1) => rows(t),
+            (1, 1) => columns(t),
+            _ => heads(t),
+        };
         let packed = vec![Packed { names: "w*".to_string(), axis, parts: 3, blocks }];
         let config = MuonConfig { packed, ..MuonConfig::default() };
         let (mut muon, var) = single(&pack(&start), config);

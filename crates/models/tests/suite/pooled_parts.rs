@@ -68,12 +68,12 @@ fn first_map(store: &Store) -> Result<Tensor> {
 fn the_gradient_alone_is_multiplied_by_m() -> Result<()> {
     let (plain, plain_store) = model(Method::None)?;
     let (part, store) = model(Method::pooled_part(STRENGTH, PooledPart::Gradient)?)?;
-    let M = first_map(&store)?;
+    let map = first_map(&store)?;
     let (loss, gradients) = step(&plain, &plain_store, 0)?;
     let (loss_of_part, of_part) = step(&part, &store, 0)?;
     assert_eq!(loss, loss_of_part);
     for (gradient, of_part) in gradients.iter().zip(of_part) {
-        let wanted = gradient.matmul(&M)?;
+        let wanted = gradient.matmul(&map)?;
         assert!(distance(&of_part, &wanted)? < SAME_IN_F64);
         assert!(distance(gradient, &wanted)? > 1e-3, "M does nothing");
     }

@@ -50,7 +50,7 @@ mod grid {
 }
 
 mod statistics {
-    use conditioned_report::statistics::{Sample, median, quantile};
+    use conditioned_report::statistics::{Sample, holm, median, quantile};
 
     /// A difference, a product and a sum, each rounded once.
     const ROUNDING: f64 = 1e-15;
@@ -61,6 +61,37 @@ mod statistics {
         let sample = Sample::of(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
         assert!((sample.mean - 3.0).abs() < 1e-12);
         assert!((sample.half_width().unwrap() - 1.963_243).abs() < 1e-5);
+    }
+
+    /// `scipy.stats.ttest_1samp(values, 0).pvalue`.
+    #[test]
+    fn p_values_are_those_of_scipy() {
+        let loss = [-0.01, -0.012, -0.009, -0.011, -0.0105, -0.0093, -0.0111, -0.0098];
+        for (values, wanted) in [
+            (&[0.3, 0.1, 0.5, -0.1, 0.2][..], 0.116_116_523_516_815_56),
+            (&[1.0, 2.0], 0.204_832_764_699_133_45),
+            (&loss, 1.465_257_774_341_384_2e-8),
+        ] {
+            let p = Sample::of(values).unwrap().p_value().unwrap();
+            assert!((p / wanted - 1.0).abs() < 1e-6, "{p} {wanted}");
+        }
+        assert_eq!(Sample::of(&[1.0]).unwrap().p_value(), None);
+        assert_eq!(Sample::of(&[2.0, 2.0]).unwrap().p_value(), Some(0.0));
+        assert_eq!(Sample::of(&[0.0, 0.0]).unwrap().p_value(), Some(1.0));
+    }
+
+    /// R: `p.adjust(p, "holm")`.
+    #[test]
+    fn holm_adjusts_as_r_does() {
+        let close = |p: &[f64], wanted: &[f64]| {
+            for (adjusted, wanted) in holm(p).iter().zip(wanted) {
+                assert!((adjusted - wanted).abs() < ROUNDING, "{p:?}: {adjusted} {wanted}");
+            }
+        };
+        close(&[0.01, 0.02, 0.03, 0.04], &[0.04, 0.06, 0.06, 0.06]);
+        close(&[0.04, 0.001, 0.9], &[0.08, 0.003, 0.9]);
+        close(&[0.5, 0.6], &[1.0, 1.0]);
+        close(&[], &[]);
     }
 
     #[test]
