@@ -1,4 +1,4 @@
-//! Times training steps of one model: forward, backward and AdamW on one batch.
+//! Times training steps of one model: forward, backward, and AdamW or Muon, on one batch.
 //!
 //! ```text
 //! cargo run --release --example train-step -- --model vit_small_patch16_224 --batch 8 --steps 20
@@ -28,8 +28,9 @@ use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
 use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_report::statistics::median;
-use conditioned_train::{AdamW, AdamWConfig, GroupRule};
+use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
 use experiments::allocator::keep_memory;
+use experiments::recipe::muon_rule;
 use experiments::run::worker::peak_memory;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -56,6 +57,9 @@ struct Options {
     /// What is done to the tokens.
     #[arg(long, value_enum, default_value_t = Conditioning::None)]
     conditioning: Conditioning,
+    /// Muon for the hidden matrices.
+    #[arg(long)]
+    muon: bool,
     /// Parameters to start from (safetensors), instead of seeded ones.
     #[arg(long)]
     init: Option<PathBuf>,
@@ -122,6 +126,8 @@ trait Model {
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>>;
     /// Multiply-accumulates of one forward pass of one sequence or image.
     fn macs(&self) -> usize;
+    /// What Muon moves.
+    fn muon(&self) -> MuonRule;
     /// The mean loss.
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor>;
     /// The tokens that a conditioning takes, (B, N, C), where this program can condition them.
@@ -139,6 +145,10 @@ struct Image {
 impl Model for Image {
     fn macs(&self) -> usize {
         self.config.macs(0)
+    }
+
+    fn muon(&self) -> MuonRule {
+        muon_rule(&self.config)
     }
 
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
@@ -178,6 +188,10 @@ impl Model for Text {
         self.config.macs(self.config.context)
     }
 
+    fn muon(&self) -> MuonRule {
+        muon_rule(&self.config)
+    }
+
     fn batch(&self, seed: u64, batch: usize) -> Result<HashMap<String, Tensor>> {
         let Gpt2Config { vocabulary, context, .. } = self.config;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -215,6 +229,10 @@ const CATEGORIES: usize = 80;
 impl Model for Detector {
     fn macs(&self) -> usize {
         self.config.macs(&self.backbone, SIDE)
+    }
+
+    fn muon(&self) -> MuonRule {
+        muon_rule(&self.backbone)
     }
 
     /// Images (B, 3, 512, 512), and of each the boxes (B, 8, 4), classes (B, 8) and masks (B, 8, 512, 512) of its objects.
@@ -321,8 +339,10 @@ fn main() -> Result<()> {
         save_tensors(&folder.join("inputs.safetensors"), batch, &BTreeMap::new())?;
     }
     let parameters = store.parameters();
-    let groups = GroupRule::new(0.05, EMBEDDING_TABLES).groups(&parameters)?;
-    let mut optimizer = AdamW::new(&parameters, &groups, AdamWConfig::default())?;
+    let groups = GroupRule::new(0.05, EMBEDDING_TABLES);
+    let muon = options.muon.then(|| model.muon());
+    let mut optimizer =
+        Optimizer::new(&parameters, &groups, AdamWConfig::default(), muon.as_ref())?;
     let given = options.inputs.as_deref().map(inputs).transpose()?;
     for step in 0..options.steps {
         let clock = Instant::now();

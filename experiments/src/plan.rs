@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cli::Options;
 use crate::device;
 use crate::overrides;
-use crate::recipe::{Recipe, muon_rule};
+use crate::recipe::Recipe;
 use crate::search::{Effort, Found, Start, Tuned};
 use crate::settings::{Axes, PUBLISHED_STD, Setting};
 use crate::table::{Preset, Request, Stage, Table};
@@ -379,7 +379,7 @@ impl<T: Table> Plan<T> {
         }
         // Later stages are the same for all.
         if number == 0 {
-            job.fit.muon = muon_rule(cell.arm, request.recipe.shared(), &job.network);
+            job.fit.muon = request.recipe.shared().muon(cell.arm, &job.network);
         }
         // A search looks for numbers, not for pictures.
         job.fit.probe_every = match cell.is_search() {

@@ -115,7 +115,7 @@ pub use error::{Result, TrainError};
 pub use fit::fit;
 pub use groups::{Group, GroupRule};
 pub use muon::{Muon, MuonConfig, Packed, UpdateScale};
-pub use optimizer::MuonRule;
+pub use optimizer::{MuonRule, Optimizer};
 pub use plan::Plan;
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};

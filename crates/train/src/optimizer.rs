@@ -4,8 +4,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::adamw::AdamW;
-use crate::config::FitConfig;
+use crate::adamw::{AdamW, AdamWConfig};
 use crate::error::{Result, TrainError};
 use crate::groups::{Group, GroupRule, Kind, matches};
 use crate::muon::{Muon, MuonConfig, UpdateScale};
@@ -63,28 +62,57 @@ impl MuonRule {
     }
 }
 
-/// AdamW and Muon over one set of parameters, each with its own.
+/// AdamW and Muon over one set of parameters, each with its own: what [`fit`](crate::fit()) steps with.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let var = |shape: (usize, usize)| Var::rand(-1f32, 1f32, shape, &Device::Cpu);
+/// let (hidden, head) = (var((4, 4))?, var((1, 4))?);
+/// let parameters =
+///     [("fc.weight".to_string(), hidden.clone()), ("head.weight".to_string(), head.clone())];
+/// let rule = MuonRule::new(["head.*"]);
+/// let groups = GroupRule::new(0.0, [""; 0]);
+/// let mut optimizer = Optimizer::new(&parameters, &groups, AdamWConfig::default(), Some(&rule))?;
+/// for _ in 0..100 {
+///     let loss = (head.matmul(&hidden)?.sqr()?.sum_all()? + hidden.sqr()?.sum_all()?)?;
+///     optimizer.step(&loss.backward()?, 0.1, 1.0)?;
+/// }
+/// assert!(hidden.sqr()?.sum_all()?.to_scalar::<f32>()? < 0.1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub(crate) struct Optimizer {
+pub struct Optimizer {
     adamw: AdamW,
     muon: Option<Muon>,
 }
 
 impl Optimizer {
-    /// An optimiser at step 0.
-    pub(crate) fn new(parameters: &[(String, Var)], config: &FitConfig) -> Result<Self> {
-        let groups = config.groups.groups(parameters)?;
-        let Some(rule) = &config.muon else {
-            return Ok(Self { adamw: AdamW::new(parameters, &groups, config.adamw)?, muon: None });
+    /// An optimiser at step 0; without a rule for Muon all parameters are AdamW's.
+    ///
+    /// # Errors
+    /// Those of [`AdamW::new`] and [`Muon::new`]; when no parameter is a hidden matrix.
+    pub fn new(
+        parameters: &[(String, Var)],
+        groups: &GroupRule,
+        adamw: AdamWConfig,
+        muon: Option<&MuonRule>,
+    ) -> Result<Self> {
+        let (rule_of_groups, groups) = (groups, groups.groups(parameters)?);
+        let Some(rule) = muon else {
+            return Ok(Self { adamw: AdamW::new(parameters, &groups, adamw)?, muon: None });
         };
-        let takes = |name: &str, var: &Var| rule.takes(&config.groups, name, var);
+        let takes = |name: &str, var: &Var| rule.takes(rule_of_groups, name, var);
         let (hidden, others): (Vec<_>, Vec<_>) =
             parameters.iter().cloned().partition(|(name, var)| takes(name, var));
         if hidden.is_empty() {
             let reason = "has no hidden matrix to move: leave it out".to_string();
             return Err(TrainError::Config { field: "muon", reason });
         }
-        let of = |members: &[(String, Var)], rate: f64| -> Vec<Group> {
+        let share = |members: &[(String, Var)], rate: f64| -> Vec<Group> {
             let among = |name: &&String| members.iter().any(|(member, _)| member == *name);
             let group = |group: &Group| Group {
                 names: group.names.iter().filter(among).cloned().collect(),
@@ -93,20 +121,26 @@ impl Optimizer {
             };
             groups.iter().map(group).collect()
         };
-        let muon = Muon::new(&hidden, &of(&hidden, rule.rate), rule.constants.clone())?;
-        Ok(Self { adamw: AdamW::new(&others, &of(&others, 1.0), config.adamw)?, muon: Some(muon) })
+        let muon = Muon::new(&hidden, &share(&hidden, rule.rate), rule.constants.clone())?;
+        Ok(Self { adamw: AdamW::new(&others, &share(&others, 1.0), adamw)?, muon: Some(muon) })
     }
 
     /// One step along `scale * grads` at the scheduled `rate`.
-    pub(crate) fn step(&mut self, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of [`AdamW::step`] and [`Muon::step`].
+    pub fn step(&mut self, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
         if let Some(muon) = &mut self.muon {
             muon.step(grads, rate, scale)?;
         }
         self.adamw.step(grads, rate, scale)
     }
 
-    /// The state to save.
-    pub(crate) fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+    /// The state to save, beside the number of steps: that of both.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = self.adamw.tensors()?;
         if let Some(muon) = &self.muon {
             tensors.extend(muon.tensors()?);
@@ -115,7 +149,10 @@ impl Optimizer {
     }
 
     /// Continues from a saved state, as [`AdamW::load`].
-    pub(crate) fn load(
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn load(
         &mut self,
         steps: usize,
         mut take: impl FnMut(&str, &Tensor) -> Result<Tensor>,
@@ -130,26 +167,10 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::adamw::AdamWConfig;
-    use crate::config::Length;
-    use crate::schedule::{Schedule, Shape};
 
-    fn config(muon: MuonRule) -> FitConfig {
-        FitConfig {
-            length: Length::Epochs(1),
-            accumulate: 1,
-            ramp: 0.0,
-            schedule: Schedule { peak: 0.1, shape: Shape::Cosine { warmup: 0.0, floor: 0.0 } },
-            adamw: AdamWConfig::default(),
-            muon: Some(muon),
-            groups: GroupRule::new(0.1, ["*embed"]),
-            clip: None,
-            ema: None,
-            evaluate_every: 1,
-            checkpoint_every: 1,
-            probe_every: None,
-            seed: 0,
-        }
+    fn optimizer(parameters: &[(String, Var)], rule: &MuonRule) -> Result<Optimizer> {
+        let groups = GroupRule::new(0.1, ["*embed"]);
+        Optimizer::new(parameters, &groups, AdamWConfig::default(), Some(rule))
     }
 
     fn parameters() -> Result<Vec<(String, Var)>> {
@@ -170,8 +191,7 @@ mod tests {
 
     #[test]
     fn muon_takes_hidden_matrices_and_adamw_the_rest() -> Result<()> {
-        let config = config(MuonRule::new(["stem.*", "head.*", "absent"]));
-        let optimizer = Optimizer::new(&parameters()?, &config)?;
+        let optimizer = optimizer(&parameters()?, &MuonRule::new(["stem.*", "head.*", "absent"]))?;
         let of = |state: &str| -> Result<Vec<String>> {
             let names = optimizer.tensors()?.into_iter();
             Ok(names.filter_map(|(name, _)| Some(name.strip_suffix(state)?.to_string())).collect())
@@ -186,7 +206,7 @@ mod tests {
     fn each_part_moves_its_own_at_its_rate() -> Result<()> {
         let parameters = parameters()?;
         let rule = MuonRule { rate: 3.0, ..MuonRule::new(["head.*"]) };
-        let mut optimizer = Optimizer::new(&parameters, &config(rule))?;
+        let mut optimizer = optimizer(&parameters, &rule)?;
         let mut grads = GradStore::default();
         for (_, var) in &parameters {
             grads.insert(var, var.ones_like()?);
@@ -205,10 +225,10 @@ mod tests {
 
     #[test]
     fn a_network_without_hidden_matrices_is_refused() -> Result<()> {
-        let error = Optimizer::new(&parameters()?, &config(MuonRule::new(["*"]))).unwrap_err();
+        let error = optimizer(&parameters()?, &MuonRule::new(["*"])).unwrap_err();
         assert!(error.to_string().contains("no hidden matrix"), "{error}");
         let rule = MuonRule { rate: f64::NAN, ..MuonRule::new(["head.*"]) };
-        assert!(config(rule).validate().is_err());
+        assert!(rule.validate().is_err());
         Ok(())
     }
 }

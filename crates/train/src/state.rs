@@ -41,7 +41,8 @@ impl State {
             let reason = "has no parameters: build the model over it before training".to_string();
             return Err(TrainError::Config { field: "store", reason });
         }
-        let mut optimizer = Optimizer::new(&parameters, config)?;
+        let mut optimizer =
+            Optimizer::new(&parameters, &config.groups, config.adamw, config.muon.as_ref())?;
         let mut ema = config.ema.map(|decay| Ema::new(store, decay)).transpose()?;
         let checkpoints = Checkpoints::open(&run.checkpoints(), &run.config_hash(config)?)?;
         let (mut step, mut metrics, mut set_aside) = (0, Metrics::new(), Vec::new());

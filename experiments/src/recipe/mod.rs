@@ -137,6 +137,15 @@ impl Shared {
         }
     }
 
+    /// What Muon moves in a network, if the arm has it.
+    pub(crate) fn muon(&self, arm: Arm, network: &impl Architecture) -> Option<MuonRule> {
+        (arm.optimizer == Optimizer::Muon).then(|| {
+            let mut rule = muon_rule(network);
+            rule.adamw.extend(self.muon_leaves.iter().cloned());
+            rule
+        })
+    }
+
     /// Whether learning rate or embedding tables are set by hand.
     pub fn is_set(&self) -> bool {
         self.learning_rate.or(self.embedding_lr_scale).or(self.embedding_std).is_some()
@@ -251,17 +260,9 @@ impl Training {
     }
 }
 
-/// What Muon moves in a network, if the arm has it.
-pub(crate) fn muon_rule(
-    arm: Arm,
-    shared: &Shared,
-    network: &impl Architecture,
-) -> Option<MuonRule> {
-    if arm.optimizer == Optimizer::AdamW {
-        return None;
-    }
+/// What Muon moves in a network.
+pub fn muon_rule(network: &impl Architecture) -> MuonRule {
     let mut rule = MuonRule::new(OUTER_MATRICES);
-    rule.adamw.extend(shared.muon_leaves.iter().cloned());
     let packed = network.packed_weights().into_iter();
     rule.constants.packed = packed
         .map(|PackedWeight { names, axis, blocks }| Packed {
@@ -271,7 +272,7 @@ pub(crate) fn muon_rule(
             blocks,
         })
         .collect();
-    Some(rule)
+    rule
 }
 
 #[cfg(test)]
