@@ -52,7 +52,9 @@ impl Page {
         text += &self.state();
         text += "![Gains over the tuned baseline](gains.svg)\n\n";
         text += &self.verdicts();
-        text += &self.advice();
+        if self.cells.len() >= ENOUGH {
+            text += &self.advice();
+        }
         text += &self.table();
         text += LIMITS;
         text
@@ -87,7 +89,7 @@ impl Page {
         for question in Question::ALL {
             let count @ Count { better, worse, cells } = Count::of(question, &self.tested);
             let answer = match count.verdict() {
-                _ if cells == 0 => DASH,
+                _ if cells < ENOUGH => "open",
                 Verdict::Yes => "**yes**",
                 Verdict::No => "**no**",
                 Verdict::Depends => "it depends",
@@ -210,7 +212,7 @@ impl Page {
             (!lines.is_empty()).then(|| Panel {
                 heading: heading.to_string(),
                 unit: unit.to_string(),
-                axis: axis(&lines, outcome.decimals().saturating_sub(1)),
+                axis: axis(&lines),
                 lines,
             })
         };
@@ -232,17 +234,19 @@ impl Page {
     }
 }
 
-/// An axis that holds all means, and intervals up to twice as far.
-fn axis(lines: &[Line], decimals: usize) -> (f64, f64, f64, usize) {
-    let means = || lines.iter().flat_map(|line| line.marks).map(|sample| sample.mean);
-    let (low, high) =
-        means().fold((0f64, 0f64), |(low, high), mean| (low.min(mean), high.max(mean)));
-    let span = (high - low).max(1e-6) * 1.5;
-    let step = 10f64.powf((span / 4.0).log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|k| k * step).into_iter().find(|s| span / s <= 6.0);
-    let step = step.unwrap_or(span);
-    let (low, high) = ((low - 0.2 * span) / step, (high + 0.2 * span) / step);
-    (low.floor() * step, high.ceil() * step, step, decimals)
+/// An axis that holds all intervals: its ends, the step of its ticks, and their decimals.
+fn axis(lines: &[Line]) -> (f64, f64, f64, usize) {
+    let ends = lines.iter().flat_map(|line| line.marks).flat_map(|sample| {
+        let half = sample.half_width().unwrap_or(0.0);
+        [sample.mean - half, sample.mean + half]
+    });
+    let (low, high) = ends.fold((0f64, 0f64), |(low, high), end| (low.min(end), high.max(end)));
+    let span = (high - low).max(f64::MIN_POSITIVE);
+    let power = (span / 6.0).log10().floor();
+    let fits = |k: &f64| span / (k * 10f64.powf(power)) <= 6.0;
+    let step = [1.0, 2.0, 5.0].into_iter().find(fits).unwrap_or(10.0) * 10f64.powf(power);
+    let decimals = (-step.log10().floor()).max(0.0) as usize;
+    ((low / step).floor() * step, (high / step).ceil() * step, step, decimals)
 }
 
 /// What these cells cannot say.
@@ -252,3 +256,31 @@ const LIMITS: &str = "## Limits\n\n\
     (eight for tiny Shakespeare) tell effects apart that are about twice the spread over seeds. Equal time is that \
     of this implementation on one processor: its Muon takes the polar factor of every matrix exactly, which costs \
     more, next to a step of few tokens, than next to one of many.\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_holds_its_intervals_with_few_ticks() {
+        let line = |values: &[f64]| {
+            let sample = Sample::of(values).unwrap();
+            let (case, name) = (String::new(), String::new());
+            Line { case, name, colour: RGBColor(0, 0, 0), marks: [sample, sample] }
+        };
+        for (values, wanted) in [
+            (&[-1.0, -2.0, -3.0][..], (-5.0, 1.0, 1.0, 0)),
+            (&[0.01, 0.02, 0.03], (-0.005, 0.045, 0.01, 2)),
+            (&[30.0, 31.0, 32.0], (0.0, 40.0, 10.0, 0)),
+        ] {
+            let (low, high, step, decimals) = axis(&[line(values)]);
+            let half = Sample::of(values).unwrap().half_width().unwrap();
+            let mean = Sample::of(values).unwrap().mean;
+            assert!(low <= mean - half && high >= mean + half, "{values:?}: {low} {high}");
+            assert!(
+                (high - low) / step < 9.0 && (step, decimals) == (wanted.2, wanted.3),
+                "{step}"
+            );
+        }
+    }
+}

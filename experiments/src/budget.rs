@@ -83,8 +83,14 @@ impl Shares {
     /// between two evaluations.
     fn with_time(&self, run: &RunConfig) -> Option<RunConfig> {
         let Share { share, .. } = self.0.get(&key(&run.cell.row, run.cell.arm))?;
-        let evaluations = run.job.micro_batches() / run.job.fit.evaluate_every;
-        let every = (share * run.job.fit.evaluate_every as f64).round().max(1.0) as usize;
+        // An epoch is as many micro-batches as the data have; some micro-batches are themselves.
+        let unit = match run.job.fit.length {
+            Length::Epochs(epochs) => run.job.micro_batches() / epochs,
+            Length::MicroBatches(_) => 1,
+        };
+        let every = unit * run.job.fit.evaluate_every;
+        let evaluations = run.job.micro_batches() / every;
+        let every = (share * every as f64).round().max(1.0) as usize;
         let mut run = run.clone();
         run.cell = Cell { budget: Budget::Time, ..run.cell };
         let fit = &mut run.job.fit;

@@ -137,10 +137,12 @@ impl Search {
         self.points.iter().map(|point| point.seeds.len()).sum()
     }
 
-    /// Seeds and mean loss of a setting that was tried.
-    pub fn result(&self, setting: Setting) -> Option<(usize, f64)> {
+    /// Seeds and mean of a setting that was tried: its loss, behind its score in a table that has one.
+    pub fn result(&self, setting: Setting) -> Option<(usize, String)> {
         let point = self.points.iter().find(|point| point.setting == setting)?;
-        Some((point.seeds.len(), point.rank().1))
+        let (score, loss) = point.rank();
+        let score = if point.score.is_empty() { String::new() } else { format!("{:.1}, ", -score) };
+        Some((point.seeds.len(), format!("{score}{loss:.4}")))
     }
 
     /// The numbers of the best setting that have no tried value on one side.
@@ -386,10 +388,10 @@ impl Tuned {
             "runs",
             "best of all",
             "its seeds",
-            "loss",
+            "result",
             "at the edge of what was tried",
             "best with published tables",
-            "its loss",
+            "its result",
         ];
         let mut rows = Vec::new();
         for (row, arm, search) in self
@@ -397,8 +399,8 @@ impl Tuned {
             .iter()
             .flat_map(|(row, arms)| arms.iter().map(move |(arm, search)| (row, arm, search)))
         {
-            let loss = |setting| search.result(setting).map_or((0, f64::NAN), |result| result);
-            let ((seeds, tuned), (_, published)) = (loss(search.tuned), loss(search.published));
+            let result = |setting| search.result(setting).unwrap_or_default();
+            let ((seeds, tuned), (_, published)) = (result(search.tuned), result(search.published));
             let edges = search.edges();
             rows.push(vec![
                 row.clone(),
@@ -406,10 +408,10 @@ impl Tuned {
                 search.runs().to_string(),
                 search.tuned.to_string(),
                 seeds.to_string(),
-                format!("{tuned:.4}"),
+                tuned,
                 if edges.is_empty() { "none".to_string() } else { edges.join(", ") },
                 search.published.to_string(),
-                format!("{published:.4}"),
+                published,
             ]);
         }
         Grid {
@@ -418,8 +420,8 @@ impl Tuned {
             rows,
             notes: vec![
                 "lr: peak learning rate; x: that of the embedding tables over it; std: their deviation at \
-                 initialisation; t: strength, or the factor. The loss is of a slice of the training data. No \
-                 test data are read."
+                 initialisation; t: strength, or the factor. Result: loss on a slice of the training data, behind the \
+                 score that decides before it where there is one. No test data are read."
                     .to_string(),
             ],
         }

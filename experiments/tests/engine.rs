@@ -9,6 +9,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use experiments::arm::Arm;
+use experiments::budget::Shares;
+use experiments::run::folder::Folder;
+use experiments::run::timing;
+
 use support::{Binary, lines, results, stderr, text};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
@@ -70,7 +75,8 @@ fn an_arm_is_a_method_and_an_optimiser() {
     let root = tempfile::tempdir().unwrap();
     let out = at(&root, "out");
     let arms = "baseline,muon,muon+pooled-current,factor,pooled-frozen,learned-map";
-    let run = [&ONE[..], &["--set", "learning_rate=2e-3", "--arms", arms, "--out", &out]].concat();
+    let set = ["--set", "learning_rate=2e-3", "--set", "epochs=8"];
+    let run = [&ONE[..], &set, &["--arms", arms, "--out", &out]].concat();
     let table = TABLE1.success(&run);
     for arm in arms.split(',') {
         assert!(table.contains(arm), "{arm}: {table}");
@@ -94,6 +100,26 @@ fn an_arm_is_a_method_and_an_optimiser() {
     TABLE1.resumes(&root.path().join("out/vit/muon-set/seed100"), &root.path().join("killed"));
     let error = TABLE1.failure(&[&ONE[..], &["--arms", "muon+nothing"]].concat());
     assert!(error.contains("no arm `muon+nothing`; known: baseline, init"), "{error}");
+}
+
+/// An arm whose step takes twice as long has half the micro-batches, whatever the unit of the run.
+#[test]
+fn equal_time_is_counted_in_micro_batches() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let set = ["--set", "epochs=4", "--set", "learning_rate=1e-3", "--out", &out];
+    TOY.success(&[&["--arms", "baseline", "--seeds", "1"], &set[..]].concat());
+    let baseline = Folder::new(root.path().join("out/vit/baseline-set/seed100")).config().unwrap();
+    let mut muon = baseline.clone();
+    muon.cell.arm = Arm::MUON;
+    let timings = timing::read(Path::new(&out)).unwrap();
+    let mut timings = [timings[0].clone(), timings[0].clone()];
+    (timings[1].arm, timings[1].ms_per_step) = (Arm::MUON, 2.0 * timings[0].ms_per_step);
+    let shares = Shares::keep(root.path(), &timings, &[baseline.clone(), muon.clone()]).unwrap();
+    let [timed] = &shares.at_equal_time(&[baseline.clone(), muon])[..] else { panic!("one arm") };
+    assert_eq!(2 * timed.job.micro_batches(), baseline.job.micro_batches());
+    // As many evaluations as the baseline has.
+    assert_eq!(timed.job.micro_batches() / timed.job.fit.evaluate_every, 4);
 }
 
 #[test]

@@ -209,7 +209,10 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", &at("corrupt")], &["train-images-idx3-ubyte", "truncated"]),
         (
             &["--preset", "huge"],
-            &["invalid value 'huge'", "smoke, short, mnist-4k, cifar10, paper"],
+            &[
+                "invalid value 'huge'",
+                "smoke, short, mnist-4k, cifar10, answer, answer-mnist, answer-cifar10, paper",
+            ],
         ),
         (&["--preset", "mnist-4k"], &["--data"]),
         (&["--preset", "paper"], &["--data", "train and val", "`plan` needs none"]),
