@@ -256,7 +256,7 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
 fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
     let stop: &AtomicBool = &*interrupted_flag()?;
     loop {
-        let cells = plan.search(&Finished::read(plan)?.found)?;
+        let cells = plan.search(&Searched::read(plan)?.found)?;
         if cells.runs.is_empty() && !plan.shard.is_part() {
             break;
         }
@@ -270,7 +270,7 @@ fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
             return Ok(());
         }
     }
-    let Finished { found, names, hashes } = Finished::read(plan)?;
+    let Searched { found, names, hashes } = Searched::read(plan)?;
     let data = (names.join("; "), hashes.join("; "));
     let axes = |row: &str, arm| plan.axes(row, arm);
     let tuned = Tuned::choose(plan.preset().name, (&data.0, &data.1), found, plan.effort(), axes)?;
@@ -285,14 +285,14 @@ fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
 
 /// The finished runs of a search.
 #[derive(Default)]
-struct Finished {
+struct Searched {
     found: Found,
     /// Rows may have data of their own.
     names: Vec<String>,
     hashes: Vec<String>,
 }
 
-impl Finished {
+impl Searched {
     /// Those of a plan in its folder.
     fn read<T: Table>(plan: &Plan<T>) -> Result<Self> {
         let mut trials = Vec::new();

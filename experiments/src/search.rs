@@ -241,7 +241,7 @@ impl Effort {
 pub struct Found(BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)>);
 
 impl Found {
-    /// Sorts finished points.
+    /// Finished points, sorted.
     ///
     /// # Errors
     /// When an arm was searched at different strengths by different recipes.

@@ -219,6 +219,10 @@ pub const ANSWER_ARMS: &[Arm] = &[
     Arm::MUON_POOLED_CURRENT,
 ];
 
+/// The same where pooled tokens are those of earlier batches.
+pub const SEQUENCE_ANSWER_ARMS: &[Arm] =
+    &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED];
+
 /// The same of a causal model.
 pub const CAUSAL_ANSWER_ARMS: &[Arm] =
     &[Arm::BASELINE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED, Arm::MUON_FACTOR];

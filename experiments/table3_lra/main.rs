@@ -18,7 +18,9 @@ use experiments::recipe::sequences::SequenceRecipe;
 use experiments::report;
 use experiments::results::Finished;
 use experiments::settings::Grid;
-use experiments::table::{ANSWER_PLACES, Change, Curve, NoCommands, Preset, Request, Stage, Table};
+use experiments::table::{
+    ANSWER_PLACES, Change, Curve, NoCommands, Preset, Request, SEQUENCE_ANSWER_ARMS, Stage, Table,
+};
 
 struct Table3;
 
@@ -244,10 +246,6 @@ const SEED: u64 = 0;
 
 const ARMS: &[Arm] = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED];
 
-/// Pooled tokens are those of earlier batches, as in the other presets.
-const ARMS_OF_ANSWER: &[Arm] =
-    &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED];
-
 const SWEEP: &[Change] = &[Change {
     one_of: &["strength=0.1", "strength=0.3", "strength=1", "placement=before-position"],
     arms: &[Arm::PER_SEQUENCE, Arm::POOLED],
@@ -286,7 +284,7 @@ impl Table for Table3 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, offline, SHORT)
             },
-            Preset::answer("answer", answer, &[Row::Listops], ARMS_OF_ANSWER, ANSWER),
+            Preset::answer("answer", answer, &[Row::Listops], SEQUENCE_ANSWER_ARMS, ANSWER),
             preset("lra-cpu", lra_cpu, &[Row::Listops, Row::Pathfinder], SHORT),
             preset("paper", paper, Row::value_variants(), PAPER),
         ]

@@ -14,7 +14,9 @@ use experiments::recipe::Shared;
 use experiments::recipe::encoder::{EncoderData, EncoderRecipe};
 use experiments::results::Finished;
 use experiments::settings::Grid;
-use experiments::table::{Change, Curve, NoCommands, Preset, Request, Stage, Table};
+use experiments::table::{
+    Change, Curve, NoCommands, Preset, Request, SEQUENCE_ANSWER_ARMS, Stage, Table,
+};
 
 struct Table4;
 
@@ -151,7 +153,7 @@ impl Table for Table4 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, SHORT)
             },
-            Preset::answer("answer", answer, &[Row::CrammedBert], ARMS_OF_ANSWER, ANSWER),
+            Preset::answer("answer", answer, &[Row::CrammedBert], SEQUENCE_ANSWER_ARMS, ANSWER),
             preset("glue-cpu", glue_cpu, SHORT),
             Preset { seeds: 5, ..preset("paper", paper, PAPER) },
         ]
@@ -239,10 +241,6 @@ const ANSWER: Grid = Grid {
     table_rates: &[4.0],
     ..Grid::new(&[4e-3, 8e-3, 1.6e-2], &[(1.0, 0.02), (1.0, 0.2)])
 };
-
-/// Pooled tokens are those of earlier batches, as in the other presets.
-const ARMS_OF_ANSWER: &[Arm] =
-    &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::FACTOR, Arm::MUON, Arm::MUON_POOLED];
 
 const SWEEP: &[Change] = &[Change {
     one_of: &[
