@@ -69,16 +69,16 @@ impl MuonRule {
 /// use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let var = |shape: (usize, usize)| Var::rand(-1f32, 1f32, shape, &Device::Cpu);
-/// let (hidden, head) = (var((4, 4))?, var((1, 4))?);
+/// let hidden = Var::new(&[[3f32, 1.0], [1.0, 2.0], [0.0, 1.0]], &Device::Cpu)?;
+/// let head = Var::new(&[[1f32, -1.0, 0.5]], &Device::Cpu)?;
 /// let parameters =
 ///     [("fc.weight".to_string(), hidden.clone()), ("head.weight".to_string(), head.clone())];
 /// let rule = MuonRule::new(["head.*"]);
 /// let groups = GroupRule::new(0.0, [""; 0]);
 /// let mut optimizer = Optimizer::new(&parameters, &groups, AdamWConfig::default(), Some(&rule))?;
-/// for _ in 0..100 {
+/// for step in 0..200 {
 ///     let loss = (head.matmul(&hidden)?.sqr()?.sum_all()? + hidden.sqr()?.sum_all()?)?;
-///     optimizer.step(&loss.backward()?, 0.1, 1.0)?;
+///     optimizer.step(&loss.backward()?, 0.2 * (1.0 - f64::from(step) / 200.0), 1.0)?;
 /// }
 /// assert!(hidden.sqr()?.sum_all()?.to_scalar::<f32>()? < 0.1);
 /// # Ok(())
