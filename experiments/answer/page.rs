@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use conditioned_report::forest::{Forest, Line, Panel, RGBColor};
 use conditioned_report::statistics::Sample;
+use experiments::arm::Arm;
 use experiments::column::DASH;
 use experiments::results::Finished;
 
@@ -199,11 +200,7 @@ impl Page {
             for (cell, results) in self.cells.iter().filter(|(cell, _)| cell.outcome == outcome) {
                 for (question, name, colour) in arms {
                     // All against the baseline.
-                    let gain = Gain::of(
-                        cell,
-                        results,
-                        (question.arms(cell).0, experiments::arm::Arm::BASELINE),
-                    );
+                    let gain = Gain::of(cell, results, (question.arms(cell).0, Arm::BASELINE));
                     let Some(Gain { tuned, time: Some(time), .. }) = gain else { continue };
                     let (case, name) = (cell.label.to_string(), name.to_string());
                     lines.push(Line { case, name, colour, marks: [time, tuned] });

@@ -162,10 +162,12 @@ impl Count {
 
     pub(crate) fn verdict(self) -> Verdict {
         let Self { better, worse, cells } = self;
-        match () {
-            () if worse == 0 && 2 * better > cells => Verdict::Yes,
-            () if better == 0 || worse >= better => Verdict::No,
-            () => Verdict::Depends,
+        if worse == 0 && 2 * better > cells {
+            Verdict::Yes
+        } else if better == 0 || worse >= better {
+            Verdict::No
+        } else {
+            Verdict::Depends
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::TableStds;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
-use conditioned_train::{Event, Findings, record};
+use conditioned_train::{Event, Findings, MuonRule, record};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -281,18 +281,21 @@ fn records<T: Table>(folder: &Folder) -> Result<Records> {
     Ok((means.collect(), probes))
 }
 
+/// What the runs of an arm at a setting share: what is done to the model, and what Muon moves.
+type Setup = (ConditioningConfig, Option<MuonRule>);
+
 /// What the runs of one table, or of one search, must share.
 #[derive(Default)]
 pub struct Together {
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
-    conditioning: BTreeMap<(String, Arm, String), ConditioningConfig>,
+    arms: BTreeMap<(String, Arm, String, Option<String>), Setup>,
 }
 
 impl Together {
     /// Adds a run in the folder `at`.
     ///
     /// # Errors
-    /// When it does not belong to those before: another recipe, or another strength or placement of its arm.
+    /// When it does not belong to those before: another recipe, or another strength, placement or optimiser of its arm.
     pub fn check(&mut self, at: &Path, config: &RunConfig) -> Result<()> {
         let common = config.common();
         let key = (config.cell.row.clone(), config.stage.clone(), config.cell.budget);
@@ -304,16 +307,15 @@ impl Together {
             first_at.display(),
             at.display()
         );
-        let conditioning = config.job.network.conditioning();
+        let own = (config.job.network.conditioning(), config.job.fit.muon.clone());
         let Cell { row, arm, start, .. } = &config.cell;
-        // A setting may have its own.
-        let key = (row.clone(), *arm, start.to_string());
+        // A setting may have its own, and so may a stage.
+        let key = (row.clone(), *arm, start.to_string(), config.stage.clone());
         ensure!(
-            *self.conditioning.entry(key).or_insert(conditioning) == conditioning,
-            "{}: another strength or placement than in other runs of {}; they do not belong in one \
-             table; separate them",
-            at.display(),
-            config.cell.arm
+            *self.arms.entry(key).or_insert_with(|| own.clone()) == own,
+            "{}: another strength, placement or optimiser than in other runs of {arm}; they do not belong in \
+             one table; separate them",
+            at.display()
         );
         Ok(())
     }

@@ -177,10 +177,10 @@ impl Axes {
     /// The settings that differ from `at` by one step of one number, or by the place.
     pub fn neighbours(&self, at: Setting) -> Vec<Setting> {
         let mut found = Vec::new();
-        let rates = self.learning_rates.beside(at.learning_rate);
+        let rates = self.learning_rates.beside(at.learning_rate).into_iter();
         found.extend(rates.map(|learning_rate| Setting { learning_rate, ..at }));
         if self.tables {
-            let scales = self.scales.beside(at.embedding_lr_scale);
+            let scales = self.scales.beside(at.embedding_lr_scale).into_iter();
             found.extend(scales.map(|embedding_lr_scale| Setting { embedding_lr_scale, ..at }));
             let stds = at.embedding_std.into_iter().flat_map(|std| self.stds.beside(std));
             found.extend(stds.map(|std| Setting { embedding_std: Some(std), ..at }));
@@ -216,33 +216,26 @@ impl Axis {
     }
 
     /// The values below and above `at`; nothing of a number that is fixed.
-    fn beside(&self, at: f64) -> impl Iterator<Item = f64> + use<> {
-        let (below, above) = match &self.values[..] {
-            [] | [_] => (None, None),
-            [low, second, .., before, high] => {
-                beside(&self.values, at, second / low, high / before)
+    fn beside(&self, at: f64) -> Vec<f64> {
+        let [low, second, ..] = self.values[..] else { return Vec::new() };
+        let [.., before, high] = self.values[..] else { return Vec::new() };
+        let mut ladder = self.values.clone();
+        for rung in 1.. {
+            if ladder[0] < at * CLOSE {
+                break;
             }
-            [low, second] => beside(&self.values, at, second / low, second / low),
-            [low, middle, high] => beside(&self.values, at, middle / low, high / middle),
-        };
-        below.into_iter().chain(above)
+            ladder.insert(0, rounded(low / (second / low).powi(rung)));
+        }
+        for rung in 1.. {
+            if ladder[ladder.len() - 1] > at / CLOSE {
+                break;
+            }
+            ladder.push(rounded(high * (high / before).powi(rung)));
+        }
+        let below = ladder.iter().rev().find(|value| **value < at * CLOSE);
+        let above = ladder.iter().find(|value| **value > at / CLOSE);
+        below.into_iter().chain(above).copied().collect()
     }
-}
-
-/// The values below and above `at` among `values`, which go on by the ratios `down` and `up`.
-fn beside(values: &[f64], at: f64, down: f64, up: f64) -> (Option<f64>, Option<f64>) {
-    let mut ladder = values.to_vec();
-    while ladder[0] >= at * CLOSE {
-        let rung = rounded(values[0] / down.powi((ladder.len() - values.len() + 1) as i32));
-        ladder.insert(0, rung);
-    }
-    let lower = ladder.len();
-    while ladder[ladder.len() - 1] <= at / CLOSE {
-        let rung = values[values.len() - 1] * up.powi((ladder.len() - lower + 1) as i32);
-        ladder.push(rounded(rung));
-    }
-    let below = ladder.iter().rev().find(|value| **value < at * CLOSE).copied();
-    (below, ladder.into_iter().find(|value| *value > at / CLOSE))
 }
 
 /// Values closer than this are the same one, rounded.
@@ -264,14 +257,14 @@ mod tests {
     fn a_number_goes_on_in_both_directions_and_comes_back() {
         let axis = Axis::new([0.3, 0.1, 1.0].into_iter());
         assert_eq!(axis.first, Some(0.3));
-        let beside = |at: f64| axis.beside(at).collect::<Vec<_>>();
+        let beside = |at: f64| axis.beside(at);
         assert_eq!(beside(0.3), [0.1, 1.0]);
         assert_eq!(beside(1.0), [0.3, 3.33]);
         assert_eq!(beside(3.33), [1.0, 11.1]);
         assert_eq!(beside(11.1), [3.33, 37.0]);
         assert_eq!(beside(0.1), [0.0333, 0.3]);
         assert_eq!(beside(0.0333), [0.0111, 0.1]);
-        assert!(Axis::new([2.0].into_iter()).beside(2.0).next().is_none());
+        assert!(Axis::new([2.0].into_iter()).beside(2.0).is_empty());
     }
 
     #[test]

@@ -192,20 +192,10 @@ impl<T: Table> Preset<T> {
             equal_time: false,
         }
     }
-}
 
-impl<T: Table> Preset<T> {
-    /// A preset of a cell of the answer (docs/PLAN.md): five seeds, everything searched, equal steps and equal
-    /// time.
-    pub fn answer(
-        name: &'static str,
-        recipe: fn(T::Row) -> T::Recipe,
-        rows: &'static [T::Row],
-        arms: &'static [Arm],
-        grid: Grid,
-    ) -> Self {
-        let preset = Self::new(name, recipe, rows, arms, grid);
-        Self { seeds: 5, search_budget: 36, equal_time: true, ..preset }
+    /// The same for a cell of the answer (docs/PLAN.md): five seeds, equal steps and equal time.
+    pub fn of_answer(self) -> Self {
+        Self { seeds: 5, search_budget: 36, equal_time: true, ..self }
     }
 }
 

@@ -232,15 +232,11 @@ impl Table for Table1 {
                 ..preset("mnist-4k", mnist_4k, MNIST)
             },
             preset("cifar10", cifar10, MNIST),
-            Preset::answer(
-                "answer",
-                answer,
-                &[Row::Vit, Row::Deit, Row::Swin],
-                ANSWER_ARMS,
-                ANSWER,
-            ),
-            Preset::answer("answer-mnist", answer_mnist, &[Row::Vit], ANSWER_ARMS, ANSWER),
-            Preset::answer("answer-cifar10", answer_cifar10, &[Row::Vit], ANSWER_ARMS, ANSWER),
+            Preset::new("answer", answer, &[Row::Vit, Row::Deit, Row::Swin], ANSWER_ARMS, ANSWER)
+                .of_answer(),
+            Preset::new("answer-mnist", answer_mnist, &[Row::Vit], ANSWER_ARMS, ANSWER).of_answer(),
+            Preset::new("answer-cifar10", answer_cifar10, &[Row::Vit], ANSWER_ARMS, ANSWER)
+                .of_answer(),
             Preset {
                 arms: &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
                 ..preset("paper", paper, MNIST)

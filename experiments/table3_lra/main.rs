@@ -284,7 +284,8 @@ impl Table for Table3 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, offline, SHORT)
             },
-            Preset::answer("answer", answer, &[Row::Listops], SEQUENCE_ANSWER_ARMS, ANSWER),
+            Preset::new("answer", answer, &[Row::Listops], SEQUENCE_ANSWER_ARMS, ANSWER)
+                .of_answer(),
             preset("lra-cpu", lra_cpu, &[Row::Listops, Row::Pathfinder], SHORT),
             preset("paper", paper, Row::value_variants(), PAPER),
         ]

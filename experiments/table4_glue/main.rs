@@ -153,7 +153,8 @@ impl Table for Table4 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, SHORT)
             },
-            Preset::answer("answer", answer, &[Row::CrammedBert], SEQUENCE_ANSWER_ARMS, ANSWER),
+            Preset::new("answer", answer, &[Row::CrammedBert], SEQUENCE_ANSWER_ARMS, ANSWER)
+                .of_answer(),
             preset("glue-cpu", glue_cpu, SHORT),
             Preset { seeds: 5, ..preset("paper", paper, PAPER) },
         ]

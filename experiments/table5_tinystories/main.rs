@@ -177,23 +177,19 @@ impl Table for Table5 {
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, STORIES)
             },
-            Preset::answer("answer", answer, &[Row::Gpt2], CAUSAL_ANSWER_ARMS, ANSWER),
-            Preset::answer(
+            Preset::new("answer", answer, &[Row::Gpt2], CAUSAL_ANSWER_ARMS, ANSWER).of_answer(),
+            Preset::new(
                 "answer-tinystories",
                 answer_tinystories,
                 &[Row::Gpt2],
                 CAUSAL_ANSWER_ARMS,
                 ANSWER,
-            ),
+            )
+            .of_answer(),
             Preset {
                 seeds: 8,
-                ..Preset::answer(
-                    "shakespeare",
-                    shakespeare,
-                    &[Row::Gpt2],
-                    CAUSAL_ANSWER_ARMS,
-                    ANSWER,
-                )
+                ..Preset::new("shakespeare", shakespeare, &[Row::Gpt2], CAUSAL_ANSWER_ARMS, ANSWER)
+                    .of_answer()
             },
             Preset {
                 arms: &[Arm::BASELINE, Arm::POOLED],

@@ -199,7 +199,7 @@ fn another_strength_is_another_table() {
             binary.success(&[&own[..], &row, &rate].concat());
         }
         let error = binary.failure(&["report", "--out", both.to_str().unwrap()]);
-        assert!(error.contains("another strength or placement"), "{error}");
+        assert!(error.contains("another strength, placement or optimiser"), "{error}");
     }
 }
 

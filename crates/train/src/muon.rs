@@ -47,6 +47,43 @@ pub struct Packed {
     pub blocks: usize,
 }
 
+impl Packed {
+    /// How the matrices of the weight `name` lie, by the first of `packed` that fits; else it is one matrix.
+    fn of(name: &str, (rows, columns): (usize, usize), packed: &[Self]) -> Result<Self> {
+        let Some(found) = packed.iter().find(|packed| groups::matches(&packed.names, name)) else {
+            return Ok(Self { names: name.to_string(), axis: 0, parts: 1, blocks: 1 });
+        };
+        let &Self { axis, parts, blocks, .. } = found;
+        let along = [rows, columns].get(axis).copied();
+        let divides = |length: usize| parts * blocks > 0 && length.is_multiple_of(parts * blocks);
+        if along.is_some_and(divides) {
+            return Ok(found.clone());
+        }
+        let reason = format!(
+            "`{name}` ({rows}, {columns}) cannot be divided along axis {axis} into {parts} matrices of {blocks} \
+             blocks"
+        );
+        Err(TrainError::Config { field: "muon.packed", reason })
+    }
+
+    /// The matrices (parts, m, n) of a weight, side by side ones transposed.
+    fn unpack(&self, weight: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = if self.axis == 0 { weight.clone() } else { weight.t()? };
+        let (n, c) = rows.dims2()?;
+        let share = n / (self.parts * self.blocks);
+        let rows = rows.reshape((self.blocks, self.parts, share, c))?;
+        rows.transpose(0, 1)?.reshape((self.parts, n / self.parts, c))
+    }
+
+    /// The inverse of [`Packed::unpack`].
+    fn pack(&self, matrices: &Tensor) -> candle_core::Result<Tensor> {
+        let (parts, m, c) = matrices.dims3()?;
+        let rows = matrices.reshape((parts, self.blocks, m / self.blocks, c))?;
+        let rows = rows.transpose(0, 1)?.reshape((parts * m, c))?;
+        if self.axis == 0 { Ok(rows) } else { rows.t()?.contiguous() }
+    }
+}
+
 /// The settings of [`Muon`]; momentum, Nesterov's form and scale are PyTorch's by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,35 +166,7 @@ struct Slot {
     member: Member,
     /// The running mean of its gradients, (m, n).
     momentum: Tensor,
-    /// How its matrices lie in it.
-    lie: Lie,
-}
-
-/// How the matrices of a weight lie in it.
-#[derive(Debug, Clone, Copy)]
-struct Lie {
-    axis: usize,
-    parts: usize,
-    blocks: usize,
-}
-
-impl Lie {
-    /// The matrices (parts, m, n) of a weight, side by side ones transposed.
-    fn unpack(self, weight: &Tensor) -> candle_core::Result<Tensor> {
-        let rows = if self.axis == 0 { weight.clone() } else { weight.t()? };
-        let (n, c) = rows.dims2()?;
-        let share = n / (self.parts * self.blocks);
-        let rows = rows.reshape((self.blocks, self.parts, share, c))?;
-        rows.transpose(0, 1)?.reshape((self.parts, n / self.parts, c))
-    }
-
-    /// The inverse of [`Lie::unpack`].
-    fn pack(self, matrices: &Tensor) -> candle_core::Result<Tensor> {
-        let (parts, m, c) = matrices.dims3()?;
-        let rows = matrices.reshape((parts, self.blocks, m / self.blocks, c))?;
-        let rows = rows.transpose(0, 1)?.reshape((parts * m, c))?;
-        if self.axis == 0 { Ok(rows) } else { rows.t()?.contiguous() }
-    }
+    packed: Packed,
 }
 
 impl Muon {
@@ -181,8 +190,8 @@ impl Muon {
                 return Err(TrainError::Config { field, reason });
             }
             let momentum = var.zeros_like()?.flatten_from(1)?;
-            let lie = lie(name, momentum.dims2()?, &config.packed)?;
-            slots.push(Slot { member, momentum, lie });
+            let packed = Packed::of(name, momentum.dims2()?, &config.packed)?;
+            slots.push(Slot { member, momentum, packed });
         }
         Ok(Self { slots, config, steps: 0 })
     }
@@ -242,26 +251,6 @@ impl Muon {
     }
 }
 
-/// How the matrices of the weight `name` lie, by the first pattern that fits.
-fn lie(name: &str, dims: (usize, usize), packed: &[Packed]) -> Result<Lie> {
-    let Some(packed) = packed.iter().find(|packed| groups::matches(&packed.names, name)) else {
-        return Ok(Lie { axis: 0, parts: 1, blocks: 1 });
-    };
-    let &Packed { axis, parts, blocks, .. } = packed;
-    let along = [dims.0, dims.1].get(axis).copied();
-    match along {
-        Some(length) if parts * blocks > 0 && length.is_multiple_of(parts * blocks) => {
-            Ok(Lie { axis, parts, blocks })
-        }
-        _ => {
-            let reason = format!(
-                "`{name}` {dims:?} cannot be divided along axis {axis} into {parts} matrices of {blocks} blocks"
-            );
-            Err(TrainError::Config { field: "muon.packed", reason })
-        }
-    }
-}
-
 impl Slot {
     fn step(&mut self, grad: &Tensor, rate: f64, scale: f64, config: &MuonConfig) -> Result<()> {
         let Member { var, weight_decay, rate: of_group, .. } = &self.member;
@@ -269,11 +258,12 @@ impl Slot {
         let fresh = (grad.detach().flatten_from(1)? * (scale * (1.0 - mu)))?;
         let momentum = ((&self.momentum * mu)? + &fresh)?;
         let ahead = if config.nesterov { ((&momentum * mu)? + fresh)? } else { momentum.clone() };
-        let matrices = self.lie.unpack(&ahead)?;
+        let matrices = self.packed.unpack(&ahead)?;
         let directions =
             orthogonalise(&matrices, config.polar).map_err(candle_core::Error::from)?;
         let (_, rows, columns) = directions.dims3()?;
-        let update = (self.lie.pack(&directions)? * (rate * config.scale.factor(rows, columns)))?;
+        let update =
+            (self.packed.pack(&directions)? * (rate * config.scale.factor(rows, columns)))?;
         let kept = (var.as_detached_tensor() * (1.0 - rate * weight_decay))?;
         var.set(&(kept - update.reshape(var.shape())?)?)?;
         self.momentum = momentum;

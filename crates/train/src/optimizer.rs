@@ -101,11 +101,11 @@ impl Optimizer {
         adamw: AdamWConfig,
         muon: Option<&MuonRule>,
     ) -> Result<Self> {
-        let (rule_of_groups, groups) = (groups, groups.groups(parameters)?);
+        let sorted = groups.groups(parameters)?;
         let Some(rule) = muon else {
-            return Ok(Self { adamw: AdamW::new(parameters, &groups, adamw)?, muon: None });
+            return Ok(Self { adamw: AdamW::new(parameters, &sorted, adamw)?, muon: None });
         };
-        let takes = |name: &str, var: &Var| rule.takes(rule_of_groups, name, var);
+        let takes = |name: &str, var: &Var| rule.takes(groups, name, var);
         let (hidden, others): (Vec<_>, Vec<_>) =
             parameters.iter().cloned().partition(|(name, var)| takes(name, var));
         if hidden.is_empty() {
@@ -119,7 +119,7 @@ impl Optimizer {
                 rate: group.rate * rate,
                 ..*group
             };
-            groups.iter().map(group).collect()
+            sorted.iter().map(group).collect()
         };
         let muon = Muon::new(&hidden, &share(&hidden, rule.rate), rule.constants.clone())?;
         Ok(Self { adamw: AdamW::new(&others, &share(&others, 1.0), adamw)?, muon: Some(muon) })

@@ -47,8 +47,8 @@ pub struct ImageRecipe {
     pub shared: Shared,
 }
 
-/// What is searched on the embedded digits. The deviations end at 1: normals are truncated at +-2, so that a larger
-/// one hardly changes what is drawn.
+/// Where a search on the embedded digits begins. Normals are truncated at +-2, so that deviations beyond 1 hardly
+/// change what is drawn.
 pub const DIGITS_GRID: Grid = Grid::new(
     &[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
     &[(1.0, 0.02), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0)],

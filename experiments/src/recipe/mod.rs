@@ -18,7 +18,7 @@ use conditioned_train::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::arm::{Arm, Optimizer};
+use crate::arm::{Arm, Optimizer, STRENGTH};
 use crate::settings::Setting;
 use crate::table::Stage;
 
@@ -79,8 +79,8 @@ impl Default for Shared {
             learning_rate: None,
             embedding_lr_scale: None,
             embedding_std: None,
-            strength: Some(0.3),
-            table_strength: Some(0.3),
+            strength: Some(STRENGTH),
+            table_strength: Some(STRENGTH),
             factor: None,
             frozen_after: 0.1,
             muon_leaves: Vec::new(),

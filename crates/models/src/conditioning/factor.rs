@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::token_map::{Pass, State, TokenMap, TokenMethod};
+use super::token_map::{Pass, State, TokenMap, TokenMethod, on_tokens};
 
 /// Y = f X.
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +35,7 @@ impl TokenMethod for Factor {
 }
 
 impl TokenMap for Factor {
-    /// Padding is left alone.
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>, _: Pass<'_>) -> Result<Tensor> {
-        let Some(mask) = mask else { return x * self.0 };
-        // (.., N, 1): f on tokens, 1 on padding.
-        let factors = mask.to_dtype(x.dtype())?.affine(self.0 - 1.0, 1.0)?;
-        x.broadcast_mul(&factors.unsqueeze(candle_core::D::Minus1)?)
+        on_tokens((x * self.0)?, x, mask)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::token_map::{Pass, State, TokenMap, TokenMethod};
+use super::token_map::{Pass, State, TokenMap, TokenMethod, on_tokens};
 
 /// Y = X + X W.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +30,6 @@ struct Map {
 
 impl TokenMap for Map {
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>, _: Pass<'_>) -> Result<Tensor> {
-        let added = x.broadcast_matmul(&self.weight)?;
-        let Some(mask) = mask else { return x + added };
-        let real = mask.unsqueeze(candle_core::D::Minus1)?.to_dtype(x.dtype())?;
-        x + added.broadcast_mul(&real)?
+        on_tokens((x + x.broadcast_matmul(&self.weight)?)?, x, mask)
     }
 }

@@ -4,7 +4,7 @@ use candle_conditioning::PooledConfig;
 use candle_core::{Result, Tensor};
 
 use super::pooled::Statistics;
-use super::token_map::{Pass, State, TokenMap, TokenMethod};
+use super::token_map::{Pass, State, TokenMap, TokenMethod, on_tokens};
 
 /// f^2 = tr(M G M) / tr(G) with the G and M of these settings.
 #[derive(Debug, Clone, Copy)]
@@ -39,17 +39,12 @@ impl TokenMap for Scaled {
         let train = pass.mode.is_train();
         self.statistics.with(pass, |pooled| {
             let scaled = (x * pooled.norm_matched_scale()?)?;
-            let Some(mask) = mask else {
-                if train {
-                    pooled.collect(x)?;
-                }
-                return Ok(scaled);
-            };
-            let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
-            if train {
-                pooled.collect_masked(x, mask)?;
+            match mask {
+                _ if !train => {}
+                None => pooled.collect(x)?,
+                Some(mask) => pooled.collect_masked(x, mask)?,
             }
-            real.where_cond(&scaled, x)
+            on_tokens(scaled, x, mask)
         })
     }
 

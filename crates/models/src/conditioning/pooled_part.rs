@@ -6,7 +6,7 @@ use conditioned_nn::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::pooled::Statistics;
-use super::token_map::{Pass, State, TokenMap, TokenMethod};
+use super::token_map::{Pass, State, TokenMap, TokenMethod, on_tokens};
 
 /// A part of Y = X M.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -82,20 +82,13 @@ impl TokenMap for Part {
             (Mode::Train { .. }, _) => true,
         };
         self.statistics.with(pass, |pooled| {
-            let scale = match self.part {
-                PooledPart::Directions { factor } => factor / pooled.norm_matched_scale()?,
-                PooledPart::Gradient | PooledPart::Frozen { .. } => 1.0,
-            };
             let y = conditioned(pooled, x, mask, follows)?;
             match self.part {
                 PooledPart::Frozen { .. } => Ok(y),
                 // The parentheses are zero: the value is that of x.
                 PooledPart::Gradient => x.detach() + (&y - y.detach())?,
-                PooledPart::Directions { .. } => {
-                    let scaled = (&y * scale)?;
-                    let Some(mask) = mask else { return Ok(scaled) };
-                    let real = mask.unsqueeze(2)?.broadcast_as(x.shape())?.contiguous()?;
-                    real.where_cond(&scaled, x)
+                PooledPart::Directions { factor } => {
+                    on_tokens((y * (factor / pooled.norm_matched_scale()?))?, x, mask)
                 }
             }
         })

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::Mode;
 
@@ -60,6 +60,12 @@ pub(super) trait TokenMap: Debug + Send + Sync {
     fn has_state(&self) -> bool {
         false
     }
+}
+
+/// y where tokens are real, and x as it came where they are padding; mask: (.., N) u8, 1 = real.
+pub(super) fn on_tokens(y: Tensor, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let Some(mask) = mask else { return Ok(y) };
+    mask.unsqueeze(D::Minus1)?.broadcast_as(x.shape())?.contiguous()?.where_cond(&y, x)
 }
 
 /// What a forward pass knows beside its tokens.

@@ -56,7 +56,7 @@ fn setup(config: &Gpt2Config, dtype: DType) -> Result<(Gpt2, Store)> {
 }
 
 /// Seven tokens of two sequences, and what follows each.
-fn batch() -> Result<(Tensor, Tensor)> {
+pub(crate) fn batch() -> Result<(Tensor, Tensor)> {
     let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
     let tokens = Tensor::from_vec(tokens, (2, 8), &Device::Cpu)?;
     Ok((tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?))

@@ -7,6 +7,7 @@ use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
 
+use crate::causality::batch;
 use crate::{distance, uniform};
 
 /// The same sums in f64 in another order.
@@ -33,12 +34,6 @@ fn model(method: Method) -> Result<(Gpt2, Store)> {
         var.set(&uniform(var.dims(), i as u64)?)?;
     }
     Ok((model, store))
-}
-
-fn batch() -> Result<(Tensor, Tensor)> {
-    let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
-    let tokens = Tensor::from_vec(tokens, (2, 8), &Device::Cpu)?;
-    Ok((tokens.narrow(1, 0, 7)?.contiguous()?, tokens.narrow(1, 1, 7)?.contiguous()?))
 }
 
 fn mode(step: u64) -> Mode {
