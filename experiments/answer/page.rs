@@ -47,7 +47,7 @@ impl Page {
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from(
             "# The answer\n\nWhere does it pay to condition the embedded tokens, and where the updates? \
-             Compared by [the plan](PLAN.md), which was written before the runs; made by `answer render` from \
+             Compared by [the plan](PLAN.md), which was written before the runs, and changed once after the first; made by `answer render` from \
              `experiments/answer/results`.\n\n",
         );
         text += &self.state();
@@ -249,11 +249,11 @@ fn axis(lines: &[Line]) -> (f64, f64, f64, usize) {
 /// What these cells cannot say.
 const LIMITS: &str = "## Limits\n\n\
     Networks of 50,000 to 250,000 parameters, data of minutes: nothing here says what is left of an effect at a \
-    hundred times the size or the steps. With five seeds and some fifty comparisons the corrected test tells an \
-    effect from 0 that is four times the spread of the paired differences, with eight seeds twice: smaller ones \
-    show in the intervals alone. Equal time is that of this implementation on one processor, at settings that \
-    were tuned at equal steps: its Muon takes the polar factor of every matrix exactly, which costs more, next to \
-    a step of few tokens, than next to one of many.\n";
+    hundred times the size or the steps. With eight seeds and some fifty comparisons the corrected test tells an \
+    effect from 0 that is twice the spread of the paired differences: smaller ones show in the intervals alone. \
+    Equal time is that of this implementation on one processor, at settings that were tuned at equal steps: \
+    Muon's cost is that of the matrices alone, so it weighs more next to a step of few tokens than next to one \
+    of many.\n";
 
 #[cfg(test)]
 mod tests {

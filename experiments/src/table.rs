@@ -193,9 +193,9 @@ impl<T: Table> Preset<T> {
         }
     }
 
-    /// The same for a cell of the answer (docs/PLAN.md): five seeds, equal steps and equal time.
+    /// The same for a cell of the answer (docs/PLAN.md): eight seeds, equal steps and equal time.
     pub fn of_answer(self) -> Self {
-        Self { seeds: 5, search_budget: 36, equal_time: true, ..self }
+        Self { seeds: 8, search_budget: 36, equal_time: true, ..self }
     }
 }
 

@@ -186,11 +186,8 @@ impl Table for Table5 {
                 ANSWER,
             )
             .of_answer(),
-            Preset {
-                seeds: 8,
-                ..Preset::new("shakespeare", shakespeare, &[Row::Gpt2], CAUSAL_ANSWER_ARMS, ANSWER)
-                    .of_answer()
-            },
+            Preset::new("shakespeare", shakespeare, &[Row::Gpt2], CAUSAL_ANSWER_ARMS, ANSWER)
+                .of_answer(),
             Preset {
                 arms: &[Arm::BASELINE, Arm::POOLED],
                 seeds: 5,

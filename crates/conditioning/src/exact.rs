@@ -26,7 +26,7 @@ use faer::linalg::evd::{
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
 
-use crate::inverse_root::inverse_root;
+use crate::inverse_root::{Weaker, inverse_root};
 use crate::{Error, Result};
 
 /// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
@@ -35,6 +35,10 @@ pub const TAU: f64 = 1e-7;
 /// With sigma_min < LOST sigma_1 a basis is needed and solved again in its weaker part: at the fraction
 /// r the eigenvalues of a Gram matrix are good to 1e-16 / r^2, here 2e-9.
 const LOST: f64 = 1.0 / 4096.0;
+
+/// Down to here U V^T has its directions whole, in sigma_1. The weaker they may be, the smaller is the
+/// smallest shift of the sum of inverses, and the larger its rounding: 5e-7 here, 5e-5 at LOST.
+const FADING: f64 = 1.0 / 1024.0;
 
 /// The weaker part: sigma_i < WEAK sigma_1. Rounding mixes directions a > b by 1e-16 sigma_1^2 / (a b),
 /// which nothing undoes if they come to lie on different sides: 2e-8 for a = WEAK, b = tau.
@@ -131,12 +135,18 @@ pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> 
     Ok(())
 }
 
-/// Sets Y to U f(S) V^T, X: (N, d); to zero for X = 0.
+/// Sets Y to U f(S) V^T, X: (N, d), with f = 1 down to FADING sigma_1 and falling to zero below; to zero
+/// for X = 0.
 pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, mut Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    match inverse_root_of_rows(X)? {
-        Some((L, _)) => matmul(Y, Accum::Replace, &L, X, 1.0, Par::Seq),
+    let G = gram(X, 1.0);
+    let L = match inverse_root(G.as_ref(), FADING, Weaker::Faded) {
+        Some((L, _)) => Some(L),
+        None => Basis::of_gram(G.as_ref())?.inverse_root(FADING),
+    };
+    match L {
+        Some(L) => matmul(Y, Accum::Replace, &L, X, 1.0, Par::Seq),
         None => Y.fill(0.0),
     }
     Ok(())
@@ -145,7 +155,7 @@ pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result
 /// L of X: (k, m) with k <= m, and sigma_1; `None` for zero.
 fn inverse_root_of_rows(X: MatRef<'_, f64>) -> Result<Option<(Mat<f64>, f64)>> {
     let G = gram(X, 1.0);
-    if let Some(found) = inverse_root(G.as_ref(), LOST) {
+    if let Some(found) = inverse_root(G.as_ref(), LOST, Weaker::Refused) {
         return Ok(Some(found));
     }
     let basis = Basis::of_rows(X, G.as_ref())?;
@@ -158,7 +168,7 @@ pub(crate) fn floored_inverse_root(
     G: MatRef<'_, f64>,
     floor: f64,
 ) -> Result<Option<(Mat<f64>, f64)>> {
-    if let Some(found) = inverse_root(G, floor.max(LOST)) {
+    if let Some(found) = inverse_root(G, floor.max(LOST), Weaker::Refused) {
         return Ok(Some(found));
     }
     let basis = Basis::of_gram(G)?;

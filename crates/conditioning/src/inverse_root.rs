@@ -29,11 +29,24 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 /// Below this size the eigenproblem is as fast.
 const SMALLEST: usize = 16;
 
+/// What is done with eigenvalues below the interval.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Weaker {
+    /// There is no result.
+    Refused,
+    /// They get what the sum gives them: less than lambda^(-1/2), and at lambda = 0 about 10.5 / sqrt(m).
+    Faded,
+}
+
 /// G^(-1/2) and the square root of the largest eigenvalue; reads the lower triangle of G.
 ///
-/// `None` where sigma_min, the root of the smallest eigenvalue, may be below `weakest` sigma_1, and
-/// for small G.
-pub(crate) fn inverse_root(G: MatRef<'_, f64>, weakest: f64) -> Option<(Mat<f64>, f64)> {
+/// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
+/// eigenvalue allows that. `None` for small G and zero, and where a direction is weaker and refused.
+pub(crate) fn inverse_root(
+    G: MatRef<'_, f64>,
+    weakest: f64,
+    weaker: Weaker,
+) -> Option<(Mat<f64>, f64)> {
     let k = G.nrows();
     if k < SMALLEST {
         return None;
@@ -47,7 +60,7 @@ pub(crate) fn inverse_root(G: MatRef<'_, f64>, weakest: f64) -> Option<(Mat<f64>
     tridiag_in_place(A.as_mut(), factors.as_mut(), Par::Seq, memory, Default::default());
 
     let (T, unit) = Tridiagonal::scaled(A.as_ref())?;
-    let (smallest, largest) = T.interval(weakest * weakest)?;
+    let (smallest, largest) = T.interval(weakest * weakest, weaker)?;
     let mut poles = poles(smallest, largest);
     poles.iter_mut().for_each(|(_, weight)| *weight /= unit.sqrt());
     let mut F = pulp::Arch::new().dispatch(|| T.sum_of_inverses(&poles));
@@ -90,8 +103,9 @@ impl Tridiagonal {
     }
 
     /// A bound below all eigenvalues, at most a quarter too small, and the largest eigenvalue to the
-    /// last bits; `None` if the smallest is not above `weakest` times the largest.
-    fn interval(&self, weakest: f64) -> Option<(f64, f64)> {
+    /// last bits. If the smallest is not above `weakest` times the largest, that product is the bound, or
+    /// there is none.
+    fn interval(&self, weakest: f64, weaker: Weaker) -> Option<(f64, f64)> {
         // |b_i| <= 1, because a semidefinite T has b_i^2 <= a_i a_(i+1).
         let (mut low, mut high) = (1.0, 3.0 + 1e-9);
         if !self.is_definite(-1.0, high) {
@@ -103,7 +117,7 @@ impl Tridiagonal {
         }
         let mut smallest = weakest * high;
         if !self.is_definite(1.0, -smallest) {
-            return None;
+            return (weaker == Weaker::Faded).then_some((smallest, high));
         }
         let mut above = high;
         while above > 1.25 * smallest {

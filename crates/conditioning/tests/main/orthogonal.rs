@@ -42,6 +42,37 @@ proptest! {
     }
 }
 
+/// Where the exact way lets go of a direction, in sigma_1.
+const LOST: f64 = 1.0 / 1024.0;
+
+/// With weak directions, the sum of inverses: four times the worst of 400 random matrices.
+const WEAK: f64 = 2e-6;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Sizes on both sides of 16, below which the eigenvectors are taken.
+    #[test]
+    fn weak_directions_fade_out(seed: u64, n in 1usize..=80, d in 1usize..=80, e in 3.0..12.0f64) {
+        let X = with_kappa(seed, n, d, 10f64.powf(e));
+        let svd = X.thin_svd().unwrap();
+        let sigma: Vec<f64> = svd.S().column_vector().iter().copied().collect();
+        let y = orthogonalise(&tensor(X.as_ref()), Polar::Exact).unwrap();
+        let f = svd.U().transpose() * matrix(&y) * svd.V();
+        for (i, sigma) in sigma.iter().map(|s| s / sigma[0]).enumerate() {
+            for j in (0..i).filter(|_| sigma > LOST) {
+                let mixed = f[(i, j)].abs().max(f[(j, i)].abs());
+                prop_assert!(mixed <= WEAK, "directions {i} and {j}: {mixed}");
+            }
+            // Below, in proportion to sigma, by at most the value of the sum at zero.
+            let s = sigma / LOST;
+            let range = if s >= 1.0 { 1.0..=1.0 } else { s * 0.99..=(10.6 * s).min(1.0) };
+            let at = f[(i, i)];
+            prop_assert!(*range.start() - WEAK <= at && at <= range.end() + WEAK, "{at} at {sigma}");
+        }
+    }
+}
+
 #[test]
 fn the_correction_is_sigma_1_times_it() {
     let x = tensor(with_kappa(3, 9, 5, 100.0).as_ref());
