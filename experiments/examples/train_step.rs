@@ -30,6 +30,7 @@ use conditioned_nn::{Mode, Store, cross_entropy};
 use conditioned_report::statistics::median;
 use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
 use experiments::allocator::keep_memory;
+use experiments::device;
 use experiments::recipe::muon_rule;
 use experiments::run::worker::peak_memory;
 use rand::{Rng, SeedableRng};
@@ -60,6 +61,9 @@ struct Options {
     /// Muon for the hidden matrices.
     #[arg(long)]
     muon: bool,
+    /// cpu, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Parameters to start from (safetensors), instead of seeded ones.
     #[arg(long)]
     init: Option<PathBuf>,
@@ -106,6 +110,7 @@ impl Conditioning {
         for _ in 0..REPETITIONS {
             let clock = Instant::now();
             forward(&tokens)?.backward()?;
+            tokens.device().synchronize()?;
             times.push(clock.elapsed().as_secs_f64() * 1e3);
         }
         Ok(median(&times))
@@ -168,7 +173,7 @@ impl Model for Image {
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
         let logits = self.model.forward(named(batch, "images")?, mode.into())?;
         let labels = named(batch, "labels")?;
-        let classes = Tensor::arange(0u32, self.classes as u32, &Device::Cpu)?;
+        let classes = Tensor::arange(0u32, self.classes as u32, labels.device())?;
         let targets = labels.unsqueeze(1)?.broadcast_eq(&classes.unsqueeze(0)?)?;
         Ok(cross_entropy(&logits, &targets.to_dtype(DType::F32)?)?)
     }
@@ -324,11 +329,17 @@ fn inputs(path: &Path) -> Result<HashMap<String, Tensor>> {
     candle_core::safetensors::load(path, &Device::Cpu).with_context(|| path.display().to_string())
 }
 
+/// A batch on the device.
+fn on(device: &Device, batch: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
+    batch.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(device)?))).collect()
+}
+
 #[allow(clippy::print_stdout)]
 fn main() -> Result<()> {
     keep_memory();
     let options = Options::parse();
-    let store = Store::new(SEED, DType::F32, &Device::Cpu);
+    let device = device::open(&options.device)?;
+    let store = Store::new(SEED, DType::F32, &device);
     let model = model(&options, &store)?;
     if let Some(path) = &options.init {
         store.load(path)?;
@@ -350,15 +361,19 @@ fn main() -> Result<()> {
             Some(batch) => batch.clone(),
             None => model.batch(SEED + step as u64, options.batch)?,
         };
+        let batch = on(&device, batch)?;
+        device.synchronize()?;
         let data_ms = clock.elapsed().as_secs_f64() * 1e3;
         let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64, last: true })?;
         let value = loss.to_scalar::<f32>()?;
         let forward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms;
         let grads = loss.backward()?;
         drop(loss);
+        device.synchronize()?;
         let backward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms - forward_ms;
         optimizer.step(&grads, RATE, 1.0)?;
         drop(grads);
+        device.synchronize()?;
         let total_ms = clock.elapsed().as_secs_f64() * 1e3;
         let optimizer_ms = total_ms - data_ms - forward_ms - backward_ms;
         if !value.is_finite() {
@@ -373,7 +388,7 @@ fn main() -> Result<()> {
     // A multiply-accumulate is two operations; backward costs twice the forward.
     let flops = 6 * model.macs() * options.batch;
     let peak_mib = peak_memory();
-    let tokens = model.tokens(&model.batch(SEED, options.batch)?)?;
+    let tokens = model.tokens(&on(&device, model.batch(SEED, options.batch)?)?)?;
     let conditioning_ms = tokens.map(|tokens| options.conditioning.milliseconds(&tokens));
     let end = json!({
         "peak_mib": peak_mib, "parameters": store.parameter_count(), "flops": flops,

@@ -12,7 +12,6 @@ use crate::arm::Arm;
 use crate::cell::{Budget, Cell, RunConfig};
 use crate::run::folder;
 use crate::run::timing::Timing;
-use crate::search::Start;
 
 /// By row and arm, what the time of the baseline is worth.
 ///
@@ -33,8 +32,8 @@ fn key(row: &str, arm: Arm) -> String {
 }
 
 impl Shares {
-    /// What was kept in `out`, or follows from the `timings` of `runs` and is kept from now on. A row
-    /// without baseline has none.
+    /// What was kept in `out`, or follows from the `timings` of `runs` and is kept from now on: of each arm at its
+    /// best setting. A row without baseline has none.
     ///
     /// # Errors
     /// When the file is damaged, of another recipe, or cannot be written.
@@ -42,7 +41,7 @@ impl Shares {
         let file = out.join("budgets.json");
         let mut shares: BTreeMap<String, Share> =
             if file.exists() { folder::read(&file)? } else { BTreeMap::new() };
-        for run in runs {
+        for run in runs.iter().filter(|run| run.is_at_best()) {
             let (row, arm) = (&run.cell.row, run.cell.arm);
             let (key, recipe) = (key(row, arm), recipe(run)?);
             if let Some(kept) = shares.get(&key) {
@@ -74,7 +73,7 @@ impl Shares {
     /// Of `runs`, those that other arms than the baseline have at its time: each at its best setting. Where no
     /// baseline was timed there are none.
     pub fn at_equal_time(&self, runs: &[RunConfig]) -> Vec<RunConfig> {
-        let best = runs.iter().filter(|run| run.best || run.cell.start == Start::Set);
+        let best = runs.iter().filter(|run| run.is_at_best());
         let others = best.filter(|run| run.cell.arm != Arm::BASELINE);
         others.filter_map(|run| self.with_time(run)).collect()
     }

@@ -109,6 +109,12 @@ impl RunConfig {
         }
     }
 
+    /// Whether its arm is at its best setting, or at the one that was set: what is timed, and runs again at equal
+    /// time.
+    pub fn is_at_best(&self) -> bool {
+        self.best || self.cell.start == Start::Set
+    }
+
     /// What the runs of one row and stage of a table share: the configuration without arm, setting, budget
     /// and seed.
     pub fn common(&self) -> Self {

@@ -60,7 +60,8 @@ pub struct Options<T: Table> {
     /// A folder of Hugging Face that every cell starts from, or hub:ID.
     #[arg(long)]
     pub init: Option<PathBuf>,
-    /// Settings found by `tune`. Default: those recorded with this table.
+    /// Settings found by `tune`. Default: those recorded with this table. A search begins at them, and looks for
+    /// learning rates alone.
     #[arg(long)]
     pub tuned: Option<PathBuf>,
     /// cpu, cuda:N or metal.

@@ -41,6 +41,8 @@ pub struct Plan<T: Table> {
     tuned: Tuned,
     init: Option<PathBuf>,
     purpose: Purpose,
+    /// Whether a search begins at the settings of `--tuned`, for the learning rates alone.
+    rates_alone: bool,
     /// Where runs and tables go.
     pub out: PathBuf,
     /// Runs side by side.
@@ -144,10 +146,6 @@ impl<T: Table> Plan<T> {
             Purpose::Search => "-search",
             Purpose::Sweep => "-sweep",
         };
-        ensure!(
-            options.tuned.is_none() || purpose != Purpose::Search,
-            "--tuned: `tune` finds settings, it takes none"
-        );
         // What was recorded is for training from scratch.
         let recorded = if options.init.is_some() { None } else { preset.tuned };
         let known: Vec<String> =
@@ -163,6 +161,7 @@ impl<T: Table> Plan<T> {
             device: options.device.clone(),
             init: options.init.clone(),
             purpose,
+            rates_alone: purpose == Purpose::Search && options.tuned.is_some(),
             out: options.out.clone().unwrap_or_else(|| format!("runs/{}{suffix}", T::NAME).into()),
             side_by_side: options
                 .threads
@@ -191,12 +190,20 @@ impl<T: Table> Plan<T> {
     }
 
     /// What is searched for an arm of a row.
-    pub fn axes(&self, row: &str, arm: Arm) -> Axes {
+    ///
+    /// # Errors
+    /// When the search is to begin at settings that the arm has not.
+    pub fn axes(&self, row: &str, arm: Arm) -> Result<Axes> {
         let recipe = self.rows.iter().find(|(known, _)| name(*known) == row);
         let recipe = recipe.map(|(_, recipe)| recipe);
         let tables = recipe.is_none_or(T::has_embedding_tables);
         let shared = recipe.map(|recipe| recipe.shared().clone()).unwrap_or_default();
-        self.preset.grid.axes(arm, &shared, tables)
+        let axes = self.preset.grid.axes(arm, &shared, tables);
+        if !self.rates_alone {
+            return Ok(axes);
+        }
+        let starts = self.tuned.best(row, arm)?.starts();
+        Ok(axes.rates_alone(starts.into_iter().map(|(_, setting, _)| setting).collect()))
     }
 
     /// How hard a search tries.
@@ -255,7 +262,7 @@ impl<T: Table> Plan<T> {
                 strength.unwrap_or_default()
             );
         }
-        if !best.covers(&self.axes(row, arm).begin()) {
+        if !best.covers(&self.axes(row, arm)?.begin()) {
             tracing::warn!("{row} {arm}: the recorded search has not tried all that `tune` would");
         }
         match shared.is_set() {
@@ -278,7 +285,7 @@ impl<T: Table> Plan<T> {
         }
         let effort = self.effort();
         self.cells(0..effort.seeds, |row, arm, _, seed| {
-            let missing = found.missing(row, arm, &self.axes(row, arm), effort).into_iter();
+            let missing = found.missing(row, arm, &self.axes(row, arm)?, effort).into_iter();
             let of_seed = missing.filter(|(_, of)| *of == seed);
             Ok(of_seed.map(|(setting, _)| (Start::Point(setting), setting, false)).collect())
         })

@@ -367,12 +367,12 @@ impl Tuned {
         (data, data_hash): (&str, &str),
         found: Found,
         effort: Effort,
-        axes: impl Fn(&str, Arm) -> Axes,
+        axes: impl Fn(&str, Arm) -> Result<Axes>,
     ) -> Result<Self> {
         ensure!(!found.0.is_empty(), "no finished cell of a search");
         let mut rows: BTreeMap<String, BTreeMap<Arm, Search>> = BTreeMap::new();
         for ((row, arm), (strength, points)) in found.0 {
-            let search = Search::choose(strength, effort, &axes(&row, arm), points)
+            let search = Search::choose(strength, effort, &axes(&row, arm)?, points)
                 .with_context(|| format!("{row} {arm}"))?;
             rows.entry(row).or_default().insert(arm, search);
         }

@@ -123,6 +123,7 @@ impl Grid {
         let chosen = |has: bool, values: &'static [f64]| if has { values } else { &[] };
         let placed = method.has_place() && shared.placement.is_none() && tables;
         Axes {
+            from: None,
             grid: *self,
             tables,
             own_std: method == Method::Init,
@@ -139,6 +140,8 @@ impl Grid {
 /// What is searched for one arm.
 #[derive(Debug, Clone)]
 pub struct Axes {
+    /// Where the search begins, if not with the grid.
+    from: Option<Vec<Setting>>,
     grid: Grid,
     tables: bool,
     own_std: bool,
@@ -151,8 +154,25 @@ pub struct Axes {
 }
 
 impl Axes {
+    /// The learning rates alone, from these settings on.
+    pub fn rates_alone(self, from: Vec<Setting>) -> Self {
+        let fixed = || Axis::new(std::iter::empty());
+        Self {
+            from: Some(from),
+            scales: fixed(),
+            stds: fixed(),
+            strengths: fixed(),
+            places: &[],
+            ramps: &[],
+            ..self
+        }
+    }
+
     /// The settings that are tried first.
     pub fn begin(&self) -> Vec<Setting> {
+        if let Some(from) = &self.from {
+            return from.clone();
+        }
         let rates = self.grid.learning_rates.iter();
         let all = rates.flat_map(|&learning_rate| {
             self.grid.embeddings.iter().map(move |&(embedding_lr_scale, std)| Setting {
@@ -285,6 +305,16 @@ mod tests {
         assert_eq!(count(Method::Factor, &open, true), (6, 8));
         assert_eq!(count(Method::Table, &open, true), (6, 6));
         assert_eq!(count(Method::Init, &open, true), (4, 4));
+    }
+
+    #[test]
+    fn the_rates_alone_go_on_from_where_they_are_given() {
+        let open = Shared { strength: None, ramp: None, ..Shared::default() };
+        let found = Setting { learning_rate: 6e-3, strength: Some(0.3), ..Setting::published(0.0) };
+        let axes = GRID.axes(adamw(Method::Pooled), &open, true).rates_alone(vec![found]);
+        assert_eq!(axes.begin(), [found]);
+        let rates: Vec<f64> = axes.neighbours(found).iter().map(|s| s.learning_rate).collect();
+        assert_eq!(rates, [3e-3, 0.012]);
     }
 
     #[test]

@@ -33,7 +33,9 @@ mod search {
             let found = Found::new(runs.iter().map(trial).collect())?;
             let missing = found.missing("gpt2", arm, &axes("gpt2", arm), effort);
             if missing.is_empty() {
-                let tuned = Tuned::choose("smoke", ("text", "hash"), found, effort, axes)?;
+                let tuned = Tuned::choose("smoke", ("text", "hash"), found, effort, |row, arm| {
+                    Ok(axes(row, arm))
+                })?;
                 return Ok((tuned.best("gpt2", arm)?.clone(), rounds));
             }
             assert!(missing.iter().all(|run| !runs.contains(run)), "a run twice");
@@ -126,7 +128,7 @@ mod search {
             loss: Some(1.0),
             score: None,
         };
-        let axes = |_: &str, arm| GRID.axes(arm, &Shared::default(), true);
+        let axes = |_: &str, arm| Ok(GRID.axes(arm, &Shared::default(), true));
         let found = Found::new(vec![trial]).unwrap();
         let error = Tuned::choose("smoke", ("text", "hash"), found, EFFORT, axes).unwrap_err();
         let error = format!("{error:#}");

@@ -62,7 +62,8 @@ struct Measured {
 }
 
 /// Times a run of every row and arm by `time FOLDER` of this binary, in turns and with nothing beside it,
-/// unless it was timed at this commit. The runs of an arm differ in numbers only: the first stands for all.
+/// unless it was timed at this commit. The runs of an arm differ in numbers only: one at its best setting
+/// stands for all.
 ///
 /// # Errors
 /// When a worker fails or the file cannot be written.
@@ -73,6 +74,9 @@ pub fn measure(out: &Path, runs: &[RunConfig], stop: &AtomicBool) -> Result<Vec<
         timings.insert((timing.row.clone(), timing.arm), timing);
     }
     let mut pending: Vec<((String, Arm), PathBuf, Vec<Measured>)> = Vec::new();
+    // A stable sort: of an arm the best first, and it alone is timed.
+    let mut runs: Vec<&RunConfig> = runs.iter().collect();
+    runs.sort_by_key(|run| !run.is_at_best());
     for run in runs {
         let key = (run.cell.row.clone(), run.cell.arm);
         let timed = timings.get(&key).is_some_and(|timing| timing.commit == commit);
