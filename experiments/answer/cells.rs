@@ -89,7 +89,7 @@ const IMAGES: Cell = Cell {
     data: None,
     outcome: Outcome::Accuracy,
     pooled: CURRENT,
-    minutes: 30,
+    minutes: 15,
 };
 
 const TEXT: Cell = Cell {
@@ -101,19 +101,20 @@ const TEXT: Cell = Cell {
     data: None,
     outcome: Outcome::Loss,
     pooled: EARLIER,
-    minutes: 30,
+    minutes: 25,
 };
 
 /// All cells.
 pub(crate) const CELLS: &[Cell] = &[
     IMAGES,
     Cell { name: "digits-deit", label: "DeiT, UCI digits", row: "deit", ..IMAGES },
-    Cell { name: "digits-swin", label: "Swin, UCI digits", row: "swin", minutes: 10, ..IMAGES },
+    Cell { name: "digits-swin", label: "Swin, UCI digits", row: "swin", minutes: 5, ..IMAGES },
     Cell {
         name: "mnist-vit",
         label: "ViT, MNIST, 4,000 images",
         preset: "answer-mnist",
         data: Some(("--data", "mnist")),
+        minutes: 25,
         ..IMAGES
     },
     Cell {
@@ -145,6 +146,7 @@ pub(crate) const CELLS: &[Cell] = &[
         label: "GPT-2, tiny Shakespeare",
         preset: "shakespeare",
         data: Some(("--data", "shakespeare")),
+        minutes: 12,
         ..TEXT
     },
     Cell {

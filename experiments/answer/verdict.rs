@@ -85,7 +85,9 @@ impl Gain {
         let gain = |block, budget| {
             let (own, others) = (of(block, budget, arm), of(block, budget, other));
             let pairs = own.iter().filter_map(|(seed, value)| Some(value - others.get(seed)?));
-            Sample::of(&pairs.map(|gain| cell.outcome.sign() * gain).collect::<Vec<_>>())
+            // No gain is 0, not -0.
+            let gains = pairs.map(|gain| cell.outcome.sign() * gain + 0.0);
+            Sample::of(&gains.collect::<Vec<_>>())
         };
         Some(Self {
             tuned: gain(Block::Tuned, Budget::Steps)?,

@@ -144,8 +144,10 @@ pub fn setting() -> Column {
         let std = mean(|run| run.cell.embedding_std);
         let position = mean(|run| run.cell.position_std).filter(|position| Some(*position) != std);
         let mut setting = format!("{}, x{}", first.learning_rate, first.embedding_lr_scale);
-        setting += &std.map_or(String::new(), |std| format!(", {std:.2}"));
-        setting += &position.map_or(String::new(), |std| format!(", positions {std:.2}"));
+        // Those below are of a search, and short.
+        let show = |std: f64| if std < 0.01 { std.to_string() } else { format!("{std:.2}") };
+        setting += &std.map_or(String::new(), |std| format!(", {}", show(std)));
+        setting += &position.map_or(String::new(), |std| format!(", positions {}", show(std)));
         let elsewhere = first.placement.filter(|place| *place != Placement::AfterPosition);
         setting += &elsewhere.map_or(String::new(), |place| format!(", {}", place_name(place)));
         let ramp = first.ramp_steps.filter(|steps| *steps > 0);
