@@ -55,6 +55,14 @@ impl Outcome {
         }
     }
 
+    /// The unit of a difference.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Accuracy => "points",
+            Self::Loss => "nats",
+        }
+    }
+
     pub(crate) fn decimals(self) -> usize {
         match self {
             Self::Accuracy => 1,

@@ -193,4 +193,8 @@ fn the_page_is_that_of_the_committed_results() {
     let page = page::Page::read(&root.join("answer/results")).unwrap();
     let written = std::fs::read_to_string(root.join("../docs/ANSWER.md")).unwrap();
     assert_eq!(written, page.markdown(), "`answer render` makes it again");
+    let readme = std::fs::read_to_string(root.join("../README.md")).unwrap();
+    for part in [page.claim().unwrap(), page.verdicts()] {
+        assert!(readme.contains(&part), "README.md has to say, as docs/ANSWER.md does: {part}");
+    }
 }

@@ -45,11 +45,12 @@ impl Page {
 
     /// The page.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = String::from(
-            "# The answer\n\nWhere does it pay to condition the embedded tokens, and where the updates? \
-             Compared by [the plan](PLAN.md), which was written before the runs, and changed once after the first; made by `answer render` from \
-             `experiments/answer/results`.\n\n",
-        );
+        let mut text = String::from("# The answer\n\n");
+        if let Some(claim) = self.claim() {
+            text += &format!("{claim}\n\n");
+        }
+        text += "Compared by [the plan](PLAN.md), which was written before the runs and says at its end what was \
+                 changed later; made by `answer render` from `experiments/answer/results`.\n\n";
         text += &self.state();
         text += "![Gains over the tuned baseline](gains.svg)\n\n";
         text += &self.verdicts();
@@ -59,6 +60,36 @@ impl Page {
         text += &self.table();
         text += LIMITS;
         text
+    }
+
+    /// What it comes to, where there are cells enough.
+    pub(crate) fn claim(&self) -> Option<String> {
+        let count = |question| Count::of(question, &self.tested);
+        let [per_sequence, pooled, muon] =
+            [Question::PerSequence, Question::Pooled, Question::Muon].map(count);
+        let claim = match (muon.verdict(), per_sequence.verdict()) {
+            (Verdict::Yes, Verdict::No) => "Condition the updates, not the tokens",
+            (Verdict::Yes, _) => "Condition the updates; conditioned tokens pay in some cases",
+            (_, Verdict::Yes) => "Condition the tokens",
+            _ => "Neither conditioned tokens nor conditioned updates pay everywhere",
+        };
+        let told = |Count { better, worse, cells }| {
+            format!(
+                "better in {} of {cells} cells and worse in {}",
+                none_or(better),
+                none_or(worse)
+            )
+        };
+        (self.cells.len() >= ENOUGH).then(|| {
+            format!(
+                "**{claim}.** Small networks on small data, eight seeds, every arm searched alike, against a baseline \
+                 that is tuned as hard: Muon, which moves each hidden matrix along the polar factor U Vᵀ of its \
+                 momentum, is {}; the paper's conditioned tokens are {}; pooled tokens, our form of them, {}.",
+                told(muon),
+                told(per_sequence),
+                told(pooled)
+            )
+        })
     }
 
     /// Which cells are there.
@@ -83,14 +114,14 @@ impl Page {
     }
 
     /// A line for each question.
-    fn verdicts(&self) -> String {
+    pub(crate) fn verdicts(&self) -> String {
         let mut text = String::from(
             "| question | better | worse | cells | answer |\n| --- | --- | --- | --- | --- |\n",
         );
         for question in Question::ALL {
             let count @ Count { better, worse, cells } = Count::of(question, &self.tested);
             let answer = match count.verdict() {
-                _ if cells < ENOUGH => "open",
+                _ if self.cells.len() < ENOUGH => "open",
                 Verdict::Yes => "**yes**",
                 Verdict::No => "**no**",
                 Verdict::Depends => "it depends",
@@ -111,23 +142,16 @@ impl Page {
     /// What a user should do, and what the claim of the paper comes to.
     fn advice(&self) -> String {
         let verdict = |question| Count::of(question, &self.tested).verdict();
-        let (muon, more) = (verdict(Question::Muon), verdict(Question::PooledOnMuon));
-        let (pooled, factor) = (verdict(Question::Pooled), verdict(Question::PooledOrFactor));
-        let first = match muon {
-            Verdict::Yes => "Train the hidden matrices by Muon (`--arms muon`).",
-            Verdict::No => "Stay with AdamW: Muon has not paid here.",
-            Verdict::Depends => {
-                "Try Muon for the hidden matrices (`--arms muon`): it pays in some of these cells, see below."
-            }
+        let updates = match verdict(Question::Muon) {
+            Verdict::Yes => "**Train the hidden matrices by Muon** (`--arms muon`).",
+            Verdict::No => "**Stay with AdamW**: Muon has not paid here.",
+            Verdict::Depends => "**Try Muon for the hidden matrices** (`--arms muon`).",
         };
-        let tokens = match (muon, more, pooled) {
-            (Verdict::Yes, Verdict::Yes, _) => "Pooled tokens add to it.",
-            (Verdict::Yes, _, _) => {
-                "Conditioned tokens add nothing to it that shows in most cells."
-            }
-            (_, _, Verdict::Yes) => "Pooled tokens pay (`--arms pooled`).",
-            (_, _, Verdict::No) => "Leave the tokens as they are.",
-            (_, _, Verdict::Depends) => "Pooled tokens pay in some cells only.",
+        let tokens = match (verdict(Question::PooledOnMuon), verdict(Question::Pooled)) {
+            (Verdict::Yes, _) => "Add pooled tokens to it (`--arms muon+pooled`).",
+            (Verdict::Depends, _) => "Pooled tokens add a little to it in some cells.",
+            (Verdict::No, Verdict::No) => "Leave the tokens as they are.",
+            (Verdict::No, _) => "Pooled tokens are for those who stay with AdamW.",
         };
         let paper = match verdict(Question::PerSequence) {
             Verdict::Yes => {
@@ -142,16 +166,68 @@ impl Page {
                  cells, and not in others."
             }
         };
-        let why = match factor {
-            Verdict::Yes => {
-                "What pooled tokens gain is more than a larger scale of the tokens gives."
-            }
-            Verdict::No | Verdict::Depends => {
-                "A larger scale of the tokens, one searched number, does about as much as pooled tokens."
-            }
+        let mut text = format!("## What to do\n\n{updates} {tokens}\n\n");
+        let told = [
+            ("Muon", Question::Muon),
+            ("Pooled tokens by AdamW", Question::Pooled),
+            ("Pooled tokens on top of Muon", Question::PooledOnMuon),
+        ];
+        for (what, question) in told {
+            let _ = writeln!(
+                text,
+                "- **{what}**: {}. {}",
+                self.told(question),
+                self.equal_time(question)
+            );
+        }
+        let _ = write!(text, "\n## What the paper's claim comes to\n\n{paper}\n\n");
+        let told = [
+            ("The paper's tokens", Question::PerSequence),
+            ("A mere factor on all tokens", Question::Factor),
+            ("Pooled tokens against that factor", Question::PooledOrFactor),
+        ];
+        for (what, question) in told {
+            let _ = writeln!(text, "- **{what}**: {}.", self.told(question));
+        }
+        text + "\n"
+    }
+
+    /// In how many cells an arm is better and worse, and which they are.
+    fn told(&self, question: Question) -> String {
+        let Count { better, worse, cells } = Count::of(question, &self.tested);
+        let which = |direction| {
+            let own = self.tested.iter().filter(|tested| tested.question == question);
+            let own = own.filter(|tested| tested.direction() == direction);
+            let names = own.map(|Tested { cell, gain, .. }| {
+                let (decimals, unit) = (cell.outcome.decimals(), cell.outcome.unit());
+                format!("{} {:+.decimals$} {unit}", cell.label, gain.tuned.mean)
+            });
+            let names = names.collect::<Vec<_>>().join("; ");
+            if names.is_empty() { names } else { format!(" ({names})") }
         };
         format!(
-            "## What to do\n\n{first} {tokens}\n\n## What the paper's claim comes to\n\n{paper} {why}\n\n"
+            "better in {} of {cells} cells{}, worse in {}{}",
+            none_or(better),
+            which(1),
+            none_or(worse),
+            which(-1)
+        )
+    }
+
+    /// What the runs at equal time say, where their intervals leave out zero.
+    fn equal_time(&self, question: Question) -> String {
+        let own = self.tested.iter().filter(|tested| tested.question == question);
+        let times: Vec<Sample> = own.filter_map(|tested| tested.gain.time).collect();
+        let beyond = |sign: f64| {
+            let told =
+                |time: &&Sample| time.half_width().is_some_and(|half| sign * time.mean > half);
+            times.iter().filter(told).count()
+        };
+        format!(
+            "At equal time the uncorrected interval lies above zero in {} of {}, below in {}.",
+            none_or(beyond(1.0)),
+            times.len(),
+            none_or(beyond(-1.0))
         )
     }
 
@@ -229,6 +305,11 @@ impl Page {
             panels: panels.into_iter().flatten().collect(),
         })
     }
+}
+
+/// A count in a sentence.
+fn none_or(count: usize) -> String {
+    if count == 0 { "none".to_string() } else { count.to_string() }
 }
 
 /// An axis that holds all intervals: its ends, the step of its ticks, and their decimals.

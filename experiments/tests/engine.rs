@@ -53,12 +53,21 @@ fn the_table_of_contributing_goes_through_every_command() {
     assert!(error.contains("tune --preset small --models vit --arms baseline"), "{error}");
     TOY.success(&["tune", "--out", &search]);
     let tuned = format!("{search}/tuned.json");
-    // For a longer run the learning rates alone are searched again.
-    let longer = at(&root, "longer");
-    TOY.success(&["tune", "--tuned", &tuned, "--set", "epochs=3", "--out", &longer]);
-    let settings = |folder: &str, what: &str| -> Vec<serde_json::Value> {
-        let file: serde_json::Value =
-            serde_json::from_str(&text(&Path::new(folder).join("tuned.json"))).unwrap();
+    // For a longer run the learning rates alone are searched again, even where a strength is open.
+    let (found, longer) = (at(&root, "found.json"), at(&root, "longer"));
+    let mut file: serde_json::Value = serde_json::from_str(&text(Path::new(&tuned))).unwrap();
+    let search = &mut file["rows"]["vit"]["pooled"];
+    for what in ["published", "tuned"] {
+        search[what]["strength"] = 0.3.into();
+    }
+    for point in search["points"].as_array_mut().unwrap() {
+        point["setting"]["strength"] = 0.3.into();
+    }
+    std::fs::write(&found, file.to_string()).unwrap();
+    let set = ["--set", "epochs=3", "--set", "strength=null"];
+    TOY.success(&[&["tune", "--tuned", &found, "--out", &longer], &set[..]].concat());
+    let settings = |file: &Path, what: &str| -> Vec<serde_json::Value> {
+        let file: serde_json::Value = serde_json::from_str(&text(file)).unwrap();
         let search = &file["rows"]["vit"]["pooled"];
         let points = search["points"].as_array().unwrap().iter().map(|p| p["setting"].clone());
         let mut settings = match what {
@@ -68,7 +77,8 @@ fn the_table_of_contributing_goes_through_every_command() {
         settings.iter_mut().for_each(|s| s["learning_rate"] = serde_json::Value::Null);
         settings
     };
-    let (tried, found) = (settings(&longer, "points"), settings(&search, "found"));
+    let tried = settings(&Path::new(&longer).join("tuned.json"), "points");
+    let found = settings(Path::new(&found), "found");
     assert!(tried.len() > 2 && tried.iter().all(|s| found.contains(s)), "{tried:?} {found:?}");
     let plan = TOY.success(&["plan", "--tuned", &tuned]);
     assert!(plan.contains("vit pooled published") && plan.contains("4 runs"), "{plan}");

@@ -13,8 +13,8 @@ use crate::muon::{Muon, MuonConfig, UpdateScale};
 ///
 /// A parameter is a *hidden matrix* if [`GroupRule`] calls it a matrix, it has more than one input a row
 /// (the kernel of a depthwise convolution is a filter a channel, and no matrix), and its name matches no
-/// pattern of `adamw`: those are the first and the last matrices of a network. Its weight decay and its
-/// rate are those of its group.
+/// pattern of `adamw`, the first and the last matrices of a network, and none of `leaves`. Its weight decay and
+/// its rate are those of its group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MuonRule {
@@ -25,6 +25,9 @@ pub struct MuonRule {
     /// Patterns of the names of matrices that stay with AdamW; `*` stands for any characters. A pattern
     /// that fits no parameter is no error, so that one list serves several models.
     pub adamw: Vec<String>,
+    /// Patterns of further matrices that stay with AdamW. Each must fit one that Muon would move.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<String>,
 }
 
 impl MuonRule {
@@ -39,7 +42,8 @@ impl MuonRule {
     /// ```
     pub fn new<S: Into<String>>(adamw: impl IntoIterator<Item = S>) -> Self {
         let constants = MuonConfig { scale: UpdateScale::MatchAdamw, ..MuonConfig::default() };
-        Self { constants, rate: 1.0, adamw: adamw.into_iter().map(Into::into).collect() }
+        let adamw = adamw.into_iter().map(Into::into).collect();
+        Self { constants, rate: 1.0, adamw, leaves: Vec::new() }
     }
 
     /// Whether the numbers make sense.
@@ -54,11 +58,16 @@ impl MuonRule {
         self.constants.validate()
     }
 
-    /// Whether a parameter is a hidden matrix.
-    fn takes(&self, groups: &GroupRule, name: &str, var: &Var) -> bool {
+    /// Whether a parameter is a hidden matrix, `leaves` among them.
+    fn could_take(&self, groups: &GroupRule, name: &str, var: &Var) -> bool {
         groups.kind(name, var) == Kind::Matrix
             && var.dims()[1] > 1
             && !self.adamw.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Whether a hidden matrix is left to AdamW.
+    fn leaves(&self, name: &str) -> bool {
+        self.leaves.iter().any(|pattern| matches(pattern, name))
     }
 }
 
@@ -94,7 +103,8 @@ impl Optimizer {
     /// An optimiser at step 0; without a rule for Muon all parameters are AdamW's.
     ///
     /// # Errors
-    /// Those of [`AdamW::new`] and [`Muon::new`]; when no parameter is a hidden matrix.
+    /// Those of [`AdamW::new`] and [`Muon::new`]; when no parameter is left for Muon, or a pattern of
+    /// [`MuonRule::leaves`] fits no hidden matrix.
     pub fn new(
         parameters: &[(String, Var)],
         groups: &GroupRule,
@@ -105,9 +115,21 @@ impl Optimizer {
         let Some(rule) = muon else {
             return Ok(Self { adamw: AdamW::new(parameters, &sorted, adamw)?, muon: None });
         };
-        let takes = |name: &str, var: &Var| rule.takes(groups, name, var);
-        let (hidden, others): (Vec<_>, Vec<_>) =
-            parameters.iter().cloned().partition(|(name, var)| takes(name, var));
+        let mut hidden = Vec::new();
+        let mut others = Vec::new();
+        let mut unused: Vec<&String> = rule.leaves.iter().collect();
+        for (name, var) in parameters {
+            let could_take = rule.could_take(groups, name, var);
+            if could_take {
+                unused.retain(|pattern| !matches(pattern, name));
+            }
+            let side = if could_take && !rule.leaves(name) { &mut hidden } else { &mut others };
+            side.push((name.clone(), var.clone()));
+        }
+        if let Some(pattern) = unused.first() {
+            let reason = format!("`{pattern}` fits no matrix that Muon would move");
+            return Err(TrainError::Config { field: "muon.leaves", reason });
+        }
         if hidden.is_empty() {
             let reason = "has no hidden matrix to move: leave it out".to_string();
             return Err(TrainError::Config { field: "muon", reason });
@@ -199,6 +221,23 @@ mod tests {
         assert_eq!(of(".momentum_buffer")?, ["block.weight", "block.kernel"]);
         let others = ["embed", "stem.weight", "block.bias", "block.depthwise", "head.weight"];
         assert_eq!(of(".exp_avg")?, others);
+        Ok(())
+    }
+
+    #[test]
+    fn what_muon_leaves_must_be_there() -> Result<()> {
+        let with = |pattern: &str| {
+            let leaves = vec![pattern.to_string()];
+            optimizer(&parameters()?, &MuonRule { leaves, ..MuonRule::new(["stem.*", "head.*"]) })
+        };
+        let state: Vec<String> =
+            with("*.kernel")?.tensors()?.into_iter().map(|(name, _)| name).collect();
+        let has = |name: &str| state.iter().any(|known| known == name);
+        assert!(has("block.weight.momentum_buffer") && has("block.kernel.exp_avg"), "{state:?}");
+        for absent in ["blocks.*", "head.weight", "block.bias"] {
+            let error = with(absent).unwrap_err().to_string();
+            assert!(error.contains("muon.leaves") && error.contains(absent), "{error}");
+        }
         Ok(())
     }
 

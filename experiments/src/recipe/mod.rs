@@ -56,7 +56,7 @@ pub struct Shared {
     pub factor: Option<f64>,
     /// Part of all steps after which the Gram matrix of pooled-frozen stands still.
     pub frozen_after: f64,
-    /// Further matrices that Muon leaves to AdamW, as patterns of their names: `["h.1.*"]`.
+    /// Further matrices that Muon leaves to AdamW, as patterns of their names: `["h.1.*"]`. Each must fit one.
     pub muon_leaves: Vec<String>,
     /// Weight of a new batch in the running Gram matrix of pooled conditioning.
     pub momentum: f64,
@@ -139,11 +139,8 @@ impl Shared {
 
     /// What Muon moves in a network, if the arm has it.
     pub(crate) fn muon(&self, arm: Arm, network: &impl Architecture) -> Option<MuonRule> {
-        (arm.optimizer == Optimizer::Muon).then(|| {
-            let mut rule = muon_rule(network);
-            rule.adamw.extend(self.muon_leaves.iter().cloned());
-            rule
-        })
+        (arm.optimizer == Optimizer::Muon)
+            .then(|| MuonRule { leaves: self.muon_leaves.clone(), ..muon_rule(network) })
     }
 
     /// Whether learning rate or embedding tables are set by hand.
