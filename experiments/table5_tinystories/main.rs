@@ -160,7 +160,7 @@ impl Table for Table5 {
 
     fn presets() -> Vec<Preset<Self>> {
         let arms = &[Arm::BASELINE, Arm::INIT, Arm::POOLED, Arm::TABLE, Arm::POOLED_NORM_MATCHED];
-        // Muon and pooled tokens won the comparison of docs/ANSWER.md.
+        // What gains in the language models of docs/ANSWER.md; the controls are on request.
         let at_size = &[Arm::BASELINE, Arm::POOLED, Arm::MUON, Arm::MUON_POOLED];
         let preset = |name, recipe, grid| Preset {
             sweep: SWEEP,
