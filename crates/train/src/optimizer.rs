@@ -65,8 +65,8 @@ impl MuonRule {
             && !self.adamw.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// Whether a hidden matrix is left to AdamW.
-    fn leaves(&self, name: &str) -> bool {
+    /// Whether a hidden matrix is one of `leaves`.
+    fn is_left(&self, name: &str) -> bool {
         self.leaves.iter().any(|pattern| matches(pattern, name))
     }
 }
@@ -123,7 +123,7 @@ impl Optimizer {
             if could_take {
                 unused.retain(|pattern| !matches(pattern, name));
             }
-            let side = if could_take && !rule.leaves(name) { &mut hidden } else { &mut others };
+            let side = if could_take && !rule.is_left(name) { &mut hidden } else { &mut others };
             side.push((name.clone(), var.clone()));
         }
         if let Some(pattern) = unused.first() {
