@@ -338,7 +338,7 @@ fn on(device: &Device, batch: HashMap<String, Tensor>) -> Result<HashMap<String,
 fn main() -> Result<()> {
     keep_memory();
     let options = Options::parse();
-    let device = device::open(&options.device)?;
+    let device = device::open(&options.device, 0)?;
     let store = Store::new(SEED, DType::F32, &device);
     let model = model(&options, &store)?;
     if let Some(path) = &options.init {

@@ -16,6 +16,7 @@ use crate::plan::{Plan, Purpose, Shard};
 use crate::results::Together;
 use crate::run::folder::{self, Folder};
 use crate::run::log::{self, Format};
+use crate::run::queue::Launcher;
 use crate::run::worker::{self, interrupted_flag};
 use crate::run::{queue, timing};
 use crate::search::{Found, Start, Trial, Tuned};
@@ -70,6 +71,11 @@ pub struct Options<T: Table> {
     /// Runs side by side, one thread each. Default: the number of cores.
     #[arg(long, value_parser = positive)]
     pub threads: Option<usize>,
+    /// Starts every run by this launcher of MPI, as in --launch "mpirun -n 4": its processes train one model together,
+    /// and share the micro-batches of a step (--set accumulate=4). Needs --features mpi; --threads then says how
+    /// many runs stand side by side, by default one.
+    #[arg(long, value_name = "COMMAND")]
+    pub launch: Option<Launcher>,
     /// Only cells i, i + n, i + 2n, ... of the plan, written i/n; when all are there, the same without
     /// --shard makes the table.
     #[arg(long, value_name = "I/N")]
@@ -136,6 +142,9 @@ enum Command<T: Table> {
     /// Train one run (started by `run`).
     #[command(hide = true)]
     Train { folder: PathBuf },
+    /// Train one run with the other processes of a launcher (started by `run --launch`).
+    #[command(hide = true)]
+    TrainTogether { folder: PathBuf },
     /// Time the steps of one run (started by `run`).
     #[command(hide = true)]
     Time { folder: PathBuf },
@@ -150,6 +159,7 @@ pub fn main<T: Table>() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Run(cli.options));
     match &command {
         Command::Train { folder } => return work::<T>(folder, worker::train),
+        Command::TrainTogether { folder } => return work::<T>(folder, worker::train_together),
         Command::Time { folder } => return work::<T>(folder, timing::time),
         _ => {}
     }
@@ -224,7 +234,9 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         }
         Command::Export { run, out, layout } => export::export(&run, &out, layout),
         Command::Own(command) => command.run(),
-        Command::Train { .. } | Command::Time { .. } => bail!("a worker is no command"),
+        Command::Train { .. } | Command::TrainTogether { .. } | Command::Time { .. } => {
+            bail!("a worker is no command")
+        }
     }
 }
 
@@ -234,7 +246,7 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
     let stop = interrupted_flag()?;
     let cells = plan.table()?;
     info!("{}", plan.announcement(&cells));
-    let train = |runs: &[_]| queue::train(runs, &plan.out, plan.side_by_side, &stop);
+    let train = |runs: &[_]| queue::train(runs, &plan.out, &plan.workers, &stop);
     let mut runs = cells.runs.clone();
     train(&runs)?;
     if plan.shard.is_part() {
@@ -262,7 +274,7 @@ fn tune<T: Table>(plan: &Plan<T>) -> Result<()> {
             break;
         }
         info!("next round of the search: {}", plan.announcement(&cells));
-        queue::train(&cells.runs, &plan.out, plan.side_by_side, stop)?;
+        queue::train(&cells.runs, &plan.out, &plan.workers, stop)?;
         if plan.shard.is_part() {
             info!(
                 "this shard of the round is complete; when all are, the same again goes on, and `tune` without \

@@ -99,8 +99,8 @@ impl<T: Table> Plan<T> {
             "{runs}{stages}: {} of {} with {arms}, {} side by side: about {} ({basis}){left_out}",
             count(cells.data.len(), "model"),
             self.preset().name,
-            self.side_by_side,
-            duration(total / self.side_by_side as f64)
+            self.workers.side_by_side,
+            duration(total / self.workers.side_by_side as f64)
         )
     }
 

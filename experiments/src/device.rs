@@ -3,22 +3,24 @@
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 
-/// Opens the device called `cpu`, `cuda:N` or `metal`.
+/// Opens the device called `cpu`, `cuda:N` or `metal` for process `local_rank` of those that train together on
+/// this machine: its GPU is number N + `local_rank`.
 ///
 /// # Errors
 /// When the name is none of these, the binary was built without that device, or the device cannot
 /// be opened.
-pub fn open(name: &str) -> Result<Device> {
+pub fn open(name: &str, local_rank: usize) -> Result<Device> {
     match name.split_once(':').unwrap_or((name, "0")) {
         ("cpu", "0") => Ok(Device::Cpu),
         ("cuda", index) => {
-            let index = index
+            let first: usize = index
                 .parse()
                 .with_context(|| format!("device `{name}`: `{index}` is not a GPU number"))?;
             if !candle_core::utils::cuda_is_available() {
                 bail!("device `{name}`: this binary was built without CUDA; add --features cuda");
             }
-            Device::new_cuda(index).with_context(|| format!("device `{name}` cannot be opened"))
+            Device::new_cuda(first + local_rank)
+                .with_context(|| format!("device `{name}` cannot be opened"))
         }
         ("metal", "0") => {
             if !candle_core::utils::metal_is_available() {

@@ -301,7 +301,7 @@ pub fn train(
             train_task(&task, store, config, run, control)
         }
     }
-    let store = store(config)?;
+    let store = store_on(config, control.collective.local_rank())?;
     with_task(config, &store, Train(config, run, control, store.clone()))
 }
 
@@ -338,7 +338,7 @@ fn train_task<T: CellTask>(
     control: &mut Control<'_>,
 ) -> Result<(Outcome, Store, Extras)> {
     let mut outcome = fit(task, &store, &config.job.fit, run, control)?;
-    if outcome.status == Status::Interrupted {
+    if outcome.status == Status::Interrupted || control.collective.rank() > 0 {
         return Ok((outcome, store, Extras::default()));
     }
     // What was evaluated is what is kept.
@@ -360,7 +360,11 @@ fn train_task<T: CellTask>(
 /// # Errors
 /// When the device cannot be opened.
 pub fn store(config: &RunConfig) -> Result<Store> {
-    Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device)?))
+    store_on(config, 0)
+}
+
+fn store_on(config: &RunConfig, local_rank: usize) -> Result<Store> {
+    Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device, local_rank)?))
 }
 
 /// Gives a model the weights that its run starts from.

@@ -158,7 +158,7 @@ fn read(folder: &Path, device: &str) -> Result<(Gpt2, Tokenizer)> {
     let config = gpt2::read_config(folder)?;
     let tokenizer = Tokenizer::read(folder)?;
     tokenizer.check_rows(config.vocabulary)?;
-    let store = Store::new(0, DType::F32, &device::open(device)?);
+    let store = Store::new(0, DType::F32, &device::open(device, 0)?);
     gpt2::read_weights(folder, &config, &store)?;
     Ok((Gpt2::new(&config, store.frozen()?)?, tokenizer))
 }

@@ -14,6 +14,7 @@ use crate::cli::Options;
 use crate::device;
 use crate::overrides;
 use crate::recipe::Recipe;
+use crate::run::queue::Workers;
 use crate::search::{Effort, Found, Start, Tuned};
 use crate::settings::{Axes, PUBLISHED_STD, Setting};
 use crate::table::{Preset, Request, Stage, Table};
@@ -45,8 +46,8 @@ pub struct Plan<T: Table> {
     rates_alone: bool,
     /// Where runs and tables go.
     pub out: PathBuf,
-    /// Runs side by side.
-    pub side_by_side: usize,
+    /// How the runs are trained.
+    pub workers: Workers,
     /// Which of the cells are run here.
     pub shard: Shard,
 }
@@ -111,7 +112,7 @@ impl<T: Table> Plan<T> {
         let name = options.preset.as_deref().unwrap_or(T::default_preset(&options.own));
         let preset = T::presets().into_iter().find(|preset| preset.name == name);
         let preset = preset.with_context(|| format!("unknown preset `{name}`"))?;
-        device::open(&options.device)?;
+        device::open(&options.device, 0)?;
         let mut arms = distinct(options.arms.as_deref().unwrap_or(preset.arms));
         let left_out = match purpose {
             Purpose::Table | Purpose::Plan if options.arms.is_none() => preset.left_out,
@@ -163,9 +164,7 @@ impl<T: Table> Plan<T> {
             purpose,
             rates_alone: purpose == Purpose::Search && options.tuned.is_some(),
             out: options.out.clone().unwrap_or_else(|| format!("runs/{}{suffix}", T::NAME).into()),
-            side_by_side: options
-                .threads
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)),
+            workers: Workers::new(options.threads, options.launch.clone()),
             shard: options.shard.unwrap_or(Shard::WHOLE),
             preset: Rc::new(preset),
         };
@@ -320,6 +319,7 @@ impl<T: Table> Plan<T> {
             tuned: self.tuned.clone(),
             init: self.init.clone(),
             out: self.out.clone(),
+            workers: self.workers.clone(),
             ..*self
         }
     }

@@ -28,7 +28,7 @@ pub fn run<T: Table>(plan: &Plan<T>, stop: &AtomicBool) -> Result<()> {
         // A change has a folder of its own: the cells are called alike.
         let out = plan.out.join(name.replace(' ', "-"));
         let cells = plan.changed(name, arms)?;
-        queue::train(&cells.runs, &out, plan.side_by_side, stop)?;
+        queue::train(&cells.runs, &out, &plan.workers, stop)?;
         let mut seen = Vec::new();
         for run in &cells.runs {
             let key = (&run.cell.row, run.cell.arm);

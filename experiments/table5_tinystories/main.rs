@@ -159,7 +159,14 @@ impl Table for Table5 {
     type Data = LanguageData;
 
     fn presets() -> Vec<Preset<Self>> {
-        let arms = &[Arm::BASELINE, Arm::INIT, Arm::POOLED, Arm::TABLE, Arm::POOLED_NORM_MATCHED];
+        let arms = &[
+            Arm::BASELINE,
+            Arm::INIT,
+            Arm::POOLED,
+            Arm::TABLE,
+            Arm::POOLED_NORM_MATCHED,
+            Arm::MUON,
+        ];
         // What gains in the language models of docs/ANSWER.md; the controls are on request.
         let at_size = &[Arm::BASELINE, Arm::POOLED, Arm::MUON, Arm::MUON_POOLED];
         let preset = |name, recipe, grid| Preset {
@@ -174,7 +181,13 @@ impl Table for Table5 {
             },
             Preset {
                 // `init` is on request: no gain was seen, and it costs a fifth of the time.
-                arms: &[Arm::BASELINE, Arm::POOLED, Arm::TABLE, Arm::POOLED_NORM_MATCHED],
+                arms: &[
+                    Arm::BASELINE,
+                    Arm::POOLED,
+                    Arm::TABLE,
+                    Arm::POOLED_NORM_MATCHED,
+                    Arm::MUON,
+                ],
                 tuned: Some(include_str!("tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, STORIES)

@@ -111,19 +111,23 @@ impl Loader {
 
     /// The batches of epoch `epoch`.
     pub fn epoch(&self, epoch: usize) -> Epoch {
-        self.epoch_from(epoch, 0)
+        self.epoch_from(epoch, 0, 1)
     }
 
-    /// The batches of epoch `epoch` from batch `first` on, as an interrupted run needs them.
+    /// Batches `first`, `first + every`, ... of epoch `epoch`: those left of an interrupted run, or those of one
+    /// among several processes.
     ///
-    /// They are those that [`epoch`](Self::epoch) gives after `first` others; none past the end.
-    pub fn epoch_from(&self, epoch: usize, first: usize) -> Epoch {
+    /// They are the same that [`epoch`](Self::epoch) gives at their places; none past the end.
+    ///
+    /// # Panics
+    /// When `every` is 0.
+    pub fn epoch_from(&self, epoch: usize, first: usize, every: usize) -> Epoch {
         let end = self.batches();
         let recipe = self.recipe.clone();
         let order = recipe.order(epoch);
         let make = move |batch| recipe.make(&order, epoch, batch);
         let workers = self.recipe.config.workers;
-        let raw = Prefetch::new(first.min(end)..end, workers, Arc::new(make));
+        let raw = Prefetch::new((first.min(end)..end).step_by(every), workers, Arc::new(make));
         let [channels, height, width] = self.recipe.images.shape();
         let classes = self.recipe.images.classes();
         Epoch { raw, device: self.device.clone(), sizes: [channels, height, width, classes] }

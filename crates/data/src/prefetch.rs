@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::iter::StepBy;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -14,24 +15,25 @@ const QUEUE: usize = 2;
 
 type Make<T> = Arc<dyn Fn(usize) -> T + Send + Sync>;
 
-/// `make(i)` for each i of a range, in order.
+/// `make(i)` for each i of a range in steps, in order.
 ///
-/// Thread k of W makes the batches k, k + W, ... into its own bounded queue and the queues are read in
+/// Thread k of W makes number k, k + W, ... of them into its own bounded queue and the queues are read in
 /// turn: order needs no bookkeeping and cannot depend on which thread is faster.
 pub(crate) struct Prefetch<T> {
-    remaining: Range<usize>,
-    first: usize,
+    remaining: StepBy<Range<usize>>,
+    /// Batches handed out.
+    given: usize,
     make: Make<T>,
     /// Empty when batches are made on demand.
     workers: Vec<Worker<T>>,
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    pub(crate) fn new(range: Range<usize>, workers: usize, make: Make<T>) -> Self {
+    pub(crate) fn new(range: StepBy<Range<usize>>, workers: usize, make: Make<T>) -> Self {
         let workers = workers.min(range.len());
-        let start = |k| Worker::start((range.start + k..range.end).step_by(workers), make.clone());
+        let start = |k| Worker::start(range.clone().skip(k).step_by(workers), make.clone());
         let workers = (0..workers).map(start).collect();
-        Self { first: range.start, remaining: range, make, workers }
+        Self { remaining: range, given: 0, make, workers }
     }
 }
 
@@ -43,10 +45,11 @@ impl<T> Iterator for Prefetch<T> {
         if self.workers.is_empty() {
             return Some(Ok((self.make)(batch)));
         }
-        let turn = (batch - self.first) % self.workers.len();
+        let turn = self.given % self.workers.len();
+        self.given += 1;
         let result = self.workers[turn].receive(batch);
         if result.is_err() {
-            self.remaining.start = self.remaining.end;
+            self.remaining = (0..0).step_by(1);
         }
         Some(result)
     }
@@ -118,7 +121,7 @@ mod tests {
     fn a_panic_surfaces_as_an_error_after_the_batches_before_it() {
         let make = |i: usize| if i == 5 { panic!("no batch {i}") } else { i };
         for workers in 1..=3 {
-            let mut batches = Prefetch::new(2..9, workers, Arc::new(make));
+            let mut batches = Prefetch::new((2..9).step_by(1), workers, Arc::new(make));
             let before: Vec<usize> = batches.by_ref().take(3).map(Result::unwrap).collect();
             assert_eq!(before, [2, 3, 4]);
             let error = batches.next().unwrap().unwrap_err().to_string();
@@ -135,7 +138,7 @@ mod tests {
             let _held = &held;
             i
         });
-        let mut batches = Prefetch::new(0..1_000_000, 3, make);
+        let mut batches = Prefetch::new((0..1_000_000).step_by(1), 3, make);
         assert_eq!(batches.next().unwrap().unwrap(), 0);
         drop(batches);
         // Each thread owned the closure and with it `held`; the joins in `drop` released them all.
@@ -147,7 +150,7 @@ mod tests {
         let made = Arc::new(AtomicUsize::new(0));
         let counter = made.clone();
         let make: Make<usize> = Arc::new(move |_| counter.fetch_add(1, SeqCst));
-        let batches = Prefetch::new(0..1000, 2, make);
+        let batches = Prefetch::new((0..1000).step_by(1), 2, make);
         // Each of the two threads fills its queue and holds one more batch in hand.
         let limit = 2 * (QUEUE + 1);
         while made.load(SeqCst) < limit {

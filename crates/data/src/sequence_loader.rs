@@ -1,7 +1,9 @@
 //! [`SequenceLoader`]: seeded batches of labelled sequences, as long as their longest one.
 
+use std::iter::{Skip, StepBy};
 use std::ops::Range;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
@@ -134,16 +136,20 @@ impl SequenceLoader {
 
     /// The batches of epoch `epoch`.
     pub fn epoch(&self, epoch: usize) -> SequenceEpoch {
-        self.epoch_from(epoch, 0)
+        self.epoch_from(epoch, 0, 1)
     }
 
-    /// The batches of epoch `epoch` from batch `first` on, as an interrupted run needs them.
+    /// Batches `first`, `first + every`, ... of epoch `epoch`: those left of an interrupted run, or those of one
+    /// among several processes.
     ///
-    /// They are those that [`epoch`](Self::epoch) gives after `first` others; none past the end.
-    pub fn epoch_from(&self, epoch: usize, first: usize) -> SequenceEpoch {
+    /// They are the same that [`epoch`](Self::epoch) gives at their places; none past the end.
+    ///
+    /// # Panics
+    /// When `every` is 0.
+    pub fn epoch_from(&self, epoch: usize, first: usize, every: usize) -> SequenceEpoch {
         let (order, batches) = self.order(epoch);
-        let next = first.min(batches.len());
-        SequenceEpoch { loader: self.clone(), order, batches, next }
+        let batches = batches.into_iter().skip(first).step_by(every);
+        SequenceEpoch { loader: self.clone(), order, batches }
     }
 
     /// The rows of an epoch in the order of their use, and where its batches are in it.
@@ -206,21 +212,18 @@ fn kept(sequence: &[u16], leave_out: Option<u16>) -> impl Iterator<Item = (u32, 
 pub struct SequenceEpoch {
     loader: SequenceLoader,
     order: Vec<usize>,
-    batches: Vec<Range<usize>>,
-    next: usize,
+    batches: StepBy<Skip<IntoIter<Range<usize>>>>,
 }
 
 impl Iterator for SequenceEpoch {
     type Item = Result<SequenceBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.get(self.next)?.clone();
-        self.next += 1;
+        let batch = self.batches.next()?;
         Some(self.loader.batch(&self.order[batch]))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.batches.len() - self.next;
-        (left, Some(left))
+        self.batches.size_hint()
     }
 }

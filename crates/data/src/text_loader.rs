@@ -1,7 +1,9 @@
 //! [`TextLoader`]: seeded batches of labelled texts, as long as their longest text.
 
+use std::iter::{Skip, StepBy};
 use std::ops::Range;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
@@ -134,16 +136,20 @@ impl TextLoader {
 
     /// The batches of epoch `epoch`.
     pub fn epoch(&self, epoch: usize) -> TextEpoch {
-        self.epoch_from(epoch, 0)
+        self.epoch_from(epoch, 0, 1)
     }
 
-    /// The batches of epoch `epoch` from batch `first` on, as an interrupted run needs them.
+    /// Batches `first`, `first + every`, ... of epoch `epoch`: those left of an interrupted run, or those of one
+    /// among several processes.
     ///
-    /// They are those that [`epoch`](Self::epoch) gives after `first` others; none past the end.
-    pub fn epoch_from(&self, epoch: usize, first: usize) -> TextEpoch {
+    /// They are the same that [`epoch`](Self::epoch) gives at their places; none past the end.
+    ///
+    /// # Panics
+    /// When `every` is 0.
+    pub fn epoch_from(&self, epoch: usize, first: usize, every: usize) -> TextEpoch {
         let (order, batches) = self.order(epoch);
-        let first = first.min(batches.len());
-        TextEpoch { loader: self.clone(), order, batches, next: first }
+        let batches = batches.into_iter().skip(first).step_by(every);
+        TextEpoch { loader: self.clone(), order, batches }
     }
 
     /// The texts of an epoch in the order of their use, and where its batches are in it.
@@ -205,21 +211,18 @@ impl TextLoader {
 pub struct TextEpoch {
     loader: TextLoader,
     order: Vec<usize>,
-    batches: Vec<Range<usize>>,
-    next: usize,
+    batches: StepBy<Skip<IntoIter<Range<usize>>>>,
 }
 
 impl Iterator for TextEpoch {
     type Item = Result<TextBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.get(self.next)?.clone();
-        self.next += 1;
+        let batch = self.batches.next()?;
         Some(self.loader.batch(&self.order[batch]))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.batches.len() - self.next;
-        (left, Some(left))
+        self.batches.size_hint()
     }
 }

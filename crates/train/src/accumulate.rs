@@ -5,11 +5,14 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::error::{Result, TrainError};
 
-/// The mean of `count` losses and its gradient, with one graph alive at a time.
+/// The share of the micro-batches `numbers` in the mean of `count` losses and in its gradient, with one graph
+/// alive at a time.
 ///
 /// ```text
-/// L = (1/count) sum_i loss(i),    dL/dtheta = sum_i d(loss(i)/count)/dtheta
+/// L = (1/count) sum_i loss(i),    dL/dtheta = sum_i d(loss(i)/count)/dtheta,    i in numbers
 /// ```
+///
+/// Where `numbers` are all `count`, these are the mean and its gradient; else the sums of all shares are.
 ///
 /// With equal micro-batches and mean losses this is the gradient of the one big batch. Only
 /// gradients of `parameters` are kept: candle also returns those of constants, such as images and
@@ -21,12 +24,13 @@ use crate::error::{Result, TrainError};
 pub fn accumulate(
     parameters: &[(String, Var)],
     count: usize,
+    numbers: &[usize],
     mut loss: impl FnMut(usize) -> Result<Tensor>,
 ) -> Result<(f64, GradStore)> {
     let mut mean = 0.0;
     let mut sum = GradStore::default();
-    for index in 0..count {
-        let loss = loss(index)?;
+    for &number in numbers {
+        let loss = loss(number)?;
         mean += scalar(&loss)? / count as f64;
         if !mean.is_finite() {
             break;

@@ -79,6 +79,23 @@ pub enum TrainError {
         /// Its shape.
         found: Vec<usize>,
     },
+    /// Processes that train one model do not stand at the same parameters.
+    #[error(
+        "step {step}: process {rank} has other parameters than the rest. All processes must run the same binary with \
+         the same settings on processors of one kind, and read the same folder"
+    )]
+    Apart {
+        /// Optimiser steps done.
+        step: usize,
+        /// This process.
+        rank: usize,
+    },
+    /// Processes that train one model cannot reach each other.
+    #[error("the processes of this run cannot be reached: {reason}")]
+    Collective {
+        /// What was tried and why it failed.
+        reason: String,
+    },
     /// The task ran out of batches.
     #[error("epoch {epoch}: the task promised {promised} batches and gave {given}")]
     Batches {

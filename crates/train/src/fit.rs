@@ -1,11 +1,10 @@
 //! The training loop.
 
-use std::sync::atomic::Ordering;
-
 use conditioned_nn::{Mode, Store};
 
 use crate::accumulate::accumulate;
 use crate::clip::GradientNorms;
+use crate::collective::Together;
 use crate::config::FitConfig;
 use crate::coverage;
 use crate::error::{Result, TrainError};
@@ -36,38 +35,46 @@ pub fn fit<T: Task>(
     control: &mut Control<'_>,
 ) -> Result<Outcome> {
     let plan = Plan::new(config, task.batches_per_epoch())?;
-    let mut state = State::open(store, config, run)?;
+    let together = Together(control.collective);
+    let mut state = State::open(store, config, run, together)?;
     let (start, total) = (state.step, plan.total());
     if start > total {
         let reason = format!("is at step {start} of a run of {total}: have the data changed?");
         return Err(TrainError::Checkpoint { path: run.checkpoints(), reason });
     }
-    let mut stream = Stream::new(task, plan.batches_before(start));
+    let mut stream = Stream::new(task, control.collective.size());
     let mut interrupted = false;
     if start == 0 && plan.probes(0) {
         state.probe(task)?;
     }
 
     while state.step < total && !interrupted {
-        let (done, step, epoch) = (state.step, state.step + 1, stream.epoch());
-        let rate = config.schedule.rate(plan.batches_before(done), plan.total_batches());
+        let (done, step) = (state.step, state.step + 1);
+        let (before, count) = (plan.batches_before(done), plan.batches(done));
+        let epoch = before / task.batches_per_epoch();
+        let rate = config.schedule.rate(before, plan.total_batches());
 
-        let count = plan.batches(done);
-        let (loss, grads) = accumulate(&state.parameters, count, |i| {
-            let batch = stream.next(step)?;
-            let forward = (plan.batches_before(done) + i) as u64;
-            let mode = Mode::Train { seed: config.seed, step: forward, last: i + 1 == count };
+        let share = together.share(before, count);
+        let (loss, grads) = accumulate(&state.parameters, count, &share, |number| {
+            let batch = stream.read(number, step)?;
+            let last = share.last() == Some(&number);
+            let mode = Mode::Train { seed: config.seed, step: number as u64, last };
             task.loss(&batch, mode).map_err(TrainError::task(step, "compute the loss"))
         })?;
 
+        let loss = together.sum(loss)?;
         require_finite(step, "loss", loss, None)?;
-        coverage::check(&state.parameters, &grads)?;
+        if !share.is_empty() {
+            coverage::check(&state.parameters, &grads)?;
+        }
+        let grads = together.sum_gradients(&state.parameters, grads)?;
         let norms = GradientNorms::new(&state.parameters, &grads)?;
         let grad_norm = norms.total();
         require_finite(step, "gradient norm", grad_norm, norms.first_non_finite())?;
 
         let scale = config.clip.map_or(1.0, |max| norms.clip(max));
         state.optimizer.step(&grads, rate, scale)?;
+        together.average_buffers(store, share.len(), count)?;
         if let Some(ema) = &mut state.ema {
             ema.update()?;
         }
@@ -75,9 +82,9 @@ pub fn fit<T: Task>(
 
         if step == 1 {
             let zero_gradients = norms.zeros();
-            state.recorder.append(&Event::Coverage { step, zero_gradients })?;
+            state.record(&Event::Coverage { step, zero_gradients })?;
         }
-        state.recorder.append(&Event::Step { step, epoch, loss, rate, grad_norm })?;
+        state.record(&Event::Step { step, epoch, loss, rate, grad_norm })?;
         (control.progress)(Progress { step, total, epoch, loss, rate });
 
         if plan.probes(step) {
@@ -86,7 +93,7 @@ pub fn fit<T: Task>(
         if plan.evaluates(step) {
             state.evaluate(task, epoch, step == total)?;
         }
-        interrupted = step < total && control.stop.load(Ordering::Relaxed);
+        interrupted = step < total && together.any(control.stop)?;
         if interrupted || plan.checkpoints(step) {
             state.save()?;
         }

@@ -10,7 +10,7 @@
 //! use candle_nn::VarBuilder;
 //! use conditioned_nn::{Mode, Store};
 //! use conditioned_train::{
-//!     AdamWConfig, Batches, Control, FitConfig, GroupRule, Length, Metrics, Run, Schedule, Shape,
+//!     AdamWConfig, Alone, Batches, Control, FitConfig, GroupRule, Length, Metrics, Run, Schedule, Shape,
 //!     Task, TaskError, fit,
 //! };
 //!
@@ -25,8 +25,14 @@
 //!         8
 //!     }
 //!
-//!     fn batches(&self, _: usize, first: usize) -> Result<Batches<'_, (f64, f64)>, TaskError> {
-//!         Ok(Box::new((first..8).map(|i| Ok((1.0 + i as f64, 3.0 + 3.0 * i as f64)))))
+//!     fn batches(
+//!         &self,
+//!         _: usize,
+//!         first: usize,
+//!         every: usize,
+//!     ) -> Result<Batches<'_, (f64, f64)>, TaskError> {
+//!         let point = |i| Ok((1.0 + i as f64, 3.0 + 3.0 * i as f64));
+//!         Ok(Box::new((first..8).step_by(every).map(point)))
 //!     }
 //!
 //!     fn loss(&self, &(x, y): &(f64, f64), _: Mode) -> Result<Tensor, TaskError> {
@@ -60,7 +66,7 @@
 //! let folder = tempfile::tempdir()?;
 //! let run = Run { folder: folder.path().to_path_buf(), identity: "line".to_string() };
 //! let stop = AtomicBool::new(false);
-//! let mut control = Control { stop: &stop, progress: &mut |_| {} };
+//! let mut control = Control { stop: &stop, progress: &mut |_| {}, collective: &Alone };
 //! let outcome = fit(&task, &store, &config, &run, &mut control)?;
 //! assert!((outcome.metrics["slope"] - 3.0).abs() < 0.01);
 //! # Ok(())
@@ -76,6 +82,7 @@
 //! | [`run`] | where a run lives, how it is watched, what comes out |
 //! | [`adamw`], [`groups`], [`schedule`], [`clip`], [`accumulate`](mod@accumulate) | one optimiser step |
 //! | [`muon`], [`optimizer`] | the optimiser that orthogonalises its updates, and which matrices it moves |
+//! | [`collective`] | several processes that train one model |
 //! | [`coverage`] | every parameter has a gradient |
 //! | [`ema`] | the moving average of the parameters |
 //! | [`record`] | `metrics.jsonl` |
@@ -86,6 +93,7 @@ pub mod accumulate;
 pub mod adamw;
 pub mod checkpoint;
 pub mod clip;
+pub mod collective;
 pub mod config;
 pub mod coverage;
 pub mod ema;
@@ -93,6 +101,8 @@ pub mod error;
 mod finite;
 pub mod fit;
 pub mod groups;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod muon;
 pub mod optimizer;
 pub mod plan;
@@ -109,11 +119,14 @@ pub use accumulate::accumulate;
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::Checkpoints;
 pub use clip::GradientNorms;
+pub use collective::{Alone, Collective};
 pub use config::{FitConfig, Length};
 pub use ema::Ema;
 pub use error::{Result, TrainError};
 pub use fit::fit;
 pub use groups::{Group, GroupRule};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use muon::{Muon, MuonConfig, Packed, UpdateScale};
 pub use optimizer::{MuonRule, Optimizer};
 pub use plan::Plan;

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
 
+use crate::collective::Collective;
 use crate::config::FitConfig;
 use crate::error::{Result, TrainError};
 use crate::task::Metrics;
@@ -45,12 +46,14 @@ impl Run {
     }
 }
 
-/// How the outside watches a run and stops it.
+/// How the outside watches a run and stops it, and who trains it with this process.
 pub struct Control<'a> {
     /// Once set, the step in progress is finished, a checkpoint written, and the run left.
     pub stop: &'a AtomicBool,
     /// Called after every step.
     pub progress: &'a mut dyn FnMut(Progress),
+    /// The processes that train the model together; [`Alone`](crate::Alone) if this is the only one.
+    pub collective: &'a dyn Collective,
 }
 
 /// Where a run stands after a step.

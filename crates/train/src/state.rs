@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 use conditioned_nn::Store;
 
 use crate::checkpoint::Checkpoints;
+use crate::collective::Together;
 use crate::config::FitConfig;
 use crate::ema::Ema;
 use crate::error::{Result, TrainError};
@@ -21,21 +22,41 @@ const MODEL: &str = "model";
 const OPTIMIZER: &str = "optimizer";
 const AVERAGE: &str = "ema";
 
-pub(crate) struct State {
+pub(crate) struct State<'a> {
     store: Store,
     pub(crate) parameters: Vec<(String, Var)>,
     pub(crate) optimizer: Optimizer,
     pub(crate) ema: Option<Ema>,
-    pub(crate) recorder: Recorder,
+    together: Together<'a>,
+    /// Of the first process.
+    recorder: Option<Recorder>,
     checkpoints: Checkpoints,
     pub(crate) step: usize,
     pub(crate) metrics: Metrics,
     pub(crate) set_aside: Vec<PathBuf>,
 }
 
-impl State {
+impl<'a> State<'a> {
     /// The state of a new run, or of the newest whole checkpoint in its folder.
-    pub(crate) fn open(store: &Store, config: &FitConfig, run: &Run) -> Result<Self> {
+    pub(crate) fn open(
+        store: &Store,
+        config: &FitConfig,
+        run: &Run,
+        together: Together<'a>,
+    ) -> Result<Self> {
+        // The first process cleans the folder up before the others read it.
+        if !together.leads() {
+            together.0.wait()?;
+        }
+        let state = Self::read(store, config, run, together)?;
+        if together.leads() {
+            together.0.wait()?;
+        }
+        together.require_same(state.step, &state.parameters)?;
+        Ok(state)
+    }
+
+    fn read(store: &Store, config: &FitConfig, run: &Run, together: Together<'a>) -> Result<Self> {
         let parameters = store.parameters();
         if parameters.is_empty() {
             let reason = "has no parameters: build the model over it before training".to_string();
@@ -52,9 +73,13 @@ impl State {
             set_aside = std::mem::take(&mut snapshot.set_aside);
             restore(snapshot, store, &mut optimizer, ema.as_mut())?;
         }
-        let recorder = Recorder::open(&run.metrics(), step)?;
+        let recorder = match together.leads() {
+            true => Some(Recorder::open(&run.metrics(), step)?),
+            false => None,
+        };
         let store = store.clone();
         Ok(Self {
+            together,
             store,
             parameters,
             optimizer,
@@ -67,20 +92,32 @@ impl State {
         })
     }
 
+    /// Appends to the record, which the first process keeps.
+    pub(crate) fn record(&mut self, event: &Event) -> Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.append(event))
+    }
+
     /// Evaluates the averaged weights if there are any, else the weights, and records the result.
     pub(crate) fn evaluate<T: Task>(&mut self, task: &T, epoch: usize, last: bool) -> Result<()> {
+        self.together.require_same(self.step, &self.parameters)?;
+        if !self.together.leads() {
+            return Ok(());
+        }
         let metrics = task.evaluate(self.evaluated()?, last);
         self.metrics = metrics.map_err(TrainError::task(self.step, "evaluate"))?;
         let (step, metrics) = (self.step, self.metrics.clone());
-        self.recorder.append(&Event::Evaluation { step, epoch, metrics })
+        self.record(&Event::Evaluation { step, epoch, metrics })
     }
 
     /// Probes what would be evaluated, and records the result.
     pub(crate) fn probe<T: Task>(&mut self, task: &T) -> Result<()> {
+        if !self.together.leads() {
+            return Ok(());
+        }
         let step = self.step;
         let found = task.probe(self.evaluated()?).map_err(TrainError::task(step, "probe"))?;
         let Findings { metrics, spectra } = found;
-        self.recorder.append(&Event::Probe { step, metrics, spectra })
+        self.record(&Event::Probe { step, metrics, spectra })
     }
 
     /// The averaged weights if there are any, else the weights.
@@ -93,7 +130,8 @@ impl State {
 
     /// Writes a checkpoint; the record reaches the disk first, since resuming counts on it.
     pub(crate) fn save(&self) -> Result<()> {
-        self.recorder.sync()?;
+        let Some(recorder) = &self.recorder else { return Ok(()) };
+        recorder.sync()?;
         let model = self.store.tensors().into_iter();
         let mut tensors: Vec<_> =
             model.map(|(name, var)| (MODEL, name, var.as_detached_tensor())).collect();

@@ -36,12 +36,17 @@ pub trait Task {
     /// however long the run is.
     fn batches_per_epoch(&self) -> usize;
 
-    /// The batches of `epoch` (from 0) from number `first` on, in an order fixed by the task's own
-    /// (seed, epoch).
+    /// The batches `first`, `first + every`, ... of `epoch` (from 0), in an order fixed by the task's own
+    /// (seed, epoch); `every` is 1 unless several processes train together, and then their number.
     ///
     /// # Errors
     /// When the data cannot be read.
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError>;
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError>;
 
     /// The mean training loss of one batch: a scalar, attached to the graph.
     ///

@@ -28,9 +28,14 @@ impl Task for Changed<'_> {
         self.promised
     }
 
-    fn batches(&self, _: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
+    fn batches(
+        &self,
+        _: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError> {
         // Always the first epoch's first two batches.
-        Ok(Box::new(self.toy.batches(0, 0)?.take(2).skip(first)))
+        Ok(Box::new(self.toy.batches(0, 0, 1)?.take(2).skip(first).step_by(every)))
     }
 
     fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
@@ -111,8 +116,13 @@ impl Task for Noted<'_> {
         self.toy.batches_per_epoch()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
-        self.toy.batches(epoch, first)
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError> {
+        self.toy.batches(epoch, first, every)
     }
 
     fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {

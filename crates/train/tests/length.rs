@@ -35,12 +35,17 @@ impl Task for Noting<'_> {
         self.made_up.unwrap_or(self.toy.batches_per_epoch())
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
-        let Some(size) = self.made_up else { return self.toy.batches(epoch, first) };
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError> {
+        let Some(size) = self.made_up else { return self.toy.batches(epoch, first, every) };
         let data = self.toy.batches_per_epoch();
-        Ok(Box::new((first..size).map(move |i| {
+        Ok(Box::new((first..size).step_by(every).map(move |i| {
             let number = epoch * size + i;
-            let mut batches = self.toy.batches(number / data, number % data)?;
+            let mut batches = self.toy.batches(number / data, number % data, 1)?;
             batches.next().ok_or("no batch")?
         })))
     }

@@ -5,6 +5,7 @@
 
 mod adamw;
 mod checkpoint;
+mod collective;
 mod corruption;
 #[path = "../../data/tests/support/corruption.rs"]
 mod damage;

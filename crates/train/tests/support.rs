@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Mode, Store};
 use conditioned_train::{
-    AdamWConfig, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome,
+    AdamWConfig, Alone, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome,
     Result, Run, Schedule, Shape, Task, TaskError, fit,
 };
 
@@ -128,14 +128,19 @@ impl Task for Toy {
         SAMPLES / BATCH
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Self::Batch>, TaskError> {
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError> {
         let batch = move |number: usize| {
             let order = (0..BATCH).map(|i| ((number * BATCH + i) * 7 + epoch * 3) % SAMPLES);
             let rows: Vec<u32> = order.map(|row| row as u32).collect();
             let rows = Tensor::new(rows, &Device::Cpu)?;
             Ok((self.x.index_select(&rows, 0)?, self.y.index_select(&rows, 0)?))
         };
-        Ok(Box::new((first..self.batches_per_epoch()).map(batch)))
+        Ok(Box::new((first..self.batches_per_epoch()).step_by(every).map(batch)))
     }
 
     fn loss(&self, (x, y): &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
@@ -236,6 +241,6 @@ pub(crate) fn train<T: Task>(
     let mut progress = |progress: conditioned_train::Progress| {
         stop.store(Some(progress.step) == stop_at, Ordering::Relaxed);
     };
-    let mut control = Control { stop: &stop, progress: &mut progress };
+    let mut control = Control { stop: &stop, progress: &mut progress, collective: &Alone };
     fit(task, store, config, &run(folder), &mut control)
 }

@@ -73,6 +73,13 @@ pub struct LanguageRecipe {
     pub shared: Shared,
 }
 
+impl LanguageRecipe {
+    /// Micro-batches of a run.
+    fn micro_batches(&self) -> usize {
+        self.steps * self.training.accumulate
+    }
+}
+
 impl Recipe for LanguageRecipe {
     fn shared(&self) -> &Shared {
         &self.shared
@@ -179,7 +186,7 @@ impl LanguageRecipe {
                 None => request.recipe.network(1, 0.0),
             };
             let plain = Setting::published(0.0);
-            let conditioning = request.conditioning(arm, &plain, request.recipe.steps)?;
+            let conditioning = request.conditioning(arm, &plain, request.recipe.micro_batches())?;
             let leak = allow_future_leak;
             let network = Gpt2Config { conditioning, allow_future_leak: leak, ..network };
             network.validate().with_context(|| format!("arm {arm} (--allow-future-leak)"))?;
@@ -283,7 +290,8 @@ impl LanguageRecipe {
         allow_future_leak: bool,
     ) -> Result<Job> {
         let (recipe, LanguageData { text, ngram_loss, init }) = (request.recipe, data);
-        let conditioning = request.conditioning(stage.cell.arm, &stage.setting, recipe.steps)?;
+        let conditioning =
+            request.conditioning(stage.cell.arm, &stage.setting, recipe.micro_batches())?;
         let drawn = recipe.network(text.vocabulary, embedding_std(stage.setting));
         let given = init.as_ref().map_or(drawn, |(_, network)| network.clone());
         let task = LanguageConfig {
@@ -297,7 +305,7 @@ impl LanguageRecipe {
             prefix_lengths: recipe.prefix_lengths.clone(),
             prompt: recipe.prompt.clone(),
         };
-        let length = Length::MicroBatches(recipe.steps);
+        let length = Length::MicroBatches(recipe.micro_batches());
         Ok(Job {
             network: Network::Gpt2(Gpt2Config {
                 dropout: recipe.dropout,
@@ -307,7 +315,7 @@ impl LanguageRecipe {
             }),
             init: init.as_ref().map(|(checkpoint, _)| Init::HuggingFace(checkpoint.clone())),
             task: TaskConfig::Language(task),
-            fit: recipe.training.fit(stage, length, recipe.steps / recipe.evaluations),
+            fit: recipe.training.fit(stage, length, recipe.micro_batches() / recipe.evaluations),
         })
     }
 

@@ -206,6 +206,8 @@ pub(crate) fn unprepared(error: conditioned_data::Error) -> anyhow::Error {
 /// How a network is optimised; part of a recipe by `#[serde(flatten)]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
+    /// Micro-batches of an optimiser step: `batch_size` is the size of one. Several processes share them.
+    pub accumulate: usize,
     /// Part of all steps that warms up.
     pub warmup: f64,
     /// Last learning rate over the peak.
@@ -226,7 +228,16 @@ impl Default for Training {
     /// A tenth of warm-up, a cosine to zero, and AdamW as PyTorch has it.
     fn default() -> Self {
         let AdamWConfig { beta2, eps, .. } = AdamWConfig::default();
-        Self { warmup: 0.1, floor: 0.0, weight_decay: 0.05, beta2, eps, clip: None, ema: None }
+        Self {
+            accumulate: 1,
+            warmup: 0.1,
+            floor: 0.0,
+            weight_decay: 0.05,
+            beta2,
+            eps,
+            clip: None,
+            ema: None,
+        }
     }
 }
 
@@ -234,11 +245,11 @@ impl Training {
     /// The training run of a stage, with a cosine schedule, evaluated after every `every` epochs or
     /// micro-batches.
     pub fn fit(&self, stage: &Stage<'_>, length: Length, every: usize) -> FitConfig {
-        let Self { warmup, floor, weight_decay, beta2, eps, clip, ema } = *self;
+        let Self { accumulate, warmup, floor, weight_decay, beta2, eps, clip, ema } = *self;
         let shape = Shape::Cosine { warmup, floor };
         FitConfig {
             length,
-            accumulate: 1,
+            accumulate,
             ramp: 0.0,
             schedule: Schedule { peak: stage.setting.learning_rate, shape },
             adamw: AdamWConfig { beta2, eps, ..AdamWConfig::default() },

@@ -51,10 +51,12 @@ pub struct SequenceRecipe {
     /// Whether pixels of value 0 are left out of the sequences, the places of the others kept: upstream's
     /// loader takes them for padding.
     pub leave_out_black: bool,
-    /// Sequences per step.
+    /// Sequences of a micro-batch.
     pub batch_size: usize,
     /// Steps, a multiple of `evaluations`.
     pub steps: usize,
+    /// Micro-batches of an optimiser step: `batch_size` is the size of one. Several processes share them.
+    pub accumulate: usize,
     /// Evaluations of the tuning set on the way.
     pub evaluations: usize,
     /// Part of all steps over which the learning rate rises; then it falls to zero on a line.
@@ -112,6 +114,7 @@ impl SequenceRecipe {
             leave_out_black: false,
             batch_size: 32,
             steps: 1000,
+            accumulate: 1,
             evaluations: 10,
             warmup: 0.1,
             weight_decay: 0.0,
@@ -143,6 +146,7 @@ impl SequenceRecipe {
         stage: &Stage<'_>,
     ) -> Result<Job> {
         let recipe = request.recipe;
+        let micro_batches = recipe.steps * recipe.accumulate;
         ensure!(
             pixels || !recipe.leave_out_black,
             "--set leave_out_black=true: {} has no pixels; name the rows with --models",
@@ -158,9 +162,9 @@ impl SequenceRecipe {
             attention: recipe.attention(),
             dropout: recipe.dropout,
             table_std: embedding_std(stage.setting),
-            conditioning: request.conditioning(stage.cell.arm, &stage.setting, recipe.steps)?,
+            conditioning: request.conditioning(stage.cell.arm, &stage.setting, micro_batches)?,
         };
-        let every = recipe.steps / recipe.evaluations;
+        let every = micro_batches / recipe.evaluations;
         Ok(Job {
             network: Network::Nystromformer(network),
             init: None,
@@ -170,8 +174,8 @@ impl SequenceRecipe {
                 leave_out: recipe.leave_out_black.then_some(BLACK),
             }),
             fit: FitConfig {
-                length: Length::MicroBatches(recipe.steps),
-                accumulate: 1,
+                length: Length::MicroBatches(micro_batches),
+                accumulate: recipe.accumulate,
                 ramp: 0.0,
                 schedule: Schedule {
                     peak: stage.setting.learning_rate,

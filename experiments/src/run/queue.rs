@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +23,47 @@ use crate::run::worker::{INTERRUPTED, Progress};
 /// What an interrupted command says.
 pub const RESUME: &str = "interrupted; the same command goes on where it stopped";
 
-/// Trains those of `runs` that are not complete, `side_by_side` at a time, each by `train FOLDER` of this
-/// binary.
+/// How runs are trained.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    /// Runs side by side.
+    pub side_by_side: usize,
+    /// What starts the processes of a run; `None` for one process, which this one starts.
+    launcher: Option<Launcher>,
+}
+
+impl Workers {
+    /// As many runs side by side as there are cores unless told otherwise; of launched ones one.
+    pub fn new(side_by_side: Option<usize>, launcher: Option<Launcher>) -> Self {
+        let default = || match launcher {
+            Some(_) => 1,
+            None => std::thread::available_parallelism().map_or(1, Into::into),
+        };
+        Self { side_by_side: side_by_side.unwrap_or_else(default).max(1), launcher }
+    }
+}
+
+/// The command of MPI that starts the processes of a run, such as `mpirun -n 4` or `srun -n 8`.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl FromStr for Launcher {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !cfg!(feature = "mpi") {
+            return Err("this binary was built without MPI; add --features mpi".to_string());
+        }
+        let mut words = text.split_whitespace().map(str::to_string);
+        let program = words.next().ok_or("expected a command, such as mpirun -n 4")?;
+        Ok(Self { program, arguments: words.collect() })
+    }
+}
+
+/// Trains those of `runs` that are not complete, several at a time, each by `train FOLDER` of this binary.
 ///
 /// On a terminal every run has a bar; in a pipe or a file there is one line a finished run. After the first
 /// failure no run is begun.
@@ -31,7 +71,7 @@ pub const RESUME: &str = "interrupted; the same command goes on where it stopped
 /// # Errors
 /// When a folder holds another run, before anything is written; the first failure, with what the worker
 /// said; or that the command was interrupted.
-pub fn train(runs: &[RunConfig], out: &Path, side_by_side: usize, stop: &AtomicBool) -> Result<()> {
+pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBool) -> Result<()> {
     std::fs::create_dir_all(out)
         .with_context(|| format!("--out {}: cannot be created", out.display()))?;
     let folder = |run: &RunConfig| Folder::new(run.folder(out));
@@ -53,14 +93,15 @@ pub fn train(runs: &[RunConfig], out: &Path, side_by_side: usize, stop: &AtomicB
     let failure = Mutex::new(None);
     let parent = Span::current();
     std::thread::scope(|scope| {
-        for _ in 0..side_by_side.max(1) {
+        for _ in 0..workers.side_by_side {
             scope.spawn(|| {
                 let _in_table = parent.enter();
                 while !stop.load(Ordering::Relaxed) && lock(&failure).is_none() {
                     let Some(run) = lock(&queue).pop_front() else { break };
                     let (name, folder) = (run.name(), run.folder(out));
                     let cell = info_span!("cell", cell = name);
-                    let trained = cell.in_scope(|| train_one(&name, &folder, &board, stop));
+                    let trained =
+                        cell.in_scope(|| train_one(&name, &folder, &board, workers, stop));
                     if let Err(error) = trained {
                         lock(&failure).get_or_insert(error.context(name));
                     }
@@ -90,20 +131,50 @@ pub fn worker(command: &str, folder: &Path) -> Vec<OsString> {
 /// # Errors
 /// When the binary cannot be found.
 pub fn this_binary(arguments: &[OsString]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this binary is gone")?);
-    command.args(arguments).env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
-    Ok(command)
+    let mut command = Command::new(own_path()?);
+    command.args(arguments);
+    Ok(with_one_thread(command))
 }
 
-fn train_one(name: &str, folder: &Path, board: &Board, stop: &AtomicBool) -> Result<()> {
+fn own_path() -> Result<PathBuf> {
+    std::env::current_exe().context("this binary is gone")
+}
+
+fn with_one_thread(mut command: Command) -> Command {
+    command.env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
+    command
+}
+
+/// The command that trains the run of a folder.
+fn trainer(folder: &Path, launcher: Option<&Launcher>) -> Result<Command> {
+    let Some(launcher) = launcher else { return this_binary(&worker("train", folder)) };
+    let mut command = Command::new(&launcher.program);
+    command.args(&launcher.arguments).arg(own_path()?).args(worker("train-together", folder));
+    // Ctrl-C on a terminal would reach the launcher too, which kills its processes before they have saved.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    Ok(with_one_thread(command))
+}
+
+fn train_one(
+    name: &str,
+    folder: &Path,
+    board: &Board,
+    workers: &Workers,
+    stop: &AtomicBool,
+) -> Result<()> {
     let bar = board.begin(name);
     let began = Instant::now();
-    let mut child = this_binary(&worker("train", folder))?
+    let launcher = workers.launcher.as_ref();
+    let mut child = trainer(folder, launcher)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot start a worker")?;
+        .with_context(|| match launcher {
+            Some(launcher) => format!("--launch: cannot start `{}`", launcher.program),
+            None => "cannot start a worker".to_string(),
+        })?;
     // The worker stops when this end of its standard input closes, also when we are killed.
     let mut stdin = child.stdin.take();
     let stdout = child.stdout.take().ok_or_else(|| anyhow!("no output"))?;
@@ -136,8 +207,17 @@ fn train_one(name: &str, folder: &Path, board: &Board, stop: &AtomicBool) -> Res
         }
         Some(code) if code == i32::from(INTERRUPTED) && stop.load(Ordering::Relaxed) => Ok(()),
         _ if messages.trim().is_empty() => bail!("the worker ended with {status}"),
-        _ => bail!("{}", messages.trim().trim_start_matches("error: ")),
+        _ => bail!("{}", own_error(&messages).trim().trim_start_matches("error: ")),
     }
+}
+
+/// What a worker ended with. Of several processes the first that says so; a launcher adds how it ended the
+/// others, which stands alone where one was killed.
+fn own_error(messages: &str) -> &str {
+    messages.find("error: ").map_or(messages, |at| match messages[at..].split_once("\nerror: ") {
+        Some((first, _)) => first,
+        None => &messages[at..],
+    })
 }
 
 /// The progress of all runs.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use conditioned_nn::store::write_atomic;
-use conditioned_train::{Control, Run};
+use conditioned_train::{Alone, Control, Run};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -185,7 +185,11 @@ pub fn time(folder: &Folder) -> Result<ExitCode> {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    job::train(&config, &run, &mut Control { stop: &stop, progress: &mut progress })?;
+    job::train(
+        &config,
+        &run,
+        &mut Control { stop: &stop, progress: &mut progress, collective: &Alone },
+    )?;
     // The few steps that follow an evaluation carry its time; a median does not see them.
     let times = &times[WARM.min(times.len() / 2)..];
     let measured = Measured {

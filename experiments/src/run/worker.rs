@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use conditioned_train::{Control, Metrics, Run, Status, TaskError, TrainError};
+use conditioned_train::{Alone, Collective, Control, Metrics, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
 
-use crate::cell::Summary;
+use crate::cell::{RunConfig, Summary};
 use crate::job::{self, WEIGHTS};
 use crate::run::folder::Folder;
 
@@ -59,19 +59,61 @@ impl Reporter {
 /// # Errors
 /// When anything fails; the last checkpoint stands.
 pub fn train(folder: &Folder) -> Result<ExitCode> {
-    let _lock = folder.lock()?;
+    train_with(folder, &Alone)
+}
+
+/// The same with the processes that a launcher started beside this one.
+///
+/// # Errors
+/// Those of [`train`]; when this binary was built without MPI.
+pub fn train_together(folder: &Folder) -> Result<ExitCode> {
+    #[cfg(feature = "mpi")]
+    {
+        let processes = conditioned_train::Mpi::join()?;
+        let done = train_with(folder, &processes);
+        if done.is_err() {
+            // To leave MPI is to wait for the others, which may wait for us: the launcher ends them.
+            std::mem::forget(processes);
+        }
+        done
+    }
+    #[cfg(not(feature = "mpi"))]
+    Err(anyhow!(
+        "{}: this binary was built without MPI; add --features mpi",
+        folder.path().display()
+    ))
+}
+
+fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> {
     let config = folder.config()?;
-    folder.enter()?;
     let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
+    let code = match collective.rank() {
+        0 => lead(folder, &config, &run, collective)?,
+        _ => follow(&config, &run, collective)?,
+    };
+    // A launcher may take the end of one process for the end of all, so none leaves while the first writes.
+    collective.wait()?;
+    Ok(code)
+}
+
+/// Trains as the first process, which alone writes and hears of a stop.
+fn lead(
+    folder: &Folder,
+    config: &RunConfig,
+    run: &Run,
+    collective: &dyn Collective,
+) -> Result<ExitCode> {
+    let _lock = folder.lock()?;
+    folder.enter()?;
     let mut reporter = Reporter::default();
     let mut progress = |p: conditioned_train::Progress| {
         tracing::debug!(step = p.step, loss = p.loss, learning_rate = p.rate, "step");
         reporter.report(Progress { step: p.step, total: p.total, loss: p.loss });
     };
     let stop = stop_flag()?;
-    let mut control = Control { stop: &stop, progress: &mut progress };
-    tracing::info!("training begins");
-    let trained = job::train(&config, &run, &mut control);
+    let mut control = Control { stop: &stop, progress: &mut progress, collective };
+    tracing::info!(processes = collective.size(), "training begins");
+    let trained = job::train(config, run, &mut control);
     folder.leave()?;
     let (outcome, store, extras) = match trained {
         Err(error) if config.cell.is_search() && is_divergence(&error) => {
@@ -103,6 +145,16 @@ pub fn train(folder: &Folder) -> Result<ExitCode> {
     remove(&run.checkpoints())?;
     tracing::info!(steps = outcome.step, "finished");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Trains as one of the other processes.
+fn follow(config: &RunConfig, run: &Run, collective: &dyn Collective) -> Result<ExitCode> {
+    let stop = interrupted_flag()?;
+    let mut control = Control { stop: &stop, progress: &mut |_| {}, collective };
+    match job::train(config, run, &mut control) {
+        Err(error) if !(config.cell.is_search() && is_divergence(&error)) => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Removes a folder that may be gone already.

@@ -229,8 +229,9 @@ impl Task for ObjectDetection {
         &self,
         epoch: usize,
         first: usize,
+        every: usize,
     ) -> Result<Batches<'_, DetectionBatch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
     }
 
     fn loss(&self, batch: &DetectionBatch, mode: Mode) -> Result<Tensor, TaskError> {

@@ -140,8 +140,13 @@ impl Task for ImageClassification {
         self.train.batches()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, Batch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Batch>, TaskError> {
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
     }
 
     fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor, TaskError> {

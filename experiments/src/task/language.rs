@@ -173,8 +173,13 @@ impl Task for LanguageModel {
         self.train.batches()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, WindowBatch>, TaskError> {
-        let indices = first..self.train.batches();
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, WindowBatch>, TaskError> {
+        let indices = (first..self.train.batches()).step_by(every);
         Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &self.device)?))))
     }
 

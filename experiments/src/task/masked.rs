@@ -126,8 +126,13 @@ impl Task for MaskedLanguageModel {
         self.train.windows().batches()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, MaskedBatch>, TaskError> {
-        let indices = first..self.train.windows().batches();
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, MaskedBatch>, TaskError> {
+        let indices = (first..self.train.windows().batches()).step_by(every);
         Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &self.device)?))))
     }
 

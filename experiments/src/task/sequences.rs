@@ -167,8 +167,13 @@ impl Task for SequenceClassification {
         self.train.batches()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, SequenceBatch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, SequenceBatch>, TaskError> {
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
     }
 
     fn loss(&self, batch: &SequenceBatch, mode: Mode) -> Result<Tensor, TaskError> {

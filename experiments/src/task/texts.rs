@@ -201,8 +201,13 @@ impl Task for TextClassification {
         self.train.batches()
     }
 
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_, TextBatch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first).map(|batch| Ok(batch?))))
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, TextBatch>, TaskError> {
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
     }
 
     fn loss(&self, batch: &TextBatch, mode: Mode) -> Result<Tensor, TaskError> {

@@ -23,8 +23,8 @@ fn all() -> Augment {
 /// Labels, pixels and targets of each batch.
 type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>)>;
 
-fn contents(images: &Images, config: LoaderConfig, epoch: usize, first: usize) -> Contents {
-    let batches = loader(images, config).epoch_from(epoch, first).map(Result::unwrap);
+fn contents(images: &Images, config: LoaderConfig, [epoch, first, every]: [usize; 3]) -> Contents {
+    let batches = loader(images, config).epoch_from(epoch, first, every).map(Result::unwrap);
     batches
         .map(|batch| {
             let (pixels, targets) = values(&batch);
@@ -55,7 +55,7 @@ fn pixel_c_h_w_lands_at_c_h_w() {
 #[test]
 fn evaluation_keeps_order_and_the_last_batch() {
     let images = numbered(7, [1, 2, 2]);
-    let batches = contents(&images, LoaderConfig::evaluation(3), 5, 0);
+    let batches = contents(&images, LoaderConfig::evaluation(3), [5, 0, 1]);
     let labels: Vec<_> = batches.iter().map(|(labels, ..)| labels.clone()).collect();
     assert_eq!(labels, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
     assert_eq!(batches[2].2, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
@@ -66,7 +66,7 @@ fn evaluation_keeps_order_and_the_last_batch() {
 fn drop_last_leaves_out_only_an_incomplete_batch() {
     let batches = |n| {
         let config = LoaderConfig { drop_last: true, ..LoaderConfig::training(3, 0) };
-        contents(&numbered(n, [1, 1, 2]), config, 0, 0).len()
+        contents(&numbered(n, [1, 1, 2]), config, [0, 0, 1]).len()
     };
     assert_eq!([batches(3), batches(5), batches(6), batches(7)], [1, 1, 2, 2]);
 }
@@ -75,7 +75,7 @@ fn drop_last_leaves_out_only_an_incomplete_batch() {
 fn epochs_seeds_and_their_order_differ() {
     let images = numbered(40, [1, 2, 3]);
     let order = |seed, epoch| {
-        let batches = contents(&images, LoaderConfig::training(7, seed), epoch, 0);
+        let batches = contents(&images, LoaderConfig::training(7, seed), [epoch, 0, 1]);
         batches.into_iter().flat_map(|(labels, ..)| labels).collect::<Vec<_>>()
     };
     assert_eq!(order(1, 0), order(1, 0));
@@ -111,7 +111,7 @@ proptest! {
         seed: u64, epoch in 0usize..5, shuffle: bool,
     ) {
         let config = LoaderConfig { workers, shuffle, augment: all(), ..LoaderConfig::training(batch_size, seed) };
-        let batches = contents(&numbered(n, [1, 2, 3]), config, epoch, 0);
+        let batches = contents(&numbered(n, [1, 2, 3]), config, [epoch, 0, 1]);
         prop_assert_eq!(batches.len(), n.div_ceil(batch_size));
         let full = batches.len().saturating_sub(1);
         prop_assert!(batches[..full].iter().all(|(labels, ..)| labels.len() == batch_size));
@@ -125,7 +125,7 @@ proptest! {
         let images = numbered(n, [2, 2, 3]);
         let run = |workers| {
             let config = LoaderConfig { workers, augment: all(), ..LoaderConfig::training(batch_size, seed) };
-            contents(&images, config, epoch, 0)
+            contents(&images, config, [epoch, 0, 1])
         };
         let inline = run(0);
         prop_assert_eq!(&run(1), &inline);
@@ -133,14 +133,15 @@ proptest! {
     }
 
     #[test]
-    fn resuming_at_a_batch_gives_the_tail(
-        n in 1usize..60, batch_size in 1usize..20, first in 0usize..8, workers in 0usize..4, seed: u64,
+    fn a_part_of_an_epoch_has_its_batches(
+        n in 1usize..60, batch_size in 1usize..20, first in 0usize..8, every in 1usize..5, workers in 0usize..4,
+        seed: u64,
     ) {
         let images = numbered(n, [1, 2, 3]);
         let config = LoaderConfig { workers, augment: all(), ..LoaderConfig::training(batch_size, seed) };
-        let whole = contents(&images, config.clone(), 3, 0);
-        let tail = contents(&images, config, 3, first);
-        prop_assert_eq!(&tail[..], &whole[first.min(whole.len())..]);
+        let whole = contents(&images, config.clone(), [3, 0, 1]);
+        let found = contents(&images, config, [3, first, every]);
+        prop_assert_eq!(found, whole.into_iter().skip(first).step_by(every).collect::<Vec<_>>());
     }
 
     #[test]
@@ -151,7 +152,7 @@ proptest! {
         let by_label = |batch_size, shuffle| {
             let augment = Augment { mixup: 0.0, cutmix: 0.0, ..all() };
             let config = LoaderConfig { augment, shuffle, ..LoaderConfig::training(batch_size, seed) };
-            let batches = contents(&images, config, 2, 0).into_iter();
+            let batches = contents(&images, config, [2, 0, 1]).into_iter();
             let mut items: Vec<(u32, Vec<f32>)> = batches.flat_map(|(labels, pixels, _)| {
                 labels.into_iter().zip(pixels.chunks_exact(12).map(<[f32]>::to_vec).collect::<Vec<_>>())
             }).collect();

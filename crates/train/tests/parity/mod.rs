@@ -61,8 +61,13 @@ impl Task for Mlp {
         self.x.dims()[0]
     }
 
-    fn batches(&self, _: usize, first: usize) -> Result<Batches<'_, usize>, TaskError> {
-        Ok(Box::new((first..self.batches_per_epoch()).map(Ok)))
+    fn batches(
+        &self,
+        _: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, usize>, TaskError> {
+        Ok(Box::new((first..self.batches_per_epoch()).step_by(every).map(Ok)))
     }
 
     fn loss(&self, &batch: &usize, _: Mode) -> Result<Tensor, TaskError> {

@@ -53,8 +53,8 @@ fn loader(images: impl Examples + 'static, config: DetectionLoaderConfig) -> Det
     DetectionLoader::new(Arc::new(images), config, &plain(3), &Device::Cpu).unwrap()
 }
 
-fn batches(loader: &DetectionLoader, epoch: usize, first: usize) -> Vec<DetectionBatch> {
-    loader.epoch_from(epoch, first).map(Result::unwrap).collect()
+fn batches(loader: &DetectionLoader, [epoch, first, every]: [usize; 3]) -> Vec<DetectionBatch> {
+    loader.epoch_from(epoch, first, every).map(Result::unwrap).collect()
 }
 
 fn values(batch: &DetectionBatch) -> Vec<f32> {
@@ -73,7 +73,7 @@ fn all() -> DetectionAugment {
 fn images_lie_in_the_corner_and_zeros_around_them() {
     let sizes = vec![[5, 9], [1, 1], [12, 3], [8, 4000], [7, 7]];
     let config = DetectionLoaderConfig { divisor: 8, ..DetectionLoaderConfig::evaluation(3) };
-    let found = batches(&loader(Sizes::new(sizes.clone()), config), 0, 0);
+    let found = batches(&loader(Sizes::new(sizes.clone()), config), [0, 0, 1]);
     assert_eq!(found.len(), 2);
     assert_eq!([found[0].images.dims(), found[1].images.dims()], [[3, 3, 16, 16], [2, 3, 8, 4000]]);
     for (b, batch) in found.iter().enumerate() {
@@ -111,7 +111,7 @@ fn evaluation_of_coco_says_how_to_go_back() {
     // mmcv's `rescale_size` of these by (1333, 800).
     let sizes = vec![[480, 640], [8, 4000], [1, 1], [427, 640]];
     let wanted = [[800, 1067], [3, 1333], [800, 800], [800, 1199]];
-    let found = batches(&loader(Sizes::new(sizes.clone()), config), 0, 0);
+    let found = batches(&loader(Sizes::new(sizes.clone()), config), [0, 0, 1]);
     for ((batch, wanted), [height, width]) in found.iter().zip(wanted).zip(sizes) {
         let target = &batch.targets[0];
         assert_eq!((target.size, target.original_size), (wanted, [height, width]));
@@ -192,23 +192,26 @@ proptest! {
 
     #[test]
     fn threads_and_resuming_do_not_change_a_bit(
-        n in 1usize..30, batch_size in 1usize..8, first in 0usize..5, seed: u64, epoch in 0usize..4,
+        n in 1usize..30, batch_size in 1usize..8, first in 0usize..5, every in 1usize..4, seed: u64,
+        epoch in 0usize..4,
     ) {
-        let run = |workers, first| {
+        let run = |workers, first, every| {
             let training = DetectionLoaderConfig::training(batch_size, seed);
             let config = DetectionLoaderConfig { workers, augment: all(), ..training };
             let images = Shapes::default().images(1, 0..n).unwrap();
-            let found = batches(&loader(images, config), epoch, first);
+            let found = batches(&loader(images, config), [epoch, first, every]);
             found.iter().map(|batch| (values(batch), batch.targets.clone())).collect::<Vec<_>>()
         };
-        let whole = run(0, 0);
+        let whole = run(0, 0, 1);
         prop_assert_eq!(whole.len(), n.div_ceil(batch_size));
         let mut ids: Vec<u64> = whole.iter().flat_map(|batch| batch.1.iter().map(|t| t.id)).collect();
         ids.sort_unstable();
         prop_assert_eq!(ids, (0..n as u64).collect::<Vec<_>>());
-        prop_assert_eq!(&run(1, 0), &whole);
-        prop_assert_eq!(&run(3, 0), &whole);
-        prop_assert_eq!(&run(2, first)[..], &whole[first.min(whole.len())..]);
+        prop_assert_eq!(&run(1, 0, 1), &whole);
+        prop_assert_eq!(&run(3, 0, 1), &whole);
+        prop_assert_eq!(
+            run(2, first, every), whole.into_iter().skip(first).step_by(every).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -217,7 +220,7 @@ proptest! {
     ) {
         let augment = if small { DetectionAugment::default() } else { all() };
         let config = DetectionLoaderConfig { augment, ..DetectionLoaderConfig::training(4, seed) };
-        for batch in batches(&loader(Sizes::new(sizes), config), 1, 0) {
+        for batch in batches(&loader(Sizes::new(sizes), config), [1, 0, 1]) {
             let dims = batch.images.dims();
             for target in &batch.targets {
                 let [height, width] = target.size;
@@ -240,7 +243,7 @@ fn images_in_memory_give_the_same_batches() {
     assert!(set.example(10).unwrap_err().to_string().contains("index 10 is past the end of 10"));
     let config = DetectionLoaderConfig::training(4, 2);
     let [a, b] = [loader(shapes, config.clone()), loader(set, config)];
-    for (a, b) in batches(&a, 1, 0).iter().zip(batches(&b, 1, 0)) {
+    for (a, b) in batches(&a, [1, 0, 1]).iter().zip(batches(&b, [1, 0, 1])) {
         assert_eq!((values(a), &a.targets), (values(&b), &b.targets));
     }
 }
@@ -250,7 +253,7 @@ fn orders_and_changes_differ_between_epochs_and_seeds() {
     let run = |seed, epoch| {
         let config = DetectionLoaderConfig::training(5, seed);
         let images = Shapes::default().images(1, 0..30).unwrap();
-        let found = batches(&loader(images, config), epoch, 0);
+        let found = batches(&loader(images, config), [epoch, 0, 1]);
         found.iter().flat_map(|batch| batch.targets.iter().map(|t| t.id)).collect::<Vec<_>>()
     };
     assert_eq!(run(1, 0), run(1, 0));

@@ -1,0 +1,161 @@
+//! Several processes that train one model: each takes its share of the micro-batches of a step, and all end
+//! it with the same sums.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use conditioned_nn::Store;
+use safetensors::View;
+
+use crate::error::{Result, TrainError};
+
+/// The processes that train one model together; this is number `rank` of `size`.
+///
+/// Micro-batch i of a run belongs to process i mod `size`. So a run with `accumulate` = A that two processes
+/// train is the run of one process with the same A: the same gradients in another order of their sums, and the
+/// same order if A is 2.
+pub trait Collective: Debug {
+    /// The number of this process, from 0. The first writes records and checkpoints, and evaluates.
+    fn rank(&self) -> usize;
+
+    /// The number of this process among those on the same machine: that of its GPU.
+    fn local_rank(&self) -> usize;
+
+    /// The number of processes, at least 1.
+    fn size(&self) -> usize;
+
+    /// The sum of each tensor over all processes, with the same bits in each. Shapes and dtypes are the same in
+    /// every process.
+    ///
+    /// # Errors
+    /// When the processes cannot reach each other.
+    fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>>;
+
+    /// Waits until all processes are here.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    fn wait(&self) -> Result<()> {
+        self.sum(vec![Tensor::new(0f32, &Device::Cpu)?]).map(drop)
+    }
+}
+
+/// One process that trains alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Alone;
+
+impl Collective for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn local_rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        Ok(tensors)
+    }
+}
+
+/// What [`fit`](crate::fit()) does with the other processes; nothing at all where there are none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Together<'a>(pub(crate) &'a dyn Collective);
+
+impl Together<'_> {
+    /// Whether this is the first process.
+    pub(crate) fn leads(self) -> bool {
+        self.0.rank() == 0
+    }
+
+    /// Those of the micro-batches `before..before + count` of the run that this process takes.
+    pub(crate) fn share(self, before: usize, count: usize) -> Vec<usize> {
+        let mine = |number: &usize| number % self.0.size() == self.0.rank();
+        (before..before + count).filter(mine).collect()
+    }
+
+    /// The sum of a number over all processes.
+    pub(crate) fn sum(self, value: f64) -> Result<f64> {
+        if self.0.size() == 1 {
+            return Ok(value);
+        }
+        let mut sums = self.0.sum(vec![Tensor::new(value, &Device::Cpu)?])?;
+        Ok(sums.remove(0).to_scalar()?)
+    }
+
+    /// Whether any process is to stop.
+    pub(crate) fn any(self, stop: &AtomicBool) -> Result<bool> {
+        Ok(self.sum(f64::from(u8::from(stop.load(Ordering::Relaxed))))? > 0.0)
+    }
+
+    /// The sums of the gradients over all processes; a process without a share gives zeros.
+    pub(crate) fn sum_gradients(
+        self,
+        parameters: &[(String, Var)],
+        mut grads: GradStore,
+    ) -> Result<GradStore> {
+        if self.0.size() == 1 {
+            return Ok(grads);
+        }
+        let mut own = Vec::with_capacity(parameters.len());
+        for (_, var) in parameters {
+            let grad = grads.remove(var);
+            own.push(grad.map_or_else(|| var.zeros_like(), |grad| Ok(grad.detach()))?);
+        }
+        let mut all = GradStore::default();
+        for ((_, var), sum) in parameters.iter().zip(self.0.sum(own)?) {
+            all.insert(var, sum);
+        }
+        Ok(all)
+    }
+
+    /// Sets every buffer of `store` to its mean over the processes, each with the weight of its share of the
+    /// step: `taken` of `count` micro-batches. A running average of equal micro-batches becomes what one
+    /// process would have, up to rounding, since it is linear in them.
+    pub(crate) fn average_buffers(self, store: &Store, taken: usize, count: usize) -> Result<()> {
+        if self.0.size() == 1 {
+            return Ok(());
+        }
+        let parameters = store.parameters();
+        let is_buffer = |name: &String| !parameters.iter().any(|(other, _)| other == name);
+        let buffers: Vec<(String, Var)> =
+            store.tensors().into_iter().filter(|(name, _)| is_buffer(name)).collect();
+        let weight = taken as f64 / count as f64;
+        let own = buffers.iter().map(|(_, var)| var.as_detached_tensor() * weight);
+        let own = own.collect::<candle_core::Result<Vec<_>>>()?;
+        if own.is_empty() {
+            return Ok(());
+        }
+        for ((_, var), mean) in buffers.iter().zip(self.0.sum(own)?) {
+            var.set(&mean)?;
+        }
+        Ok(())
+    }
+
+    /// That all processes stand at the same step with the same bits in their parameters: processors of
+    /// different kinds may round differently, and nothing else would tell.
+    pub(crate) fn require_same(self, step: usize, parameters: &[(String, Var)]) -> Result<()> {
+        if self.0.size() == 1 {
+            return Ok(());
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&step.to_le_bytes());
+        for (_, var) in parameters {
+            hasher.update(&View::data(var.as_tensor()));
+        }
+        let mut digest = [0; 4];
+        hasher.finalize_xof().fill(&mut digest);
+        // 32 bits add up without rounding; where not all are equal, some process differs from the mean.
+        let own = f64::from(u32::from_le_bytes(digest));
+        if self.sum(own)? == own * self.0.size() as f64 {
+            return Ok(());
+        }
+        Err(TrainError::Apart { step, rank: self.0.rank() })
+    }
+}

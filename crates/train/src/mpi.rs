@@ -1,0 +1,101 @@
+//! Processes that a launcher of MPI (`mpirun`, `srun`) has started, on one machine or several.
+
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor, WithDType};
+use mpi::collective::SystemOperation;
+use mpi::datatype::Equivalence;
+use mpi::environment::Universe;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives};
+use mpi::{Rank, Threading};
+
+use crate::collective::Collective;
+use crate::error::{Result, TrainError};
+
+/// Numbers that one call of MPI takes: its counts have 31 bits.
+const LONGEST: usize = 1 << 28;
+
+/// The processes of an MPI job. Sums are taken on the CPU, in f32 or f64.
+pub struct Mpi {
+    world: SimpleCommunicator,
+    local_rank: usize,
+    /// Ends MPI when it is dropped.
+    _universe: Universe,
+}
+
+impl Mpi {
+    /// Joins the processes that were started with this one.
+    ///
+    /// All calls must come from the thread that made this one.
+    ///
+    /// # Errors
+    /// When this process has joined before.
+    pub fn join() -> Result<Self> {
+        let (universe, _) =
+            mpi::initialize_with_threading(Threading::Funneled).ok_or_else(|| {
+                TrainError::Collective {
+                    reason: "MPI was started before in this process".to_string(),
+                }
+            })?;
+        let world = universe.world();
+        let local_rank = world.split_shared(world.rank()).rank();
+        Ok(Self { local_rank: number(local_rank), world, _universe: universe })
+    }
+
+    /// The sums of these tensors, all of which have the same dtype.
+    fn sum_as<T: WithDType + Equivalence>(&self, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let mut flat = Vec::new();
+        for tensor in tensors {
+            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?;
+            flat.extend(tensor.flatten_all()?.to_vec1::<T>()?);
+        }
+        let mut sums = flat.clone();
+        for (own, sum) in flat.chunks(LONGEST).zip(sums.chunks_mut(LONGEST)) {
+            self.world.all_reduce_into(own, sum, SystemOperation::sum());
+        }
+        let mut at = 0;
+        let mut out = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let end = at + tensor.elem_count();
+            let sum = Tensor::from_slice(&sums[at..end], tensor.shape(), &Device::Cpu)?;
+            out.push(sum.to_dtype(tensor.dtype())?.to_device(tensor.device())?);
+            at = end;
+        }
+        Ok(out)
+    }
+}
+
+impl Collective for Mpi {
+    fn rank(&self) -> usize {
+        number(self.world.rank())
+    }
+
+    fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
+    fn size(&self) -> usize {
+        number(self.world.size())
+    }
+
+    fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let is_wide = |tensor: &&Tensor| tensor.dtype() == DType::F64;
+        let (wide, narrow): (Vec<&Tensor>, Vec<&Tensor>) = tensors.iter().partition(is_wide);
+        let mut wide = self.sum_as::<f64>(&wide)?.into_iter();
+        let mut narrow = self.sum_as::<f32>(&narrow)?.into_iter();
+        let next = |tensor| if is_wide(&tensor) { wide.next() } else { narrow.next() };
+        Ok(tensors.iter().filter_map(next).collect())
+    }
+}
+
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mpi({} of {})", self.rank(), self.size())
+    }
+}
+
+/// Ranks and sizes are not negative.
+fn number(rank: Rank) -> usize {
+    usize::try_from(rank).unwrap_or(0)
+}
