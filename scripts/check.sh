@@ -23,5 +23,12 @@ RUSTDOCFLAGS="-D warnings" cargo doc -p conditioned-data --no-deps --features hu
 # Dependencies that are not optimised are built again in a third of the time.
 cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet::
 
+step "several processes"
+if command -v mpicc > /dev/null; then
+  scripts/check_mpi.sh
+else
+  echo "NOT CHECKED: there is no MPI on this machine (Debian: libopenmpi-dev openmpi-bin libclang-dev)"
+fi
+
 step "types of the CUDA build, without CUDA"
 scripts/check_cuda_types.sh

@@ -207,17 +207,24 @@ fn train_one(
         }
         Some(code) if code == i32::from(INTERRUPTED) && stop.load(Ordering::Relaxed) => Ok(()),
         _ if messages.trim().is_empty() => bail!("the worker ended with {status}"),
-        _ => bail!("{}", own_error(&messages).trim().trim_start_matches("error: ")),
+        _ if launcher.is_some() => bail!("{}", error_of_launched(&messages)),
+        _ => bail!("{}", messages.trim().trim_start_matches("error: ")),
     }
 }
 
-/// What a worker ended with. Of several processes the first that says so; a launcher adds how it ended the
-/// others, which stands alone where one was killed.
-fn own_error(messages: &str) -> &str {
-    messages.find("error: ").map_or(messages, |at| match messages[at..].split_once("\nerror: ") {
-        Some((first, _)) => first,
-        None => &messages[at..],
-    })
+/// What launched processes ended with: the first error of one of them, without what the launcher says of the
+/// others; where one was killed, what the launcher says of it.
+fn error_of_launched(messages: &str) -> String {
+    let lines = || messages.lines().map(str::trim).filter(|line| !line.is_empty());
+    if let Some(error) = lines().find_map(|line| line.strip_prefix("error: ")) {
+        return error.to_string();
+    }
+    let said: Vec<&str> = lines().filter(|line| !line.starts_with("---")).collect();
+    format!(
+        "one of its processes was ended, and the others with it; the same command goes on from the last checkpoint. \
+         The launcher says: {}",
+        said.join(" ")
+    )
 }
 
 /// The progress of all runs.
@@ -262,4 +269,22 @@ fn show(bar: &ProgressBar, line: &str) {
 /// A template of ours; should it not parse, the default style is better than an end.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launched_processes_have_one_error() {
+        let launcher = "-----\nPrimary job terminated normally, but 1 process returned\n-----\n";
+        let both = format!("error: the loss is NaN\nerror: the loss is NaN\n{launcher}");
+        assert_eq!(error_of_launched(&both), "the loss is NaN");
+        let killed = "-----\nrank 1 exited on signal 9 (Killed).\n-----\n";
+        let error = error_of_launched(killed);
+        assert!(
+            error.ends_with("The launcher says: rank 1 exited on signal 9 (Killed)."),
+            "{error}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use conditioned_train::{Alone, Collective, Control, Metrics, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,12 @@ pub fn train_together(folder: &Folder) -> Result<ExitCode> {
 fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> {
     let config = folder.config()?;
     let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
+    let (processes, accumulate) = (collective.size(), config.job.fit.accumulate);
+    ensure!(
+        processes <= accumulate,
+        "{processes} processes for {accumulate} micro-batches a step: some would have nothing to do. Split the batch \
+         with --set accumulate={processes} and a smaller batch_size, or launch fewer"
+    );
     let code = match collective.rank() {
         0 => lead(folder, &config, &run, collective)?,
         _ => follow(&config, &run, collective)?,
