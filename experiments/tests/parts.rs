@@ -192,7 +192,7 @@ mod device {
 
     #[test]
     fn names_that_cannot_be_opened_say_why() {
-        assert!(open("cpu").is_ok());
+        assert!(open("cpu", 0).is_ok());
         for (name, expected) in [
             ("tpu", "unknown device `tpu`"),
             ("cuda:x", "`x` is not a GPU number"),
@@ -201,7 +201,7 @@ mod device {
             #[cfg(not(feature = "metal"))]
             ("metal", "built without it"),
         ] {
-            let message = format!("{:#}", open(name).unwrap_err());
+            let message = format!("{:#}", open(name, 0).unwrap_err());
             assert!(message.contains(expected), "{name}: {message}");
         }
     }

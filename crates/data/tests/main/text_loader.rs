@@ -3,7 +3,8 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device, Tensor};
 use conditioned_data::{
-    Labels, Text, TextBatch, TextLoader, TextLoaderConfig, Texts, Tokenizer, entailments, stories,
+    Labels, Text, TextBatch, TextEpoch, TextLoader, TextLoaderConfig, Texts, Tokenizer,
+    entailments, stories,
 };
 use proptest::prelude::*;
 
