@@ -30,7 +30,7 @@ pub struct DetectionRecipe {
     pub tune_images: usize,
     /// Generated images to report on; 0 with files.
     pub test_images: usize,
-    /// Images per step.
+    /// Images of a micro-batch.
     pub batch_size: usize,
     /// Passes over the training images, a multiple of `evaluations`.
     pub epochs: usize,

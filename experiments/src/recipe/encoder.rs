@@ -61,7 +61,7 @@ pub struct EncoderRecipe {
     pub batch_size: usize,
     /// The budget in tokens: micro-batches of pre-training, a multiple of `evaluations`.
     pub micro_batches: usize,
-    /// Micro-batches of a step, once the ramp is over.
+    /// Micro-batches of a step, once the ramp is over. Several processes share them.
     pub accumulate: usize,
     /// Part of the budget over which the batch grows from one micro-batch.
     pub batch_ramp: f64,
@@ -89,8 +89,10 @@ pub struct EncoderRecipe {
     pub first_pair: usize,
     /// Passes over the training texts of a task.
     pub task_epochs: usize,
-    /// Texts per step.
+    /// Texts of a micro-batch.
     pub task_batch_size: usize,
+    /// Micro-batches of a step of fine-tuning. Several processes share them.
+    pub task_accumulate: usize,
     /// Peak learning rate, the same for all arms and tasks.
     pub task_learning_rate: f64,
     /// Part of all steps that warms up; then a cosine to zero.
@@ -191,6 +193,7 @@ impl EncoderRecipe {
             first_pair: 0,
             task_epochs: 6,
             task_batch_size: 32,
+            task_accumulate: 1,
             task_learning_rate: 2e-3,
             task_warmup: 0.3,
             task_max_length: 48,
@@ -348,7 +351,7 @@ impl EncoderRecipe {
         let shape = Shape::Cosine { warmup: self.task_warmup, floor: 0.0 };
         FitConfig {
             length: Length::Epochs(self.task_epochs),
-            accumulate: 1,
+            accumulate: self.task_accumulate,
             ramp: 0.0,
             schedule: Schedule { peak: self.task_learning_rate, shape },
             adamw: AdamWConfig { beta2: self.beta2, eps: 1e-6, ..AdamWConfig::default() },

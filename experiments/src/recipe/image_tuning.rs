@@ -18,7 +18,7 @@ use crate::task::images::ImagesConfig;
 pub struct ImageTuning {
     /// Passes over the training images.
     pub epochs: usize,
-    /// Images per step.
+    /// Images of a micro-batch.
     pub batch_size: usize,
     /// Side of the images in pixels, a multiple of the patches'; null is the checkpoint's.
     pub image_size: Option<usize>,

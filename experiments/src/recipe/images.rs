@@ -28,7 +28,7 @@ pub struct ImageRecipe {
     pub train_images: Option<usize>,
     /// Images of the tuning slice, taken from the training images.
     pub tune_images: usize,
-    /// Images per step.
+    /// Images of a micro-batch.
     pub batch_size: usize,
     /// Passes over the training images.
     pub epochs: usize,

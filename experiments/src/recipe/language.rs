@@ -49,7 +49,7 @@ pub struct LanguageRecipe {
     pub tune: f64,
     /// Share of the documents to test on.
     pub test: f64,
-    /// Windows per step.
+    /// Windows of a micro-batch.
     pub batch_size: usize,
     /// Optimiser steps, a multiple of `evaluations`.
     pub steps: usize,

@@ -19,7 +19,7 @@ use crate::task::texts::{TextsConfig, TokenizerFile};
 pub struct TextRecipe {
     /// Passes over the training texts.
     pub epochs: usize,
-    /// Texts per step.
+    /// Texts of a micro-batch.
     pub batch_size: usize,
     /// Tokens of the longest text, special ones included; longer ones are cut.
     pub max_length: usize,
