@@ -143,7 +143,8 @@ fn networks_without_embedding_tables_search_learning_rates_alone() {
         .map(|line| format!("{} {} {}", line["row"], line["arm"], line["start"]))
         .collect();
     let wanted = ["davit", "swin", "xcit"].into_iter().flat_map(|row| {
-        ["baseline", "per-sequence", "pooled-current"].map(|arm| format!("{row} {arm} published"))
+        ["baseline", "muon", "per-sequence", "pooled-current"]
+            .map(|arm| format!("{row} {arm} published"))
     });
     let sorted = |mut names: Vec<String>| {
         names.sort();
