@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=conditioned
 #SBATCH --output=%x-%A_%a.log
-#SBATCH --signal=TERM@120
-#SBATCH --requeue
+#SBATCH --signal=B:TERM@120
 # Runs one of the binaries under Slurm. Time limits, partitions and GPUs are those of your cluster: give them to sbatch.
 #
 #   The cells of a table, a share to each job of an array; when all are through, the same line without the array
@@ -13,10 +12,10 @@
 #       --data IMAGENET --models deit --arms baseline --seeds 1 --device cuda:0 \
 #       --set batch_size=128 --set accumulate=8 --out runs/deit
 #
-# A job that is ended by its time limit saves first and is put back into the queue, where it goes on.
+# A job whose time limit is near saves and ends; the same line again goes on from there. Not yet run under Slurm.
 set -euo pipefail
 if [ $# -eq 0 ]; then
-  sed -n '6,16s/^# \{0,1\}//p' "$0"
+  sed -n '5,15s/^# \{0,1\}//p' "$0"
   exit 2
 fi
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
