@@ -24,7 +24,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc -p conditioned-data --no-deps --features hu
 cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet::
 
 step "several processes"
-if command -v mpicc > /dev/null; then
+if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then
   scripts/check_mpi.sh
 else
   echo "NOT CHECKED: there is no MPI on this machine (Debian: libopenmpi-dev openmpi-bin libclang-dev)"

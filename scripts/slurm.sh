@@ -6,7 +6,7 @@
 #
 #   The cells of a table, a share to each job of an array; when all are through, the same line without the array
 #   makes the table:
-#     sbatch --array=0-7 scripts/slurm.sh target/release/table1-imagenet --out runs/table1
+#     SHARDS=8 sbatch --array=0-7 scripts/slurm.sh target/release/table1-imagenet --out runs/table1
 #   One large run by many processes, each with its share of a step (a binary with --features mpi):
 #     sbatch --ntasks=8 --gpus-per-task=1 scripts/slurm.sh target/release/table1-imagenet --preset paper \
 #       --data IMAGENET --models deit --arms baseline --seeds 1 --device cuda:0 \
@@ -19,10 +19,9 @@ if [ $# -eq 0 ]; then
   exit 2
 fi
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
-  first=${SLURM_ARRAY_TASK_MIN:-0}
-  set -- "$@" --shard "$((SLURM_ARRAY_TASK_ID - first))/${SLURM_ARRAY_TASK_COUNT:?is set by Slurm}"
+  set -- "$@" --shard "$SLURM_ARRAY_TASK_ID/${SHARDS:?the number of all shards, as in SHARDS=8 sbatch --array=0-7}"
 fi
 if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
-  set -- "$@" --launch "srun --ntasks=$SLURM_NTASKS"
+  set -- "$@" --launch "srun --kill-on-bad-exit=1 --gpu-bind=none --ntasks=$SLURM_NTASKS"
 fi
 exec "$@"

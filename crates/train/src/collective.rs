@@ -13,9 +13,12 @@ use crate::error::{Result, TrainError};
 
 /// The processes that train one model together; this is number `rank` of `size`.
 ///
-/// Micro-batch i of a run belongs to process i mod `size`. So a run with `accumulate` = A that two processes
-/// train is the run of one process with the same A: the same gradients in another order of their sums, and the
-/// same order if A is 2.
+/// Micro-batch i of a run belongs to process i mod `size`. With A micro-batches a step the processes compute the
+/// gradient of one process; only the order of the sum differs, and with two of each not even that.
+///
+/// Pooled statistics are those of one process only while no process has more than one micro-batch in a step, that
+/// is while `size` is at least A: they take numbers that do not follow each other for another step. Running
+/// averages that move on every pass (batch normalisation) differ in any case.
 pub trait Collective: Debug {
     /// The number of this process, from 0. The first writes records and checkpoints, and evaluates.
     fn rank(&self) -> usize;

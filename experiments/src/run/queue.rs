@@ -221,8 +221,8 @@ fn error_of_launched(messages: &str) -> String {
     }
     let said: Vec<&str> = lines().filter(|line| !line.starts_with("---")).collect();
     format!(
-        "one of its processes was ended, and the others with it; the same command goes on from the last checkpoint. \
-         The launcher says: {}",
+        "one of its processes was ended, and the others with it, or none was started; the same command goes on from \
+         the last checkpoint. The launcher says: {}",
         said.join(" ")
     )
 }

@@ -69,13 +69,12 @@ pub fn train(folder: &Folder) -> Result<ExitCode> {
 pub fn train_together(folder: &Folder) -> Result<ExitCode> {
     #[cfg(feature = "mpi")]
     {
-        let processes = conditioned_train::Mpi::join()?;
-        let done = train_with(folder, &processes);
-        if done.is_err() {
-            // To leave MPI is to wait for the others, which may wait for us: the launcher ends them.
-            std::mem::forget(processes);
-        }
-        done
+        // To leave MPI is to wait for the others, which may wait for us: after an error or a panic the launcher
+        // ends them.
+        let processes = std::mem::ManuallyDrop::new(conditioned_train::Mpi::join()?);
+        let code = train_with(folder, &*processes)?;
+        drop(std::mem::ManuallyDrop::into_inner(processes));
+        Ok(code)
     }
     #[cfg(not(feature = "mpi"))]
     Err(anyhow!(
@@ -89,9 +88,10 @@ fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> 
     let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
     let (processes, accumulate) = (collective.size(), config.job.fit.accumulate);
     ensure!(
-        processes <= accumulate,
-        "{processes} processes for {accumulate} micro-batches a step: some would have nothing to do. Split the batch \
-         with --set accumulate={processes} and a smaller batch_size, or launch fewer"
+        processes == accumulate,
+        "{processes} processes for {accumulate} micro-batches a step: each takes one. Split the batch with --set \
+         accumulate={processes} (for the tasks of table 4 task_accumulate) and a smaller batch_size, or launch \
+         {accumulate}. A launcher of another MPI than this binary's starts processes that do not see each other"
     );
     let code = match collective.rank() {
         0 => lead(folder, &config, &run, collective)?,
