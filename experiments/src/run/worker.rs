@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use conditioned_train::{Alone, Collective, Control, Metrics, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,7 @@ pub fn train_together(folder: &Folder) -> Result<ExitCode> {
         // To leave MPI is to wait for the others, which may wait for us: after an error or a panic the launcher
         // ends them.
         let processes = std::mem::ManuallyDrop::new(conditioned_train::Mpi::join()?);
+        require_one_each(folder, &*processes)?;
         let code = train_with(folder, &*processes)?;
         drop(std::mem::ManuallyDrop::into_inner(processes));
         Ok(code)
@@ -83,16 +84,22 @@ pub fn train_together(folder: &Folder) -> Result<ExitCode> {
     ))
 }
 
-fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> {
-    let config = folder.config()?;
-    let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
-    let (processes, accumulate) = (collective.size(), config.job.fit.accumulate);
-    ensure!(
+/// That each of the processes has one micro-batch of a step.
+#[cfg(feature = "mpi")]
+fn require_one_each(folder: &Folder, collective: &dyn Collective) -> Result<()> {
+    let (processes, accumulate) = (collective.size(), folder.config()?.job.fit.accumulate);
+    anyhow::ensure!(
         processes == accumulate,
         "{processes} processes for {accumulate} micro-batches a step: each takes one. Split the batch with --set \
          accumulate={processes} (for the tasks of table 4 task_accumulate) and a smaller batch_size, or launch \
          {accumulate}. A launcher of another MPI than this binary's starts processes that do not see each other"
     );
+    Ok(())
+}
+
+fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> {
+    let config = folder.config()?;
+    let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
     let code = match collective.rank() {
         0 => lead(folder, &config, &run, collective)?,
         _ => follow(&config, &run, collective)?,
