@@ -16,9 +16,9 @@ use crate::error::{Result, TrainError};
 /// Micro-batch i of a run belongs to process i mod `size`. With A micro-batches a step the processes compute the
 /// gradient of one process; only the order of the sum differs, and with two of each not even that.
 ///
-/// Pooled statistics are those of one process only while no process has more than one micro-batch in a step, that
-/// is while `size` is at least A: they take numbers that do not follow each other for another step. Running
-/// averages that move on every pass (batch normalisation) differ in any case.
+/// Buffers end a step with the mean of their changes. Running averages that move once a step, by the mean of all
+/// micro-batches (pooled statistics without padding), become those of one process; those that move on every pass
+/// (batch normalisation) do not.
 pub trait Collective: Debug {
     /// The number of this process, from 0. The first writes records and checkpoints, and evaluates.
     fn rank(&self) -> usize;
@@ -118,25 +118,34 @@ impl Together<'_> {
         Ok(all)
     }
 
-    /// Sets every buffer of `store` to its mean over the processes, each with the weight of its share of the
-    /// step: `taken` of `count` micro-batches. A running average of equal micro-batches becomes what one
-    /// process would have, up to rounding, since it is linear in them.
-    pub(crate) fn average_buffers(self, store: &Store, taken: usize, count: usize) -> Result<()> {
+    /// The buffers of `store` as they are before a step, where other processes will change theirs.
+    pub(crate) fn buffers(self, store: &Store) -> Result<Vec<(Var, Tensor)>> {
         if self.0.size() == 1 {
+            return Ok(Vec::new());
+        }
+        store
+            .buffers()
+            .into_iter()
+            .map(|(_, var)| Ok((var.clone(), var.copy()?.detach())))
+            .collect()
+    }
+
+    /// Moves every buffer from its value before the step by the mean of the processes' changes, each with the
+    /// weight of its share: `taken` of `count` micro-batches. What nobody moved keeps its bits.
+    pub(crate) fn merge_buffers(
+        self,
+        before: &[(Var, Tensor)],
+        taken: usize,
+        count: usize,
+    ) -> Result<()> {
+        if before.is_empty() {
             return Ok(());
         }
-        let parameters = store.parameters();
-        let is_buffer = |name: &String| !parameters.iter().any(|(other, _)| other == name);
-        let buffers: Vec<(String, Var)> =
-            store.tensors().into_iter().filter(|(name, _)| is_buffer(name)).collect();
         let weight = taken as f64 / count as f64;
-        let own = buffers.iter().map(|(_, var)| var.as_detached_tensor() * weight);
-        let own = own.collect::<candle_core::Result<Vec<_>>>()?;
-        if own.is_empty() {
-            return Ok(());
-        }
-        for ((_, var), mean) in buffers.iter().zip(self.0.sum(own)?) {
-            var.set(&mean)?;
+        let change = |(var, old): &(Var, Tensor)| (var.as_detached_tensor() - old)? * weight;
+        let own = before.iter().map(change).collect::<candle_core::Result<Vec<_>>>()?;
+        for ((var, old), change) in before.iter().zip(self.0.sum(own)?) {
+            var.set(&(old + change)?)?;
         }
         Ok(())
     }

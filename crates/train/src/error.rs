@@ -90,8 +90,8 @@ pub enum TrainError {
         /// This process.
         rank: usize,
     },
-    /// Processes that train one model cannot reach each other.
-    #[error("the processes of this run cannot be reached: {reason}")]
+    /// A group of processes that train one model cannot be joined.
+    #[error("the other processes of this run cannot be joined: {reason}")]
     Collective {
         /// What was tried and why it failed.
         reason: String,

@@ -25,8 +25,8 @@ use crate::task::Task;
 /// # Errors
 /// When a setting cannot be used; the checkpoint lies beyond the end of the run, as when the data have
 /// become fewer; a parameter has no gradient (by name); the loss or the gradient is not finite (by
-/// step, value and parameter; the last checkpoint stands); the task fails; or a file cannot be read or
-/// written.
+/// step, value and parameter; the last checkpoint stands); the task fails; a file cannot be read or written; or
+/// processes that train together differ in their parameters.
 pub fn fit<T: Task>(
     task: &T,
     store: &Store,
@@ -55,6 +55,7 @@ pub fn fit<T: Task>(
         let rate = config.schedule.rate(before, plan.total_batches());
 
         let share = together.share(before, count);
+        let buffers = together.buffers(store)?;
         let (loss, grads) = accumulate(&state.parameters, count, &share, |number| {
             let batch = stream.read(number, step)?;
             let last = share.last() == Some(&number);
@@ -74,7 +75,7 @@ pub fn fit<T: Task>(
 
         let scale = config.clip.map_or(1.0, |max| norms.clip(max));
         state.optimizer.step(&grads, rate, scale)?;
-        together.average_buffers(store, share.len(), count)?;
+        together.merge_buffers(&buffers, share.len(), count)?;
         if let Some(ema) = &mut state.ema {
             ema.update()?;
         }

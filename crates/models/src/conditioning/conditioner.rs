@@ -17,23 +17,23 @@ use super::token_map::{Pass, State, TokenMap};
 pub(crate) struct TokenConditioner {
     map: Box<dyn TokenMap>,
     ramp_steps: u64,
-    /// The micro-batch that goes on with the optimiser step whose tokens are being collected.
-    next: Mutex<Option<u64>>,
+    /// The latest micro-batch of the optimiser step whose tokens are being collected; `None` between two steps.
+    latest: Mutex<Option<u64>>,
 }
 
 impl TokenConditioner {
     /// The method for tokens of width `channels`.
     pub(crate) fn new(config: ConditioningConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
         let map = config.method.kind().map(&State::new(vb, channels))?;
-        Ok(Self { map, ramp_steps: config.ramp_steps, next: Mutex::new(None) })
+        Ok(Self { map, ramp_steps: config.ramp_steps, latest: Mutex::new(None) })
     }
 
     /// X -> Y, (B, N, C). Padding takes no part and is left alone.
     ///
     /// The micro-batches of an optimiser step use the running averages as they stand, and the last one
     /// then moves them once, by the tokens of all. A step begins anew where the numbers of the
-    /// micro-batches do not follow each other: what a step that was broken off had collected is
-    /// dropped. An evaluation changes nothing.
+    /// micro-batches do not grow: what a step that was broken off had collected is dropped. They may have
+    /// gaps, the micro-batches of other processes. An evaluation changes nothing.
     ///
     /// `tables` are those whose rows add up to X, where X is such a sum: pooled statistics begin
     /// with them.
@@ -45,9 +45,10 @@ impl TokenConditioner {
         mode: Mode,
     ) -> Result<Tensor> {
         if let Mode::Train { step, last, .. } = mode {
-            let next = if last { None } else { Some(step + 1) };
-            let mut expected = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *expected, next) != Some(step) {
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            let goes_on = latest.is_some_and(|latest| latest < step);
+            *latest = (!last).then_some(step);
+            if !goes_on {
                 self.map.discard();
             }
         }

@@ -82,7 +82,8 @@ fn the_micro_batches_of_a_step_move_the_average_once_by_all_their_tokens() -> Re
             let before = state(&two)?;
             run(&parts, &alone(&input, 0)?, train(step, false))?;
             assert_eq!(state(&two)?, before, "{method:?}: it moved within a step");
-            run(&parts, &rest(&input, 1)?, train(step + 1, true))?;
+            // Another process may have those between.
+            run(&parts, &rest(&input, 1)?, train(step + 3, true))?;
             assert_ne!(state(&two)?, before, "{method:?}: it did not move");
         }
         for ((name, a), (_, b)) in one.buffers().iter().zip(&two.buffers()) {
