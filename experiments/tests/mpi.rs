@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
+use conditioned_train::{Event, record};
 use experiments::run::folder::{self, Folder};
 use support::{Binary, LONGEST, has_checkpoint, stderr, text};
 
@@ -23,8 +24,9 @@ const ROOT: [(&str, &str); 2] =
 /// A run of one seed with two micro-batches a step.
 fn command(out: &Path, more: &[&str]) -> Command {
     let out = out.to_str().unwrap();
-    let common = ["--seeds", "1", "--set", "accumulate=2", "--out", out];
-    let mut command = TABLE5.command(&[&common[..], more].concat());
+    let common = ["--seeds", "1", "--out", out];
+    // A later value of a key takes the place of an earlier one.
+    let mut command = TABLE5.command(&[&common[..], &["--set", "accumulate=2"], more].concat());
     command.envs(ROOT);
     command
 }
@@ -78,6 +80,33 @@ fn two_processes_give_the_record_of_one() {
     assert_eq!(records(&one).len(), 6);
     for run in runs(&two) {
         assert!(text(&run.path().join("log.jsonl")).contains("\"processes\":2"));
+    }
+}
+
+/// The largest difference of a loss in nats after the few steps of the smoke preset, for the order of the sums.
+const ANOTHER_ORDER: f64 = 1e-5;
+
+#[test]
+fn with_several_micro_batches_each_pooled_statistics_see_all_of_them() {
+    let root = tempfile::tempdir().unwrap();
+    let (one, two) = (root.path().join("one"), root.path().join("two"));
+    let arms = ["--preset", "smoke", "--arms", "pooled", "--set", "accumulate=4"];
+    succeed(&one, &arms);
+    succeed(&two, &[&arms[..], &["--launch", TWO]].concat());
+    for (a, b) in runs(&one).iter().zip(runs(&two)) {
+        let losses = |run: &Folder| -> Vec<f64> {
+            let events = record::read(&run.path().join("metrics.jsonl")).unwrap();
+            let loss = |event| match event {
+                Event::Step { loss, .. } => Some(loss),
+                _ => None,
+            };
+            events.into_iter().filter_map(loss).collect()
+        };
+        let (a, b) = (losses(a), losses(&b));
+        assert!(a.len() > 1 && a.len() == b.len());
+        for (a, b) in a.iter().zip(&b) {
+            assert!((a - b).abs() < ANOTHER_ORDER, "{a} {b}");
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "mpi")]
+use anyhow::ensure;
 use anyhow::{Context, Result, anyhow};
 use conditioned_train::{Alone, Collective, Control, Metrics, Run, Status, TaskError, TrainError};
 use serde::{Deserialize, Serialize};
@@ -72,7 +74,7 @@ pub fn train_together(folder: &Folder) -> Result<ExitCode> {
         // To leave MPI is to wait for the others, which may wait for us: after an error or a panic the launcher
         // ends them.
         let processes = std::mem::ManuallyDrop::new(conditioned_train::Mpi::join()?);
-        require_one_each(folder, &*processes)?;
+        require_share_for_each(folder, processes.size())?;
         let code = train_with(folder, &*processes)?;
         drop(std::mem::ManuallyDrop::into_inner(processes));
         Ok(code)
@@ -84,15 +86,20 @@ pub fn train_together(folder: &Folder) -> Result<ExitCode> {
     ))
 }
 
-/// That each of the processes has one micro-batch of a step.
+/// That there are several processes, and a micro-batch of a step for each.
 #[cfg(feature = "mpi")]
-fn require_one_each(folder: &Folder, collective: &dyn Collective) -> Result<()> {
-    let (processes, accumulate) = (collective.size(), folder.config()?.job.fit.accumulate);
-    anyhow::ensure!(
-        processes == accumulate,
-        "{processes} processes for {accumulate} micro-batches a step: each takes one. Split the batch with --set \
-         accumulate={processes} (for the tasks of table 4 task_accumulate) and a smaller batch_size, or launch \
-         {accumulate}. A launcher of another MPI than this binary's starts processes that do not see each other"
+fn require_share_for_each(folder: &Folder, processes: usize) -> Result<()> {
+    ensure!(
+        processes > 1,
+        "the launcher started no second process that this one sees: it must start two or more, and belong to the MPI \
+         that this binary was built with"
+    );
+    let accumulate = folder.config()?.job.fit.accumulate;
+    ensure!(
+        processes <= accumulate,
+        "{processes} processes for {accumulate} micro-batches a step: some would have nothing to do. Split the batch \
+         with --set accumulate={processes} (for the tasks of table 4 task_accumulate) and a smaller batch_size, or \
+         launch fewer"
     );
     Ok(())
 }
