@@ -116,7 +116,7 @@ fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> 
     Ok(code)
 }
 
-/// Trains as the first process, which alone writes and hears of a stop.
+/// Trains as the first process, which alone writes results and is stopped by its standard input.
 fn lead(
     folder: &Folder,
     config: &RunConfig,
