@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+import machine
+
 SHAPES = [(32, 197, 768), (64, 65, 192), (32, 128, 384), (16, 256, 256)]
 TARGETS = dict(zip(SHAPES, [4, 4, 4, 2]))
 VALID = 2.01
@@ -164,7 +166,10 @@ def main():
     import torch
 
     torch.set_num_threads(options.threads)
+    load = machine.Load()
     table = [
+        machine.caption("torch", threads=options.threads),
+        "",
         "| (B, N, d) | ours, ms | torch svd, ms | ratio | fastest valid torch way, ms | ratio | kappa(Y) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -174,7 +179,7 @@ def main():
             if not options.markdown:
                 detail(shape, rows)
             table.append(summary(shape, rows))
-    print("\n".join([""] * (not options.markdown) + table))
+    print("\n".join([""] * (not options.markdown) + table + ["", str(load)]))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,24 @@ statistics and batch; every way starts from them in a process of its own, and th
 that a slow moment of the machine meets them all. The losses of all steps must agree; of a
 detector, which draws what it trains on, the first roughly. Printed are
 medians over the steps after the first two, the ratio PyTorch / ours, the peak memory of the process,
-and the share of the matmul peak (PyTorch's 2048 x 2048 product, measured in the same run). Needs
-torch, torchvision, timm, transformers, safetensors.
+and the share of two matmul peaks, PyTorch's and ours: the best 2048 x 2048 product of each, measured in
+the same run, because PyTorch's library may not use the full vectors of a processor. A model is a
+preset, or a ViT like vit-32 of other sizes, as vit:width=384,side=48,depth=6. Needs torch,
+torchvision, timm, transformers, safetensors.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import machine
 
 CASES = [
     "vit_small_patch16_224:8", "gpt2-6x384:8", "vit-32:64",
@@ -40,6 +44,35 @@ STATISTICS = ("running_mean", "running_var")
 TOLERANCE = 5e-3
 # A detector of ours draws what it trains on, that of PyTorch takes the first: the first losses agree roughly.
 DRAWN = 0.2
+
+
+@dataclasses.dataclass
+class Vit:
+    """The sizes of vit-32, of which a case can change some."""
+
+    width: int = 192
+    side: int = 32
+    depth: int = 6
+
+    @staticmethod
+    def of(name):
+        """Those that a case names, None where it names another model."""
+        if name == "vit-32":
+            return Vit()
+        if not name.startswith("vit:"):
+            return None
+        pairs = (pair.split("=") for pair in name.removeprefix("vit:").split(","))
+        return Vit(**{key: int(value) for key, value in pairs})
+
+    @property
+    def heads(self):
+        return self.width // 64
+
+    def options(self):
+        """What train-step is told."""
+        fields = {"width": self.width, "heads": self.heads, "image_size": self.side, "depth": self.depth}
+        pairs = [part for key, value in fields.items() for part in ("--set", f"{key}={value}")]
+        return ["--model", "vit-32", *pairs]
 
 
 def arguments():
@@ -86,12 +119,13 @@ def build(name):
             return sum(losses(model, batch["images"], sizes, *objects).values())
 
         return model, loss
-    if name == "vit-32":
+    if vit := Vit.of(name):
         from timm.models.vision_transformer import VisionTransformer
 
         model = VisionTransformer(
-            num_classes=1000, img_size=32, patch_size=4, embed_dim=192, depth=6, num_heads=3
-        )
+            num_classes=1000, img_size=vit.side, patch_size=4, embed_dim=vit.width, depth=vit.depth,
+            num_heads=vit.heads,
+        )  # fmt: skip
     else:
         import timm
 
@@ -111,7 +145,8 @@ def state(model):
 
 
 def image_side(name):
-    return 32 if name == "vit-32" else 224
+    vit = Vit.of(name)
+    return vit.side if vit else 224
 
 
 def objects(batch, side, count=8):
@@ -184,7 +219,7 @@ def child(name, folder, steps, way):
             "optimizer_ms": end - backward, "total_ms": end - start,
         }  # fmt: skip
         print(json.dumps({"step": step, "loss": value, **{k: 1e3 * v for k, v in milliseconds.items()}}))
-    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"peak_mib": machine.peak_memory()}))
 
 
 def run(command, threads):
@@ -197,7 +232,7 @@ def run(command, threads):
     return lines[:-1], lines[-1]
 
 
-def matmul_peak(threads):
+def peak_of_pytorch(threads):
     """FLOP/s of the best of many products of 2048 x 2048 matrices."""
     import torch
 
@@ -211,49 +246,95 @@ def matmul_peak(threads):
     return 2 * 2048**3 / min(times)
 
 
-def compare(case, options, folder):
-    name, batch = case.split(":")
-    save_case(name, int(batch), folder)
-    ours = [options.binary, "--model", name, "--batch", batch, "--steps", str(options.steps),
-            "--init", f"{folder}/init.safetensors", "--inputs", f"{folder}/inputs.safetensors"]  # fmt: skip
-    ways = {"ours": ours}
-    for way in ["eager", "compile"] if options.compile else ["eager"]:
-        ways[way] = [sys.executable, __file__, "--child", name, folder, str(options.steps), way]
-    times, peaks, losses, flops = {w: [] for w in ways}, {w: [] for w in ways}, {}, None
-    for _ in range(options.rounds):
-        for way, command in ways.items():
-            lines, end = run(command, options.threads)
-            times[way] += [line["total_ms"] for line in lines[WARM:]]
-            peaks[way].append(end["peak_mib"])
-            losses[way] = [line["loss"] for line in lines]
-            flops = end.get("flops", flops)
-    for way in ways:
-        same = list(zip(losses["ours"], losses[way]))
-        tolerance, same = (DRAWN, same[:1]) if name.startswith(DETECTOR) else (TOLERANCE, same)
+def our_peak(binary, threads):
+    """The same of the product that our models use."""
+    _, end = run([binary, "--batch", "1", "--steps", "0", "--peak"], threads)
+    return 1e9 * end["matmul_gflops"]
+
+
+@dataclasses.dataclass
+class Measured:
+    """What the rounds of one way have measured."""
+
+    times: list = dataclasses.field(default_factory=list)
+    peaks: list = dataclasses.field(default_factory=list)
+    losses: list = dataclasses.field(default_factory=list)
+    flops: float | None = None
+
+    def add(self, lines, end):
+        self.times += [line["total_ms"] for line in lines[WARM:]]
+        self.peaks.append(end["peak_mib"])
+        self.losses = [line["loss"] for line in lines]
+        self.flops = end.get("flops")
+
+    def milliseconds(self):
+        return statistics.median(self.times)
+
+    def peak_mib(self):
+        return max(self.peaks)
+
+
+def check_losses(case, ways):
+    """Ends the program where a loss of ours is not that of PyTorch."""
+    for way, measured in ways.items():
+        same = list(zip(ways["ours"].losses, measured.losses))
+        tolerance, same = (DRAWN, same[:1]) if case.startswith(DETECTOR) else (TOLERANCE, same)
         for step, (a, b) in enumerate(same):
             if abs(a - b) > tolerance * abs(b):
                 sys.exit(f"{case}: step {step}: our loss {a} is not the {b} of PyTorch {way}")
-    peak = matmul_peak(options.threads)
-    base = statistics.median(times["ours"])
-    for way in ways:
-        median = statistics.median(times[way])
-        ratio = "" if way == "ours" else f"{median / base:.2f}"
+
+
+def measure(case, options, threads):
+    """The ways of a case, "ours" and those of PyTorch."""
+    name, _, batch = case.rpartition(":")
+    vit, steps = Vit.of(name), str(options.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        save_case(name, int(batch), folder)
+        model = vit.options() if vit else ["--model", name]
+        commands = {"ours": [
+            options.binary, *model, "--batch", batch, "--steps", steps,
+            "--init", f"{folder}/init.safetensors", "--inputs", f"{folder}/inputs.safetensors",
+        ]}  # fmt: skip
+        for way in ["eager", "compile"] if options.compile else ["eager"]:
+            commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way]
+        ways = {way: Measured() for way in commands}
+        for _ in range(options.rounds):
+            for way, command in commands.items():
+                ways[way].add(*run(command, threads))
+    check_losses(case, ways)
+    return ways
+
+
+def compare(case, options, matmul_peaks):
+    ways = measure(case, options, options.threads)
+    ours, eager = ways["ours"], ways["eager"]
+    for way, measured in ways.items():
+        median = measured.milliseconds()
+        ratio = "" if way == "ours" else f"{median / ours.milliseconds():.2f}"
         # How many proposals of a detector are objects is known to the step alone.
-        share = "" if name.startswith(DETECTOR) else f"{100 * flops / (median * 1e-3) / peak:.0f} %"
-        print(f"| {case} | {way} | {median:.0f} | {ratio} | {max(peaks[way]):.0f} | {share} |")
-    print(f"<!-- losses of the first and the last step: {losses['ours'][0]:.5f} {losses['ours'][-1]:.5f} (ours), "
-          f"{losses['eager'][0]:.5f} {losses['eager'][-1]:.5f}; peak {peak * 1e-9:.0f} GFLOP/s -->")
+        known = [] if case.startswith(DETECTOR) else matmul_peaks
+        shares = [f"{100 * ours.flops / (median * 1e-3) / peak:.0f} %" for peak in known] or ["", ""]
+        print(f"| {case} | {way} | {median:.0f} | {ratio} | {measured.peak_mib():.0f} "
+              f"| {' | '.join(shares)} |")
+    print(f"<!-- losses of the first and the last step: {ours.losses[0]:.5f} {ours.losses[-1]:.5f} (ours), "
+          f"{eager.losses[0]:.5f} {eager.losses[-1]:.5f} -->")
 
 
 def main():
     options = arguments()
     if options.child:
         return child(*options.child)
-    print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of matmul peak |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    load = machine.Load()
+    matmul_peaks = [peak_of_pytorch(options.threads), our_peak(options.binary, options.threads)]
+    theirs, ours = (f"{peak * 1e-9:.0f} GFLOP/s" for peak in matmul_peaks)
+    caption = machine.caption("torch", threads=options.threads)
+    print(f"{caption}; matmul peak {theirs} of PyTorch, {ours} of ours\n")
+    print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of PyTorch's matmul peak "
+          "| share of our matmul peak |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in options.cases:
-        with tempfile.TemporaryDirectory() as folder:
-            compare(case, options, folder)
+        compare(case, options, matmul_peaks)
+    print(f"\n{load}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@
 //!
 //! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
 //! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib`, `parameters`, `flops` per
-//! step and, of an image model with conditioned tokens, `conditioning_ms`: what the conditioning alone
-//! takes, forward and backward. `scripts/compare_pytorch.py` runs the same steps in PyTorch, from the same
-//! `--init` and `--inputs`.
+//! step, with conditioned tokens `conditioning_ms`: what the conditioning alone takes, forward and backward, and
+//! with `--peak` `matmul_gflops`: what this machine reaches in one large product. `--set` changes a size of the
+//! model, as in `--model vit-32 --set width=384 --set heads=6`. `scripts/compare_pytorch.py` runs the same steps
+//! in PyTorch, from the same `--init` and `--inputs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -26,13 +28,13 @@ use conditioned_models::network::Network;
 use conditioned_models::xcit::XcitConfig;
 use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
-use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_nn::{Mode, Store, backward, cross_entropy};
 use conditioned_report::statistics::median;
 use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
-use experiments::allocator::keep_memory;
-use experiments::device;
+use experiments::cli::{print, program};
 use experiments::recipe::muon_rule;
 use experiments::run::worker::peak_memory;
+use experiments::{device, overrides};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -49,13 +51,16 @@ struct Options {
     /// The preset of a model of images or of a GPT-2, or `mask_rcnn_` and that of an XCiT.
     #[arg(long, default_value = "vit-32")]
     model: String,
+    /// Changes a field of the preset; a wrong key prints them all.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Sequences or images per step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
     /// Training steps.
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// What is done to the tokens.
+    /// What is done to the tokens; a GPT-2 refuses per-sequence.
     #[arg(long, value_enum, default_value_t = Conditioning::None)]
     conditioning: Conditioning,
     /// Muon for the hidden matrices.
@@ -73,6 +78,9 @@ struct Options {
     /// Writes the parameters and the first batch to DIR/init.safetensors and DIR/inputs.safetensors.
     #[arg(long, value_name = "DIR")]
     save_case: Option<PathBuf>,
+    /// Times a large matrix product too.
+    #[arg(long)]
+    peak: bool,
 }
 
 /// The conditioning of the tokens, at strength 0.3.
@@ -89,40 +97,59 @@ const DETECTOR: &str = "mask_rcnn_";
 /// Repetitions of the conditioning alone.
 const REPETITIONS: usize = 31;
 
-impl Conditioning {
-    /// The median milliseconds of the conditioning of `tokens` (B, N, C) in a training step, forward and
-    /// backward, with nothing around it; `None` where there is none.
-    fn milliseconds(self, tokens: &Tensor) -> Result<Option<f64>> {
-        let tokens = Var::from_tensor(tokens)?;
-        let method = self.method()?;
-        let channels = tokens.dim(D::Minus1)?;
-        let pooled = match method {
-            Method::None => return Ok(None),
-            Method::Pooled(config) => Some(Pooled::new(config, channels)?),
-            _ => None,
-        };
-        let forward = |x: &Tensor| match (&pooled, &method) {
-            (Some(pooled), _) => pooled.forward_train_observed(x),
-            (None, Method::PerSequence(conditioner)) => conditioner.forward(x),
-            _ => Ok(x.clone()),
-        };
-        let mut times = Vec::new();
-        for _ in 0..REPETITIONS {
-            let clock = Instant::now();
-            forward(&tokens)?.backward()?;
-            tokens.device().synchronize()?;
-            times.push(clock.elapsed().as_secs_f64() * 1e3);
-        }
-        Ok(median(&times))
-    }
+/// Side and repetitions of the large matrix product.
+const PRODUCT: usize = 2048;
+const PRODUCTS: usize = 20;
 
-    fn method(self) -> Result<Method> {
+impl Conditioning {
+    /// A GPT-2 takes the statistics of earlier batches: of its own it would see what it has to predict.
+    fn method(self, network: &Network) -> Result<Method> {
         Ok(match self {
             Self::None => Method::None,
             Self::PerSequence => Method::per_sequence(0.3)?,
+            Self::Pooled if matches!(network, Network::Gpt2(_)) => Method::pooled_earlier(0.3)?,
             Self::Pooled => Method::pooled(0.3)?,
         })
     }
+}
+
+/// The median milliseconds of a method on `tokens` (B, N, C) in a training step, forward and backward, with
+/// nothing around it; `None` where nothing is done.
+fn conditioning_ms(method: Method, tokens: &Tensor) -> Result<Option<f64>> {
+    let tokens = Var::from_tensor(tokens)?;
+    let channels = tokens.dim(D::Minus1)?;
+    let pooled = match method {
+        Method::None => return Ok(None),
+        Method::Pooled(config) => Some(Pooled::new(config, channels)?),
+        _ => None,
+    };
+    let forward = |x: &Tensor| match (&pooled, &method) {
+        (Some(pooled), _) => pooled.forward_train_observed(x),
+        (None, Method::PerSequence(conditioner)) => conditioner.forward(x),
+        _ => Ok(x.clone()),
+    };
+    let mut times = Vec::new();
+    for _ in 0..REPETITIONS {
+        let clock = Instant::now();
+        forward(&tokens)?.backward()?;
+        tokens.device().synchronize()?;
+        times.push(clock.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(&times))
+}
+
+/// 10^9 operations a second of the fastest of several products of large matrices.
+fn matmul_gflops(device: &Device) -> Result<f64> {
+    let matrix = || Tensor::randn(0f32, 1.0, (PRODUCT, PRODUCT), device);
+    let (a, b) = (matrix()?, matrix()?);
+    let mut fastest = f64::INFINITY;
+    for _ in 0..PRODUCTS {
+        let clock = Instant::now();
+        a.matmul(&b)?;
+        device.synchronize()?;
+        fastest = fastest.min(clock.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (PRODUCT as f64).powi(3) / fastest * 1e-9)
 }
 
 /// A model with its loss on one batch.
@@ -135,8 +162,10 @@ trait Model {
     fn muon(&self) -> MuonRule;
     /// The mean loss.
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor>;
-    /// The tokens that a conditioning takes, (B, N, C), where this program can condition them.
-    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>>;
+    /// What is done to the tokens.
+    fn method(&self) -> Method;
+    /// The tokens that it is done to, (B, N, C).
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Tensor>;
 }
 
 struct Image {
@@ -178,8 +207,12 @@ impl Model for Image {
         Ok(cross_entropy(&logits, &targets.to_dtype(DType::F32)?)?)
     }
 
-    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
-        Ok(Some(self.model.tokens(named(batch, "images")?)?.plain))
+    fn method(&self) -> Method {
+        self.config.conditioning().method
+    }
+
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Tensor> {
+        Ok(self.model.tokens(named(batch, "images")?)?.plain)
     }
 }
 
@@ -208,15 +241,25 @@ impl Model for Text {
     }
 
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
-        let tokens = named(batch, "tokens")?;
-        let length = tokens.dim(1)? - 1;
-        let (ids, targets) = (tokens.narrow(1, 0, length)?, tokens.narrow(1, 1, length)?);
+        let (ids, targets) = ids_and_targets(batch)?;
         Ok(self.model.loss(&ids, &targets, mode)?)
     }
 
-    fn tokens(&self, _: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
-        Ok(None)
+    fn method(&self) -> Method {
+        self.config.conditioning.method
     }
+
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Tensor> {
+        let (ids, _) = ids_and_targets(batch)?;
+        Ok(conditioned_models::Model::tokens(&self.model, &ids)?.plain)
+    }
+}
+
+/// Tokens without the last one, and those that follow each of them.
+fn ids_and_targets(batch: &HashMap<String, Tensor>) -> Result<(Tensor, Tensor)> {
+    let tokens = named(batch, "tokens")?;
+    let length = tokens.dim(1)? - 1;
+    Ok((tokens.narrow(1, 0, length)?, tokens.narrow(1, 1, length)?))
 }
 
 /// A published detector on an XCiT, and images with as many objects each.
@@ -293,8 +336,12 @@ impl Model for Detector {
         Ok(self.model.losses(images, &targets, mode)?.total()?)
     }
 
-    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Option<Tensor>> {
-        Ok(Some(self.model.tokens(named(batch, "images")?)?.plain))
+    fn method(&self) -> Method {
+        self.backbone.conditioning.method
+    }
+
+    fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Tensor> {
+        Ok(self.model.tokens(named(batch, "images")?)?.plain)
     }
 }
 
@@ -302,25 +349,37 @@ fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> Result<&'a Ten
     tensors.get(name).with_context(|| format!("--inputs holds no tensor `{name}`"))
 }
 
+/// A preset with some of its fields changed.
+fn network(preset: &str, set: &[String]) -> Result<Network> {
+    Ok(match Network::preset(preset)? {
+        Network::Vit(config) => overrides::apply(config, set)?.into(),
+        Network::Gpt2(config) => overrides::apply(config, set)?.into(),
+        Network::Encoder(config) => overrides::apply(config, set)?.into(),
+        Network::Nystromformer(config) => overrides::apply(config, set)?.into(),
+        Network::Swin(config) => overrides::apply(config, set)?.into(),
+        Network::Xcit(config) => overrides::apply(config, set)?.into(),
+        Network::Davit(config) => overrides::apply(config, set)?.into(),
+    })
+}
+
 fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
-    if let Some(backbone) = options.model.strip_prefix(DETECTOR) {
-        let mut network = Network::preset(backbone)?;
-        network.set_conditioning(options.conditioning.method()?.into());
-        let Network::Xcit(backbone) = network else {
+    let backbone = options.model.strip_prefix(DETECTOR);
+    let mut config = network(backbone.unwrap_or(&options.model), &options.set)?;
+    config.set_conditioning(options.conditioning.method(&config)?.into());
+    if backbone.is_some() {
+        let Network::Xcit(backbone) = config else {
             bail!("--model {}: a detector stands on an XCiT", options.model);
         };
         let config = DetectorConfig::published(backbone.depth, CATEGORIES);
         let model = MaskRcnn::new(&backbone, &config, store.builder())?;
         return Ok(Box::new(Detector { backbone, config, model }));
     }
-    let mut config = Network::preset(&options.model)?;
     if let Network::Gpt2(config) = config {
         return Ok(Box::new(Text { model: Gpt2::new(&config, store.builder())?, config }));
     }
     let Input::Images { channels, side, classes } = config.input() else {
         bail!("--model {}: neither a model of images nor a GPT-2", options.model);
     };
-    config.set_conditioning(options.conditioning.method()?.into());
     let model = config.build(store.builder())?;
     Ok(Box::new(Image { config, channels, side, classes, model }))
 }
@@ -334,13 +393,14 @@ fn on(device: &Device, batch: HashMap<String, Tensor>) -> Result<HashMap<String,
     batch.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(device)?))).collect()
 }
 
-#[allow(clippy::print_stdout)]
-fn main() -> Result<()> {
-    keep_memory();
-    let options = Options::parse();
+fn main() -> ExitCode {
+    program(|| run(&Options::parse()))
+}
+
+fn run(options: &Options) -> Result<()> {
     let device = device::open(&options.device, 0)?;
     let store = Store::new(SEED, DType::F32, &device);
-    let model = model(&options, &store)?;
+    let model = model(options, &store)?;
     if let Some(path) = &options.init {
         store.load(path)?;
     }
@@ -367,8 +427,7 @@ fn main() -> Result<()> {
         let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64, last: true })?;
         let value = loss.to_scalar::<f32>()?;
         let forward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms;
-        let grads = loss.backward()?;
-        drop(loss);
+        let grads = backward(loss)?;
         device.synchronize()?;
         let backward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms - forward_ms;
         optimizer.step(&grads, RATE, 1.0)?;
@@ -383,17 +442,16 @@ fn main() -> Result<()> {
             "step": step, "loss": value, "data_ms": data_ms, "forward_ms": forward_ms,
             "backward_ms": backward_ms, "optimizer_ms": optimizer_ms, "total_ms": total_ms,
         });
-        println!("{line}");
+        print(&line.to_string())?;
     }
     // A multiply-accumulate is two operations; backward costs twice the forward.
     let flops = 6 * model.macs() * options.batch;
     let peak_mib = peak_memory();
     let tokens = model.tokens(&on(&device, model.batch(SEED, options.batch)?)?)?;
-    let conditioning_ms = tokens.map(|tokens| options.conditioning.milliseconds(&tokens));
+    let matmul_gflops = options.peak.then(|| matmul_gflops(&device)).transpose()?;
     let end = json!({
         "peak_mib": peak_mib, "parameters": store.parameter_count(), "flops": flops,
-        "conditioning_ms": conditioning_ms.transpose()?.flatten(),
+        "conditioning_ms": conditioning_ms(model.method(), &tokens)?, "matmul_gflops": matmul_gflops,
     });
-    println!("{end}");
-    Ok(())
+    print(&end.to_string())
 }

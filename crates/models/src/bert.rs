@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
     Attention, Dropout, Gelu, LayerNorm, Linear, Mode, Padding, Pass, Probe, Seen, Sequence,
@@ -265,17 +265,16 @@ impl Bert {
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {
         let x = self.embed_input(input, Way::Conditioned(pass))?;
         let mut x = self.dropout.forward(&x, pass.mode)?;
-        let Some((last, layers)) = self.layers.split_last() else {
-            return read.map_or(Ok(x.clone()), |positions| rows_at(&x, positions));
-        };
-        for layer in layers {
-            x = layer.feed(&layer.attend(&x, pass)?, pass)?;
+        let mut branches = Vec::with_capacity(2 * self.layers.len());
+        for layer in &self.layers {
+            branches.extend([layer.attend(pass.mode)?, layer.feed()]);
         }
-        x = last.attend(&x, pass)?;
+        let last = branches.pop();
+        x = Sequence::chain(branches).forward(&x, pass)?;
         if let Some(positions) = read {
             x = rows_at(&x, positions)?;
         }
-        last.feed(&x, pass)
+        Sequence::chain(last).forward(&x, pass)
     }
 
     /// The tokens that enter the first layer, (B, N, C), before dropout.
@@ -427,12 +426,14 @@ impl Layer {
     }
 
     /// LN(x + MSA(x)).
-    fn attend(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        self.output_norm.forward(&self.attention.forward(x, pass)?)
+    fn attend(&self, mode: Mode) -> Result<Sequence> {
+        let norm = Sequence::new([self.output_norm.clone().into()]);
+        Ok(Sequence::chain([self.attention.sequence(mode)?, norm]))
     }
 
     /// LN(x + MLP(x)).
-    fn feed(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        self.norm.forward(&self.mlp.forward(x, pass)?)
+    fn feed(&self) -> Sequence {
+        let norm = Sequence::new([self.norm.clone().into()]);
+        Sequence::chain([self.mlp.clone(), norm])
     }
 }

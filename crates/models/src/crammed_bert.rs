@@ -25,7 +25,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{
     Attention, Dropout, GatedGelu, LayerNorm, Linear, Mode, Pass, Probe, Seen, Sequence, add_table,
@@ -253,14 +253,17 @@ impl CrammedBert {
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {
         let x = self.embed_ids(&input.ids, Way::Conditioned(pass))?;
         let mut x = self.dropout.forward(&x, pass.mode)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.attention.forward(&x, pass)?;
-            if let Some(positions) = read.filter(|_| i + 1 == self.layers.len()) {
-                x = rows_at(&x, positions)?;
-            }
-            x = layer.ffn.forward(&x, pass)?;
+        let mut branches = Vec::with_capacity(2 * self.layers.len());
+        for layer in &self.layers {
+            branches.extend([layer.attention.sequence(pass.mode)?, layer.ffn.clone()]);
         }
-        self.norm.forward(&x)
+        let last = branches.pop();
+        x = Sequence::chain(branches).forward(&x, pass)?;
+        if let Some(positions) = read {
+            x = rows_at(&x, positions)?;
+        }
+        let norm = Sequence::new([self.norm.clone().into()]);
+        Sequence::chain(last.into_iter().chain([norm])).forward(&x, pass)
     }
 
     /// The tokens that enter the first layer, (B, N, C), before dropout.

@@ -16,7 +16,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    ChannelAttention, Conv2d, DepthwiseConv2d, Layer, LayerNorm, Linear, Pass, Sequence,
+    ChannelAttention, Conv2d, DepthwiseConv2d, Layer, LayerNorm, Linear, Mode, Pass, Sequence,
     WindowAttention, average_pool, channels_last,
 };
 use serde::{Deserialize, Serialize};
@@ -200,10 +200,9 @@ impl Davit {
 
 impl Model for Davit {
     fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
-        for stage in &self.stages {
-            x = stage.forward(x, pass)?;
-        }
+        let x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
+        let stages = self.stages.iter().map(|stage| stage.sequence(pass.mode));
+        let x = Sequence::chain(stages.collect::<Result<Vec<_>>>()?).forward(&x, pass)?;
         average_pool(&x)?.apply(&self.norm)?.apply(&self.head)
     }
 
@@ -244,15 +243,13 @@ impl Stage {
         })
     }
 
-    fn forward(&self, mut x: Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        if let Some(halve) = &self.halve {
-            x = halve.forward(&x, pass)?;
+    fn sequence(&self, mode: Mode) -> Result<Sequence> {
+        let mut branches = Vec::from_iter(self.halve.clone());
+        for Block { positions: [first, second], attention, mlp } in &self.blocks {
+            let attention = attention.sequence(mode)?;
+            branches.extend([first.clone(), attention, second.clone(), mlp.clone()]);
         }
-        for Block { positions, attention, mlp } in &self.blocks {
-            x = attention.forward(&positions[0].forward(&x, pass)?, pass)?;
-            x = mlp.forward(&positions[1].forward(&x, pass)?, pass)?;
-        }
-        Ok(x)
+        Ok(Sequence::chain(branches))
     }
 }
 

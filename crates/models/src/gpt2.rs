@@ -229,11 +229,13 @@ impl Gpt2 {
     pub fn hidden<'a>(&self, ids: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
         let pass = pass.into();
         let x = self.embed(ids, Way::Conditioned(pass))?;
-        let mut x = self.dropout.forward(&x, pass.mode)?;
-        for block in &self.blocks {
-            x = block.mlp.forward(&block.attention.forward(&x, pass)?, pass)?;
+        let x = self.dropout.forward(&x, pass.mode)?;
+        let mut branches = Vec::with_capacity(2 * self.blocks.len() + 1);
+        for Block { attention, mlp } in &self.blocks {
+            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
         }
-        self.norm.forward(&x)
+        branches.push(Sequence::new([self.norm.clone().into()]));
+        Sequence::chain(branches).forward(&x, pass)
     }
 
     /// An empty cache for [`Gpt2::next_logits`].

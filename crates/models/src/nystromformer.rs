@@ -281,12 +281,13 @@ impl Nystromformer {
 
     fn encode(&self, input: &Sequences, pass: Pass<'_>) -> Result<Tensor> {
         let x = self.embed_input(input, Way::Conditioned(pass))?;
-        let mut x = self.dropout.forward(&x, pass.mode)?;
+        let x = self.dropout.forward(&x, pass.mode)?;
+        let mut branches = Vec::with_capacity(2 * self.layers.len() + 1);
         for EncoderLayer { attention, mlp } in &self.layers {
-            x = attention.forward(&x, pass)?;
-            x = mlp.forward(&x, pass)?;
+            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
         }
-        x.apply(&self.norm)
+        branches.push(Sequence::new([self.norm.clone().into()]));
+        Sequence::chain(branches).forward(&x, pass)
     }
 
     /// The tokens that enter the first layer, (B, N, C), before dropout.

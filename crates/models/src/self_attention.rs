@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use conditioned_nn::{Cache, Layer, Linear, Mode, Pass, Sequence};
+use conditioned_nn::{Cache, Layer, Linear, Mode, Sequence};
 
 use crate::conditioning::{ConditioningConfig, Packing, WeightMap};
 
@@ -33,18 +33,13 @@ impl SelfAttention {
         Self { before: before.map(Arc::from), projection, after: after.map(Arc::from).collect() }
     }
 
-    /// (B, N, C) -> (B, N, C), or as the attention takes its tokens.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        self.sequence(pass.mode)?.forward(x, pass)
-    }
-
     /// The result for tokens that follow those in `cache`: see [`Sequence::forward_cached`].
     pub(crate) fn forward_cached(&self, x: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         self.sequence(Mode::Eval)?.forward_cached(x, cache)
     }
 
-    /// The layers of one pass.
-    fn sequence(&self, mode: Mode) -> Result<Sequence> {
+    /// The layers of one pass, (B, N, C) -> (B, N, C), or as the attention takes its tokens.
+    pub(crate) fn sequence(&self, mode: Mode) -> Result<Sequence> {
         let projection: Arc<dyn Layer> = Arc::new(self.projection.layer(mode)?);
         let layers = self.before.iter().cloned().chain([projection]);
         Ok(Sequence::shared(layers.chain(self.after.iter().cloned()), true))

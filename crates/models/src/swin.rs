@@ -14,7 +14,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
-    LayerNorm, Linear, MergePatches, Pass, PatchEmbed, Sequence, WindowAttention, average_pool,
+    LayerNorm, Linear, MergePatches, Mode, Pass, PatchEmbed, Sequence, WindowAttention,
+    average_pool,
 };
 use serde::{Deserialize, Serialize};
 
@@ -205,11 +206,13 @@ impl Swin {
 
 impl Model for Swin {
     fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
+        let x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
+        let mut branches = Vec::new();
         for stage in &self.stages {
-            x = stage.forward(x, pass)?; // (B, H/p/2^i, W/p/2^i, 2^i C)
+            branches.push(stage.sequence(pass.mode)?); // (B, H/p/2^i, W/p/2^i, 2^i C)
         }
-        average_pool(&x.apply(&self.norm)?)?.apply(&self.head)
+        branches.push(Sequence::new([self.norm.clone().into()]));
+        average_pool(&Sequence::chain(branches).forward(&x, pass)?)?.apply(&self.head)
     }
 
     fn embed(&self, images: &Tensor, way: Way<'_>) -> Result<Tensor> {
@@ -247,14 +250,12 @@ impl Stage {
         })
     }
 
-    fn forward(&self, mut x: Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        if let Some(merge) = &self.merge {
-            x = merge.forward(&x, pass)?;
-        }
+    fn sequence(&self, mode: Mode) -> Result<Sequence> {
+        let mut branches = Vec::from_iter(self.merge.clone());
         for Block { attention, mlp } in &self.blocks {
-            x = mlp.forward(&attention.forward(&x, pass)?, pass)?;
+            branches.extend([attention.sequence(mode)?, mlp.clone()]);
         }
-        Ok(x)
+        Ok(Sequence::chain(branches))
     }
 }
 

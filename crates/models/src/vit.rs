@@ -260,13 +260,15 @@ impl Vit {
     pub fn heads(&self, images: &Tensor, pass: Pass<'_>) -> Result<Vec<Tensor>> {
         let special = 1 + usize::from(self.dist_token.is_some());
         let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, N, C)
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.attention.forward(&x, pass)?;
-            if i + 1 == self.blocks.len() {
-                // What follows acts on each token alone, and only these tokens are read.
-                x = x.narrow(1, 0, special)?;
-            }
-            x = block.mlp.forward(&x, pass)?;
+        let mut branches = Vec::with_capacity(2 * self.blocks.len());
+        for Block { attention, mlp } in &self.blocks {
+            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
+        }
+        let last = branches.pop();
+        x = Sequence::chain(branches).forward(&x, pass)?;
+        if let Some(mlp) = last {
+            // What follows acts on each token alone, and only these tokens are read.
+            x = mlp.forward(&x.narrow(1, 0, special)?, pass)?;
         }
         let heads = std::iter::once(&self.head).chain(&self.head_dist);
         let logits = heads

@@ -18,7 +18,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
     BatchNorm2d, Conv2d, CrossCovarianceAttention, DepthwiseConv2d, Gelu, Layer, LayerNorm, Linear,
-    Pass, Sequence, add_table, channels_last, init,
+    Mode, Pass, Sequence, add_table, channels_last, init,
 };
 use serde::{Deserialize, Serialize};
 
@@ -285,10 +285,9 @@ impl Xcit {
 
 impl Model for Xcit {
     fn forward(&self, images: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
-        for block in &self.trunk.blocks {
-            x = block.forward(&x, pass)?;
-        }
+        let x = self.embed(images, Way::Conditioned(pass))?; // (B, H/p, W/p, C)
+        let blocks = self.trunk.blocks.iter().map(|block| block.sequence(pass.mode));
+        let x = Sequence::chain(blocks.collect::<Result<Vec<_>>>()?).forward(&x, pass)?;
         let mut patches = x.flatten(1, 2)?; // (B, N, C)
         let (b, _, c) = patches.dims3()?;
         let mut class = self.cls_token.broadcast_as((b, 1, c))?.contiguous()?;
@@ -385,9 +384,8 @@ impl Block {
     }
 
     /// (B, h, w, C) -> (B, h, w, C).
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let x = self.attention.forward(x, pass)?;
-        let x = self.local.forward(&x, pass)?;
-        self.mlp.forward(&x, pass)
+    pub(crate) fn sequence(&self, mode: Mode) -> Result<Sequence> {
+        let Self { attention, local, mlp } = self;
+        Ok(Sequence::chain([attention.sequence(mode)?, local.clone(), mlp.clone()]))
     }
 }

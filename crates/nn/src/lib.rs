@@ -48,6 +48,7 @@
 
 pub mod attention;
 pub mod average_pool;
+mod backward;
 pub mod batch_norm;
 pub mod cache;
 pub mod channel_attention;
@@ -83,6 +84,7 @@ pub mod relu;
 pub mod rms_norm;
 pub mod roi_align;
 pub mod sequence;
+mod sequence_op;
 pub mod softmax;
 pub mod store;
 pub mod table;
@@ -91,6 +93,7 @@ pub mod window_attention;
 
 pub use attention::{Attention, attention, causal_attention, padded_attention};
 pub use average_pool::{AveragePool, average_pool};
+pub use backward::backward;
 pub use batch_norm::BatchNorm2d;
 pub use cache::Cache;
 pub use channel_attention::{ChannelAttention, CrossCovarianceAttention};

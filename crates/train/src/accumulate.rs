@@ -2,6 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
+use conditioned_nn::backward;
 
 use crate::error::{Result, TrainError};
 
@@ -36,7 +37,7 @@ pub fn accumulate(
             break;
         }
         let share = if count == 1 { loss } else { (loss * (1.0 / count as f64))? };
-        let mut all = share.backward()?;
+        let mut all = backward(share)?;
         let mut grads = GradStore::default();
         for (_, var) in parameters {
             if let Some(grad) = all.remove(var) {

@@ -71,7 +71,7 @@ impl Backbone {
         let mut x = self.trunk.embed(images, Some(sizes), Way::Conditioned(pass))?;
         let mut results = Vec::with_capacity(self.trunk.blocks.len());
         for block in &self.trunk.blocks {
-            x = block.forward(&x, pass)?;
+            x = block.sequence(pass.mode)?.forward(&x, pass)?;
             results.push(x.clone());
         }
         let levels = self.levels.iter().zip(self.out_blocks);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod atomic;
+mod backward;
 mod cache;
 mod corruption;
 #[path = "../../../data/tests/support/corruption.rs"]
