@@ -3,7 +3,7 @@
     cargo build --release --example train-step
     python scripts/compare_pytorch.py [--cases vit_small_patch16_224:8 ...] [--rounds 5] [--compile]
 
-Forward, backward and AdamW in f32 on the CPU, without drop path. PyTorch draws weights, running
+Forward, backward and AdamW in f32 on the CPU, or with --device cuda:0 on a GPU, without drop path. PyTorch draws weights, running
 statistics and batch; every way starts from them in a process of its own, and the ways take turns, so
 that a slow moment of the machine meets them all. The losses of all steps must agree; of a
 detector, which draws what it trains on, the first roughly. Printed are
@@ -15,6 +15,7 @@ torchvision, timm, transformers, safetensors.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -32,6 +33,10 @@ CASES = [
     "swin_tiny_patch4_window7_224:8", "xcit_small_12_p16_224:8", "davit_tiny:8",
     "mask_rcnn_xcit_small_12_p16_224:1",
 ]  # fmt: skip
+GPT2 = {
+    "gpt2-6x384": {"vocab_size": 4096, "n_positions": 256, "n_embd": 384, "n_layer": 6, "n_head": 6},
+    "gpt2": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12},
+}
 DETECTOR = "mask_rcnn_"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM = 2
@@ -82,9 +87,10 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N; memory is then that of the GPU, by nvidia-smi")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further way")
     parser.add_argument("--binary", default=f"{target}/release/examples/train-step")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -96,8 +102,7 @@ def build(name):
         from transformers import GPT2Config, GPT2LMHeadModel
 
         config = GPT2Config(
-            vocab_size=4096, n_positions=256, n_embd=384, n_layer=6, n_head=6,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="sdpa",
+            **GPT2[name], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="sdpa",
             use_cache=False,
         )  # fmt: skip
         model = GPT2LMHeadModel(config)
@@ -173,7 +178,8 @@ def save_case(name, batch, folder):
     weights = {n: t.detach().contiguous() for n, t in state(model).items()}
     save_file(weights, f"{folder}/init.safetensors")
     if name.startswith("gpt2"):
-        inputs = {"tokens": torch.randint(0, 4096, (batch, 257))}
+        vocabulary, context = GPT2[name]["vocab_size"], GPT2[name]["n_positions"]
+        inputs = {"tokens": torch.randint(0, vocabulary, (batch, context + 1))}
     elif name.startswith(DETECTOR):
         inputs = objects(batch, 512)
     else:
@@ -183,20 +189,22 @@ def save_case(name, batch, folder):
               f"{folder}/inputs.safetensors")
 
 
-def child(name, folder, steps, way):
+def child(name, folder, steps, way, device):
     """Runs the steps in PyTorch and prints the lines that train-step prints."""
     import torch
     from safetensors.torch import load_file
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, loss_of = build(name)
+    model.to(device)
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
     own, given = parameters(model), load_file(f"{folder}/init.safetensors")
     with torch.no_grad():
         for key, tensor in state(model).items():
             tensor.copy_(given[key])
     del given
     batch = load_file(f"{folder}/inputs.safetensors")
-    batch = {n: t if t.is_floating_point() else t.long() for n, t in batch.items()}
+    batch = {n: (t if t.is_floating_point() else t.long()).to(device) for n, t in batch.items()}
     decays = lambda n, p: p.ndim > 1 and not n.endswith(TABLES)
     groups = [
         {"params": [p for n, p in own.items() if decays(n, p)], "weight_decay": DECAY},
@@ -211,8 +219,10 @@ def child(name, folder, steps, way):
         forward = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        wait()
         backward = time.perf_counter()
         optimizer.step()
+        wait()
         end = time.perf_counter()
         milliseconds = {
             "forward_ms": forward - start, "backward_ms": backward - forward,
@@ -222,33 +232,39 @@ def child(name, folder, steps, way):
     print(json.dumps({"peak_mib": machine.peak_memory()}))
 
 
-def run(command, threads):
+def run(command, threads, device="cpu"):
     environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    with contextlib.nullcontext() if device == "cpu" else machine.GpuMemory(device) as gpu:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
+    if gpu:
+        lines[-1]["peak_mib"] = gpu.peak
     return lines[:-1], lines[-1]
 
 
-def peak_of_pytorch(threads):
+def peak_of_pytorch(threads, device):
     """FLOP/s of the best of many products of 2048 x 2048 matrices."""
     import torch
 
     torch.set_num_threads(threads)
-    a, b = torch.randn(2, 2048, 2048)
+    a, b = torch.randn(2, 2048, 2048, device=device)
     times = []
     for _ in range(20):
         start = time.perf_counter()
         a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 2 * 2048**3 / min(times)
 
 
-def our_peak(binary, threads):
+def our_peak(binary, threads, device):
     """The same of the product that our models use."""
-    _, end = run([binary, "--batch", "1", "--steps", "0", "--peak"], threads)
+    _, end = run([binary, "--batch", "1", "--steps", "0", "--peak", "--device", device], threads, device)
     return 1e9 * end["matmul_gflops"]
 
 
@@ -292,15 +308,15 @@ def measure(case, options, threads):
         save_case(name, int(batch), folder)
         model = vit.options() if vit else ["--model", name]
         commands = {"ours": [
-            options.binary, *model, "--batch", batch, "--steps", steps,
+            options.binary, *model, "--batch", batch, "--steps", steps, "--device", options.device,
             "--init", f"{folder}/init.safetensors", "--inputs", f"{folder}/inputs.safetensors",
         ]}  # fmt: skip
         for way in ["eager", "compile"] if options.compile else ["eager"]:
-            commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way]
+            commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way, options.device]
         ways = {way: Measured() for way in commands}
         for _ in range(options.rounds):
             for way, command in commands.items():
-                ways[way].add(*run(command, threads))
+                ways[way].add(*run(command, threads, options.device))
     check_losses(case, ways)
     return ways
 
@@ -325,9 +341,14 @@ def main():
     if options.child:
         return child(*options.child)
     load = machine.Load()
-    matmul_peaks = [peak_of_pytorch(options.threads), our_peak(options.binary, options.threads)]
+    threads, device = options.threads, options.device
+    matmul_peaks = [peak_of_pytorch(threads, device), our_peak(options.binary, threads, device)]
     theirs, ours = (f"{peak * 1e-9:.0f} GFLOP/s" for peak in matmul_peaks)
     caption = machine.caption("torch", threads=options.threads)
+    if device != "cpu":
+        import torch
+
+        caption += f", on {torch.cuda.get_device_name(device)}"
     print(f"{caption}; matmul peak {theirs} of PyTorch, {ours} of ours\n")
     print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of PyTorch's matmul peak "
           "| share of our matmul peak |")

@@ -67,7 +67,7 @@ def sweeps(threads):
 
 def measure(size, options):
     """Milliseconds a step and peak MiB of both."""
-    settings = argparse.Namespace(**vars(options), compile=False)
+    settings = argparse.Namespace(**vars(options), compile=False, device="cpu")
     ways = compare_pytorch.measure(size.case(), settings, size.threads)
     named = {"ours": ways["ours"], "PyTorch": ways["eager"]}
     return {way: (measured.milliseconds(), measured.peak_mib()) for way, measured in named.items()}

@@ -11,6 +11,8 @@ import os
 import pathlib
 import platform
 import resource
+import subprocess
+import threading
 
 # Others that take this share of the machine lengthen a step by about as much; the rounds of a quiet machine differ
 # by more.
@@ -47,6 +49,32 @@ def peak_memory():
         return int(peak.split()[1]) / 1024
     unit = 1 << 20 if platform.system() == "Darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class GpuMemory:
+    """Watches how much more memory of a GPU is in use, in MiB, than when this was made; for a GPU of one's own."""
+
+    def __init__(self, device):
+        self.index = device.partition(":")[2] or "0"
+        self.peak = 0
+
+    def used(self):
+        command = ["nvidia-smi", f"--id={self.index}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    def watch(self, before):
+        while not self.ended.wait(0.05):
+            self.peak = max(self.peak, self.used() - before)
+
+    def __enter__(self):
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.watch, args=(self.used(),))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
 
 
 def seconds():

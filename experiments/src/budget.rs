@@ -78,8 +78,7 @@ impl Shares {
         others.filter_map(|run| self.with_time(run)).collect()
     }
 
-    /// A run with as many micro-batches as the baseline has time for, to the nearest multiple of the way
-    /// between two evaluations.
+    /// A run with as many micro-batches as the baseline has time for, in whole steps between two evaluations.
     fn with_time(&self, run: &RunConfig) -> Option<RunConfig> {
         let Share { share, .. } = self.0.get(&key(&run.cell.row, run.cell.arm))?;
         // An epoch is as many micro-batches as the data have; some micro-batches are themselves.
@@ -89,7 +88,9 @@ impl Shares {
         };
         let every = unit * run.job.fit.evaluate_every;
         let evaluations = run.job.micro_batches() / every;
-        let every = (share * every as f64).round().max(1.0) as usize;
+        let a_step = run.job.fit.accumulate;
+        let steps = (share * every as f64 / a_step as f64).round().max(1.0) as usize;
+        let every = steps * a_step;
         let mut run = run.clone();
         run.cell = Cell { budget: Budget::Time, ..run.cell };
         let fit = &mut run.job.fit;

@@ -30,14 +30,14 @@ impl Mpi {
     /// All calls must come from the thread that made this one.
     ///
     /// # Errors
-    /// When this process has joined before.
+    /// When this process has joined before, or this MPI allows no threads beside the one that calls it.
     pub fn join() -> Result<Self> {
-        let (universe, _) =
-            mpi::initialize_with_threading(Threading::Funneled).ok_or_else(|| {
-                TrainError::Collective {
-                    reason: "MPI was started before in this process".to_string(),
-                }
-            })?;
+        let error = |reason: &str| TrainError::Collective { reason: reason.to_string() };
+        let (universe, granted) = mpi::initialize_with_threading(Threading::Funneled)
+            .ok_or_else(|| error("MPI was started before in this process"))?;
+        if granted < Threading::Funneled {
+            return Err(error("this MPI was built for programs of one thread; take another build of it"));
+        }
         let world = universe.world();
         let local_rank = world.split_shared(world.rank()).rank();
         Ok(Self { local_rank: number(local_rank), world, _universe: universe })
