@@ -287,7 +287,7 @@ class Measured:
         return statistics.median(self.times)
 
     def peak_mib(self):
-        return max(self.peaks)
+        return "not known" if None in self.peaks else f"{max(self.peaks):.0f}"
 
 
 def check_losses(case, ways):
@@ -330,7 +330,7 @@ def compare(case, options, matmul_peaks):
         # How many proposals of a detector are objects is known to the step alone.
         known = [] if case.startswith(DETECTOR) else matmul_peaks
         shares = [f"{100 * ours.flops / (median * 1e-3) / peak:.0f} %" for peak in known] or ["", ""]
-        print(f"| {case} | {way} | {median:.0f} | {ratio} | {measured.peak_mib():.0f} "
+        print(f"| {case} | {way} | {median:.0f} | {ratio} | {measured.peak_mib()} "
               f"| {' | '.join(shares)} |")
     print(f"<!-- losses of the first and the last step: {ours.losses[0]:.5f} {ours.losses[-1]:.5f} (ours), "
           f"{eager.losses[0]:.5f} {eager.losses[-1]:.5f} -->")

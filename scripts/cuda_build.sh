@@ -4,8 +4,7 @@
 #   scripts/cuda_build.sh [FOLDER]              # FOLDER: target/cuda unless given
 #
 # A machine without the CUDA toolkit gets one from PyPI's wheels (scripts/cuda_toolkit.sh, x86_64, 1.2 GB in
-# ~/.cache); no GPU and no driver are needed. CUDA_COMPUTE_CAP names the GPUs: 90 (the default of the toolkit
-# script) is Hopper. candle's kernels take most of the time: see docs/GPU.md. Leaves FOLDER/gpu.tar.xz:
+# ~/.cache); no GPU and no driver are needed. CUDA_COMPUTE_CAP names the GPUs: 90, unless set, is Hopper. candle's kernels take most of the time: see docs/GPU.md. Leaves FOLDER/gpu.tar.xz:
 #
 #   bin/              a launcher for each program, which says in one line what a machine lacks
 #   libexec/          the programs, and the tests of layers and models (suite-nn, suite-models)
@@ -15,7 +14,11 @@ cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:-target/cuda}" && cd "${1:-target/cuda}" && pwd)
 programs=(table1-imagenet table2-coco table3-lra table4-glue table5-tinystories)
 
-if ! command -v nvcc > /dev/null; then eval "$(scripts/cuda_toolkit.sh)"; fi
+if ! command -v nvcc > /dev/null; then
+  toolkit=$(scripts/cuda_toolkit.sh)
+  eval "$toolkit"
+fi
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # Kernels of candle on every core.
 export CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 # A target folder of its own: kernels of the stub in check_cuda_types.sh must never get here.
@@ -47,6 +50,7 @@ cp scripts/gpu_launcher.sh "$pack/bin/launcher"
 for program in "$pack"/libexec/*; do ln -s launcher "$pack/bin/$(basename "$program")"; done
 cp scripts/{gpu_check,compare_pytorch,machine}.py "$pack/"
 
-# The programs share most of their bytes: one dictionary over all of them.
+# The programs share most of their bytes: one dictionary over all of them, which takes 5 GB of memory here and half a
+# GB to unpack.
 XZ_OPT="--threads=1 --lzma2=preset=6,dict=$((512 << 20))" tar -C "$pack" -cJf "$out/gpu.tar.xz" .
 ls -l "$out/gpu.tar.xz"

@@ -18,7 +18,7 @@ try:
     print(":".join(path for root in nvidia.__path__ for path in sorted(glob.glob(root + "/*/lib"))))
 except ImportError:
     pass' 2> /dev/null || true)
-  export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels:/usr/local/cuda/lib64
+  export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${wheels:+$wheels:}/usr/local/cuda/lib64
   libraries=$(missing)
 fi
 case " $libraries" in

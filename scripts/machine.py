@@ -52,23 +52,33 @@ def peak_memory():
 
 
 class GpuMemory:
-    """Watches how much more memory of a GPU is in use, in MiB, than when this was made; for a GPU of one's own."""
+    """Watches how much more memory of a GPU is in use, in MiB, than at first; None where nvidia-smi does not say."""
 
     def __init__(self, device):
-        self.index = device.partition(":")[2] or "0"
+        index = int(device.partition(":")[2] or 0)
+        # CUDA counts the GPUs that this variable shows, by number or name; nvidia-smi counts all.
+        shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        self.index = shown[index] if shown else str(index)
         self.peak = 0
 
     def used(self):
+        """MiB in use."""
         command = ["nvidia-smi", f"--id={self.index}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     def watch(self, before):
-        while not self.ended.wait(0.05):
-            self.peak = max(self.peak, self.used() - before)
+        while self.peak is not None and not self.ended.wait(0.05):
+            try:
+                self.peak = max(self.peak, self.used() - before)
+            except (subprocess.CalledProcessError, ValueError):
+                self.peak = None  # Not known.
 
     def __enter__(self):
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.watch, args=(self.used(),))
+        try:
+            self.thread = threading.Thread(target=self.watch, args=(self.used(),))
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            self.peak, self.thread = None, threading.Thread()
         self.thread.start()
         return self
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
-//! `backward_ms`, `optimizer_ms`, `total_ms`), and at the end one with `peak_mib`, `parameters`, `flops` per
+//! `backward_ms`, `optimizer_ms`, and `total_ms` of the last three), and at the end one with `peak_mib`, `parameters`, `flops` per
 //! step, with conditioned tokens `conditioning_ms`: what the conditioning alone takes, forward and backward, and
 //! with `--peak` `matmul_gflops`: what this machine reaches in one large product. `--set` changes a size of the
 //! model, as in `--model vit-32 --set width=384 --set heads=6`. `scripts/compare_pytorch.py` runs the same steps
@@ -415,26 +415,27 @@ fn run(options: &Options) -> Result<()> {
     let mut optimizer =
         Optimizer::new(&parameters, &groups, AdamWConfig::default(), muon.as_ref())?;
     let given = options.inputs.as_deref().map(inputs).transpose()?;
+    let given = given.map(|batch| on(&device, batch)).transpose()?;
     for step in 0..options.steps {
         let clock = Instant::now();
         let batch = match &given {
             Some(batch) => batch.clone(),
-            None => model.batch(SEED + step as u64, options.batch)?,
+            None => on(&device, model.batch(SEED + step as u64, options.batch)?)?,
         };
-        let batch = on(&device, batch)?;
         device.synchronize()?;
         let data_ms = clock.elapsed().as_secs_f64() * 1e3;
+        let clock = Instant::now();
         let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64, last: true })?;
         let value = loss.to_scalar::<f32>()?;
-        let forward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms;
+        let forward_ms = clock.elapsed().as_secs_f64() * 1e3;
         let grads = backward(loss)?;
         device.synchronize()?;
-        let backward_ms = clock.elapsed().as_secs_f64() * 1e3 - data_ms - forward_ms;
+        let backward_ms = clock.elapsed().as_secs_f64() * 1e3 - forward_ms;
         optimizer.step(&grads, RATE, 1.0)?;
         drop(grads);
         device.synchronize()?;
         let total_ms = clock.elapsed().as_secs_f64() * 1e3;
-        let optimizer_ms = total_ms - data_ms - forward_ms - backward_ms;
+        let optimizer_ms = total_ms - forward_ms - backward_ms;
         if !value.is_finite() {
             bail!("the loss of step {step} is {value}");
         }

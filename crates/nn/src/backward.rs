@@ -1,13 +1,38 @@
 //! The backward pass of a graph that is differentiated once.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, TensorId};
+
+/// Gradients of parameters, each with its parameter.
+type Found = HashMap<TensorId, (Tensor, Tensor)>;
 
 thread_local! {
-    /// Gradients of parameters found by the [`backward`] that runs on this thread.
-    static FOUND: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
+    /// What the [`backward`] that runs on this thread has found.
+    static FOUND: RefCell<Option<Found>> = const { RefCell::new(None) };
+}
+
+/// A pass of [`backward`], which ends with this value, also in a panic.
+struct Final {
+    outer: Option<Found>,
+}
+
+impl Final {
+    fn begin() -> Self {
+        Self { outer: FOUND.replace(Some(Found::new())) }
+    }
+
+    fn found() -> Found {
+        FOUND.with_borrow_mut(Option::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Final {
+    fn drop(&mut self) {
+        FOUND.replace(self.outer.take());
+    }
 }
 
 /// The gradients of `loss`, as [`Tensor::backward`] gives them, in less time and memory.
@@ -15,7 +40,11 @@ thread_local! {
 /// candle adds the gradient of every parameter to a tensor of zeros: three more passes over memory. Here the
 /// parameters of a [`Sequence`](crate::Sequence) get theirs as they are, and what its layers kept for the
 /// backward pass is freed as soon as it has been used. So the graph can be differentiated only once, while
-/// `loss.backward()` may be called again and again.
+/// `loss.backward()` may be called again and again. On other devices than the CPU and in half precision it is
+/// `loss.backward()`.
+///
+/// The backward of an operation of your own, if it differentiates a graph inside, calls this function too:
+/// `Tensor::backward` there would leave the gradients of parameters to the outer pass.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -35,11 +64,11 @@ thread_local! {
 /// # Errors
 /// When an operation of the graph has no gradient, or the graph was differentiated by this function before.
 pub fn backward(loss: Tensor) -> Result<GradStore> {
-    let outer = FOUND.replace(Some(Vec::new()));
-    let grads = loss.backward();
-    let found = FOUND.replace(outer).unwrap_or_default();
-    let mut grads = grads?;
-    for (parameter, gradient) in found {
+    let pass = Final::begin();
+    let mut grads = loss.backward()?;
+    let found = Final::found();
+    drop(pass);
+    for (parameter, gradient) in found.into_values() {
         let sum = match grads.remove(&parameter) {
             Some(before) => (before + gradient)?,
             None => gradient,
@@ -55,13 +84,17 @@ pub(crate) fn is_final() -> bool {
 }
 
 /// Takes the gradient of a parameter to the end of [`backward`]; gives it back where candle has to add it.
-pub(crate) fn take(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
+pub(crate) fn take(parameter: &Tensor, gradient: Tensor) -> Result<Option<Tensor>> {
     FOUND.with_borrow_mut(|found| match found {
         // candle goes on from the gradient of a tensor that was computed.
         Some(found) if parameter.is_variable() => {
-            found.push((parameter.clone(), gradient));
-            None
+            let sum = match found.remove(&parameter.id()) {
+                Some((_, before)) => (before + gradient)?,
+                None => gradient,
+            };
+            found.insert(parameter.id(), (parameter.clone(), sum));
+            Ok(None)
         }
-        _ => Some(gradient),
+        _ => Ok(Some(gradient)),
     })
 }

@@ -10,6 +10,8 @@
 //! | linear, convolutions, attention, norms, GELU, gated GELU | yes |
 //! | layer scale | no: one multiplication |
 //! | dropout | no: the mask is drawn again |
+//! | the end of a branch | yes, whatever it is: the next one begins with it |
+//! | below the lowest layer that learns | no |
 //! | inside a convolution | no: the patches are gathered again, piece by piece |
 //! | inside attention | no: the probabilities are computed again, block by block |
 //!
@@ -104,8 +106,16 @@ impl Sequence {
     /// A cache belongs to one sequence of layers, with at most one attention, which is causal.
     ///
     /// # Errors
-    /// As [`Sequence::forward`]; when the cache is full or has seen another number of sequences.
+    /// As [`Sequence::forward`]; when the cache is full or has seen another number of sequences; when there
+    /// are several attentions.
     pub fn forward_cached(&self, x: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let layers = self.branches.iter().flat_map(|branch| &branch.layers);
+        let attentions = layers.filter(|layer| layer.cached().is_some()).count();
+        if attentions > 1 {
+            candle_core::bail!(
+                "sequence: {attentions} attentions and one cache; give each of them a sequence and a cache"
+            );
+        }
         let mut x = x.clone();
         for Branch { layers, residual } in &self.branches {
             let mut y = x.clone();

@@ -2,17 +2,17 @@
 //!
 //! candle's custom ops have at most three inputs. A parameter therefore enters through a *carrier*:
 //! an op whose value is a zero and whose gradient is whatever the sequence has left for it. The
-//! carriers form a chain that is the second input of the sequence; backward visits the sequence
-//! first, then its carriers, which hand the gradients to the parameters.
+//! carriers side by side are the second input of the sequence; backward visits the sequence first, then
+//! its carriers, which hand the gradients to the parameters.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 use crate::backward;
-use crate::kernel::{self, Reads, Real, dispatch};
+use crate::kernel::{self, Reads, dispatch};
 use crate::layer::{At, Input, Layer, Scalar, Wanted};
 use crate::sequence::Branch;
 use crate::{Mode, Padding, Pass};
@@ -34,8 +34,8 @@ pub(crate) struct SequenceOp {
     shapes: Vec<Vec<usize>>,
     mode: Mode,
     padding: Option<Padding>,
-    /// Whether a backward pass can come.
-    tracked: bool,
+    /// The lowest layer that a backward pass goes through, if one can come.
+    lowest: Option<usize>,
     kept: Mutex<Kept>,
     parcel: Parcel,
 }
@@ -60,15 +60,21 @@ impl SequenceOp {
             .map(|layer| layer.parameters(mode).into_iter().map(Tensor::contiguous).collect())
             .collect::<Result<Vec<Vec<Tensor>>>>()?;
         let parcel = Parcel::default();
-        let mut carrier = Tensor::zeros((), x.dtype(), x.device())?;
+        let mut carriers = Vec::new();
         for (layer, parameters) in parameters.iter().enumerate() {
             for (index, parameter) in parameters.iter().enumerate() {
                 if parameter.track_op() {
                     let op = Carrier { layer, index, parcel: parcel.clone() };
-                    carrier = parameter.apply_op2(&carrier, op)?;
+                    carriers.push(parameter.apply_op1(op)?);
                 }
             }
         }
+        let carrier = match carriers.is_empty() {
+            true => Tensor::zeros(1, DType::F32, x.device())?,
+            false => Tensor::cat(&carriers, 0)?,
+        };
+        let is_tracked = |layer: &Vec<Tensor>| layer.iter().any(Tensor::track_op);
+        let lowest = if x.track_op() { Some(0) } else { parameters.iter().position(is_tracked) };
         let op = Self {
             layers,
             branches: ranges,
@@ -76,7 +82,7 @@ impl SequenceOp {
             shapes,
             mode,
             padding: padding.cloned(),
-            tracked: x.track_op() || carrier.track_op(),
+            lowest,
             kept: Mutex::default(),
             parcel,
         };
@@ -89,26 +95,14 @@ impl SequenceOp {
         At { dims: &self.shapes[layer], pass }
     }
 
-    /// The parameters of all layers, locked.
-    fn reads(&self) -> Vec<Reads<'_>> {
-        self.parameters.iter().map(Reads::of).collect()
-    }
-
     /// The result of a layer, added to `base` where there is one.
-    fn result<T: Scalar>(
-        &self,
-        i: usize,
-        x: &[T],
-        reads: &[Reads<'_>],
-        base: Option<&[T]>,
-    ) -> Result<Vec<T>> {
-        let layer = &*self.layers[i];
-        let parameters = reads[i].slices(layer.name())?;
+    fn result<T: Scalar>(&self, i: usize, x: &[T], base: Option<&[T]>) -> Result<Vec<T>> {
+        let (layer, reads) = (&*self.layers[i], Reads::of(&self.parameters[i]));
+        let parameters = reads.slices(layer.name())?;
         T::forward(layer, Input { x, parameters: &parameters, at: self.at(i) }, base)
     }
 
     fn forward<T: Scalar>(&self, x: &[T]) -> Result<CpuStorage> {
-        let reads = self.reads();
         let mut kept = Vec::with_capacity(self.layers.len());
         // What the next layer takes; nothing stands for x.
         let mut current: Option<Arc<CpuStorage>> = None;
@@ -117,12 +111,15 @@ impl SequenceOp {
             for i in layers.clone() {
                 let of = |storage| slice_or(storage, x);
                 let added = (*residual && i + 1 == layers.end).then(|| of(&base)).transpose()?;
-                let y = self.result(i, of(&current)?, &reads, added)?;
+                let y = self.result(i, of(&current)?, added)?;
                 let input = current.replace(Arc::new(T::to_cpu_storage_owned(y)));
                 if i > 0 {
-                    // A branch begins with its input, which has its predecessor's input added.
-                    let keep = i == layers.start || !self.layers[i - 1].is_cheap();
-                    kept.push(input.filter(|_| self.tracked && keep));
+                    // Computing goes on from here: the input of a branch has another one added, and that of
+                    // the lowest layer has none before it.
+                    let first = i == layers.start || Some(i) == self.lowest;
+                    let keep = first || !self.layers[i - 1].is_cheap();
+                    let passed = self.lowest.is_some_and(|lowest| i >= lowest);
+                    kept.push(input.filter(|_| passed && keep));
                 }
             }
         }
@@ -137,14 +134,13 @@ impl SequenceOp {
         layer: usize,
         x: &'a [T],
         kept: &'a Kept,
-        reads: &[Reads<'_>],
     ) -> Result<Cow<'a, [T]>> {
         let Some(before) = layer.checked_sub(1) else { return Ok(Cow::Borrowed(x)) };
         if kept[before].is_some() {
             return Ok(Cow::Borrowed(slice_or(&kept[before], x)?));
         }
-        let input = self.input(before, x, kept, reads)?;
-        Ok(Cow::Owned(self.result(before, &input, reads, None)?))
+        let input = self.input(before, x, kept)?;
+        Ok(Cow::Owned(self.result(before, &input, None)?))
     }
 
     /// What the forward pass kept; for the last time in a pass that is final.
@@ -168,7 +164,7 @@ impl SequenceOp {
         input: bool,
     ) -> Result<Option<Vec<T>>> {
         let parcel = vec![Vec::new(); self.layers.len()];
-        let mut pass = Backward { op: self, x, reads: self.reads(), kept, input, parcel };
+        let mut pass = Backward { op: self, x, kept, input, parcel };
         let mut current = Some(Cow::Borrowed(g));
         for (layers, residual) in self.branches.iter().rev() {
             // Nobody below waits for a gradient.
@@ -191,7 +187,6 @@ impl SequenceOp {
 struct Backward<'a, T> {
     op: &'a SequenceOp,
     x: &'a [T],
-    reads: Vec<Reads<'a>>,
     kept: Kept,
     /// Whether somebody waits for the gradient of x.
     input: bool,
@@ -201,7 +196,7 @@ struct Backward<'a, T> {
 impl<T: Scalar> Backward<'_, T> {
     /// From the gradient of the result of some layers to that of their input, if somebody waits for it.
     fn through(&mut self, layers: Range<usize>, g: Cow<'_, [T]>) -> Result<Option<Vec<T>>> {
-        let Self { op, x, reads, kept, input, parcel } = self;
+        let Self { op, x, kept, input, parcel } = self;
         let mut current = Some(g);
         for i in layers.rev() {
             let Some(g) = current.take() else { break };
@@ -210,8 +205,9 @@ impl<T: Scalar> Backward<'_, T> {
             let below = *input || op.parameters[..i].iter().flatten().any(Tensor::track_op);
             let wanted = Wanted { input: below, parameters: &tracked };
             let found = {
-                let x = op.input(i, x, kept, reads)?;
-                let slices = reads[i].slices(layer.name())?;
+                let x = op.input(i, x, kept)?;
+                let reads = Reads::of(parameters);
+                let slices = reads.slices(layer.name())?;
                 T::backward(layer, Input { x: &x, parameters: &slices, at: op.at(i) }, g, wanted)
             };
             // In a final pass nobody else holds the input.
@@ -287,34 +283,21 @@ struct Carrier {
     parcel: Parcel,
 }
 
-impl CustomOp2 for Carrier {
+impl CustomOp1 for Carrier {
     fn name(&self) -> &'static str {
         "carrier"
     }
 
-    fn cpu_fwd(
-        &self,
-        parameter: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        dispatch!(parameter, self.name(), T => kernel::output(vec![T::ZERO], ()))
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        kernel::output(vec![0f32], 1)
     }
 
-    fn bwd(
-        &self,
-        parameter: &Tensor,
-        before: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, parameter: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
         let mut parcel = self.parcel.lock().unwrap_or_else(PoisonError::into_inner);
         let place = parcel.get_mut(self.layer).and_then(|layer| layer.get_mut(self.index));
         let Some(gradient) = place.and_then(Option::take) else {
             candle_core::bail!("sequence: a parameter was visited before its sequence");
         };
-        let before = if before.track_op() { Some(before.zeros_like()?) } else { None };
-        Ok((backward::take(parameter, gradient), before))
+        backward::take(parameter, gradient)
     }
 }

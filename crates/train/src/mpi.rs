@@ -36,7 +36,9 @@ impl Mpi {
         let (universe, granted) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| error("MPI was started before in this process"))?;
         if granted < Threading::Funneled {
-            return Err(error("this MPI was built for programs of one thread; take another build of it"));
+            return Err(error(
+                "this MPI was built for programs of one thread; take another build of it",
+            ));
         }
         let world = universe.world();
         let local_rank = world.split_shared(world.rank()).rank();

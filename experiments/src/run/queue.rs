@@ -140,8 +140,11 @@ fn own_path() -> Result<PathBuf> {
     std::env::current_exe().context("this binary is gone")
 }
 
+/// What says how many threads the kernels and candle have.
+const ONE_THREAD: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
+
 fn with_one_thread(mut command: Command) -> Command {
-    command.env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
+    command.envs(ONE_THREAD.map(|name| (name, "1")));
     command
 }
 
@@ -149,7 +152,9 @@ fn with_one_thread(mut command: Command) -> Command {
 fn trainer(folder: &Path, launcher: Option<&Launcher>) -> Result<Command> {
     let Some(launcher) = launcher else { return this_binary(&worker("train", folder)) };
     let mut command = Command::new(&launcher.program);
-    command.args(&launcher.arguments).arg(own_path()?).args(worker("train-together", folder));
+    // A launcher may hand no environment to other machines.
+    command.args(&launcher.arguments).arg("env").args(ONE_THREAD.map(|name| format!("{name}=1")));
+    command.arg(own_path()?).args(worker("train-together", folder));
     // Ctrl-C on a terminal would reach the launcher too, which kills its processes before they have saved.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

@@ -71,8 +71,6 @@ pub fn train(folder: &Folder) -> Result<ExitCode> {
 pub fn train_together(folder: &Folder) -> Result<ExitCode> {
     #[cfg(feature = "mpi")]
     {
-        // A launcher may hand no environment to other machines.
-        rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
         // To leave MPI is to wait for the others, which may wait for us: after an error or a panic the launcher
         // ends them.
         let processes = std::mem::ManuallyDrop::new(conditioned_train::Mpi::join()?);

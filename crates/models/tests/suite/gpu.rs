@@ -1,15 +1,17 @@
 //! Models on a CUDA GPU against the CPU: loss and every gradient. Run by `scripts/check_cuda.sh`;
 //! on a machine without a GPU these tests are not built.
 
+use candle_conditioning::{Conditioner, Polar};
 use candle_core::{DType, Device, Result, Tensor};
 use conditioned_models::Architecture;
 use conditioned_models::bert::{BertConfig, BertInput};
 use conditioned_models::bert_heads::BertClassifier;
+use conditioned_models::conditioning::Method;
 use conditioned_models::crammed_bert::CrammedBertConfig;
 use conditioned_models::crammed_heads::CrammedBertClassifier;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::network::Network;
-use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_nn::{Mode, Store, backward, cross_entropy};
 
 use crate::{distance, uniform};
 
@@ -24,7 +26,7 @@ fn compare(loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
     let run = |device: &Device| {
         let store = Store::new(7, DType::F32, device);
         let loss = loss(&store)?;
-        let grads = loss.backward()?;
+        let grads = backward(loss.clone())?;
         let mut out = vec![("loss".to_string(), loss)];
         for (name, var) in store.parameters() {
             out.push((name.clone(), grads.get(&var).expect(&name).clone()));
@@ -50,6 +52,24 @@ fn gpu_image_models_equal_those_of_the_cpu() -> Result<()> {
             let model = network.build(store.builder())?;
             let images = images.to_device(store.device())?;
             cross_entropy(&model.forward(&images, MODE.into())?, &targets)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gpu_conditioned_models_equal_those_of_the_cpu() -> Result<()> {
+    // The CPU takes the way of the GPU.
+    let iterative = Polar::Iterative { tolerance: 1e-3 };
+    let per_sequence =
+        Conditioner::default().with_strength(0.3).and_then(|it| it.with_polar(iterative)).unwrap();
+    for method in [Method::PerSequence(per_sequence), Method::pooled(0.3).unwrap()] {
+        let mut network = Network::preset("vit-8").unwrap();
+        network.set_conditioning(method.into());
+        compare(|store| {
+            let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
+            let model = network.build(store.builder())?;
+            model.forward(&images.to_device(store.device())?, MODE.into())?.sqr()?.mean_all()
         })?;
     }
     Ok(())

@@ -1,19 +1,19 @@
 //! Chains of sequences, and the backward pass that frees as it goes: the bits of the plain ways.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
+use candle_nn::VarBuilder;
 use conditioned_nn::{
     Attention, Dropout, Gelu, LayerNorm, LayerScale, Linear, Mode, Sequence, Store, backward,
     linear,
 };
 
-use crate::{uniform, variable};
+use crate::{distance, uniform, variable};
 
 const TRAIN: Mode = Mode::Train { seed: 3, step: 5, last: true };
 
 /// Sequences of 8 -> 8 -> 8 -> 12 channels: cheap layers at their ends, and one without layers in an evaluation.
-fn sequences(store: &Store) -> Result<Vec<Sequence>> {
-    let vb = store.builder();
+fn sequences(vb: &VarBuilder) -> Result<Vec<Sequence>> {
     Ok(vec![
         Sequence::residual([
             LayerNorm::new(vb.pp("norm"), 8, 1e-6)?.into(),
@@ -46,7 +46,7 @@ fn gradients(grads: &GradStore, vars: &[(String, Var)]) -> Result<Vec<(String, V
 fn a_chain_has_the_bits_of_its_sequences_one_by_one() -> Result<()> {
     for mode in [Mode::Eval, TRAIN] {
         let store = Store::new(0, DType::F64, &Device::Cpu);
-        let sequences = sequences(&store)?;
+        let sequences = sequences(&store.builder())?;
         let x = variable(&[3, 7, 8], 1)?;
         let cotangent = uniform(&[3, 7, 12], 2)?;
         let mut vars = store.parameters();
@@ -122,5 +122,58 @@ fn a_freed_graph_says_so_and_disturbs_no_other() -> Result<()> {
     }
     let other = loss(&store, &x)?;
     assert!(other.backward().is_ok() && other.backward().is_ok());
+    Ok(())
+}
+
+#[test]
+fn a_chain_whose_lower_part_is_frozen_has_the_gradients_of_the_rest() -> Result<()> {
+    let store = Store::new(0, DType::F64, &Device::Cpu);
+    let learning = sequences(&store.builder())?;
+    let frozen = sequences(&store.frozen()?)?;
+    let x = uniform(&[3, 7, 8], 1)?;
+    let loss = |chain: Vec<Sequence>| Sequence::chain(chain).forward(&x, TRAIN)?.sqr()?.sum_all();
+    let all = loss(learning.clone())?.backward()?;
+    for kept in 0..learning.len() {
+        let chain = [&frozen[..kept], &learning[kept..]].concat();
+        for grads in [loss(chain.clone())?.backward()?, backward(loss(chain)?)?] {
+            let mut found = 0;
+            for (name, var) in store.parameters() {
+                let Some(grad) = grads.get(&var) else { continue };
+                let expected = all.get(&var).expect("a gradient");
+                assert_eq!(distance(grad, expected)?, 0.0, "{name}, {kept} frozen");
+                found += 1;
+            }
+            assert_eq!(found, [15, 8, 8, 6, 4][kept], "{kept} frozen");
+        }
+    }
+    Ok(())
+}
+
+/// An op whose backward panics.
+struct Panics;
+
+impl CustomOp1 for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F64(vec![0.0]), Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_panic_in_a_backward_pass_disturbs_no_later_one() -> Result<()> {
+    let store = Store::new(0, DType::F64, &Device::Cpu);
+    let x = variable(&[2, 5, 6], 1)?;
+    let broken = x.apply_op1(Panics)?;
+    let pass = std::panic::AssertUnwindSafe(|| backward(broken));
+    assert!(std::panic::catch_unwind(pass).is_err());
+    let grads = loss(&store, &x)?.backward()?;
+    assert!(store.parameters().iter().all(|(_, var)| grads.get(var).is_some()));
     Ok(())
 }

@@ -55,5 +55,8 @@ fn what_does_not_fit_is_named_and_leaves_the_cache_alone() -> Result<()> {
     assert_eq!(branch.forward_cached(&x.narrow(1, 0, 0)?, &mut cache)?.dims(), [1, 0, 12]);
     assert_eq!(cache.len(), 4);
     branch.forward_cached(&x.narrow(1, 0, 1)?, &mut cache)?;
+    let two = Sequence::chain([branch.clone(), branch]);
+    let error = two.forward_cached(&x, &mut Cache::new(5)).unwrap_err().to_string();
+    assert!(error.contains("2 attentions and one cache"), "{error}");
     Ok(())
 }
