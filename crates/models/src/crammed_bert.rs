@@ -39,7 +39,7 @@ use crate::bert_embedding::{Embedding, pass_over, real_tokens, rows_at};
 use crate::checks;
 use crate::conditioning::{ConditioningConfig, Method, Packing, Placement, Tokens};
 use crate::model::Model;
-use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::self_attention::{Projection, SelfAttention, branches, folded_weights};
 use crate::stem::{Places, Stem, Way};
 
 /// Deviation of every linear weight at initialisation, as published.
@@ -253,10 +253,8 @@ impl CrammedBert {
     fn encode(&self, input: &BertInput, read: Option<&Tensor>, pass: Pass<'_>) -> Result<Tensor> {
         let x = self.embed_ids(&input.ids, Way::Conditioned(pass))?;
         let mut x = self.dropout.forward(&x, pass.mode)?;
-        let mut branches = Vec::with_capacity(2 * self.layers.len());
-        for layer in &self.layers {
-            branches.extend([layer.attention.sequence(pass.mode)?, layer.ffn.clone()]);
-        }
+        let layers = self.layers.iter().map(|layer| (&layer.attention, &layer.ffn));
+        let mut branches = branches(layers, pass.mode)?;
         let last = branches.pop();
         x = Sequence::chain(branches).forward(&x, pass)?;
         if let Some(positions) = read {

@@ -29,7 +29,7 @@ use crate::architecture::{Architecture, Family, TableStds, from_fields};
 use crate::checks;
 use crate::conditioning::{ConditioningConfig, Packing, Placement, Table};
 use crate::model::Model;
-use crate::self_attention::{Projection, SelfAttention, folded_weights};
+use crate::self_attention::{Projection, SelfAttention, branches, folded_weights};
 use crate::stem::{Places, Stem, Way};
 
 /// Epsilon of every layer norm.
@@ -230,10 +230,8 @@ impl Gpt2 {
         let pass = pass.into();
         let x = self.embed(ids, Way::Conditioned(pass))?;
         let x = self.dropout.forward(&x, pass.mode)?;
-        let mut branches = Vec::with_capacity(2 * self.blocks.len() + 1);
-        for Block { attention, mlp } in &self.blocks {
-            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
-        }
+        let blocks = self.blocks.iter().map(|Block { attention, mlp }| (attention, mlp));
+        let mut branches = branches(blocks, pass.mode)?;
         branches.push(Sequence::new([self.norm.clone().into()]));
         Sequence::chain(branches).forward(&x, pass)
     }

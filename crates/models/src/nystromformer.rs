@@ -28,7 +28,7 @@ use crate::architecture::{Architecture, Family, from_fields};
 use crate::checks;
 use crate::conditioning::{ConditioningConfig, Packing, Placement, Table, Tokens};
 use crate::model::Model;
-use crate::self_attention::{Projection, SelfAttention};
+use crate::self_attention::{Projection, SelfAttention, branches};
 use crate::stem::{Places, Stem, Way};
 
 /// PyTorch's epsilon of a layer norm.
@@ -282,10 +282,8 @@ impl Nystromformer {
     fn encode(&self, input: &Sequences, pass: Pass<'_>) -> Result<Tensor> {
         let x = self.embed_input(input, Way::Conditioned(pass))?;
         let x = self.dropout.forward(&x, pass.mode)?;
-        let mut branches = Vec::with_capacity(2 * self.layers.len() + 1);
-        for EncoderLayer { attention, mlp } in &self.layers {
-            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
-        }
+        let layers = self.layers.iter().map(|EncoderLayer { attention, mlp }| (attention, mlp));
+        let mut branches = branches(layers, pass.mode)?;
         branches.push(Sequence::new([self.norm.clone().into()]));
         Sequence::chain(branches).forward(&x, pass)
     }

@@ -46,6 +46,18 @@ impl SelfAttention {
     }
 }
 
+/// The branches of blocks of attention and MLP, one after the other.
+pub(crate) fn branches<'a>(
+    blocks: impl Iterator<Item = (&'a SelfAttention, &'a Sequence)>,
+    mode: Mode,
+) -> Result<Vec<Sequence>> {
+    let mut branches = Vec::new();
+    for (attention, mlp) in blocks {
+        branches.extend([attention.sequence(mode)?, mlp.clone()]);
+    }
+    Ok(branches)
+}
+
 /// The weights of queries, keys and values that an evaluation multiplies with, by their names in the
 /// builder that the model was made with.
 pub(crate) fn folded_weights<'a>(

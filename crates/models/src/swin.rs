@@ -25,7 +25,7 @@ use crate::checks;
 use crate::conditioning::{ConditioningConfig, Placement};
 use crate::model::Model;
 use crate::pyramid::Pyramid;
-use crate::self_attention::SelfAttention;
+use crate::self_attention::{SelfAttention, branches};
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a Swin.
@@ -251,11 +251,8 @@ impl Stage {
     }
 
     fn sequence(&self, mode: Mode) -> Result<Sequence> {
-        let mut branches = Vec::from_iter(self.merge.clone());
-        for Block { attention, mlp } in &self.blocks {
-            branches.extend([attention.sequence(mode)?, mlp.clone()]);
-        }
-        Ok(Sequence::chain(branches))
+        let blocks = self.blocks.iter().map(|Block { attention, mlp }| (attention, mlp));
+        Ok(Sequence::chain(self.merge.clone().into_iter().chain(branches(blocks, mode)?)))
     }
 }
 

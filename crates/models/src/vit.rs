@@ -26,7 +26,7 @@ use crate::block::{Branches, LINEAR_STD, drop_path_of};
 use crate::checks;
 use crate::conditioning::{ConditioningConfig, Method, Placement};
 use crate::model::Model;
-use crate::self_attention::{SelfAttention, folded_weights};
+use crate::self_attention::{SelfAttention, branches, folded_weights};
 use crate::stem::{Places, Stem, Way};
 
 /// timm's epsilon of every layer norm in a ViT.
@@ -260,10 +260,8 @@ impl Vit {
     pub fn heads(&self, images: &Tensor, pass: Pass<'_>) -> Result<Vec<Tensor>> {
         let special = 1 + usize::from(self.dist_token.is_some());
         let mut x = self.embed(images, Way::Conditioned(pass))?; // (B, N, C)
-        let mut branches = Vec::with_capacity(2 * self.blocks.len());
-        for Block { attention, mlp } in &self.blocks {
-            branches.extend([attention.sequence(pass.mode)?, mlp.clone()]);
-        }
+        let blocks = self.blocks.iter().map(|Block { attention, mlp }| (attention, mlp));
+        let mut branches = branches(blocks, pass.mode)?;
         let last = branches.pop();
         x = Sequence::chain(branches).forward(&x, pass)?;
         if let Some(mlp) = last {

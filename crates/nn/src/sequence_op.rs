@@ -202,7 +202,7 @@ impl<T: Scalar> Backward<'_, T> {
             let Some(g) = current.take() else { break };
             let (layer, parameters) = (&*op.layers[i], &op.parameters[i]);
             let tracked: Vec<bool> = parameters.iter().map(Tensor::track_op).collect();
-            let below = *input || op.parameters[..i].iter().flatten().any(Tensor::track_op);
+            let below = *input || op.lowest.is_some_and(|lowest| lowest < i);
             let wanted = Wanted { input: below, parameters: &tracked };
             let found = {
                 let x = op.input(i, x, kept)?;
