@@ -37,6 +37,11 @@ impl Layout {
         Ok(Self { block, tokens, channels, mask })
     }
 
+    /// Whether there is a mask.
+    pub(crate) fn has_padding(&self) -> bool {
+        self.mask.is_some()
+    }
+
     fn is_real(&self, row: usize) -> bool {
         self.mask.as_ref().is_none_or(|mask| mask[row] != 0)
     }
@@ -57,7 +62,7 @@ impl Layout {
         xs: &[T],
         first: usize,
     ) -> Result<Option<Block>> {
-        let mut values = self.real_rows(xs, first, WithDType::to_f64);
+        let mut values = self.real_rows(xs, first);
         let Some(peak) = vectorised(
             #[inline(always)]
             || finite_peak(&values),
@@ -65,35 +70,26 @@ impl Layout {
             return Err(self.non_finite(tensor, &values, first));
         };
         let scale = power_of_two_below_inverse(peak);
-        vectorised(
-            #[inline(always)]
-            || {
-                for v in &mut values {
-                    *v *= scale;
-                }
-            },
-        );
+        if scale != 1.0 {
+            values.iter_mut().for_each(|v| *v *= scale);
+        }
         let rows = values.len() / self.channels.max(1);
         Ok((rows > 0).then_some(Block { values, rows, channels: self.channels, scale }))
     }
 
-    /// The real rows of `xs`, whose first row is row `first` of the tensor, in another type.
-    pub(crate) fn real_rows<T: WithDType, V: Copy + Default>(
-        &self,
-        xs: &[T],
-        first: usize,
-        convert: impl Fn(T) -> V,
-    ) -> Vec<V> {
+    /// The real rows of `xs`, whose first row is row `first` of the tensor, in f64.
+    fn real_rows<T: WithDType>(&self, xs: &[T], first: usize) -> Vec<f64> {
         let d = self.channels.max(1);
         let real = (0..xs.len() / d).filter(|n| self.is_real(first + n));
-        let mut values = vec![V::default(); real.clone().count() * d];
+        let mut values = Vec::with_capacity(real.clone().count() * d);
         vectorised(
             #[inline(always)]
             || {
-                for (n, row) in real.zip(values.chunks_exact_mut(d)) {
-                    for (value, x) in row.iter_mut().zip(&xs[n * d..]) {
-                        *value = convert(*x);
-                    }
+                for n in real {
+                    values.extend(xs[n * d..][..d].iter().map(
+                        #[inline(always)]
+                        |x| x.to_f64(),
+                    ));
                 }
             },
         );
@@ -109,11 +105,11 @@ impl Layout {
         Error::NonFinite { tensor, value: values[at], batch, token, channel: at % d }
     }
 
-    /// Rounds values, made f64 by `widen`, to the real rows of `out`.
-    pub(crate) fn write<V: Copy, T: WithDType>(
+    /// Rounds values to the real rows of `out`.
+    pub(crate) fn write<T: WithDType>(
         &self,
-        values: &[V],
-        widen: impl Fn(V) -> f64,
+        values: &[f64],
+        unscale: f64,
         first: usize,
         out: &mut [T],
     ) -> Result<()> {
@@ -123,15 +119,13 @@ impl Layout {
             #[inline(always)]
             || {
                 for ((n, out), values) in real.zip(values.chunks_exact(d)) {
-                    let mut finite = true;
                     for (out, value) in out.iter_mut().zip(values) {
-                        *out = T::from_f64(widen(*value));
-                        finite &= out.to_f64().abs() < f64::INFINITY;
+                        *out = T::from_f64(value * unscale);
                     }
-                    if !finite {
+                    if !is_finite(out) {
                         let channel = out.iter().position(|x| !x.to_f64().is_finite()).unwrap_or(0);
                         let (batch, token) = self.position(first + n);
-                        let value = widen(values[channel]);
+                        let value = values[channel] * unscale;
                         return Err(Error::Overflow {
                             dtype: T::DTYPE,
                             value,
@@ -145,11 +139,31 @@ impl Layout {
             },
         )
     }
+
+    /// Gives the rows of padding in `out` those of `xs`; whether the others are finite.
+    pub(crate) fn keep_padding<T: WithDType>(&self, xs: &[T], first: usize, out: &mut [T]) -> bool {
+        let d = self.channels.max(1);
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut finite = true;
+                let rows = out.chunks_exact_mut(d).zip(xs.chunks_exact(d)).enumerate();
+                for (n, (out, x)) in rows {
+                    if self.is_real(first + n) {
+                        finite &= is_finite(out);
+                    } else {
+                        out.copy_from_slice(x);
+                    }
+                }
+                finite
+            },
+        )
+    }
 }
 
 /// Runs `work`, whose plain `for` loops are compiled for each set of vector instructions, with the
 /// widest that the processor has.
-fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
@@ -175,18 +189,35 @@ impl Block {
     }
 }
 
+/// Maxima and sums side by side: the compiler may not reorder one, and so would not vectorise it.
+const LANES: usize = 16;
+
+/// Whether all values are finite.
+#[inline(always)]
+fn is_finite<T: WithDType>(values: &[T]) -> bool {
+    let mut zeros = [0.0; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            zeros[lane] += chunk[lane].to_f64() * 0.0; // NaN for NaN and infinity, for good
+        }
+    }
+    for value in rest {
+        zeros[0] += value.to_f64() * 0.0;
+    }
+    zeros == [0.0; LANES]
+}
+
 /// The largest magnitude, or `None` where a value is not finite.
 #[inline(always)]
 fn finite_peak(values: &[f64]) -> Option<f64> {
-    // Lanes: the compiler may not reorder one maximum or sum, and so would not vectorise it.
-    const LANES: usize = 16;
     let (mut peaks, mut zeros) = ([0.0; LANES], [0.0; LANES]);
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
             let magnitude = chunk[lane].abs();
             peaks[lane] = if magnitude > peaks[lane] { magnitude } else { peaks[lane] };
-            zeros[lane] += magnitude * 0.0; // NaN for NaN and infinity, for good
+            zeros[lane] += magnitude * 0.0;
         }
     }
     for value in rest {
@@ -196,9 +227,10 @@ fn finite_peak(values: &[f64]) -> Option<f64> {
     (zeros == [0.0; LANES]).then(|| peaks.into_iter().fold(0.0, f64::max))
 }
 
-/// The power of two that brings `peak` into [1, 2), as far as f64 has one.
+/// 1 where squares of values up to `peak` are far from the ends of f64, as those of f32 always are; else the power of
+/// two that brings `peak` into [1, 2), as far as f64 has one.
 fn power_of_two_below_inverse(peak: f64) -> f64 {
-    if peak == 0.0 {
+    if peak == 0.0 || (1e-50..1e50).contains(&peak) {
         return 1.0;
     }
     // 2^1000 and 2^-1000 are far from the ends of f64, and so is their square times any f64 input

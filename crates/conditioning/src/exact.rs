@@ -26,7 +26,8 @@ use faer::linalg::evd::{
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
 
-use crate::inverse_root::{Weaker, inverse_root};
+use crate::inverse_root::Reduced;
+use crate::tridiagonal::Weaker;
 use crate::{Error, Result};
 
 /// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
@@ -141,7 +142,8 @@ pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result
     let wide = X.nrows() <= X.ncols();
     let (X, mut Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
     let G = gram(X, 1.0);
-    let L = match inverse_root(G.as_ref(), FADING, Weaker::Faded) {
+    let reduced = Reduced::of(G.as_ref());
+    let L = match reduced.and_then(|reduced| reduced.inverse_root(FADING, Weaker::Faded)) {
         Some((L, _)) => Some(L),
         None => Basis::of_gram(G.as_ref())?.inverse_root(FADING),
     };
@@ -155,7 +157,8 @@ pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result
 /// L of X: (k, m) with k <= m, and sigma_1; `None` for zero.
 fn inverse_root_of_rows(X: MatRef<'_, f64>) -> Result<Option<(Mat<f64>, f64)>> {
     let G = gram(X, 1.0);
-    if let Some(found) = inverse_root(G.as_ref(), LOST, Weaker::Refused) {
+    let reduced = Reduced::of(G.as_ref());
+    if let Some(found) = reduced.and_then(|reduced| reduced.inverse_root(LOST, Weaker::Refused)) {
         return Ok(Some(found));
     }
     let basis = Basis::of_rows(X, G.as_ref())?;
@@ -168,8 +171,9 @@ pub(crate) fn floored_inverse_root(
     G: MatRef<'_, f64>,
     floor: f64,
 ) -> Result<Option<(Mat<f64>, f64)>> {
-    if let Some(found) = inverse_root(G, floor.max(LOST), Weaker::Refused) {
-        return Ok(Some(found));
+    if let Some(reduced) = Reduced::of(G) {
+        let found = reduced.inverse_root(floor.max(LOST), Weaker::Refused);
+        return found.map_or_else(|| reduced.floored_inverse_root(floor), Ok).map(Some);
     }
     let basis = Basis::of_gram(G)?;
     Ok(basis.inverse_root(floor).map(|L| (L, basis.spectral_norm())))
@@ -201,9 +205,7 @@ fn lower_product(C: MatMut<'_, f64>, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alp
 fn eigen(G: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
     let k = G.nrows();
     let (mut E, mut lambda) = (Mat::zeros(k, k), vec![0.0; k]);
-    let mut parameters = <SelfAdjointEvdParams as Auto<f64>>::auto();
-    parameters.recursion_threshold = DIVIDE;
-    let parameters = Spec::from(parameters);
+    let parameters = eigen_parameters();
     let scratch =
         self_adjoint_evd_scratch::<f64>(k, ComputeEigenvectors::Yes, Par::Seq, parameters);
     self_adjoint_evd(
@@ -214,10 +216,18 @@ fn eigen(G: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
         MemStack::new(&mut MemBuffer::new(scratch)),
         parameters,
     )
-    .map_err(|_| Error::NoConvergence {
-        decomposition: "eigen decomposition",
-        rows: k,
-        columns: k,
-    })?;
+    .map_err(|_| no_convergence(k))?;
     Ok((E, lambda))
+}
+
+/// How eigenproblems are solved.
+pub(crate) fn eigen_parameters() -> Spec<SelfAdjointEvdParams, f64> {
+    let mut parameters = <SelfAdjointEvdParams as Auto<f64>>::auto();
+    parameters.recursion_threshold = DIVIDE;
+    parameters.into()
+}
+
+/// The error of an eigenproblem of size k.
+pub(crate) fn no_convergence(k: usize) -> Error {
+    Error::NoConvergence { decomposition: "eigen decomposition", rows: k, columns: k }
 }

@@ -59,26 +59,6 @@ pub(crate) fn map_blocks<const K: usize>(
     layout: &Layout,
     f: impl Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
 ) -> Result<CpuStorage> {
-    map_single_blocks(names, tensors, layout, NOT_SINGLE, f)
-}
-
-/// No function of [`map_single_blocks`].
-const NOT_SINGLE: Option<Single> = None;
-
-/// Values of real rows, in f32.
-type Single = fn(&[f32]) -> Vec<f32>;
-
-/// [`map_blocks`] that, but for tensors in f64, takes `single` of the real rows of the last tensor
-/// in f32 where that is finite.
-///
-/// Where it is not, `f` finds the number that is to blame or, with the range of f64, a result.
-pub(crate) fn map_single_blocks<const K: usize>(
-    names: [&'static str; K],
-    tensors: [&Tensor; K],
-    layout: &Layout,
-    single: Option<impl Fn(&[f32]) -> Vec<f32> + Sync>,
-    f: impl Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
-) -> Result<CpuStorage> {
     let mut hosted = Vec::with_capacity(K);
     for tensor in tensors {
         hosted.push(on_host(tensor)?);
@@ -88,7 +68,7 @@ pub(crate) fn map_single_blocks<const K: usize>(
     for (storage, l) in &guards {
         parts.push(cpu_range(storage, l)?);
     }
-    let job = Job { names, parts, layout, single, f };
+    let job = Job { names, parts, layout, f };
     match job.parts[K - 1].0 {
         CpuStorage::F32(_) => Ok(CpuStorage::F32(job.run()?)),
         CpuStorage::F64(_) => Ok(CpuStorage::F64(job.run()?)),
@@ -98,17 +78,38 @@ pub(crate) fn map_single_blocks<const K: usize>(
     }
 }
 
-struct Job<'a, const K: usize, S, F> {
+/// The rows of tokens in f32 by a function in f32 of each row alone; rows of padding keep their bits.
+///
+/// `None` for another dtype, and where a row is not finite then: f64, by [`map_blocks`], finds the number that
+/// is to blame or, with its range, a result.
+pub(crate) fn map_single_rows(
+    x: &Tensor,
+    layout: &Layout,
+    f: impl Fn(&[f32], &mut [f32]) + Sync,
+) -> Result<Option<CpuStorage>> {
+    let x = on_host(x)?;
+    let (storage, l) = x.storage_and_layout();
+    let (CpuStorage::F32(values), range) = cpu_range(&storage, l)? else { return Ok(None) };
+    let (xs, size) = (&values[range], layout.block_size());
+    let mut out = vec![0.0; xs.len()];
+    let finite =
+        out.par_chunks_mut(size).zip(xs.par_chunks(size)).enumerate().map(|(index, (out, xs))| {
+            f(xs, out);
+            layout.keep_padding(xs, index * layout.block, out)
+        });
+    let finite = finite.reduce(|| true, |a, b| a && b);
+    Ok(finite.then_some(CpuStorage::F32(out)))
+}
+
+struct Job<'a, const K: usize, F> {
     names: [&'static str; K],
     parts: Vec<(&'a CpuStorage, Range<usize>)>,
     layout: &'a Layout,
-    single: Option<S>,
     f: F,
 }
 
-impl<const K: usize, S, F> Job<'_, K, S, F>
+impl<const K: usize, F> Job<'_, K, F>
 where
-    S: Fn(&[f32]) -> Vec<f32> + Sync,
     F: Fn([&Block; K]) -> Result<Vec<f64>> + Sync,
 {
     fn run<T: WithDType>(&self) -> Result<Vec<T>> {
@@ -133,12 +134,8 @@ where
     }
 
     fn block<T: WithDType>(&self, inputs: &[&[T]], row: usize, out: &mut [T]) -> Result<()> {
-        out.copy_from_slice(inputs[K - 1]);
-        if let Some(single) = self.single.as_ref().filter(|_| T::DTYPE != DType::F64) {
-            let values = single(&self.layout.real_rows(inputs[K - 1], row, |v| v.to_f64() as f32));
-            if self.layout.write(&values, f64::from, row, out).is_ok() {
-                return Ok(());
-            }
+        if self.layout.has_padding() {
+            out.copy_from_slice(inputs[K - 1]);
         }
         let mut blocks = Vec::with_capacity(K);
         for (name, xs) in self.names.iter().zip(inputs) {
@@ -148,8 +145,7 @@ where
             }
         }
         let values = (self.f)(std::array::from_fn(|k| &blocks[k]))?;
-        let unscale = 1.0 / blocks[K - 1].scale;
-        self.layout.write(&values, |v| v * unscale, row, out)
+        self.layout.write(&values, 1.0 / blocks[K - 1].scale, row, out)
     }
 }
 

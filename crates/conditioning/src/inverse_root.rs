@@ -1,195 +1,133 @@
-//! G^(-1/2) of a well-conditioned Gram matrix without its eigenvectors.
+//! G^(-1/2) of a Gram matrix by its tridiagonal form.
 //!
 //! ```text
-//! G = Q T Q^T,   T tridiagonal, eigenvalues in [m, M]
-//! lambda^(-1/2) = sum_j w_j / (lambda + s_j)       (Zolotarev; 3e-14 relative on [m, M])
-//! G^(-1/2) = Q F Q^T,   F = sum_j w_j (T + s_j)^(-1)
+//! G = Q T Q^T,   T tridiagonal
+//! G^(-1/2) = Q F Q^T,   F = T^(-1/2)
 //! ```
 //!
-//! The inverse of a tridiagonal matrix costs O(k^2): below the diagonal each row is a multiple of the
-//! one above it. So F replaces the divide and conquer of T, and no product of eigenvectors follows.
-//! With k = sqrt(m / M), K' the complete elliptic integral of the complementary modulus, and
-//! u_j = (j - 1/2) K' / n (Hale, Higham and Trefethen, 2008, method 3),
-//!
-//! ```text
-//! s_j = m sn^2(u_j) / cn^2(u_j),   w_j = 2 sqrt(m) K' / (pi n) dn(u_j) / cn^2(u_j),
-//! n = 33 K' / pi^2,   K' about ln(4 sqrt(M / m))
-//! ```
-
-use std::f64::consts::{FRAC_PI_2, PI};
+//! Where G is well-conditioned, F is a sum of inverses ([`crate::tridiagonal`]): it replaces the divide and conquer
+//! of T, and no product of eigenvectors follows.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
+use faer::linalg::householder::{
+    apply_block_householder_sequence_on_the_left_in_place_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj,
+};
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::reborrow::ReborrowMut;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
+
+use crate::Result;
+use crate::blocks::vectorised;
+use crate::tridiagonal::{Tridiagonal, Weaker, poles};
 
 /// Below this size the eigenproblem is as fast.
 const SMALLEST: usize = 16;
 
-/// What is done with eigenvalues below the interval.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Weaker {
-    /// There is no result.
-    Refused,
-    /// They get what the sum gives them: less than lambda^(-1/2), and at lambda = 0 about 10.5 / sqrt(m).
-    Faded,
+/// A Gram matrix as G = unit Q T Q^T.
+pub(crate) struct Reduced {
+    T: Tridiagonal,
+    unit: f64,
+    /// The reflectors of Q, below the first subdiagonal.
+    vectors: Mat<f64>,
+    factors: Mat<f64>,
 }
 
-/// G^(-1/2) and the square root of the largest eigenvalue; reads the lower triangle of G.
-///
-/// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
-/// eigenvalue allows that. `None` for small G and zero, and where a direction is weaker and refused.
-pub(crate) fn inverse_root(
-    G: MatRef<'_, f64>,
-    weakest: f64,
-    weaker: Weaker,
-) -> Option<(Mat<f64>, f64)> {
-    let k = G.nrows();
-    if k < SMALLEST {
-        return None;
-    }
-    let mut A = Mat::zeros(k, k);
-    A.copy_from_triangular_lower(G);
-    let mut factors = Mat::zeros(recommended_block_size::<f64>(k, k), k - 1);
-    let scratch = tridiag_in_place_scratch::<f64>(k, Par::Seq, Default::default());
-    let mut memory = MemBuffer::new(scratch);
-    let memory = MemStack::new(&mut memory);
-    tridiag_in_place(A.as_mut(), factors.as_mut(), Par::Seq, memory, Default::default());
-
-    let (T, unit) = Tridiagonal::scaled(A.as_ref())?;
-    let (smallest, largest) = T.interval(weakest * weakest, weaker)?;
-    let mut poles = poles(smallest, largest);
-    poles.iter_mut().for_each(|(_, weight)| *weight /= unit.sqrt());
-    let mut F = pulp::Arch::new().dispatch(|| T.sum_of_inverses(&poles));
-    mirror(&mut F);
-    rotate(&mut F, A.as_ref().submatrix(1, 0, k - 1, k - 1), factors.as_ref());
-    mirror(&mut F);
-    Some((F, (unit * largest).sqrt()))
-}
-
-/// A symmetric tridiagonal matrix with 1 as its largest diagonal entry.
-struct Tridiagonal {
-    diagonal: Vec<f64>,
-    /// Entry i stands in row i + 1.
-    below: Vec<f64>,
-}
-
-impl Tridiagonal {
-    /// The tridiagonal part of A over its largest diagonal entry, and that entry.
-    fn scaled(A: MatRef<'_, f64>) -> Option<(Self, f64)> {
-        let k = A.nrows();
-        let unit = (0..k).map(|i| A[(i, i)]).fold(0.0, f64::max);
-        if !unit.is_normal() {
+impl Reduced {
+    /// Reads the lower triangle of G; `None` for small G and zero.
+    pub(crate) fn of(G: MatRef<'_, f64>) -> Option<Self> {
+        let k = G.nrows();
+        if k < SMALLEST {
             return None;
         }
-        let diagonal = (0..k).map(|i| A[(i, i)] / unit).collect();
-        let below = (1..k).map(|i| A[(i, i - 1)] / unit).collect();
-        Some((Self { diagonal, below }, unit))
+        let mut A = Mat::zeros(k, k);
+        A.copy_from_triangular_lower(G);
+        let mut factors = Mat::zeros(recommended_block_size::<f64>(k, k), k - 1);
+        let scratch = tridiag_in_place_scratch::<f64>(k, Par::Seq, Default::default());
+        let mut memory = MemBuffer::new(scratch);
+        let memory = MemStack::new(&mut memory);
+        tridiag_in_place(A.as_mut(), factors.as_mut(), Par::Seq, memory, Default::default());
+        let (T, unit) = Tridiagonal::scaled(A.as_ref())?;
+        Some(Self { T, unit, vectors: A, factors })
     }
 
-    /// Whether `sign` T + `shift` is positive definite: all its pivots are positive.
-    fn is_definite(&self, sign: f64, shift: f64) -> bool {
-        let mut pivot = sign * self.diagonal[0] + shift;
-        for (a, b) in self.diagonal[1..].iter().zip(&self.below) {
-            if pivot <= 0.0 {
-                return false;
-            }
-            pivot = sign * a + shift - b * b / pivot;
-        }
-        pivot > 0.0
-    }
-
-    /// A bound below all eigenvalues, at most a quarter too small, and the largest eigenvalue to the
-    /// last bits. If the smallest is not above `weakest` times the largest, that product is the bound, or
-    /// there is none.
-    fn interval(&self, weakest: f64, weaker: Weaker) -> Option<(f64, f64)> {
-        // |b_i| <= 1, because a semidefinite T has b_i^2 <= a_i a_(i+1).
-        let (mut low, mut high) = (1.0, 3.0 + 1e-9);
-        if !self.is_definite(-1.0, high) {
-            return None;
-        }
-        for _ in 0..54 {
-            let middle = 0.5 * (low + high);
-            *(if self.is_definite(-1.0, middle) { &mut high } else { &mut low }) = middle;
-        }
-        let mut smallest = weakest * high;
-        if !self.is_definite(1.0, -smallest) {
-            return (weaker == Weaker::Faded).then_some((smallest, high));
-        }
-        let mut above = high;
-        while above > 1.25 * smallest {
-            let middle = (above * smallest).sqrt();
-            *(if self.is_definite(1.0, -middle) { &mut smallest } else { &mut above }) = middle;
-        }
-        Some((smallest, high))
-    }
-
-    /// The upper triangle of F = sum of w (T + s)^(-1) over the poles (s, w).
+    /// G^(-1/2) and the square root of the largest eigenvalue.
     ///
-    /// With d_i the pivots of T + s from the top and e_i those from the bottom, entry (i, i) of the
-    /// inverse is 1 / (d_i + e_i - a_i - s) and row i is -b_(i-1) / e_i times row i - 1 left of it.
-    #[inline(always)]
-    fn sum_of_inverses(&self, poles: &[(f64, f64)]) -> Mat<f64> {
-        let (k, n) = (self.diagonal.len(), poles.len());
-        // The poles lie side by side: one vector operation for several of them.
-        let mut bottom = vec![0.0; k * n];
-        let mut pivots = vec![f64::INFINITY; n];
-        for i in (0..k).rev() {
-            let (a, b) = (self.diagonal[i], self.below.get(i).copied().unwrap_or(0.0));
-            for (pivot, (s, _)) in pivots.iter_mut().zip(poles) {
-                *pivot = a + s - b * b / *pivot;
+    /// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
+    /// eigenvalue allows that. `None` where a direction is weaker and refused.
+    pub(crate) fn inverse_root(&self, weakest: f64, weaker: Weaker) -> Option<(Mat<f64>, f64)> {
+        let interval = vectorised(
+            #[inline(always)]
+            || self.T.interval(weakest * weakest, weaker),
+        );
+        let (smallest, largest) = interval?;
+        let mut poles = poles(smallest, largest);
+        poles.iter_mut().for_each(|(_, weight)| *weight /= self.unit.sqrt());
+        let F = vectorised(
+            #[inline(always)]
+            || self.T.sum_of_inverses(&poles),
+        );
+        Some((self.rotated(F), (self.unit * largest).sqrt()))
+    }
+
+    /// E diag(1 / max(sigma_i, floor sigma_1)) E^T by the eigenvectors, and sigma_1.
+    pub(crate) fn floored_inverse_root(&self, floor: f64) -> Result<(Mat<f64>, f64)> {
+        let (mut E, lambda) = self.T.eigen()?;
+        // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
+        let sigma = |lambda: f64| (self.unit * lambda.max(0.0)).sqrt();
+        let top = lambda.last().map_or(0.0, |&lambda| sigma(lambda));
+        let k = E.nrows();
+        by_columns(E.as_mut(), 0, &|at, mut E| {
+            let weights = lambda[at..].iter().map(|&lambda| sigma(lambda).max(floor * top).sqrt());
+            for (column, weight) in E.rb_mut().col_iter_mut().zip(weights) {
+                column.iter_mut().for_each(|e| *e /= weight);
             }
-            bottom[i * n..][..n].copy_from_slice(&pivots);
-        }
+            let rows = E.subrows_mut(1, k - 1);
+            let vectors = self.vectors.submatrix(1, 0, k - 1, k - 1);
+            let scratch = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(
+                k - 1,
+                self.factors.nrows(),
+                rows.ncols(),
+            );
+            let mut memory = MemBuffer::new(scratch);
+            apply_block_householder_sequence_on_the_left_in_place_with_conj(
+                vectors,
+                self.factors.as_ref(),
+                Conj::No,
+                rows,
+                Par::Seq,
+                MemStack::new(&mut memory),
+            );
+        });
         let mut F = Mat::zeros(k, k);
-        let mut rows = vec![0.0; k * n];
-        let mut top = vec![f64::INFINITY; n];
-        for i in 0..k {
-            let (a, b) = (self.diagonal[i], if i == 0 { 0.0 } else { self.below[i - 1] });
-            let sum = &mut F.col_as_slice_mut(i)[..=i];
-            let (sums, corner) = sum.split_at_mut(i);
-            for (p, &(s, w)) in poles.iter().enumerate() {
-                let (row, e) = (&mut rows[p * k..][..=i], bottom[i * n + p]);
-                top[p] = a + s - b * b / top[p];
-                let factor = -b / e;
-                for (entry, sum) in row.iter_mut().zip(&mut *sums) {
-                    *entry *= factor;
-                    *sum += *entry;
-                }
-                row[i] = w / (top[p] + e - (a + s));
-                corner[0] += row[i];
-            }
-        }
+        by_columns(F.as_mut(), 0, &|at, F| {
+            // The upper triangle.
+            let (E, columns) = (E.subrows(0, at + F.ncols()), E.subrows(at, F.ncols()).transpose());
+            matmul(
+                F.subrows_mut(0, at + columns.ncols()),
+                Accum::Replace,
+                E,
+                columns,
+                1.0,
+                Par::Seq,
+            );
+        });
+        mirror(&mut F);
+        Ok((F, top))
+    }
+
+    /// Q F Q^T, symmetric to the bit; reads the upper triangle of F.
+    fn rotated(&self, mut F: Mat<f64>) -> Mat<f64> {
+        mirror(&mut F);
+        let k = F.nrows();
+        let vectors = self.vectors.submatrix(1, 0, k - 1, k - 1);
+        rotate(&mut F, vectors, self.factors.as_ref());
+        mirror(&mut F);
         F
     }
-}
-
-/// (s_j, w_j) for eigenvalues in [m, M].
-fn poles(m: f64, M: f64) -> Vec<(f64, f64)> {
-    // The arithmetic-geometric mean of 1 and k gives K' and, backwards, the elliptic functions.
-    let k = (m / M).sqrt();
-    let (mut mean, mut geometric) = (1.0, k);
-    let mut steps = vec![];
-    while mean - geometric > 1e-15 * mean {
-        let half = 0.5 * (mean - geometric);
-        (mean, geometric) = (0.5 * (mean + geometric), (mean * geometric).sqrt());
-        steps.push(half / mean);
-    }
-    let K = FRAC_PI_2 / mean;
-    let n = (33.0 * K / (PI * PI)).ceil();
-    let pole = |j: f64| {
-        let mut phi = 2f64.powi(steps.len() as i32) * FRAC_PI_2 * (j + 0.5) / n;
-        for ratio in steps.iter().rev() {
-            phi = 0.5 * (phi + (ratio * phi.sin()).asin());
-        }
-        let (sn, cn) = phi.sin_cos();
-        let dn = (cn * cn + k * k * sn * sn).sqrt();
-        (m * (sn / cn).powi(2), 2.0 * m.sqrt() * K / (PI * n) * dn / (cn * cn))
-    };
-    (0..n as usize).map(|j| pole(j as f64)).collect()
 }
 
 /// F <- Q F Q^T for Q = H_0 H_1 .. on the rows from 1 on, in blocks I - V T^(-1) V^T.

@@ -131,6 +131,7 @@ mod standardise;
 mod svd;
 mod table;
 mod token_graying;
+mod tridiagonal;
 mod weight_conditioning;
 
 pub use conditioner::Conditioner;

@@ -1,0 +1,230 @@
+//! Symmetric tridiagonal matrices: their extreme eigenvalues, their eigenvectors, and their inverse root as a sum
+//! of inverses.
+//!
+//! ```text
+//! lambda^(-1/2) = sum_j w_j / (lambda + s_j)       (Zolotarev; 3e-14 relative on [m, M])
+//! T^(-1/2) = F = sum_j w_j (T + s_j)^(-1)
+//! ```
+//!
+//! The inverse of a tridiagonal matrix costs O(k^2): below the diagonal each row is a multiple of the
+//! one above it.
+//! With k = sqrt(m / M), K' the complete elliptic integral of the complementary modulus, and
+//! u_j = (j - 1/2) K' / n (Hale, Higham and Trefethen, 2008, method 3),
+//!
+//! ```text
+//! s_j = m sn^2(u_j) / cn^2(u_j),   w_j = 2 sqrt(m) K' / (pi n) dn(u_j) / cn^2(u_j),
+//! n = 33 K' / pi^2,   K' about ln(4 sqrt(M / m))
+//! ```
+
+use std::f64::consts::{FRAC_PI_2, PI};
+
+use faer::diag::{DiagMut, DiagRef};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{
+    ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd,
+};
+use faer::{Mat, MatRef, Par};
+
+use crate::Result;
+use crate::exact::{eigen_parameters, no_convergence};
+
+/// What is done with eigenvalues below the interval.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Weaker {
+    /// There is no result.
+    Refused,
+    /// They get what the sum gives them: less than lambda^(-1/2), and at lambda = 0 about 10.5 / sqrt(m).
+    Faded,
+}
+/// Points of an interval that are tried at once: two vectors of eight.
+const POINTS: usize = 16;
+
+/// Entries side by side in one vector, and vectors in one group.
+const LANES: usize = 8;
+const GROUP: usize = 4;
+
+/// A symmetric tridiagonal matrix with 1 as its largest diagonal entry.
+pub(crate) struct Tridiagonal {
+    diagonal: Vec<f64>,
+    /// Entry i stands in row i + 1.
+    below: Vec<f64>,
+}
+
+impl Tridiagonal {
+    /// The tridiagonal part of A over its largest diagonal entry, and that entry.
+    pub(crate) fn scaled(A: MatRef<'_, f64>) -> Option<(Self, f64)> {
+        let k = A.nrows();
+        let unit = (0..k).map(|i| A[(i, i)]).fold(0.0, f64::max);
+        if !unit.is_normal() {
+            return None;
+        }
+        let diagonal = (0..k).map(|i| A[(i, i)] / unit).collect();
+        let below = (1..k).map(|i| A[(i, i - 1)] / unit).collect();
+        Some((Self { diagonal, below }, unit))
+    }
+
+    /// How many of the ascending `shifts` come before the first for which `sign` T + shift is positive
+    /// definite: all its pivots are positive.
+    #[inline(always)]
+    fn indefinite(&self, sign: f64, shifts: &[f64; POINTS]) -> usize {
+        let mut pivots = shifts.map(|shift| sign * self.diagonal[0] + shift);
+        let mut least = pivots;
+        for (a, b) in self.diagonal[1..].iter().zip(&self.below) {
+            for p in 0..POINTS {
+                pivots[p] = sign * a + shifts[p] - b * b / pivots[p];
+                least[p] = if pivots[p] > least[p] { least[p] } else { pivots[p] };
+            }
+        }
+        least.iter().take_while(|&&least| least.is_nan() || least <= 0.0).count()
+    }
+
+    /// A bound below all eigenvalues, at most a quarter too small, and the largest eigenvalue to the
+    /// last bits. If the smallest is not above `weakest` times the largest, that product is the bound, or
+    /// there is none.
+    #[inline(always)]
+    pub(crate) fn interval(&self, weakest: f64, weaker: Weaker) -> Option<(f64, f64)> {
+        // |b_i| <= 1, because a semidefinite T has b_i^2 <= a_i a_(i+1).
+        let (mut low, mut high) = (1.0, 3.0 + 1e-9);
+        if self.indefinite(-1.0, &[high; POINTS]) > 0 {
+            return None;
+        }
+        // 17^13 is 2^53.
+        for _ in 0..13 {
+            let width = (high - low) / (POINTS + 1) as f64;
+            let points = std::array::from_fn(|i| low + width * (i + 1) as f64);
+            let below = self.indefinite(-1.0, &points);
+            high = points.get(below).copied().unwrap_or(high);
+            low = below.checked_sub(1).map_or(low, |last| points[last]);
+        }
+        let mut smallest = weakest * high;
+        if self.indefinite(1.0, &[-smallest; POINTS]) > 0 {
+            return (weaker == Weaker::Faded).then_some((smallest, high));
+        }
+        let mut above = high;
+        while above > 1.25 * smallest {
+            let ratio = (above / smallest).powf(1.0 / (POINTS + 1) as f64);
+            // Descending eigenvalues are ascending shifts.
+            let points: [f64; POINTS] =
+                std::array::from_fn(|i| smallest * ratio.powi((POINTS - i) as i32));
+            let above_all = self.indefinite(1.0, &points.map(|point| -point));
+            above = above_all.checked_sub(1).map_or(above, |last| points[last]);
+            smallest = points.get(above_all).copied().unwrap_or(smallest);
+        }
+        Some((smallest, high))
+    }
+
+    /// Eigenvectors, one a column, and eigenvalues, ascending.
+    pub(crate) fn eigen(&self) -> Result<(Mat<f64>, Vec<f64>)> {
+        let k = self.diagonal.len();
+        let (mut W, mut lambda) = (Mat::zeros(k, k), vec![0.0; k]);
+        let (parameters, vectors) = (eigen_parameters(), ComputeEigenvectors::Yes);
+        let scratch = self_adjoint_evd_scratch::<f64>(k, vectors, Par::Seq, parameters);
+        tridiagonal_self_adjoint_evd(
+            DiagRef::from_slice(&self.diagonal),
+            DiagRef::from_slice(&self.below),
+            DiagMut::from_slice_mut(&mut lambda),
+            Some(W.as_mut()),
+            Par::Seq,
+            MemStack::new(&mut MemBuffer::new(scratch)),
+            parameters,
+        )
+        .map_err(|_| no_convergence(k))?;
+        Ok((W, lambda))
+    }
+
+    /// The upper triangle of F = sum of w (T + s)^(-1) over the poles (s, w).
+    ///
+    /// With d_i the pivots of T + s from the top and e_i those from the bottom, entry (i, i) of the
+    /// inverse is 1 / (d_i + e_i - a_i - s) and row i is -b_(i-1) / e_i times row i - 1 left of it.
+    #[inline(always)]
+    pub(crate) fn sum_of_inverses(&self, poles: &[(f64, f64)]) -> Mat<f64> {
+        let (k, groups) = (self.diagonal.len(), poles.len().div_ceil(GROUP));
+        let n = groups * GROUP;
+        // The poles lie side by side; some without weight fill the last group.
+        let pole = |p: usize| poles.get(p).copied().unwrap_or((1.0, 0.0));
+        let (s, w): (Vec<f64>, Vec<f64>) = (0..n).map(pole).unzip();
+        let mut bottom = vec![0.0; k * n];
+        let mut pivots = vec![f64::INFINITY; n];
+        for i in (0..k).rev() {
+            let (a, b) = (self.diagonal[i], self.below.get(i).copied().unwrap_or(0.0));
+            for (pivot, s) in pivots.iter_mut().zip(&s) {
+                *pivot = a + s - b * b / *pivot;
+            }
+            bottom[i * n..][..n].copy_from_slice(&pivots);
+        }
+        let mut F = Mat::zeros(k, k);
+        // Row i of every inverse, in vectors of some entries; those right of the diagonal are zero.
+        let mut rows = vec![[[0.0; LANES]; GROUP]; k.div_ceil(LANES) * groups];
+        let mut top = vec![f64::INFINITY; n];
+        let (mut factors, mut corners) = (vec![0.0; n], vec![0.0; n]);
+        for i in 0..k {
+            let (a, b) = (self.diagonal[i], if i == 0 { 0.0 } else { self.below[i - 1] });
+            let e = &bottom[i * n..][..n];
+            for p in 0..n {
+                top[p] = a + s[p] - b * b / top[p];
+                factors[p] = -b / e[p];
+                corners[p] = w[p] / (top[p] + e[p] - (a + s[p]));
+            }
+            let column = F.col_as_slice_mut(i);
+            let vectors = rows.chunks_exact_mut(groups).zip(column[..i].chunks_mut(LANES));
+            for (vectors, column) in vectors {
+                let mut sums = [0.0; LANES];
+                for (vectors, factors) in vectors.iter_mut().zip(factors.as_chunks().0) {
+                    scale_and_add(vectors, factors, &mut sums);
+                }
+                column.copy_from_slice(&sums[..column.len()]);
+            }
+            for (p, corner) in corners.iter().enumerate() {
+                rows[i / LANES * groups + p / GROUP][p % GROUP][i % LANES] = *corner;
+            }
+            column[i] = corners.iter().sum();
+        }
+        F
+    }
+}
+
+/// Multiplies every vector by its factor and adds them all to `sums`.
+#[inline(always)]
+fn scale_and_add(
+    [a, b, c, d]: &mut [[f64; LANES]; GROUP],
+    factors: &[f64; GROUP],
+    sums: &mut [f64; LANES],
+) {
+    for lane in 0..LANES {
+        a[lane] *= factors[0];
+        b[lane] *= factors[1];
+        c[lane] *= factors[2];
+        d[lane] *= factors[3];
+        sums[lane] += (a[lane] + b[lane]) + (c[lane] + d[lane]);
+    }
+}
+
+/// (s_j, w_j) for eigenvalues in [m, M].
+pub(crate) fn poles(m: f64, M: f64) -> Vec<(f64, f64)> {
+    // The arithmetic-geometric mean of 1 and k gives K' and, backwards, the elliptic functions.
+    let k = (m / M).sqrt();
+    let (mut mean, mut geometric) = (1.0, k);
+    let mut steps = vec![];
+    while mean - geometric > 1e-15 * mean {
+        let half = 0.5 * (mean - geometric);
+        (mean, geometric) = (0.5 * (mean + geometric), (mean * geometric).sqrt());
+        steps.push(half / mean);
+    }
+    let K = FRAC_PI_2 / mean;
+    let n = (33.0 * K / (PI * PI)).ceil();
+    let unit = 2.0 * m.sqrt() * K / (PI * n);
+    let mut poles = vec![(0.0, 0.0); n as usize];
+    for j in 0..poles.len().div_ceil(2) {
+        let mut phi = 2f64.powi(steps.len() as i32) * FRAC_PI_2 * (j as f64 + 0.5) / n;
+        for ratio in steps.iter().rev() {
+            phi = 0.5 * (phi + (ratio * phi.sin()).asin());
+        }
+        let (sn, cn) = phi.sin_cos();
+        let dn = (cn * cn + k * k * sn * sn).sqrt();
+        // At K' - u they are cn / dn, k sn / dn and k / dn.
+        let mirrored = poles.len() - 1 - j;
+        poles[mirrored] = (M * (cn / sn).powi(2), unit * dn / (k * sn * sn));
+        poles[j] = (m * (sn / cn).powi(2), unit * dn / (cn * cn));
+    }
+    poles
+}
