@@ -47,6 +47,8 @@ TABLES = (
 STATISTICS = ("running_mean", "running_var")
 # Losses of two f32 programs drift apart with the steps; at the first ones they agree to 1e-5.
 TOLERANCE = 5e-3
+# In bf16 eight bits agree.
+BF16_TOLERANCE = 3e-2
 # A detector of ours draws what it trains on, that of PyTorch takes the first: the first losses agree roughly.
 DRAWN = 0.2
 
@@ -89,8 +91,9 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N; memory is then that of the GPU, by nvidia-smi")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further way")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: PyTorch's by autocast")
     parser.add_argument("--binary", default=f"{target}/release/examples/train-step")
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -189,7 +192,7 @@ def save_case(name, batch, folder):
               f"{folder}/inputs.safetensors")
 
 
-def child(name, folder, steps, way, device):
+def child(name, folder, steps, way, device, precision):
     """Runs the steps in PyTorch and prints the lines that train-step prints."""
     import torch
     from safetensors.torch import load_file
@@ -214,7 +217,8 @@ def child(name, folder, steps, way, device):
     step_loss = torch.compile(loss_of) if way == "compile" else loss_of
     for step in range(int(steps)):
         start = time.perf_counter()
-        loss = step_loss(batch)
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bf16"):
+            loss = step_loss(batch)
         value = loss.item()
         forward = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
@@ -290,11 +294,12 @@ class Measured:
         return "not known" if None in self.peaks else f"{max(self.peaks):.0f}"
 
 
-def check_losses(case, ways):
+def check_losses(case, ways, precision):
     """Ends the program where a loss of ours is not that of PyTorch."""
     for way, measured in ways.items():
         same = list(zip(ways["ours"].losses, measured.losses))
-        tolerance, same = (DRAWN, same[:1]) if case.startswith(DETECTOR) else (TOLERANCE, same)
+        tolerance = TOLERANCE if precision == "f32" else BF16_TOLERANCE
+        tolerance, same = (DRAWN, same[:1]) if case.startswith(DETECTOR) else (tolerance, same)
         for step, (a, b) in enumerate(same):
             if abs(a - b) > tolerance * abs(b):
                 sys.exit(f"{case}: step {step}: our loss {a} is not the {b} of PyTorch {way}")
@@ -309,15 +314,16 @@ def measure(case, options, threads):
         model = vit.options() if vit else ["--model", name]
         commands = {"ours": [
             options.binary, *model, "--batch", batch, "--steps", steps, "--device", options.device,
+            "--precision", options.precision,
             "--init", f"{folder}/init.safetensors", "--inputs", f"{folder}/inputs.safetensors",
         ]}  # fmt: skip
         for way in ["eager", "compile"] if options.compile else ["eager"]:
-            commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way, options.device]
+            commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way, options.device, options.precision]
         ways = {way: Measured() for way in commands}
         for _ in range(options.rounds):
             for way, command in commands.items():
                 ways[way].add(*run(command, threads, options.device))
-    check_losses(case, ways)
+    check_losses(case, ways, options.precision)
     return ways
 
 

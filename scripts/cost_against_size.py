@@ -67,7 +67,7 @@ def sweeps(threads):
 
 def measure(size, options):
     """Milliseconds a step and peak MiB of both."""
-    settings = argparse.Namespace(**vars(options), compile=False, device="cpu")
+    settings = argparse.Namespace(**vars(options), compile=False, device="cpu", precision="f32")
     ways = compare_pytorch.measure(size.case(), settings, size.threads)
     named = {"ours": ways["ours"], "PyTorch": ways["eager"]}
     return {way: (measured.milliseconds(), max(measured.peaks)) for way, measured in named.items()}

@@ -142,10 +142,11 @@ def resume(options):
     return f"the losses of the first {ALIKE} steps agree to {worst:.0e}"
 
 
-def steps(options, case):
+def steps(options, case, precision):
     """Milliseconds a training step of ours takes, and what conditioned tokens take alone."""
     name, _, batch = case.rpartition(":")
-    step = [options.programs / "train-step", "--model", name, "--batch", batch, "--device", options.device]
+    step = [options.programs / "train-step", "--model", name, "--batch", batch, "--device", options.device,
+            "--precision", precision]  # fmt: skip
 
     def measured(arm):
         lines = [json.loads(line) for line in run([*step, "--steps", "12", "--conditioning", arm]).splitlines()]
@@ -162,9 +163,10 @@ def steps(options, case):
     return "; ".join(parts)
 
 
-def against_pytorch(options, case, *more, seconds=LONGEST):
+def against_pytorch(options, case, precision, *more, seconds=LONGEST):
     """The same steps in PyTorch."""
-    command = [sys.executable, HERE / "compare_pytorch.py", "--device", options.device, "--cases", case]
+    command = [sys.executable, HERE / "compare_pytorch.py", "--device", options.device, "--cases", case,
+               "--precision", precision]  # fmt: skip
     text = run([*command, *more, "--rounds", "2", "--binary", options.programs / "train-step"], seconds)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(f"| {case}")]
     return "; ".join(f"{row[1]} {row[2]} ms" + (f" ({row[3]} of ours)" if row[3].strip() else "") for row in rows)
@@ -190,16 +192,17 @@ def main():
     checks += [(f"{table}: smoke", lambda table=table: smoke(options, table)) for table in TABLES]
     checks.append(("killed and resumed", lambda: resume(options)))
     if not options.quick:
-        checks += [(f"step of {case}", lambda case=case: steps(options, case)) for case in CASES]
+        measured = [(case, precision) for case in CASES for precision in ("f32", "bf16")]
+        checks += [(f"step of {case} in {of}", lambda case=case, of=of: steps(options, case, of)) for case, of in measured]
         try:
             import timm  # noqa: F401
             import torch  # noqa: F401
             import transformers  # noqa: F401
 
-            for case in CASES:
-                compiled = lambda case=case: against_pytorch(options, case, "--compile", seconds=LONGEST_COMPILE)
-                checks.append((f"{case} in PyTorch", lambda case=case: against_pytorch(options, case)))
-                checks.append((f"{case} by torch.compile", compiled))
+            for case, of in measured:
+                eager = lambda case=case, of=of: against_pytorch(options, case, of)
+                compiled = lambda case=case, of=of: against_pytorch(options, case, of, "--compile", seconds=LONGEST_COMPILE)
+                checks += [(f"{case} in {of} in PyTorch", eager), (f"{case} in {of} by torch.compile", compiled)]
         except ImportError as error:
             print(f"NOT MEASURED: PyTorch ({error})", file=sys.stderr)
     gpu = gpu_name() if on_gpu else "the CPU"

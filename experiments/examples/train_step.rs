@@ -28,7 +28,7 @@ use conditioned_models::network::Network;
 use conditioned_models::xcit::XcitConfig;
 use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
-use conditioned_nn::{Mode, Store, backward, cross_entropy};
+use conditioned_nn::{Mode, Precision, Store, backward, cross_entropy};
 use conditioned_report::statistics::median;
 use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
 use experiments::cli::{print, program};
@@ -66,6 +66,9 @@ struct Options {
     /// Muon for the hidden matrices.
     #[arg(long)]
     muon: bool,
+    /// What matrices are multiplied in: f32 or bf16.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    precision: Dtype,
     /// cpu, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -89,6 +92,22 @@ enum Conditioning {
     None,
     PerSequence,
     Pooled,
+}
+
+/// What matrices are multiplied in.
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::Full,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// What the name of a detector begins with; that of its backbone follows.
@@ -425,7 +444,9 @@ fn run(options: &Options) -> Result<()> {
         device.synchronize()?;
         let data_ms = clock.elapsed().as_secs_f64() * 1e3;
         let clock = Instant::now();
-        let loss = model.loss(&batch, Mode::Train { seed: SEED, step: step as u64, last: true })?;
+        let (step_number, precision) = (step as u64, options.precision.into());
+        let mode = Mode::Train { seed: SEED, step: step_number, last: true, precision };
+        let loss = model.loss(&batch, mode)?;
         let value = loss.to_scalar::<f32>()?;
         let forward_ms = clock.elapsed().as_secs_f64() * 1e3;
         let grads = backward(loss)?;

@@ -393,6 +393,7 @@ impl<T: Table> Plan<T> {
             true => None,
             false => request.recipe.shared().probe_every,
         };
+        job.fit.precision = request.recipe.shared().precision;
         job.validate().with_context(|| cell.to_string())?;
         Ok(RunConfig {
             format: FORMAT,

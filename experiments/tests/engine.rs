@@ -32,11 +32,48 @@ const TOY: Binary = Binary(env!("CARGO_BIN_EXE_toy-table"));
 /// The signal of a closed pipe.
 const SIGPIPE: i32 = 13;
 
+/// Losses of a short run from the same weights and batches: eight bits, 4e-3, and what training makes of it.
+const BF16_LOSS: f64 = 0.05;
+
 /// One arm of one model, in seconds.
 const ONE: [&str; 6] = ["--preset", "smoke", "--models", "vit", "--seeds", "1"];
 
 fn at(root: &tempfile::TempDir, name: &str) -> String {
     root.path().join(name).to_str().unwrap().to_string()
+}
+
+/// Mixed precision is a setting of a run: recorded, near full precision, and as repeatable.
+#[test]
+fn a_run_in_bf16_is_near_one_in_f32_and_resumes_to_the_same_bits() {
+    let root = tempfile::tempdir().unwrap();
+    let run = |name: &str, precision: &str, threads: &str| {
+        let out = at(&root, name);
+        let one = ["--arms", "pooled-current", "--threads", threads, "--out", &out];
+        let set = ["--set", "epochs=12", "--set", precision];
+        TABLE1.success(&[&ONE[..], &one, &set].concat());
+        out
+    };
+    let full = run("full", "precision=f32", "1");
+    let (mixed, again) = (run("mixed", "precision=bf16", "1"), run("again", "precision=bf16", "2"));
+    assert_eq!(results(Path::new(&mixed)), results(Path::new(&again)));
+    let cell = |out: &str| Path::new(out).join("vit/pooled-current-published/seed100");
+    let losses = |out: &str| -> Vec<f64> {
+        let record = text(&cell(out).join("metrics.jsonl"));
+        let events = record.lines().map(|line| serde_json::from_str(line).unwrap());
+        let steps = events.filter(|event: &serde_json::Value| event["event"] == "step");
+        steps.map(|event| event["loss"].as_f64().unwrap()).collect()
+    };
+    let (full_losses, mixed_losses) = (losses(&full), losses(&mixed));
+    assert!(!full_losses.is_empty() && full_losses != mixed_losses);
+    for (full, mixed) in full_losses.iter().zip(&mixed_losses) {
+        assert!((full / mixed - 1.0).abs() < BF16_LOSS, "{full} {mixed}");
+    }
+    let config = text(&cell(&mixed).join("run.json"));
+    assert!(config.contains("\"precision\": \"bf16\""), "{config}");
+    TABLE1.resumes(&cell(&mixed), &root.path().join("resumed"));
+
+    let error = TABLE1.failure(&[&ONE[..], &["--set", "precision=f16"]].concat());
+    assert!(error.contains("f16") && error.contains("bf16"), "{error}");
 }
 
 #[test]

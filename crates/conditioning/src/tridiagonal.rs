@@ -36,6 +36,7 @@ pub(crate) enum Weaker {
     /// They get what the sum gives them: less than lambda^(-1/2), and at lambda = 0 about 10.5 / sqrt(m).
     Faded,
 }
+
 /// Points of an interval that are tried at once: two vectors of eight.
 const POINTS: usize = 16;
 

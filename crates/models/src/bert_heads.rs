@@ -164,6 +164,11 @@ impl BertMaskedLm {
         let (b, m, _) = transformed.dims3()?;
         let one = Tensor::ones((b, m, 1), transformed.dtype(), transformed.device())?;
         let weight = Tensor::cat(&[self.bert.word_table(), &self.bias.unsqueeze(1)?], 1)?;
-        linear_cross_entropy(&Tensor::cat(&[&transformed, &one], 2)?, &weight, targets)
+        linear_cross_entropy(
+            &Tensor::cat(&[&transformed, &one], 2)?,
+            &weight,
+            targets,
+            mode.precision(),
+        )
     }
 }

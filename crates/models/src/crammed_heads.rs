@@ -125,6 +125,6 @@ impl CrammedBertMaskedLm {
         mode: Mode,
     ) -> Result<Tensor> {
         let hidden = self.bert.hidden_at(input, positions, mode)?;
-        linear_cross_entropy(&hidden, self.bert.word_table(), targets)
+        linear_cross_entropy(&hidden, self.bert.word_table(), targets, mode.precision())
     }
 }

@@ -312,7 +312,8 @@ impl Gpt2 {
     /// # Errors
     /// As [`Gpt2::hidden`], or when a target is not in the vocabulary.
     pub fn loss(&self, ids: &Tensor, targets: &Tensor, mode: Mode) -> Result<Tensor> {
-        linear_cross_entropy(&self.hidden(ids, mode)?, self.head(), &targets.to_dtype(DType::U32)?)
+        let (hidden, targets) = (self.hidden(ids, mode)?, targets.to_dtype(DType::U32)?);
+        linear_cross_entropy(&hidden, self.head(), &targets, mode.precision())
     }
 
     /// The table that the head multiplies with, (V, C): unconditioned also where it is tied.

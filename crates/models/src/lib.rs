@@ -17,7 +17,7 @@
 //! let store = Store::new(1, DType::F32, &Device::Cpu);
 //! let vit = config.build(store.builder())?;
 //! let images = Tensor::zeros((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
-//! let logits = vit.forward(&images, Mode::Train { seed: 1, step: 0, last: true }.into())?; // (2, 10)
+//! let logits = vit.forward(&images, Mode::train(1, 0).into())?; // (2, 10)
 //! assert_eq!(logits.dims(), [2, 10]);
 //! # Ok(())
 //! # }

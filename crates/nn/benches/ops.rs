@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, BatchNorm2d, ChannelAttention, Conv2d, ConvTranspose2d, CrossCovarianceAttention,
     DepthwiseConv2d, Gelu, InverseScale, LayerNorm, LayerScale, Linear, MergePatches, Mode,
-    NystromAttention, Roi, Sequence, WindowAttention, attention, average_pool, causal_attention,
-    embedding, gated_gelu, gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm,
-    roi_align, softmax,
+    NystromAttention, Precision, Roi, Sequence, WindowAttention, attention, average_pool,
+    causal_attention, embedding, gated_gelu, gelu, gelu_tanh, layer_norm, linear_cross_entropy,
+    reference, rms_norm, roi_align, softmax,
 };
 use divan::Bencher;
 use rand::{Rng, SeedableRng};
@@ -193,7 +193,7 @@ fn head(bencher: Bencher<'_, '_>, form: Form) {
     let (x, w, labels) = (variable(&[2048, 384]), variable(&[4096, 384]), indices(2048, 4096));
     let list: Vec<u32> = labels.to_vec1().unwrap();
     pass(bencher, || match form {
-        Fused => linear_cross_entropy(&x, &w, &labels),
+        Fused => linear_cross_entropy(&x, &w, &labels, Precision::Full),
         Definition => reference::linear_cross_entropy(&x, &w, &list),
     });
 }
@@ -231,7 +231,7 @@ fn stem(bencher: Bencher<'_, '_>, form: Form) {
 fn batch_norm(bencher: Bencher<'_, '_>, form: Form) {
     let (x, w, b) = (variable(&[8, 56, 56, 96]), variable(&[96]), variable(&[96]));
     let layer = BatchNorm2d::from_tensors(w.clone(), b.clone(), variable(&[96]), variable(&[96]));
-    let mode = Mode::Train { seed: 0, step: 0, last: true };
+    let mode = Mode::train(0, 0);
     pass(bencher, || match form {
         Fused => layer.forward(&x, mode),
         Definition => Ok(reference::batch_norm(&x, &w, &b, 1e-5)?.0),

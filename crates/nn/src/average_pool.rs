@@ -6,7 +6,7 @@ use candle_core::{Module, Result, Tensor};
 
 use crate::kernel::{self, Real};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::{Mode, Pass, reference, sequence};
+use crate::{Mode, Pass, device, reference, sequence};
 
 /// The mean over all tokens: y_bc = 1/N sum over n of x_bnc.
 ///
@@ -43,10 +43,10 @@ impl Kernel for AveragePool {
     }
 
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        match pass.padding {
+        device::widened(x, |x| match pass.padding {
             None => reference::average_pool(x),
             Some(padding) => reference::padded_average_pool(x, padding),
-        }
+        })
     }
 
     /// Sums are taken in f64.

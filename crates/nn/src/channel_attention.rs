@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::kernel::{self, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::probe::Heads;
-use crate::{Mode, Pass, reference};
+use crate::{Mode, Pass, device, reference};
 
 /// Cross-covariance attention: softmax between the channels of a head.
 ///
@@ -329,7 +329,8 @@ impl Kernel for CrossCovarianceAttention {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::cross_covariance_attention(x, &self.temperature)
+        let temperature = device::wide(&self.temperature)?;
+        device::widened(x, |x| reference::cross_covariance_attention(x, &temperature))
     }
 
     fn heads(&self, x: &Tensor, _: Pass<'_>) -> Result<Option<Heads>> {
@@ -364,7 +365,7 @@ impl Kernel for ChannelAttention {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::channel_attention(x, self.heads)
+        device::widened(x, |x| reference::channel_attention(x, self.heads))
     }
 
     fn heads(&self, x: &Tensor, _: Pass<'_>) -> Result<Option<Heads>> {

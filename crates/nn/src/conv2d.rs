@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::{Mode, Pass, init, reference, sequence};
+use crate::{Mode, Pass, device, init, reference, sequence};
 
 /// A convolution over channels-last images: k x k taps, stride s, p zeros around the image.
 ///
@@ -347,8 +347,14 @@ impl Kernel for Conv2d {
         }
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        let factor = |tensor: &Tensor| pass.mode.precision().factor(tensor);
+        let (x, weight) = (factor(x)?, factor(&self.weight)?);
+        let y = reference::conv2d(&x, &weight, None, self.stride, self.padding)?;
+        match &self.bias {
+            Some(bias) => device::add_bias(&y, &factor(bias)?),
+            None => Ok(y),
+        }
     }
 
     fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {

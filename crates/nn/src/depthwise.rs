@@ -83,7 +83,7 @@ impl Kernel for DepthwiseConv2d {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::depthwise2d(x, &self.weight, &self.bias)
+        reference::depthwise2d(&x.to_dtype(self.weight.dtype())?, &self.weight, &self.bias)
     }
 
     fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {

@@ -1,4 +1,4 @@
-//! What the layers run on CUDA, on Metal and in half precision: candle's fused forward kernels with
+//! What the layers run on CUDA, on Metal and in half or mixed precision: candle's fused forward kernels with
 //! a backward in tensor operations.
 //!
 //! candle's fused layer norm, RMS norm and softmax cut the graph. Here their result goes through a
@@ -70,10 +70,70 @@ fn sum_rows(x: &Tensor) -> Result<Tensor> {
 }
 
 /// In f32 at least: statistics of rows are not summed in half precision.
-fn wide(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),
+    }
+}
+
+/// f of x in f32 at least, in the dtype of x.
+pub(crate) fn widened(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    f(&wide(x)?)?.to_dtype(x.dtype())
+}
+
+/// y + b for `y` (..., C) and `b` (C,).
+pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let sum = y.detach().broadcast_add(&b.detach())?;
+    y.apply_op2(b, AddBiasOp(Finished::new(sum)))
+}
+
+struct AddBiasOp(Finished);
+
+impl CustomOp2 for AddBiasOp {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.0.cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.0.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.0.metal()
+    }
+
+    /// dy = g, db = sum over rows of g: a product, which adds in f32 where candle's sum would in bf16.
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(g.clone()), Some(sum_rows(g)?)))
     }
 }
 
@@ -107,10 +167,11 @@ impl CustomOp1 for SoftmaxOp {
     }
 
     /// dx = y (g - sum(g y)).
-    fn bwd(&self, _: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let y = y.detach();
+    fn bwd(&self, x: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (y, g) = (wide(&y.detach())?, wide(g)?);
         let yg = (&y * g)?;
-        Ok(Some((&yg - y.broadcast_mul(&yg.sum_keepdim(D::Minus1)?)?)?))
+        let dx = (&yg - y.broadcast_mul(&yg.sum_keepdim(D::Minus1)?)?)?;
+        Ok(Some(dx.to_dtype(x.dtype())?))
     }
 }
 
@@ -292,7 +353,8 @@ pub fn padded_attention(
 ) -> Result<Tensor> {
     let mask = padding.mask(qkv.device())?;
     let keys = mask.unsqueeze(1)?.unsqueeze(1)?; // (B, 1, 1, N)
-    let seen = |scores: &Tensor| reference::softmax(scores, 1.0, Some(&keys));
+    let seen =
+        |scores: &Tensor| widened(scores, |scores| reference::softmax(scores, 1.0, Some(&keys)));
     let y = reference::attention_with(qkv, heads, causal, 0, seen)?;
     y.broadcast_mul(&mask.unsqueeze(2)?.to_dtype(y.dtype())?)
 }

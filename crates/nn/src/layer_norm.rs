@@ -79,7 +79,7 @@ impl Kernel for LayerNorm {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        device::layer_norm(x, &self.weight, &self.bias, self.eps)
+        device::layer_norm(&x.to_dtype(self.weight.dtype())?, &self.weight, &self.bias, self.eps)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -57,7 +57,7 @@ impl Kernel for LayerScale {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::layer_scale(x, &self.gamma)
+        reference::layer_scale(&x.to_dtype(self.gamma.dtype())?, &self.gamma)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernel::{self, Real, Rows, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::{Mode, Pass, init, reference, sequence};
+use crate::{Mode, Pass, device, init, reference, sequence};
 
 /// The affine map y = x W^T + b.
 ///
@@ -199,9 +199,15 @@ impl Kernel for Linear {
         }
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        let weight = if self.transposed { self.weight.t()? } else { self.weight.clone() };
-        reference::linear(x, &weight, self.bias.as_ref())
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        let factor = |tensor: &Tensor| pass.mode.precision().factor(tensor);
+        let weight = factor(&self.weight)?;
+        let weight = if self.transposed { weight.t()? } else { weight };
+        let y = reference::linear(&factor(x)?, &weight, None)?;
+        match &self.bias {
+            Some(bias) => device::add_bias(&y, &factor(bias)?),
+            None => Ok(y),
+        }
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Real, View};
-use crate::reference;
+use crate::{Precision, reference};
 
 /// Mean over rows of -sum_k target_k log softmax(logits)_k.
 ///
@@ -90,13 +90,18 @@ pub const IGNORED: u32 = u32::MAX;
 /// cross-entropy in one.
 ///
 /// `x` is (..., C), `weight` W is (V, C), `labels` are u32 of the leading dimensions of `x`, each
-/// below V or [`IGNORED`]. The result is a scalar. On the CPU the logits (rows, V) exist for a few
+/// below V or [`IGNORED`]. The result is a scalar. Products are taken in `precision`. On the CPU the logits (rows, V) exist for a few
 /// rows at a time only: the same pass that computes them also computes the gradients of `x` and W,
 /// which backward scales.
 ///
 /// # Errors
 /// When shapes do not fit, a label is not below V, or no row is labelled.
-pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<Tensor> {
+pub fn linear_cross_entropy(
+    x: &Tensor,
+    weight: &Tensor,
+    labels: &Tensor,
+    precision: Precision,
+) -> Result<Tensor> {
     let (vocabulary, width) = weight.dims2()?;
     let labels: Vec<u32> = labels.flatten_all()?.to_dtype(DType::U32)?.to_vec1()?;
     let rows = labels.len();
@@ -116,8 +121,9 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &Tensor) -> Res
         candle_core::bail!("linear-cross-entropy: label {label} with {vocabulary} classes");
     }
     let x = x.reshape((rows, width))?;
-    if !kernel::serves(&x) {
-        return reference::linear_cross_entropy(&x, weight, &labels);
+    if !kernel::serves(&x) || !precision.is_full() {
+        let (factor, weight) = (precision.factor(&x)?, precision.factor(weight)?);
+        return reference::linear_cross_entropy(&factor, &weight, &labels)?.to_dtype(x.dtype());
     }
     let tracked = x.track_op() || weight.track_op();
     let op = LinearCrossEntropyOp { labels, count, tracked, gradients: OnceLock::new() };

@@ -1,5 +1,7 @@
 //! Training or evaluation, and the random streams of a training step.
 
+use crate::Precision;
+
 /// How a forward pass runs: an argument of every stochastic layer.
 ///
 /// Randomness is a function of (seed, step, layer, element) and of nothing else, so a run that
@@ -17,10 +19,25 @@ pub enum Mode {
         /// Whether this is the last micro-batch of an optimiser step; with one micro-batch a step,
         /// always. Statistics of the tokens of a whole step move here and stand still before.
         last: bool,
+        /// In what dtype matrices are multiplied.
+        precision: Precision,
     },
 }
 
 impl Mode {
+    /// A training pass that is the only one of its optimiser step, in full precision.
+    pub const fn train(seed: u64, step: u64) -> Self {
+        Self::Train { seed, step, last: true, precision: Precision::Full }
+    }
+
+    /// In what dtype matrices are multiplied: evaluations are in full precision.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Eval => Precision::Full,
+            Self::Train { precision, .. } => precision,
+        }
+    }
+
     /// Whether this is a training pass.
     pub fn is_train(self) -> bool {
         matches!(self, Self::Train { .. })

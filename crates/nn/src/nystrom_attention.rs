@@ -12,7 +12,7 @@ use crate::kernel::{self, Real, Rows, Shared, Stencil};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::nystrom_head::Head;
 use crate::probe::Heads;
-use crate::{Mode, Padding, Pass, init, reference};
+use crate::{Mode, Padding, Pass, device, init, reference};
 
 /// Softmax attention through M landmarks, by the Nystrom method, and a convolution of the values.
 ///
@@ -264,8 +264,11 @@ impl Kernel for NystromAttention {
 
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let Self { heads, landmarks, scale, convolution } = self;
-        let convolution = convolution.as_ref();
-        reference::nystrom_attention(x, *heads, *landmarks, *scale, convolution, pass.padding)
+        let convolution = convolution.as_ref().map(device::wide).transpose()?;
+        let weight = convolution.as_ref();
+        device::widened(x, |x| {
+            reference::nystrom_attention(x, *heads, *landmarks, *scale, weight, pass.padding)
+        })
     }
 
     fn heads(&self, x: &Tensor, pass: Pass<'_>) -> Result<Option<Heads>> {

@@ -17,6 +17,7 @@ use candle_nn::ops::log_softmax;
 
 use crate::Padding;
 use crate::channel_attention::SMALLEST_NORM;
+use crate::device::wide;
 use crate::probe::{Among, Heads};
 use crate::window_attention::{HIDDEN, part, relative_places};
 
@@ -336,7 +337,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 }
 
 /// Mean over labelled rows of -log softmax(x W^T)_label of `x` (M, C), `weight` (V, C) and M
-/// `labels`; rows labelled [`crate::loss::IGNORED`] do not count.
+/// `labels`; rows labelled [`crate::loss::IGNORED`] do not count. The loss is in f32 at least.
 ///
 /// # Errors
 /// When shapes do not fit or no row is labelled.
@@ -348,7 +349,7 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Resu
     let rows = Tensor::from_vec(rows, labels.len(), x.device())?;
     let logits = x.index_select(&rows, 0)?.matmul(&weight.t()?)?;
     let labels = Tensor::from_vec(labels, rows.dims1()?, x.device())?;
-    log_softmax(&logits, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+    log_softmax(&wide(&logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
 }
 
 /// Rows of `table` (V, C) by `ids`, (...) -> (..., C).

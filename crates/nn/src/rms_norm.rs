@@ -73,7 +73,7 @@ impl Kernel for RmsNorm {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        device::rms_norm(x, &self.weight, self.eps)
+        device::rms_norm(&x.to_dtype(self.weight.dtype())?, &self.weight, self.eps)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

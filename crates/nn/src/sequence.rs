@@ -15,7 +15,7 @@
 //! | inside a convolution | no: the patches are gathered again, piece by piece |
 //! | inside attention | no: the probabilities are computed again, block by block |
 //!
-//! A residual connection is added inside the last matrix product. On other devices and in half
+//! A residual connection is added inside the last matrix product. On other devices and in half or mixed
 //! precision the layers run one after the other, by [`crate::device`] and [`crate::reference`].
 
 use std::sync::Arc;
@@ -161,6 +161,7 @@ impl Branch {
         for layer in &self.layers {
             y = layer.on_device(&y, pass)?;
         }
+        let y = y.to_dtype(x.dtype())?;
         if self.residual { x + y } else { Ok(y) }
     }
 }
@@ -204,7 +205,8 @@ fn run(x: &Tensor, mut branches: Vec<Branch>, pass: Pass<'_>) -> Result<Tensor> 
         }
     }
     branches.retain(|Branch { layers, residual }| *residual || !layers.is_empty());
-    if branches.is_empty() || !kernel::serves(x) || x.elem_count() == 0 {
+    let kernels = kernel::serves(x) && pass.mode.precision().is_full();
+    if branches.is_empty() || !kernels || x.elem_count() == 0 {
         return branches.iter().try_fold(x.clone(), |x, branch| branch.on_device(&x, pass));
     }
     if branches.iter().any(|branch| branch.layers.is_empty()) {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::kernel::{self, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::probe::Heads;
-use crate::{Mode, Pass, init, reference};
+use crate::{Mode, Pass, device, init, reference};
 
 /// softmax(Q K^T / sqrt(D) + R + M) V for each head inside each window of w x w tokens.
 ///
@@ -306,7 +306,8 @@ impl Kernel for WindowAttention {
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         let Self { heads, window, shift, ref bias } = *self;
-        reference::window_attention(x, heads, window, shift, bias.as_ref())
+        let bias = bias.as_ref().map(device::wide).transpose()?;
+        device::widened(x, |x| reference::window_attention(x, heads, window, shift, bias.as_ref()))
     }
 
     fn heads(&self, x: &Tensor, _: Pass<'_>) -> Result<Option<Heads>> {

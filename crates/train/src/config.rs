@@ -1,5 +1,6 @@
 //! What a run of [`fit`](crate::fit()) is.
 
+use conditioned_nn::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamWConfig;
@@ -65,6 +66,9 @@ pub struct FitConfig {
     /// field at all probes nothing. A run has the same bits with probes and without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_every: Option<usize>,
+    /// In what dtype a training step multiplies matrices; no field at all is full precision.
+    #[serde(default, skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
     /// Root of the random streams of training steps (dropout, drop path).
     pub seed: u64,
 }

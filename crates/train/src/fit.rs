@@ -59,7 +59,8 @@ pub fn fit<T: Task>(
         let (loss, grads) = accumulate(&state.parameters, count, &share, |number| {
             let batch = stream.read(number, step)?;
             let last = share.last() == Some(&number);
-            let mode = Mode::Train { seed: config.seed, step: number as u64, last };
+            let (seed, step_number, precision) = (config.seed, number as u64, config.precision);
+            let mode = Mode::Train { seed, step: step_number, last, precision };
             task.loss(&batch, mode).map_err(TrainError::task(step, "compute the loss"))
         })?;
 

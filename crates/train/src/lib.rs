@@ -8,7 +8,7 @@
 //!
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::VarBuilder;
-//! use conditioned_nn::{Mode, Store};
+//! use conditioned_nn::{Mode, Precision, Store};
 //! use conditioned_train::{
 //!     AdamWConfig, Alone, Batches, Control, FitConfig, GroupRule, Length, Metrics, Run, Schedule, Shape,
 //!     Task, TaskError, fit,
@@ -61,6 +61,7 @@
 //!     evaluate_every: 20,
 //!     checkpoint_every: 20,
 //!     probe_every: None,
+//!     precision: Precision::Full,
 //!     seed: 7,
 //! };
 //! let folder = tempfile::tempdir()?;

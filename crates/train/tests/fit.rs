@@ -39,9 +39,11 @@ impl Task for Changed<'_> {
     }
 
     fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
-        let Mode::Train { seed, last, .. } = mode else { return self.toy.loss(batch, mode) };
+        let Mode::Train { seed, last, precision, .. } = mode else {
+            return self.toy.loss(batch, mode);
+        };
         // Always the same noise.
-        self.toy.loss(batch, Mode::Train { seed, step: 0, last })
+        self.toy.loss(batch, Mode::Train { seed, step: 0, last, precision })
     }
 
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
-use conditioned_nn::{Mode, Store};
+use conditioned_nn::{Mode, Precision, Store};
 use conditioned_train::{
     AdamWConfig, Alone, Batches, Control, Findings, FitConfig, GroupRule, Length, Metrics, Outcome,
     Result, Run, Schedule, Shape, Task, TaskError, fit,
@@ -201,6 +201,7 @@ pub(crate) fn config() -> FitConfig {
         evaluate_every: 1,
         checkpoint_every: 1,
         probe_every: None,
+        precision: Precision::Full,
         seed: 11,
     }
 }

@@ -12,6 +12,7 @@ use conditioned_models::conditioning::ConditioningConfig;
 use conditioned_models::crammed_bert::CrammedBertConfig;
 use conditioned_models::encoder::EncoderConfig;
 use conditioned_models::network::Network;
+use conditioned_nn::Precision;
 use conditioned_train::{AdamWConfig, FitConfig, Length, Schedule, Shape};
 use serde::{Deserialize, Serialize};
 
@@ -362,6 +363,7 @@ impl EncoderRecipe {
             evaluate_every: self.task_epochs,
             checkpoint_every: 1,
             probe_every: None,
+            precision: Precision::Full,
             seed,
         }
     }

@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow, ensure};
 use conditioned_models::architecture::PackedWeight;
 use conditioned_models::conditioning::Placement;
 use conditioned_models::{Architecture, EMBEDDING_TABLES, OUTER_MATRICES};
+use conditioned_nn::Precision;
 use conditioned_train::{
     AdamWConfig, FitConfig, GroupRule, Length, MuonRule, Packed, Schedule, Shape,
 };
@@ -70,6 +71,8 @@ pub struct Shared {
     pub spectral_lambda: f64,
     /// Optimiser steps between probes of the inside of the model; null probes nothing.
     pub probe_every: Option<usize>,
+    /// f32, or bf16: what training steps multiply matrices in; evaluations are in f32.
+    pub precision: Precision,
 }
 
 impl Default for Shared {
@@ -90,6 +93,7 @@ impl Default for Shared {
             graying_epsilon: 0.6,
             spectral_lambda: 10.0,
             probe_every: None,
+            precision: Precision::Full,
         }
     }
 }
@@ -263,6 +267,7 @@ impl Training {
             evaluate_every: every,
             checkpoint_every: every,
             probe_every: None,
+            precision: Precision::Full,
             seed: stage.cell.seed,
         }
     }

@@ -5,7 +5,7 @@ use conditioned_data::SequenceData;
 use conditioned_models::EMBEDDING_TABLES;
 use conditioned_models::network::Network;
 use conditioned_models::nystromformer::{LongAttention, NystromformerConfig};
-use conditioned_nn::InverseScale;
+use conditioned_nn::{InverseScale, Precision};
 use conditioned_train::{AdamWConfig, FitConfig, GroupRule, Length, Schedule, Shape};
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,7 @@ impl SequenceRecipe {
                 evaluate_every: every,
                 checkpoint_every: every,
                 probe_every: None,
+                precision: Precision::Full,
                 seed: stage.cell.seed,
             },
         })

@@ -7,7 +7,7 @@ use conditioned_data::{TextConfig, TextSplits, Tokenizer, WindowBatch, Windows, 
 use conditioned_models::Model;
 use conditioned_models::generate::Sampling;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
-use conditioned_nn::{Mode, Store, linear_cross_entropy};
+use conditioned_nn::{Mode, Precision, Store, linear_cross_entropy};
 use conditioned_train::{Batches, Findings, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
@@ -142,7 +142,7 @@ impl LanguageModel {
         let (windows, after) = fixed.first().ok_or("no prefixes")?.tensors(&self.device)?; // (W, T), (W)
         let loss = |hidden: &Tensor, place: usize, targets: &Tensor| {
             let hidden = hidden.narrow(1, place, 1)?.contiguous()?;
-            scalar(&linear_cross_entropy(&hidden, model.head(), targets)?)
+            scalar(&linear_cross_entropy(&hidden, model.head(), targets, Precision::Full)?)
         };
         let mut sums = vec![(0.0, 0.0); self.config.prefix_lengths.len()];
         for first in (0..count).step_by(batch_size) {

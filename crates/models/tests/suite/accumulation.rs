@@ -8,7 +8,7 @@ use conditioned_models::conditioning::Method;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_models::{Architecture, Model};
-use conditioned_nn::{Mode, Store};
+use conditioned_nn::{Mode, Precision, Store};
 
 use crate::bert::{alone, batch, shake};
 use crate::{distance, uniform};
@@ -27,7 +27,7 @@ fn methods() -> Result<[Method; 4]> {
 }
 
 fn train(step: u64, last: bool) -> Mode {
-    Mode::Train { seed: 1, step, last }
+    Mode::Train { seed: 1, step, last, precision: Precision::Full }
 }
 
 /// The state of the conditioning, by name order.

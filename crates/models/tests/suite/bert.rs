@@ -21,7 +21,7 @@ const STRETCHED_TOLERANCE: f64 = 1e-5;
 /// f64 through two layers.
 const F64_TOLERANCE: f64 = 1e-12;
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const MODE: Mode = Mode::train(1, 3);
 
 /// Every place of a conditioning.
 pub(crate) const PLACEMENTS: [Placement; 3] =
@@ -156,9 +156,7 @@ fn no_gradient_is_missing_under_any_method() -> Result<()> {
             let model = BertClassifier::new(&tiny(method, placement), 3, store.builder())?;
             shake(&store)?;
             for step in 0..2 {
-                let grads = model
-                    .loss(&input, &labels, Mode::Train { seed: 1, step, last: true })?
-                    .backward()?;
+                let grads = model.loss(&input, &labels, Mode::train(1, step))?.backward()?;
                 for (name, var) in store.parameters() {
                     let what = format!("{method:?} {placement:?} {name}");
                     let grad = grads.get(&var).expect(&what);
@@ -221,11 +219,7 @@ fn padding_takes_no_part_in_training() -> Result<()> {
                 shake(&store)?;
                 let mut all = Vec::new();
                 for step in 0..2 {
-                    all.push(
-                        model
-                            .loss(input, &labels, Mode::Train { seed: 1, step, last: true })?
-                            .detach(),
-                    );
+                    all.push(model.loss(input, &labels, Mode::train(1, step))?.detach());
                 }
                 all.extend(store.buffers().into_iter().map(|(_, var)| var.as_detached_tensor()));
                 Ok(all)
@@ -250,7 +244,7 @@ fn a_ramp_goes_from_plain_to_conditioned_tokens_in_equal_parts() -> Result<()> {
         shake(&store)?;
         model.loss(&input, &labels, mode)?.to_scalar()
     };
-    let train = |step| Mode::Train { seed: 1, step, last: true };
+    let train = |step| Mode::train(1, step);
     for (ramp_steps, step, t) in [(4, 0, 0.25), (4, 1, 0.5), (4, 3, 1.0), (4, 9, 1.0), (0, 0, 1.0)]
     {
         let ramped = loss(ramp_steps, Method::per_sequence(1.0)?, train(step))?;

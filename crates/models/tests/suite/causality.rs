@@ -25,7 +25,7 @@ const SAME_IN_F64: f64 = 1e-11;
 /// The full window and the prefix alone differ by rounding in f32: the oracle of the leak gap.
 const SAME_IN_F32: f32 = 1e-5;
 
-const TRAIN: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const TRAIN: Mode = Mode::train(1, 3);
 
 const PLACEMENTS: [Placement; 2] = [Placement::AfterPosition, Placement::BeforePosition];
 

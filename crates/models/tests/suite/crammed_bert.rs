@@ -18,7 +18,7 @@ const DIFFERENCE_TOLERANCE: f64 = 1e-6;
 /// f64 through two layers.
 const F64_TOLERANCE: f64 = 1e-12;
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const MODE: Mode = Mode::train(1, 3);
 
 /// Every preset, shrunk so that central differences take no minutes.
 fn registry() -> impl Iterator<Item = CrammedBertConfig> {
@@ -147,7 +147,7 @@ fn no_gradient_is_missing_under_any_method() -> Result<()> {
             let store = store(DType::F64);
             let model = classifier(&tiny(method, placement), &store)?;
             for step in 0..2 {
-                let mode = Mode::Train { seed: 1, step, last: true };
+                let mode = Mode::train(1, step);
                 let grads = model.loss(&input, &labels()?, mode)?.backward()?;
                 for (name, var) in store.parameters() {
                     let what = format!("{method:?} {placement:?} {name}");
@@ -208,7 +208,7 @@ fn padding_and_types_take_no_part_in_training() -> Result<()> {
                 let model = classifier(&tiny(method, placement), &store)?;
                 let mut all = Vec::new();
                 for step in 0..2 {
-                    let mode = Mode::Train { seed: 1, step, last: true };
+                    let mode = Mode::train(1, step);
                     all.push(model.loss(input, &labels()?, mode)?.detach());
                 }
                 all.extend(store.buffers().into_iter().map(|(_, var)| var.as_detached_tensor()));

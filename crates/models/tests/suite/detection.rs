@@ -13,7 +13,7 @@ use conditioned_nn::{Mode, Store};
 
 use crate::uniform;
 
-const TRAIN: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const TRAIN: Mode = Mode::train(1, 3);
 
 fn detector(method: Method, store: &Store) -> Result<MaskRcnn> {
     let conditioning = ConditioningConfig::from(method);
@@ -82,7 +82,7 @@ fn what_is_trained_on_is_drawn_by_seed_and_step() -> Result<()> {
     let images = uniform(&[1, 3, 64, 64], 4)?.to_dtype(DType::F32)?;
     let targets = [target([64, 64], &[[4, 4, 30, 40]])];
     let at = |step| -> Result<f64> {
-        let mode = Mode::Train { seed: 1, step, last: true };
+        let mode = Mode::train(1, step);
         Ok(model.losses(&images, &targets, mode)?.values()?[0].1)
     };
     assert_eq!(at(1)?, at(1)?);

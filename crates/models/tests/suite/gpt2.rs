@@ -44,7 +44,7 @@ fn batch() -> Result<(Tensor, Tensor)> {
     Ok((tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?))
 }
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const MODE: Mode = Mode::train(1, 3);
 
 #[test]
 fn presets_have_the_published_sizes() {

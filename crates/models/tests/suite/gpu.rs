@@ -11,17 +11,30 @@ use conditioned_models::crammed_bert::CrammedBertConfig;
 use conditioned_models::crammed_heads::CrammedBertClassifier;
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::network::Network;
-use conditioned_nn::{Mode, Store, backward, cross_entropy};
+use conditioned_nn::{Mode, Precision, Store, backward, cross_entropy};
 
+use crate::registry::{batch, families, loss};
 use crate::{distance, uniform};
 
 /// f32 on two devices: matrix products of a GPU may round to TF32, 1e-3 per product.
 const DEVICE_TOLERANCE: f64 = 1e-2;
 
-const MODE: Mode = Mode::Train { seed: 4, step: 9, last: true };
+const MODE: Mode = Mode::train(4, 9);
+
+const MIXED: Mode = Mode::Train { seed: 4, step: 9, last: true, precision: Precision::Bf16 };
+
+/// bf16 on two devices: what is rounded to eight bits, 4e-3, may fall to the other side, in every layer.
+const MIXED_TOLERANCE: f64 = 0.1;
 
 /// Loss and gradients of a model on both devices, compared.
-fn compare(loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
+fn compare(loss: impl Fn(&Store, Mode) -> Result<Tensor>) -> Result<()> {
+    for (mode, tolerance) in [(MODE, DEVICE_TOLERANCE), (MIXED, MIXED_TOLERANCE)] {
+        compare_in(mode, tolerance, |store| loss(store, mode))?;
+    }
+    Ok(())
+}
+
+fn compare_in(mode: Mode, tolerance: f64, loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
     let gpu = Device::new_cuda(0)?;
     let run = |device: &Device| {
         let store = Store::new(7, DType::F32, device);
@@ -35,7 +48,7 @@ fn compare(loss: impl Fn(&Store) -> Result<Tensor>) -> Result<()> {
     };
     for ((name, got), (_, want)) in run(&gpu)?.into_iter().zip(run(&Device::Cpu)?) {
         let d = distance(&got.to_device(&Device::Cpu)?, &want)?;
-        assert!(d < DEVICE_TOLERANCE, "{name} differs by {d}");
+        assert!(d < tolerance, "{name} in {:?} differs by {d}", mode.precision());
     }
     Ok(())
 }
@@ -45,13 +58,25 @@ fn gpu_image_models_equal_those_of_the_cpu() -> Result<()> {
     for name in ["vit-8", "swin-8", "xcit-8", "davit-8"] {
         let mut network = Network::preset(name).unwrap();
         network.set_drop_path(0.2)?;
-        compare(|store| {
+        compare(|store, mode| {
             let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
             let targets = candle_nn::ops::softmax(&uniform(&[4, 10], 2)?, 1)?;
             let targets = targets.to_dtype(DType::F32)?.to_device(store.device())?;
             let model = network.build(store.builder())?;
             let images = images.to_device(store.device())?;
-            cross_entropy(&model.forward(&images, MODE.into())?, &targets)
+            cross_entropy(&model.forward(&images, mode.into())?, &targets)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gpu_families_equal_those_of_the_cpu() -> Result<()> {
+    for (_, network) in families()? {
+        compare(|store, mode| {
+            let input = batch(&network, 3, DType::F32)?.to_device(store.device())?;
+            let output = network.build(store.builder())?.forward(&input, mode.into())?;
+            loss(&output.to_device(&Device::Cpu)?)
         })?;
     }
     Ok(())
@@ -66,10 +91,10 @@ fn gpu_conditioned_models_equal_those_of_the_cpu() -> Result<()> {
     for method in [Method::PerSequence(per_sequence), Method::pooled(0.3).unwrap()] {
         let mut network = Network::preset("vit-8").unwrap();
         network.set_conditioning(method.into());
-        compare(|store| {
+        compare(|store, mode| {
             let images = uniform(&[4, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
             let model = network.build(store.builder())?;
-            model.forward(&images.to_device(store.device())?, MODE.into())?.sqr()?.mean_all()
+            model.forward(&images.to_device(store.device())?, mode.into())?.sqr()?.mean_all()
         })?;
     }
     Ok(())
@@ -79,11 +104,11 @@ fn gpu_conditioned_models_equal_those_of_the_cpu() -> Result<()> {
 fn gpu_gpt2_equals_that_of_the_cpu() -> Result<()> {
     let config =
         Gpt2Config { vocabulary: 11, context: 9, ..Gpt2Config::preset("gpt2-6x384").unwrap() };
-    compare(|store| {
+    compare(|store, mode| {
         let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
         let tokens = Tensor::from_vec(tokens, (2, 8), store.device())?;
         let (ids, targets) = (tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?);
-        Gpt2::new(&config, store.builder())?.loss(&ids, &targets, MODE)
+        Gpt2::new(&config, store.builder())?.loss(&ids, &targets, mode)
     })
 }
 
@@ -101,9 +126,9 @@ fn pairs(device: &Device) -> Result<(BertInput, Tensor)> {
 fn gpu_bert_equals_that_of_the_cpu() -> Result<()> {
     let config =
         BertConfig { vocabulary: 11, context: 9, ..BertConfig::preset("bert-4x128").unwrap() };
-    compare(|store| {
+    compare(|store, mode| {
         let (input, labels) = pairs(store.device())?;
-        BertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, MODE)
+        BertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, mode)
     })
 }
 
@@ -111,8 +136,8 @@ fn gpu_bert_equals_that_of_the_cpu() -> Result<()> {
 fn gpu_crammed_bert_equals_that_of_the_cpu() -> Result<()> {
     let preset = CrammedBertConfig::preset("crammed-4x128").unwrap();
     let config = CrammedBertConfig { vocabulary: 11, context: 9, ..preset };
-    compare(|store| {
+    compare(|store, mode| {
         let (input, labels) = pairs(store.device())?;
-        CrammedBertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, MODE)
+        CrammedBertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, mode)
     })
 }

@@ -48,7 +48,7 @@ fn setup(config: &VitConfig) -> Result<(Vit, Store, Tensor, Tensor)> {
     Ok((vit, store, images, targets))
 }
 
-const MODE: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const MODE: Mode = Mode::train(1, 3);
 
 #[test]
 fn every_parameter_has_the_right_gradient() -> Result<()> {

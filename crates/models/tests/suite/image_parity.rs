@@ -80,7 +80,7 @@ pub(crate) fn compare_heads<M>(
             let logits = heads(&model, &images, Mode::Eval.into()).unwrap();
             close(EVALUATION, &mean(&logits));
         }
-        let mode = Mode::Train { seed: 0, step: 0, last: true };
+        let mode = Mode::train(0, 0);
         let logits = heads(&model, &images, mode.into()).unwrap();
         for (name, logits) in HEADS.iter().zip(&logits) {
             close(&format!("{arm}/{name}"), logits);

@@ -37,7 +37,7 @@ fn model(method: Method) -> Result<(Gpt2, Store)> {
 }
 
 fn mode(step: u64) -> Mode {
-    Mode::Train { seed: 1, step, last: true }
+    Mode::train(1, step)
 }
 
 /// Loss, and the gradients of both tables, of the step `step`.

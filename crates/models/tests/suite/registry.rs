@@ -13,7 +13,7 @@ use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::network::Network;
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::check::central_differences;
-use conditioned_nn::{Among, Mode, Pass, Probe, Store};
+use conditioned_nn::{Among, Mode, Pass, Precision, Probe, Store, backward};
 use serde_json::Value;
 
 use crate::bert::shake;
@@ -33,13 +33,17 @@ const CONDITIONED_TOLERANCE: f64 = 2e-4;
 /// Values through one product in f64, of numbers of a few units.
 const VALUES_TOLERANCE: f64 = 1e-12;
 
+/// Eight bits, 4e-3, through all layers of a model whose parameters are far from where training would leave them;
+/// relative to the norm.
+const MIXED_TOLERANCE: f64 = 0.2;
+
 /// Counting the parameters of the largest preset, whose weights have 6 GiB, allocates less than this.
 const COUNTED_IN: usize = 64 << 20;
 
-const TRAIN: Mode = Mode::Train { seed: 1, step: 3, last: true };
+const TRAIN: Mode = Mode::train(1, 3);
 
 /// The smallest preset of each family, with drop path where it has one.
-fn families() -> Result<Vec<(&'static str, Network)>> {
+pub(crate) fn families() -> Result<Vec<(&'static str, Network)>> {
     let mut smallest: Vec<(&'static str, Network)> = Vec::new();
     for (_, mut network) in Network::presets() {
         network.set_drop_path(0.2).ok();
@@ -70,7 +74,7 @@ fn exempt(family: &str, parameter: &str, len: usize) -> Range<usize> {
 }
 
 /// A batch: images, or ids whose rows in the token table are among those that central differences sample.
-fn batch(network: &Network, samples: usize, dtype: DType) -> Result<Tensor> {
+pub(crate) fn batch(network: &Network, samples: usize, dtype: DType) -> Result<Tensor> {
     match network.input() {
         Input::Images { channels, side, .. } => {
             uniform(&[samples, channels, side, side], 91)?.to_dtype(dtype)
@@ -97,7 +101,7 @@ fn setup(network: &Network, dtype: DType) -> Result<(Box<dyn Model>, Store)> {
 }
 
 /// A fixed linear functional of what comes out, of the size of its entries.
-fn loss(output: &Tensor) -> Result<Tensor> {
+pub(crate) fn loss(output: &Tensor) -> Result<Tensor> {
     (output * uniform(output.dims(), 7)?.to_dtype(output.dtype())?)?.mean_all()
 }
 
@@ -192,6 +196,43 @@ fn settings_that_a_family_lacks_are_refused_by_its_name() -> Result<()> {
         }
         let valid = named(with(&network, Method::table(0.3)?, Placement::default()).validate());
         assert_eq!(valid, !images, "{family}: patches are not rows of a table");
+    }
+    Ok(())
+}
+
+#[test]
+fn mixed_precision_is_near_full_precision() -> Result<()> {
+    let mixed = Mode::Train { seed: 1, step: 3, last: true, precision: Precision::Bf16 };
+    for (family, network) in families()? {
+        for method in [Method::None, Method::pooled_earlier(0.3)?] {
+            let network = with(&network, method, Placement::AfterPosition);
+            let input = batch(&network, 3, DType::F32)?;
+            let run = |mode: Mode| {
+                let (model, store) = setup(&network, DType::F32)?;
+                let output = model.forward(&input, Pass::from(mode))?;
+                let grads = backward(loss(&output)?)?;
+                let parameters = store.parameters().into_iter();
+                let grads =
+                    parameters.map(|(_, var)| Ok(grads.get(&var).expect("a gradient").clone()));
+                Ok::<_, candle_core::Error>((output, grads.collect::<Result<Vec<_>>>()?))
+            };
+            let ((output, grads), (full_output, full_grads)) = (run(mixed)?, run(TRAIN)?);
+            assert!(grads.iter().all(|gradient| gradient.dtype() == DType::F32), "{family}");
+            let whole = |tensors: &[Tensor]| {
+                let flat: Vec<Tensor> =
+                    tensors.iter().map(Tensor::flatten_all).collect::<Result<_>>()?;
+                Tensor::cat(&flat, 0)?.to_dtype(DType::F64)
+            };
+            for (name, got, want) in [
+                ("output", whole(&[output])?, whole(&[full_output])?),
+                ("gradient", whole(&grads)?, whole(&full_grads)?),
+            ] {
+                let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt);
+                let d = norm(&(got - &want)?)? / norm(&want)?;
+                // f32 alone would be at 1e-5.
+                assert!((1e-4..MIXED_TOLERANCE).contains(&d), "{family}: the {name} is {d} off");
+            }
+        }
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let store = Store::new(3, DType::F32, &Device::Cpu);
         let model = Vit::new(&config, store.builder()).unwrap();
         // A step of training, so that there are statistics.
-        model.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into()).unwrap();
+        model.forward(&images, Mode::train(0, 0).into()).unwrap();
         let wanted = model.forward(&images, Mode::Eval.into()).unwrap();
 
         let folder = tempfile::tempdir().unwrap();

@@ -95,11 +95,11 @@ fn pooled_state_lives_in_the_store_and_evaluation_uses_it() -> Result<()> {
     assert_eq!(names, ["conditioner.running_gram", "conditioner.running_weight"]);
     let images = uniform(&[5, 1, 8, 8], 1)?.to_dtype(DType::F32)?;
     let before = vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?;
-    vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into())?;
+    vit.forward(&images, Mode::train(0, 0).into())?;
     let after = vit.forward(&images, Mode::Eval.into())?.to_vec2::<f32>()?;
     assert_ne!(before, after, "the training pass observed the batch");
     // One batch observed: its Gram is the running one, so both modes see the same matrix.
-    let train = vit.forward(&images, Mode::Train { seed: 0, step: 1, last: true }.into())?;
+    let train = vit.forward(&images, Mode::train(0, 1).into())?;
     assert_eq!(train.to_vec2::<f32>()?, after);
     Ok(())
 }
@@ -110,7 +110,7 @@ fn recalibration_of_a_frozen_model_leaves_training_alone() -> Result<()> {
     let other = uniform(&[7, 1, 8, 8], 2)?.to_dtype(DType::F32)?;
     for method in [Method::pooled(0.3)?, Method::Standardised] {
         let (vit, store) = model(method, Placement::AfterPosition)?;
-        vit.forward(&images, Mode::Train { seed: 0, step: 0, last: true }.into())?;
+        vit.forward(&images, Mode::train(0, 0).into())?;
         let config =
             VitConfig { conditioning: method.into(), ..VitConfig::preset("vit-8").unwrap() };
         let frozen = config.build(store.frozen()?)?;

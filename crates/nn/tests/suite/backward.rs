@@ -10,7 +10,7 @@ use conditioned_nn::{
 
 use crate::{distance, uniform, variable};
 
-const TRAIN: Mode = Mode::Train { seed: 3, step: 5, last: true };
+const TRAIN: Mode = Mode::train(3, 5);
 
 /// Sequences of 8 -> 8 -> 8 -> 12 channels: cheap layers at their ends, and one without layers in an evaluation.
 fn sequences(vb: &VarBuilder) -> Result<Vec<Sequence>> {

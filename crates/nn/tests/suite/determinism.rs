@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, ConvTranspose2d, DepthwiseConv2d, DropPath,
     Dropout, GatedGelu, Gelu, LayerNorm, LayerScale, MaxPool2d, MergePatches, Mode,
-    NystromAttention, Relu, RmsNorm, Sequence, Store, attention, embedding, gelu, linear,
-    linear_cross_entropy, softmax, upsample_nearest,
+    NystromAttention, Precision, Relu, RmsNorm, Sequence, Store, attention, embedding, gelu,
+    linear, linear_cross_entropy, softmax, upsample_nearest,
 };
 
 use crate::uniform;
@@ -18,7 +18,7 @@ fn run() -> Result<Vec<Vec<f32>>> {
     let dropout = Dropout::new(&vb.pp("drop"), 0.3)?;
     let x = uniform(&[9, 65, 48], 2)?.to_dtype(DType::F32)?;
     let y = attention(&qkv.forward(&norm.forward(&x)?)?, 3)?;
-    let y = dropout.forward(&gelu(&y)?, Mode::Train { seed: 1, step: 2, last: true })?;
+    let y = dropout.forward(&gelu(&y)?, Mode::train(1, 2))?;
     let grads = y.sqr()?.sum_all()?.backward()?;
     let mut out = vec![y.flatten_all()?.to_vec1()?];
     for (name, var) in store.parameters() {
@@ -50,12 +50,12 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
             .reshape((9, 200))?,
         Tensor::from_iter((0..9 * 200u32).map(|i| i * 7 % 3000), &Device::Cpu)?,
     );
-    let x =
-        branch.forward(&embedding(&ids, &table)?, Mode::Train { seed: 1, step: 2, last: true })?;
+    let x = branch.forward(&embedding(&ids, &table)?, Mode::train(1, 2))?;
     let x = image.forward(&x.reshape((9, 10, 20, 48))?)?;
     let x = landmarks.forward(&x.reshape((9, 200, 48))?, Mode::Eval)?;
     let mask = (uniform(&[48], 3)? + 0.5)?.ge(0.0)?;
-    let loss = linear_cross_entropy(&softmax(&x, 3.0, Some(&mask))?, &table, &labels)?;
+    let loss =
+        linear_cross_entropy(&softmax(&x, 3.0, Some(&mask))?, &table, &labels, Precision::Full)?;
     let grads = loss.backward()?;
     let mut out = vec![loss.flatten_all()?.to_vec1()?];
     for (name, var) in store.parameters() {
@@ -67,7 +67,7 @@ fn language_model() -> Result<Vec<Vec<f32>>> {
 /// Gradients and buffers of a small network of images.
 fn image_model() -> Result<Vec<Vec<f32>>> {
     let store = Store::new(13, DType::F32, &Device::Cpu);
-    let (vb, mode) = (store.builder(), Mode::Train { seed: 1, step: 2, last: true });
+    let (vb, mode) = (store.builder(), Mode::train(1, 2));
     let images = Var::from_tensor(&uniform(&[5, 41, 41, 3], 2)?.to_dtype(DType::F32)?)?;
     let stem = Sequence::new([
         Conv2d::new(vb.pp("stem"), 3, 16, 3)?.stride(2).padding(1).into(),
@@ -122,7 +122,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 fn mask(p: f64, path: &str, seed: u64, step: u64, n: usize) -> Result<Vec<f32>> {
     let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp(path);
     let ones = Tensor::ones(n, DType::F32, &Device::Cpu)?;
-    Dropout::new(&vb, p)?.forward(&ones, Mode::Train { seed, step, last: true })?.to_vec1()
+    Dropout::new(&vb, p)?.forward(&ones, Mode::train(seed, step))?.to_vec1()
 }
 
 #[test]
@@ -154,8 +154,7 @@ fn drop_path_drops_whole_samples_and_nothing_in_evaluation() -> Result<()> {
     let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("p");
     let path = DropPath::new(&vb, 0.5)?;
     let x = Tensor::ones((64, 3, 2), DType::F32, &Device::Cpu)?;
-    let y: Vec<Vec<Vec<f32>>> =
-        path.forward(&x, Mode::Train { seed: 4, step: 0, last: true })?.to_vec3()?;
+    let y: Vec<Vec<Vec<f32>>> = path.forward(&x, Mode::train(4, 0))?.to_vec3()?;
     for sample in &y {
         let first = sample[0][0];
         assert!(sample.iter().flatten().all(|&v| v == first));

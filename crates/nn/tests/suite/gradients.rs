@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::check::central_differences;
 use conditioned_nn::{
-    Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, PatchEmbed, RmsNorm,
-    Sequence, Store, add_table, attention, causal_attention, cross_entropy, embedding, gated_gelu,
-    gelu, gelu_tanh, head_norm, linear, linear_cross_entropy,
+    Attention, DropPath, Dropout, GatedGelu, Gelu, LayerNorm, Linear, Mode, PatchEmbed, Precision,
+    RmsNorm, Sequence, Store, add_table, attention, causal_attention, cross_entropy, embedding,
+    gated_gelu, gelu, gelu_tanh, head_norm, linear, linear_cross_entropy,
 };
 
 use crate::{DIFFERENCE_TOLERANCE, uniform, variable};
@@ -70,7 +70,7 @@ fn gated_gelu_function() -> Result<()> {
 #[test]
 fn a_gated_residual_sequence() -> Result<()> {
     let store = store();
-    let (vb, mode) = (store.builder(), Mode::Train { seed: 3, step: 8, last: true });
+    let (vb, mode) = (store.builder(), Mode::train(3, 8));
     let branch = Sequence::residual([
         LayerNorm::new(vb.pp("norm"), 6, 1e-6)?.into(),
         linear(vb.pp("in"), 6, 10)?.into(),
@@ -111,8 +111,7 @@ fn a_residual_sequence_in_training() -> Result<()> {
             DropPath::new(&vb.pp("path"), 0.4)?.into(),
         ])
     };
-    let (branch, mode) =
-        (Sequence::residual(layers()?), Mode::Train { seed: 3, step: 8, last: true });
+    let (branch, mode) = (Sequence::residual(layers()?), Mode::train(3, 8));
     check(&store, &variable(&[4, 5, 8], 1)?, |x| branch.forward(x, mode))?;
     let plain = Sequence::new(layers()?);
     check(&store, &variable(&[4, 5, 8], 1)?, |x| plain.forward(x, mode))
@@ -124,7 +123,7 @@ fn linear_cross_entropy_and_embedding() -> Result<()> {
     let ids = Tensor::new(&[[5u32, 0, 5], [2, 2, 1]], &Device::Cpu)?;
     let labels = Tensor::new(&[[6u32, 1, conditioned_nn::loss::IGNORED], [0, 6, 3]], &Device::Cpu)?;
     let worst = central_differences(&[table.clone(), head.clone()], 64, || {
-        linear_cross_entropy(&embedding(&ids, &table)?, &head, &labels)? * 3.0
+        linear_cross_entropy(&embedding(&ids, &table)?, &head, &labels, Precision::Full)? * 3.0
     })?;
     assert!(worst.error < DIFFERENCE_TOLERANCE, "{worst:?}");
     Ok(())
@@ -200,7 +199,7 @@ fn patch_embedding() -> Result<()> {
 #[test]
 fn dropout_and_drop_path() -> Result<()> {
     let store = store();
-    let mode = Mode::Train { seed: 3, step: 8, last: true };
+    let mode = Mode::train(3, 8);
     let dropout = Dropout::new(&store.builder().pp("a"), 0.4)?;
     check(&store, &variable(&[4, 3, 5], 1)?, |x| dropout.forward(x, mode))?;
     let path = DropPath::new(&store.builder().pp("b"), 0.5)?;

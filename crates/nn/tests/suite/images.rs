@@ -14,7 +14,7 @@ use crate::{
     DIFFERENCE_TOLERANCE, F32_TOLERANCE, F64_TOLERANCE, agree, distance, uniform, variable,
 };
 
-const TRAIN: Mode = Mode::Train { seed: 3, step: 8, last: true };
+const TRAIN: Mode = Mode::train(3, 8);
 
 /// PyTorch's default, as in the layer.
 const EPSILON: f64 = 1e-5;

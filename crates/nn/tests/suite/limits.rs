@@ -3,14 +3,14 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::{
     Attention, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, Gelu, Layer, LayerNorm,
-    LayerScale, MergePatches, Mode, NystromAttention, RmsNorm, Sequence, Store, add_table,
-    attention, average_pool, causal_attention, embedding, gated_gelu, gelu, gelu_tanh, linear,
-    linear_cross_entropy, padded_attention, softmax,
+    LayerScale, MergePatches, Mode, NystromAttention, Precision, RmsNorm, Sequence, Store,
+    add_table, attention, average_pool, causal_attention, embedding, gated_gelu, gelu, gelu_tanh,
+    linear, linear_cross_entropy, padded_attention, softmax,
 };
 
 use crate::{HALF_TOLERANCE, distance, uniform};
 
-const TRAIN: Mode = Mode::Train { seed: 2, step: 5, last: true };
+const TRAIN: Mode = Mode::train(2, 5);
 
 type Op = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
@@ -97,7 +97,9 @@ fn an_empty_batch_has_an_empty_result() -> Result<()> {
     let padding = conditioned_nn::Padding::of(&Tensor::ones((2, 3), DType::U8, &Device::Cpu)?)?;
     let other = padded_attention(&uniform(&[2, 4, 12], 1)?, 2, &padding).unwrap_err().to_string();
     assert!(other.contains("2 sequences of 3 tokens"), "{other}");
-    let message = linear_cross_entropy(&x, &uniform(&[3, 12], 1)?, &ids).unwrap_err().to_string();
+    let message = linear_cross_entropy(&x, &uniform(&[3, 12], 1)?, &ids, Precision::Full)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("none of 0 rows has a label"), "{message}");
     Ok(())
 }

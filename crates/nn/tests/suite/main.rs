@@ -18,6 +18,7 @@ mod layers_parity;
 mod limits;
 mod nystrom;
 mod oracle;
+mod precision;
 mod probe;
 mod roi_align;
 mod softmax;

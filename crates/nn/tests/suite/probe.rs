@@ -139,7 +139,7 @@ fn packed_queries_keys_and_values_are_their_own_input() -> Result<()> {
     assert!(seen.value_weight.is_none());
     // In training nobody looks on.
     let probe = Probe::default();
-    let pass = Pass { mode: Mode::Train { seed: 1, step: 1, last: true }, ..Pass::probed(&probe) };
+    let pass = Pass { mode: Mode::train(1, 1), ..Pass::probed(&probe) };
     let layer = Sequence::new([Attention { heads: H, causal: false }.into()]);
     let error = layer.forward(&x, pass).unwrap_err().to_string();
     assert!(error.contains("looks on to evaluations"), "{error}");

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use conditioned_nn::loss::IGNORED;
-use conditioned_nn::{embedding, linear_cross_entropy, reference};
+use conditioned_nn::{Precision, embedding, linear_cross_entropy, reference};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -31,7 +31,7 @@ fn check(x: &Var, weight: &Var, labels: &[u32]) -> Result<()> {
     let rows = (labels.len(), weight.dims()[1]);
     agree(
         &[x.clone(), weight.clone()],
-        |v| linear_cross_entropy(&v[0], &v[1], &tensor)? * -2.5,
+        |v| linear_cross_entropy(&v[0], &v[1], &tensor, Precision::Full)? * -2.5,
         |v| reference::linear_cross_entropy(&v[0].reshape(rows)?, &v[1], labels)? * -2.5,
     )
 }
@@ -74,7 +74,7 @@ fn strided_inputs_of_the_loss_are_read_as_they_are_seen() -> Result<()> {
     let labels = Tensor::new(&[3u32, 0, IGNORED, 8, 8], &Device::Cpu)?;
     agree(
         &[x, weight],
-        |v| linear_cross_entropy(&v[0].t()?, &v[1].t()?, &labels),
+        |v| linear_cross_entropy(&v[0].t()?, &v[1].t()?, &labels, Precision::Full),
         |v| {
             let (x, weight) = (v[0].t()?.contiguous()?, v[1].t()?.contiguous()?);
             reference::linear_cross_entropy(&x, &weight, &labels.to_vec1()?)
@@ -86,12 +86,12 @@ fn strided_inputs_of_the_loss_are_read_as_they_are_seen() -> Result<()> {
 fn a_frozen_side_gets_no_gradient_and_the_other_keeps_its_own() -> Result<()> {
     let (x, weight) = (variable(&[5, 3], 1)?, variable(&[7, 3], 2)?);
     let labels = Tensor::new(&[0u32, 6, 2, IGNORED, 2], &Device::Cpu)?;
-    let both = linear_cross_entropy(&x, &weight, &labels)?.backward()?;
+    let both = linear_cross_entropy(&x, &weight, &labels, Precision::Full)?.backward()?;
     for (x, weight, kept) in [
         (x.as_tensor().clone(), weight.detach(), &x),
         (x.detach(), weight.as_tensor().clone(), &weight),
     ] {
-        let grads = linear_cross_entropy(&x, &weight, &labels)?.backward()?;
+        let grads = linear_cross_entropy(&x, &weight, &labels, Precision::Full)?.backward()?;
         let got = grads.get(kept).expect("a gradient");
         assert!(distance(got, both.get(kept).expect("a gradient"))? < F64_TOLERANCE);
         assert_eq!(grads.get_ids().count(), 1, "what is frozen has none");
@@ -103,7 +103,7 @@ fn a_frozen_side_gets_no_gradient_and_the_other_keeps_its_own() -> Result<()> {
 fn an_ignored_row_has_no_influence() -> Result<()> {
     let (x, weight) = (variable(&[3, 4], 1)?, variable(&[5, 4], 2)?);
     let labels = Tensor::new(&[1u32, IGNORED, 4], &Device::Cpu)?;
-    let loss = linear_cross_entropy(&x, &weight, &labels)?;
+    let loss = linear_cross_entropy(&x, &weight, &labels, Precision::Full)?;
     let rows: Vec<Vec<f64>> = loss.backward()?.get(&x).expect("a gradient").to_vec2()?;
     assert!(rows[1].iter().all(|v| *v == 0.0) && rows[0].iter().any(|v| *v != 0.0));
     Ok(())
@@ -114,14 +114,15 @@ fn what_the_loss_cannot_take_is_named() -> Result<()> {
     let (x, weight) = (uniform(&[2, 4], 1)?, uniform(&[5, 4], 2)?);
     let message = |labels: &[u32]| -> Result<String> {
         let labels = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
-        Ok(linear_cross_entropy(&x, &weight, &labels).unwrap_err().to_string())
+        Ok(linear_cross_entropy(&x, &weight, &labels, Precision::Full).unwrap_err().to_string())
     };
     assert!(message(&[0, 5])?.contains("label 5 with 5 classes"));
     assert!(message(&[IGNORED, IGNORED])?.contains("none of 2 rows has a label"));
     assert!(message(&[0, 1, 2])?.contains("3 labels do not fit"));
     let labels = Tensor::new(&[0u32, 1], &Device::Cpu)?;
     let wide = uniform(&[5, 3], 2)?;
-    let message = linear_cross_entropy(&x, &wide, &labels).unwrap_err().to_string();
+    let message =
+        linear_cross_entropy(&x, &wide, &labels, Precision::Full).unwrap_err().to_string();
     assert!(message.contains("[2, 4]") && message.contains("[5, 3]"), "{message}");
     Ok(())
 }

@@ -44,7 +44,7 @@ fn logits_loss_and_gradients_equal_those_of_transformers() {
         }
         let tokens = &fixture["tokens"];
         let (ids, targets) = (tokens.narrow(1, 0, 9).unwrap(), tokens.narrow(1, 1, 9).unwrap());
-        let mode = Mode::Train { seed: 0, step: 0, last: true };
+        let mode = Mode::train(0, 0);
         let close = |what: &str, got: &Tensor| {
             let d = distance(got, &fixture[what]).unwrap();
             assert!(d < tolerance, "{dtype:?}: {what} differs by {d:e}");

@@ -155,7 +155,7 @@ fn what_was_read_trains_and_is_written_and_read_again() {
     let model = Gpt2::new(&config, store.builder()).unwrap();
     let loss = |mode| model.loss(&x, &y, mode).unwrap();
     let before = loss(Mode::Eval).to_scalar::<f32>().unwrap();
-    let gradients = loss(Mode::Train { seed: 0, step: 0, last: true }).backward().unwrap();
+    let gradients = loss(Mode::train(0, 0)).backward().unwrap();
     for (name, var) in store.parameters() {
         let step = (gradients.get(&var).expect(&name) * 0.01).unwrap();
         var.set(&(var.as_tensor().detach() - step).unwrap()).unwrap();
@@ -183,7 +183,7 @@ fn state_of_conditioning_is_restored_and_absent_from_published_folders() {
     assert_eq!(weight(), 0.0, "nothing observed");
     let tokens = expected()["ids"].to_dtype(DType::U32).unwrap();
     let model = Gpt2::new(&config, store.builder()).unwrap();
-    model.logits(&tokens, Mode::Train { seed: 0, step: 0, last: true }).unwrap();
+    model.logits(&tokens, Mode::train(0, 0)).unwrap();
     assert!(weight() > 0.0);
     write(folder.path(), &config, &store, None).unwrap();
     let (again, reread) = open(folder.path()).unwrap();
@@ -236,7 +236,7 @@ fn what_is_written_computes_the_same_here_and_in_transformers() {
             let noise = uniform(var.dims(), i as u64).unwrap().to_dtype(DType::F32).unwrap();
             var.set(&(noise * 0.5).unwrap()).unwrap();
         }
-        model.logits(&ids, Mode::Train { seed: 0, step: 0, last: true }).unwrap();
+        model.logits(&ids, Mode::train(0, 0)).unwrap();
         let ours = logits(&config, &store, &ids);
         let folder = root.as_deref().unwrap_or(temporary.path()).join(name);
         export(&folder, &config, &store, None).unwrap();

@@ -137,7 +137,7 @@ fn bert_folders_for_transformers() {
     let temporary = tempfile::tempdir().unwrap();
     let root = std::env::var_os("WRITTEN").map(PathBuf::from);
     let recorded = load_tensors(&here().join("written.safetensors"), &Device::Cpu);
-    let (input, mode) = (input(), Mode::Train { seed: 0, step: 0, last: true });
+    let (input, mode) = (input(), Mode::train(0, 0));
     for (name, method, placement) in written() {
         let masked = name.starts_with("masked");
         let kind = if masked { "masked" } else { "classifier" };
@@ -201,7 +201,7 @@ fn a_conditioned_bert_goes_on_where_it_was_written() {
     };
     let first = store();
     let model = BertClassifier::new(&config, 3, first.builder()).unwrap();
-    model.logits(&input(), Mode::Train { seed: 0, step: 0, last: true }).unwrap();
+    model.logits(&input(), Mode::train(0, 0)).unwrap();
     write(folder.path(), &config, &labels(), &first).unwrap();
     let error = export(folder.path(), &config, &labels(), &first).unwrap_err().to_string();
     assert!(error.contains("front of the layer norm"), "{error}");

@@ -34,7 +34,7 @@ const TABLE_TOLERANCE: f64 = 1e-6;
 /// A folded model against the conditioned one, both f32, relative to the larger of 1 and the value.
 const FOLD_TOLERANCE: f64 = 2e-5;
 
-const TRAIN: Mode = Mode::Train { seed: 0, step: 0, last: true };
+const TRAIN: Mode = Mode::train(0, 0);
 
 /// The labels of every folder.
 const CLASSES: [&str; 5] = ["ant", "bee", "cat", "dog", "eel"];

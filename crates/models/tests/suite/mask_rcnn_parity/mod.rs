@@ -125,7 +125,7 @@ fn difference(found: &Tensor, wanted: &Tensor) -> Result<f64> {
 fn losses_gradients_and_statistics_equal_those_of_pytorch() -> Result<()> {
     let fixture = fixture();
     let (store, model) = detector(&fixture)?;
-    let mode = Mode::Train { seed: 1, step: 0, last: true };
+    let mode = Mode::train(1, 0);
     let losses = model.losses(&images(&fixture)?, &targets(&fixture)?, mode)?;
     for (name, value) in losses.values()? {
         let wanted = fixture[&format!("loss/{name}")].to_scalar::<f64>()?;

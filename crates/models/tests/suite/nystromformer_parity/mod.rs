@@ -21,7 +21,7 @@ const F64_TOLERANCE: f64 = 1e-11;
 /// f32: roundings of 6e-8 through the same, relative to the larger of 1 and the value.
 const F32_TOLERANCE: f64 = 1e-4;
 
-const MODE: Mode = Mode::Train { seed: 0, step: 0, last: true };
+const MODE: Mode = Mode::train(0, 0);
 
 fn config(scale: InverseScale) -> NystromformerConfig {
     NystromformerConfig {

@@ -37,7 +37,7 @@ const EXEMPT_TOLERANCE: f64 = 1e-13;
 const SAME_IN_F32: f64 = 1e-5;
 
 fn train(step: u64) -> Mode {
-    Mode::Train { seed: 1, step, last: true }
+    Mode::train(1, step)
 }
 
 fn weights() -> [WeightMethod; 3] {

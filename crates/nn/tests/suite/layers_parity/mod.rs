@@ -81,7 +81,7 @@ fn batch_norm_and_its_buffers_equal_those_of_pytorch() -> Result<()> {
         for step in ["train1", "train2", "eval"] {
             let mode = match step {
                 "eval" => Mode::Eval,
-                _ => Mode::Train { seed: 0, step: 0, last: true },
+                _ => Mode::train(0, 0),
             };
             let name = format!("batch-norm-{step}");
             compare(&fixture, &name, &["weight", "bias"], (dtype, tolerance), |x, p| {
