@@ -35,9 +35,8 @@ const GRAM: &str = "running_gram";
 /// step. Directions in which G is weak are stretched by up to 1 + t / floor whatever the new tokens
 /// hold there, see [`PooledConfig::floor`].
 ///
-/// Nothing flows back through G: dL/dX = dL/dY M. G and M are computed in f64; the products with M
-/// in f32, for f64 tokens in f64. On the CPU, NaN and overflow are errors; on other devices they
-/// pass through.
+/// Nothing flows back through G: dL/dX = dL/dY M. G and M are computed in f64. On the CPU the products with M are
+/// taken in f32 for f32 tokens, else in f64, and NaN and overflow are errors; on other devices they pass through.
 ///
 /// *Several batches a step.* With gradient accumulation the running average must stand still within a
 /// step and move once, at its end: [`Pooled::forward_train_collected`] for every micro-batch and

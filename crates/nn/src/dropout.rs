@@ -132,6 +132,9 @@ impl Mask {
     }
 }
 
+/// Factors that one thread draws for another device.
+const PIECE: usize = 1 << 14;
+
 impl<M: Masked> Kernel for M {
     const NAME: &'static str = "dropout";
     const CHEAP: bool = true;
@@ -148,9 +151,15 @@ impl<M: Masked> Kernel for M {
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let Some(mask) = self.mask(pass.mode) else { return Ok(x.clone()) };
         let group = mask.group(Rows::of(x.dims()));
-        let factors = (0..x.elem_count()).map(|i| mask.factor::<f32>(i / group));
-        let mask = Tensor::from_vec(factors.collect(), x.shape(), &candle_core::Device::Cpu)?;
-        x * mask.to_dtype(x.dtype())?.to_device(x.device())?
+        let count = x.elem_count() / group;
+        let factors = kernel::build(count, PIECE, |piece, factors| {
+            for (i, factor) in factors.iter_mut().enumerate() {
+                *factor = mask.factor::<f32>(piece * PIECE + i);
+            }
+        });
+        let factors = Tensor::from_vec(factors, (count, 1), &candle_core::Device::Cpu)?;
+        let factors = factors.to_dtype(x.dtype())?.to_device(x.device())?;
+        x.reshape((count, group))?.broadcast_mul(&factors)?.reshape(x.shape())
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
