@@ -68,9 +68,11 @@ pub enum Way<'a> {
 
 impl<'a> Way<'a> {
     /// The pass of layers in front of the conditioning; an evaluation unless the tokens are conditioned.
+    ///
+    /// It is in full precision: conditioning would lift what rounding to bf16 leaves in weak directions.
     pub(crate) fn pass(self) -> Pass<'a> {
         match self {
-            Self::Conditioned(pass) => pass,
+            Self::Conditioned(pass) => Pass { mode: pass.mode.in_full_precision(), ..pass },
             Self::Plain | Self::Keep(_) => Mode::Eval.into(),
         }
     }

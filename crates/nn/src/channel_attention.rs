@@ -329,8 +329,9 @@ impl Kernel for CrossCovarianceAttention {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        let temperature = device::wide(&self.temperature)?;
-        device::widened(x, |x| reference::cross_covariance_attention(x, &temperature))
+        device::widened(x, |x| {
+            reference::cross_covariance_attention(x, &self.temperature.to_dtype(x.dtype())?)
+        })
     }
 
     fn heads(&self, x: &Tensor, _: Pass<'_>) -> Result<Option<Heads>> {

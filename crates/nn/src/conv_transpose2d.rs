@@ -141,8 +141,12 @@ impl Kernel for ConvTranspose2d {
         }
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::conv_transpose2d(&x.to_dtype(self.weight.dtype())?, &self.weight, &self.bias)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        reference::conv_transpose2d(
+            &pass.mode.precision().whole(x, &self.weight)?,
+            &self.weight,
+            &self.bias,
+        )
     }
 
     fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {

@@ -82,8 +82,12 @@ impl Kernel for DepthwiseConv2d {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::depthwise2d(&x.to_dtype(self.weight.dtype())?, &self.weight, &self.bias)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        reference::depthwise2d(
+            &pass.mode.precision().whole(x, &self.weight)?,
+            &self.weight,
+            &self.bias,
+        )
     }
 
     fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {

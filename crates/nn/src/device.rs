@@ -82,8 +82,11 @@ pub(crate) fn widened(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
     f(&wide(x)?)?.to_dtype(x.dtype())
 }
 
-/// y + b for `y` (..., C) and `b` (C,).
+/// y + b for `y` (..., C) and `b` (C,), with the gradient of b summed in f32 at least.
 pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if y.dtype() != DType::BF16 && y.dtype() != DType::F16 {
+        return y.broadcast_add(b);
+    }
     let sum = y.detach().broadcast_add(&b.detach())?;
     y.apply_op2(b, AddBiasOp(Finished::new(sum)))
 }
@@ -143,7 +146,11 @@ impl CustomOp2 for AddBiasOp {
 /// When the dtype is not a float.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let y = ops::softmax_last_dim(&x.detach())?;
+    let y = match x.device().is_cpu() {
+        // candle's kernel adds in the dtype of x there.
+        true => widened(&x.detach(), ops::softmax_last_dim)?,
+        false => ops::softmax_last_dim(&x.detach())?,
+    };
     x.apply_op1(SoftmaxOp(Finished::new(y)))
 }
 

@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use crate::kernel::{self, Real, Rows};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::mode::{Mode, layer_key, step_key, uniform};
-use crate::{Pass, sequence};
+use crate::{Pass, device, sequence};
 
 /// Dropout: in training each element is kept with probability 1 - p and divided by it.
 #[derive(Debug, Clone)]
@@ -158,8 +158,12 @@ impl<M: Masked> Kernel for M {
             }
         });
         let factors = Tensor::from_vec(factors, (count, 1), &candle_core::Device::Cpu)?;
-        let factors = factors.to_dtype(x.dtype())?.to_device(x.device())?;
-        x.reshape((count, group))?.broadcast_mul(&factors)?.reshape(x.shape())
+        let factors = factors.to_device(x.device())?;
+        // In bf16 1 / (1 - p) would be off by up to 0.4 %.
+        device::widened(x, |x| {
+            let factors = factors.to_dtype(x.dtype())?;
+            x.reshape((count, group))?.broadcast_mul(&factors)?.reshape(x.shape())
+        })
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -34,7 +34,7 @@ pub trait Layer: Debug + Send + Sync {
     #[doc(hidden)]
     fn output(&self, at: At<'_>) -> Result<Vec<usize>>;
 
-    /// The same on other devices and in half precision.
+    /// The same on other devices and in half or mixed precision.
     #[doc(hidden)]
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor>;
 
@@ -140,7 +140,7 @@ pub(crate) trait Kernel: Debug + Send + Sync {
     /// The dimensions of its result; an error when the input does not fit.
     fn output(&self, at: At<'_>) -> Result<Vec<usize>>;
 
-    /// The same on other devices and in half precision, in candle's operations.
+    /// The same on other devices and in half or mixed precision, in candle's operations.
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor>;
 
     /// Queries, keys, values and attention of an input; nothing of a layer that is no attention.

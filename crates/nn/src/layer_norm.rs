@@ -78,8 +78,13 @@ impl Kernel for LayerNorm {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        device::layer_norm(&x.to_dtype(self.weight.dtype())?, &self.weight, &self.bias, self.eps)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        device::layer_norm(
+            &pass.mode.precision().whole(x, &self.weight)?,
+            &self.weight,
+            &self.bias,
+            self.eps,
+        )
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

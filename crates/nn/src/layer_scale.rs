@@ -56,8 +56,8 @@ impl Kernel for LayerScale {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::layer_scale(&x.to_dtype(self.gamma.dtype())?, &self.gamma)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        reference::layer_scale(&pass.mode.precision().whole(x, &self.gamma)?, &self.gamma)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -30,6 +30,16 @@ impl Mode {
         Self::Train { seed, step, last: true, precision: Precision::Full }
     }
 
+    /// The same in full precision.
+    pub const fn in_full_precision(self) -> Self {
+        match self {
+            Self::Eval => Self::Eval,
+            Self::Train { seed, step, last, .. } => {
+                Self::Train { seed, step, last, precision: Precision::Full }
+            }
+        }
+    }
+
     /// In what dtype matrices are multiplied: evaluations are in full precision.
     pub fn precision(self) -> Precision {
         match self {

@@ -264,9 +264,10 @@ impl Kernel for NystromAttention {
 
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let Self { heads, landmarks, scale, convolution } = self;
-        let convolution = convolution.as_ref().map(device::wide).transpose()?;
-        let weight = convolution.as_ref();
         device::widened(x, |x| {
+            let weight = convolution.as_ref().map(|weight| weight.to_dtype(x.dtype()));
+            let weight = weight.transpose()?;
+            let weight = weight.as_ref();
             reference::nystrom_attention(x, *heads, *landmarks, *scale, weight, pass.padding)
         })
     }

@@ -72,8 +72,8 @@ impl Kernel for RmsNorm {
         Ok(dims.to_vec())
     }
 
-    fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        device::rms_norm(&x.to_dtype(self.weight.dtype())?, &self.weight, self.eps)
+    fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
+        device::rms_norm(&pass.mode.precision().whole(x, &self.weight)?, &self.weight, self.eps)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

@@ -161,7 +161,7 @@ impl Branch {
         for layer in &self.layers {
             y = layer.on_device(&y, pass)?;
         }
-        let y = y.to_dtype(x.dtype())?;
+        let y = pass.mode.precision().whole(&y, x)?;
         if self.residual { x + y } else { Ok(y) }
     }
 }

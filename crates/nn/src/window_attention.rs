@@ -306,8 +306,10 @@ impl Kernel for WindowAttention {
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
         let Self { heads, window, shift, ref bias } = *self;
-        let bias = bias.as_ref().map(device::wide).transpose()?;
-        device::widened(x, |x| reference::window_attention(x, heads, window, shift, bias.as_ref()))
+        device::widened(x, |x| {
+            let bias = bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
+            reference::window_attention(x, heads, window, shift, bias.as_ref())
+        })
     }
 
     fn heads(&self, x: &Tensor, _: Pass<'_>) -> Result<Option<Heads>> {

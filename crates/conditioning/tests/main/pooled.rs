@@ -52,6 +52,54 @@ proptest! {
     }
 }
 
+/// M = I + t sigma_1 E diag(1 / max(sigma_i, floor sigma_1)) E^T from the singular value decomposition of the tokens, with
+/// directions that they do not have: in one piece and in several, with one block of reflectors and several.
+#[test]
+fn weak_and_absent_directions_are_stretched_to_the_floor() {
+    let (t, rows) = (0.3, 300);
+    for (d, rank) in [(16, 9), (40, 40), (96, 50), (192, 113), (200, 1)] {
+        for floor in [1e-3, 0.1] {
+            let right = with_kappa(2, rank, d, 100.0);
+            let X = normal_matrix(1, rows, rank) * &right;
+            let config =
+                PooledConfig { strength: t, source: Source::Current, floor, ..Default::default() };
+            let layer = Pooled::new(config, d).unwrap();
+            layer.observe(&tensor(X.as_ref())).unwrap();
+            let svd = X.thin_svd().unwrap();
+            let (V, top) = (svd.V(), svd.S()[0]);
+            let wanted = Mat::from_fn(d, d, |i, j| {
+                let along = |k: usize| {
+                    let sigma = if k < rank { svd.S()[k] } else { 0.0 };
+                    V[(i, k)] * V[(j, k)] * top / sigma.max(floor * top)
+                };
+                f64::from(u8::from(i == j)) + t * (0..d).map(along).sum::<f64>()
+            });
+            let found = values(&layer.fold().unwrap());
+            assert_close(
+                &found,
+                &values(&tensor(wanted.as_ref())),
+                1e-14 / (floor * floor),
+                1.0 / floor,
+            );
+        }
+    }
+}
+
+/// Rows of padding keep their bits, also those of NaN, and the others have those of tokens without padding.
+#[test]
+fn padding_of_f32_tokens_is_nobodys_concern() {
+    let x = normal(3, &[2, 5, 24]).to_dtype(DType::F32).unwrap();
+    let layer = pooled(Source::Earlier, 0.3, 24);
+    layer.observe(&x).unwrap();
+    let wanted = layer.forward(&x).unwrap();
+    let padding = (Tensor::ones((2, 3, 24), DType::F32, &Device::Cpu).unwrap() * f64::NAN).unwrap();
+    let padded = Tensor::cat(&[&x, &padding], 1).unwrap();
+    let mask = Tensor::new(&[[1u8, 1, 1, 1, 1, 0, 0, 0]; 2], &Device::Cpu).unwrap();
+    let y = layer.forward_masked(&padded, &mask).unwrap();
+    assert_eq!(bits(&y.narrow(1, 0, 5).unwrap()), bits(&wanted));
+    assert_eq!(bits(&y.narrow(1, 5, 3).unwrap()), bits(&padding));
+}
+
 #[test]
 fn nan_is_refused_before_the_first_observation_as_after_it() {
     let layer = pooled(Source::Earlier, 0.3, 3);

@@ -19,12 +19,16 @@ use crate::{distance, uniform};
 /// f32 on two devices: matrix products of a GPU may round to TF32, 1e-3 per product.
 const DEVICE_TOLERANCE: f64 = 1e-2;
 
+/// Gradients below this part of the largest are sums of larger terms, or zero by nature, as that of a key bias.
+const SMALL: f64 = 0.02;
+
 const MODE: Mode = Mode::train(4, 9);
 
 const MIXED: Mode = Mode::Train { seed: 4, step: 9, last: true, precision: Precision::Bf16 };
 
 /// bf16 on two devices: what is rounded to eight bits, 4e-3, may fall to the other side, in every layer.
-const MIXED_TOLERANCE: f64 = 0.1;
+/// A gradient that is missing, or there twice, is 1 off.
+const MIXED_TOLERANCE: f64 = 0.4;
 
 /// Loss and gradients of a model on both devices, compared.
 fn compare(loss: impl Fn(&Store, Mode) -> Result<Tensor>) -> Result<()> {
@@ -46,8 +50,16 @@ fn compare_in(mode: Mode, tolerance: f64, loss: impl Fn(&Store) -> Result<Tensor
         }
         Ok::<_, candle_core::Error>(out)
     };
-    for ((name, got), (_, want)) in run(&gpu)?.into_iter().zip(run(&Device::Cpu)?) {
-        let d = distance(&got.to_device(&Device::Cpu)?, &want)?;
+    let (got, want) = (run(&gpu)?, run(&Device::Cpu)?);
+    let largest = |x: &Tensor| -> Result<f64> {
+        Ok(f64::from(x.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
+    };
+    let gradients = want[1..].iter().map(|(_, gradient)| largest(gradient));
+    let all = gradients.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
+    for ((name, got), (_, want)) in got.into_iter().zip(want) {
+        // Relative to the largest entry.
+        let scale = largest(&want)?.max(SMALL * all).recip();
+        let d = distance(&(got.to_device(&Device::Cpu)? * scale)?, &(want * scale)?)?;
         assert!(d < tolerance, "{name} in {:?} differs by {d}", mode.precision());
     }
     Ok(())

@@ -34,8 +34,11 @@ const CONDITIONED_TOLERANCE: f64 = 2e-4;
 const VALUES_TOLERANCE: f64 = 1e-12;
 
 /// Eight bits, 4e-3, through all layers of a model whose parameters are far from where training would leave them;
-/// relative to the norm.
-const MIXED_TOLERANCE: f64 = 0.2;
+/// relative to the norm. A gradient that is missing, or there twice, is 1 off.
+const MIXED_TOLERANCE: f64 = 0.4;
+
+/// Gradients below this part of the largest are sums of larger terms, or zero by nature.
+const SMALL: f64 = 0.02;
 
 /// Counting the parameters of the largest preset, whose weights have 6 GiB, allocates less than this.
 const COUNTED_IN: usize = 64 << 20;
@@ -211,27 +214,27 @@ fn mixed_precision_is_near_full_precision() -> Result<()> {
                 let (model, store) = setup(&network, DType::F32)?;
                 let output = model.forward(&input, Pass::from(mode))?;
                 let grads = backward(loss(&output)?)?;
-                let parameters = store.parameters().into_iter();
-                let grads =
-                    parameters.map(|(_, var)| Ok(grads.get(&var).expect("a gradient").clone()));
-                Ok::<_, candle_core::Error>((output, grads.collect::<Result<Vec<_>>>()?))
+                let mut found = vec![("the output".to_string(), output)];
+                for (name, var) in store.parameters() {
+                    found.push((name, grads.get(&var).expect("a gradient").clone()));
+                }
+                Ok::<_, candle_core::Error>(found)
             };
-            let ((output, grads), (full_output, full_grads)) = (run(mixed)?, run(TRAIN)?);
-            assert!(grads.iter().all(|gradient| gradient.dtype() == DType::F32), "{family}");
-            let whole = |tensors: &[Tensor]| {
-                let flat: Vec<Tensor> =
-                    tensors.iter().map(Tensor::flatten_all).collect::<Result<_>>()?;
-                Tensor::cat(&flat, 0)?.to_dtype(DType::F64)
+            let norm = |x: &Tensor| {
+                x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt)
             };
-            for (name, got, want) in [
-                ("output", whole(&[output])?, whole(&[full_output])?),
-                ("gradient", whole(&grads)?, whole(&full_grads)?),
-            ] {
-                let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt);
-                let d = norm(&(got - &want)?)? / norm(&want)?;
+            let (got, want) = (run(mixed)?, run(TRAIN)?);
+            let gradients = want[1..].iter().map(|(_, gradient)| norm(gradient));
+            let largest = gradients.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
+            let mut rounded = false;
+            for ((name, got), (_, want)) in got.iter().zip(&want) {
+                assert_eq!(got.dtype(), DType::F32, "{family}: {name}");
+                let d = norm(&(got - want)?)? / norm(want)?.max(SMALL * largest);
+                assert!(d < MIXED_TOLERANCE, "{family}: {name} is {d} off");
                 // f32 alone would be at 1e-5.
-                assert!((1e-4..MIXED_TOLERANCE).contains(&d), "{family}: the {name} is {d} off");
+                rounded |= d > 1e-4;
             }
+            assert!(rounded, "{family}: nothing was rounded to bf16");
         }
     }
     Ok(())
