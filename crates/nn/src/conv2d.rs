@@ -348,13 +348,10 @@ impl Kernel for Conv2d {
     }
 
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let factor = |tensor: &Tensor| pass.mode.precision().factor(tensor);
-        let (x, weight) = (factor(x)?, factor(&self.weight)?);
+        let precision = pass.mode.precision();
+        let (x, weight) = (precision.factor(x)?, precision.factor(&self.weight)?);
         let y = reference::conv2d(&x, &weight, None, self.stride, self.padding)?;
-        match &self.bias {
-            Some(bias) => device::add_bias(&y, &factor(bias)?),
-            None => Ok(y),
-        }
+        device::add_bias(&y, self.bias.as_ref(), precision)
     }
 
     fn forward<T: Real>(&self, Input { x, parameters, at }: Input<'_, T>) -> Result<Vec<T>> {

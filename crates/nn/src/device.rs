@@ -14,7 +14,7 @@ use candle_core::{
 };
 use candle_nn::ops;
 
-use crate::{Padding, reference};
+use crate::{Padding, Precision, reference};
 
 /// The result of a fused kernel, until the op that gives it a backward has taken it.
 struct Finished(Mutex<Option<Tensor>>);
@@ -82,20 +82,29 @@ pub(crate) fn widened(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
     f(&wide(x)?)?.to_dtype(x.dtype())
 }
 
-/// y + b for `y` (..., C) and `b` (C,), with the gradient of b summed in f32 at least.
-pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if y.dtype() != DType::BF16 && y.dtype() != DType::F16 {
-        return y.broadcast_add(b);
-    }
-    let sum = y.detach().broadcast_add(&b.detach())?;
-    y.apply_op2(b, AddBiasOp(Finished::new(sum)))
+/// The result of a fused kernel of two tensors, with the formula of its backward.
+struct Fused<B> {
+    name: &'static str,
+    finished: Finished,
+    backward: B,
 }
 
-struct AddBiasOp(Finished);
+impl<B> Fused<B>
+where
+    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + Send + Sync,
+{
+    /// `backward(x, w, g)` is (dx, dw).
+    fn new(name: &'static str, result: Tensor, backward: B) -> Self {
+        Self { name, finished: Finished::new(result), backward }
+    }
+}
 
-impl CustomOp2 for AddBiasOp {
+impl<B> CustomOp2 for Fused<B>
+where
+    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + Send + Sync,
+{
     fn name(&self) -> &'static str {
-        "add-bias"
+        self.name
     }
 
     fn cpu_fwd(
@@ -105,7 +114,7 @@ impl CustomOp2 for AddBiasOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.0.cpu()
+        self.finished.cpu()
     }
 
     fn cuda_fwd(
@@ -115,7 +124,7 @@ impl CustomOp2 for AddBiasOp {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.0.cuda()
+        self.finished.cuda()
     }
 
     fn metal_fwd(
@@ -125,19 +134,32 @@ impl CustomOp2 for AddBiasOp {
         _: &MetalStorage,
         _: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        self.0.metal()
+        self.finished.metal()
     }
 
-    /// dy = g, db = sum over rows of g: a product, which adds in f32 where candle's sum would in bf16.
     fn bwd(
         &self,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(g.clone()), Some(sum_rows(g)?)))
+        let (dx, dw) = (self.backward)(x, w, g)?;
+        Ok((Some(dx), Some(dw)))
     }
+}
+
+/// y + b for `y` (..., C) and, where there is one, `b` (C,).
+pub(crate) fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+    let Some(b) = b else { return Ok(y.clone()) };
+    let b = precision.factor(b)?;
+    if !matches!(y.dtype(), DType::BF16 | DType::F16) {
+        return y.broadcast_add(&b);
+    }
+    let sum = y.detach().broadcast_add(&b.detach())?;
+    // dy = g, db = sum over rows of g: a product, which adds in f32 where candle's sum would in bf16.
+    let op = Fused::new("add-bias", sum, |_, _, g| Ok((g.clone(), sum_rows(g)?)));
+    y.apply_op2(&b, op)
 }
 
 /// softmax(x) over the last dimension.
@@ -277,67 +299,20 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let y = ops::rms_norm(&x.detach(), &weight.detach(), eps as f32)?;
-    x.apply_op2(&weight, RmsNormOp { finished: Finished::new(y), eps })
+    x.apply_op2(&weight, Fused::new("rms-norm", y, move |x, w, g| rms_norm_backward(x, w, g, eps)))
 }
 
-struct RmsNormOp {
-    finished: Finished,
-    eps: f64,
-}
-
-impl CustomOp2 for RmsNormOp {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.finished.cpu()
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.finished.cuda()
-    }
-
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        self.finished.metal()
-    }
-
-    /// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w: dx = r (h - n mean(h n)),
-    /// dw = sum over rows of g n.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dtype = x.dtype();
-        let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
-        let r = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?.recip()?;
-        let n = x.broadcast_mul(&r)?;
-        let h = g.broadcast_mul(&w)?;
-        let along = n.broadcast_mul(&(&h * &n)?.mean_keepdim(D::Minus1)?)?;
-        let dx = (h - along)?.broadcast_mul(&r)?;
-        Ok((Some(dx.to_dtype(dtype)?), Some(sum_rows(&(&g * &n)?)?.to_dtype(dtype)?)))
-    }
+/// With n = x r, r = 1/sqrt(mean(x^2) + eps) and h = g w: dx = r (h - n mean(h n)),
+/// dw = sum over rows of g n.
+fn rms_norm_backward(x: &Tensor, w: &Tensor, g: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let dtype = x.dtype();
+    let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
+    let r = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    let n = x.broadcast_mul(&r)?;
+    let h = g.broadcast_mul(&w)?;
+    let along = n.broadcast_mul(&(&h * &n)?.mean_keepdim(D::Minus1)?)?;
+    let dx = (h - along)?.broadcast_mul(&r)?;
+    Ok((dx.to_dtype(dtype)?, sum_rows(&(&g * &n)?)?.to_dtype(dtype)?))
 }
 
 /// Multi-head self-attention of a packed (B, N, 3C) tensor; see [`crate::Attention`].

@@ -200,14 +200,11 @@ impl Kernel for Linear {
     }
 
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        let factor = |tensor: &Tensor| pass.mode.precision().factor(tensor);
-        let weight = factor(&self.weight)?;
+        let precision = pass.mode.precision();
+        let weight = precision.factor(&self.weight)?;
         let weight = if self.transposed { weight.t()? } else { weight };
-        let y = reference::linear(&factor(x)?, &weight, None)?;
-        match &self.bias {
-            Some(bias) => device::add_bias(&y, &factor(bias)?),
-            None => Ok(y),
-        }
+        let y = reference::linear(&precision.factor(x)?, &weight, None)?;
+        device::add_bias(&y, self.bias.as_ref(), precision)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
