@@ -18,17 +18,12 @@
 //! below 1e-7. (A Newton-Schulz step would restore those directions too, but it would also lift the
 //! degenerate ones, which f leaves alone.)
 
-use faer::diag::DiagMut;
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::evd::{
-    ComputeEigenvectors, SelfAdjointEvdParams, self_adjoint_evd, self_adjoint_evd_scratch,
-};
 use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Spec};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use crate::inverse_root::Reduced;
+use crate::Result;
+use crate::inverse_root::{Reduced, by_columns, mirror};
 use crate::tridiagonal::Weaker;
-use crate::{Error, Result};
 
 /// Where a direction counts as degenerate: sigma_i < tau sigma_1. The resolution of f32 storage.
 pub const TAU: f64 = 1e-7;
@@ -45,10 +40,6 @@ const FADING: f64 = 1.0 / 1024.0;
 /// which nothing undoes if they come to lie on different sides: 2e-8 for a = WEAK, b = tau.
 const WEAK: f64 = 1.0 / 16.0;
 
-/// From this size on the tridiagonal eigenproblem is divided and conquered; faer's own 128 is slower
-/// by 3 to 12 % at sizes 128 to 256.
-const DIVIDE: usize = 64;
-
 /// Eigenvectors of a Gram matrix with the square roots of its eigenvalues.
 pub(crate) struct Basis {
     /// E: (k, k), one eigenvector a column.
@@ -58,20 +49,10 @@ pub(crate) struct Basis {
 }
 
 impl Basis {
-    /// The basis of a Gram matrix, whose lower triangle is read.
-    pub(crate) fn of_gram(G: MatRef<'_, f64>) -> Result<Self> {
-        let (E, lambda) = eigen(G)?;
-        // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
-        let sigma = lambda.into_iter().map(|l| l.max(0.0).sqrt()).collect();
+    /// The basis of a Gram matrix.
+    pub(crate) fn of(gram: &Reduced) -> Result<Self> {
+        let (E, sigma) = gram.basis()?;
         Ok(Self { E, sigma })
-    }
-
-    /// The left singular vectors and values of X: (k, m) with k <= m, G = X X^T.
-    fn of_rows(X: MatRef<'_, f64>, G: MatRef<'_, f64>) -> Result<Self> {
-        let mut basis = Self::of_gram(G)?;
-        let floor = TAU * basis.spectral_norm();
-        basis.refine(X, floor)?;
-        Ok(basis)
     }
 
     /// sigma_1.
@@ -96,7 +77,8 @@ impl Basis {
             self.sigma[..weak].fill(0.0);
             return Ok(());
         }
-        let mut inner = Self::of_gram(gram(W.as_ref(), 1.0).as_ref())?;
+        let Some(gram) = Reduced::of(gram(W.as_ref(), 1.0).as_ref()) else { return Ok(()) };
+        let mut inner = Self::of(&gram)?;
         inner.refine(W.as_ref(), floor)?;
         let rotated = self.E.subcols_mut(0, weak);
         matmul(rotated, Accum::Replace, &E, &inner.E, 1.0, Par::Seq);
@@ -104,25 +86,23 @@ impl Basis {
         Ok(())
     }
 
-    /// L = E diag(1 / max(sigma_i, tau sigma_1)) E^T, or `None` if every sigma is zero.
-    pub(crate) fn inverse_root(&self, tau: f64) -> Option<Mat<f64>> {
-        let floor = tau * self.spectral_norm();
-        if floor == 0.0 {
-            return None;
+    /// L = E diag(1 / max(sigma_i, floor sigma_1)) E^T, symmetric to the bit.
+    pub(crate) fn inverse_root(mut self, floor: f64) -> Mat<f64> {
+        let floor = floor * self.spectral_norm();
+        for (e, &sigma) in self.E.col_iter_mut().zip(&self.sigma) {
+            let weight = sigma.max(floor).sqrt().recip();
+            e.iter_mut().for_each(|e| *e *= weight);
         }
-        let k = self.sigma.len();
-        let mut F = self.E.clone();
-        for (i, &sigma) in self.sigma.iter().enumerate() {
-            F.col_mut(i).iter_mut().for_each(|e| *e /= sigma.max(floor).sqrt());
-        }
-        let mut L = Mat::zeros(k, k);
-        lower_product(L.as_mut(), F.as_ref(), F.transpose(), 1.0);
-        for j in 1..k {
-            for i in 0..j {
-                L[(i, j)] = L[(j, i)];
-            }
-        }
-        Some(L)
+        let E = &self.E;
+        let mut L = Mat::zeros(E.nrows(), E.nrows());
+        by_columns(L.as_mut(), 0, &|at, L| {
+            let F = E.subrows(at, L.ncols());
+            let (above, L) = L.split_at_row_mut(at);
+            matmul(above, Accum::Replace, E.subrows(0, at), F.transpose(), 1.0, Par::Seq);
+            lower_product(L.subrows_mut(0, F.nrows()).transpose_mut(), F, F.transpose(), 1.0);
+        });
+        mirror(&mut L);
+        L
     }
 }
 
@@ -141,28 +121,28 @@ pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> 
 pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, mut Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let G = gram(X, 1.0);
-    let reduced = Reduced::of(G.as_ref());
-    let L = match reduced.and_then(|reduced| reduced.inverse_root(FADING, Weaker::Faded)) {
-        Some((L, _)) => Some(L),
-        None => Basis::of_gram(G.as_ref())?.inverse_root(FADING),
+    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref()) else {
+        Y.fill(0.0);
+        return Ok(());
     };
-    match L {
-        Some(L) => matmul(Y, Accum::Replace, &L, X, 1.0, Par::Seq),
-        None => Y.fill(0.0),
-    }
+    let L = match gram.inverse_root(FADING, Weaker::Faded) {
+        Some((L, _)) => L,
+        None => Basis::of(&gram)?.inverse_root(FADING),
+    };
+    matmul(Y, Accum::Replace, &L, X, 1.0, Par::Seq);
     Ok(())
 }
 
 /// L of X: (k, m) with k <= m, and sigma_1; `None` for zero.
 fn inverse_root_of_rows(X: MatRef<'_, f64>) -> Result<Option<(Mat<f64>, f64)>> {
-    let G = gram(X, 1.0);
-    let reduced = Reduced::of(G.as_ref());
-    if let Some(found) = reduced.and_then(|reduced| reduced.inverse_root(LOST, Weaker::Refused)) {
+    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref()) else { return Ok(None) };
+    if let Some(found) = gram.inverse_root(LOST, Weaker::Refused) {
         return Ok(Some(found));
     }
-    let basis = Basis::of_rows(X, G.as_ref())?;
-    Ok(basis.inverse_root(TAU).map(|L| (L, basis.spectral_norm())))
+    let mut basis = Basis::of(&gram)?;
+    let spectral_norm = basis.spectral_norm();
+    basis.refine(X, TAU * spectral_norm)?;
+    Ok(Some((basis.inverse_root(TAU), spectral_norm)))
 }
 
 /// L = E diag(1 / max(sigma_i, floor sigma_1)) E^T of a Gram matrix alone, and sigma_1; `None` for
@@ -171,12 +151,13 @@ pub(crate) fn floored_inverse_root(
     G: MatRef<'_, f64>,
     floor: f64,
 ) -> Result<Option<(Mat<f64>, f64)>> {
-    if let Some(reduced) = Reduced::of(G) {
-        let found = reduced.inverse_root(floor.max(LOST), Weaker::Refused);
-        return found.map_or_else(|| reduced.floored_inverse_root(floor), Ok).map(Some);
+    let Some(gram) = Reduced::of(G) else { return Ok(None) };
+    if let Some(found) = gram.inverse_root(floor.max(LOST), Weaker::Refused) {
+        return Ok(Some(found));
     }
-    let basis = Basis::of_gram(G)?;
-    Ok(basis.inverse_root(floor).map(|L| (L, basis.spectral_norm())))
+    let basis = Basis::of(&gram)?;
+    let spectral_norm = basis.spectral_norm();
+    Ok(Some((basis.inverse_root(floor), spectral_norm)))
 }
 
 /// The lower triangle of `alpha X X^T`, X: (k, m).
@@ -186,7 +167,12 @@ pub(crate) fn gram(X: MatRef<'_, f64>, alpha: f64) -> Mat<f64> {
     G
 }
 
-fn lower_product(C: MatMut<'_, f64>, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
+pub(crate) fn lower_product(
+    C: MatMut<'_, f64>,
+    A: MatRef<'_, f64>,
+    B: MatRef<'_, f64>,
+    alpha: f64,
+) {
     use triangular::BlockStructure::{Rectangular, TriangularLower};
     triangular::matmul(
         C,
@@ -199,35 +185,4 @@ fn lower_product(C: MatMut<'_, f64>, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alp
         alpha,
         Par::Seq,
     );
-}
-
-/// Eigenvectors and eigenvalues, the latter ascending.
-fn eigen(G: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
-    let k = G.nrows();
-    let (mut E, mut lambda) = (Mat::zeros(k, k), vec![0.0; k]);
-    let parameters = eigen_parameters();
-    let scratch =
-        self_adjoint_evd_scratch::<f64>(k, ComputeEigenvectors::Yes, Par::Seq, parameters);
-    self_adjoint_evd(
-        G,
-        DiagMut::from_slice_mut(&mut lambda),
-        Some(E.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        parameters,
-    )
-    .map_err(|_| no_convergence(k))?;
-    Ok((E, lambda))
-}
-
-/// How eigenproblems are solved.
-pub(crate) fn eigen_parameters() -> Spec<SelfAdjointEvdParams, f64> {
-    let mut parameters = <SelfAdjointEvdParams as Auto<f64>>::auto();
-    parameters.recursion_threshold = DIVIDE;
-    parameters.into()
-}
-
-/// The error of an eigenproblem of size k.
-pub(crate) fn no_convergence(k: usize) -> Error {
-    Error::NoConvergence { decomposition: "eigen decomposition", rows: k, columns: k }
 }

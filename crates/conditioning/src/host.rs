@@ -3,6 +3,7 @@
 //! Every sequence is read, decomposed and written by one thread, with serial linear algebra: its
 //! bits depend neither on the number of threads nor on the batch in which it stands.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::op::BackpropOp;
@@ -91,14 +92,38 @@ pub(crate) fn map_single_rows(
     let (storage, l) = x.storage_and_layout();
     let (CpuStorage::F32(values), range) = cpu_range(&storage, l)? else { return Ok(None) };
     let (xs, size) = (&values[range], layout.block_size());
-    let mut out = vec![0.0; xs.len()];
-    let finite =
-        out.par_chunks_mut(size).zip(xs.par_chunks(size)).enumerate().map(|(index, (out, xs))| {
-            f(xs, out);
-            layout.keep_padding(xs, index * layout.block, out)
-        });
-    let finite = finite.reduce(|| true, |a, b| a && b);
+    let (out, finite) = build(xs.len(), size, |index, out| {
+        let xs = &xs[index * size..][..out.len()];
+        f(xs, out);
+        layout.keep_padding(xs, index * layout.block, out)
+    });
+    let finite = finite.into_iter().all(|finite| finite);
     Ok(finite.then_some(CpuStorage::F32(out)))
+}
+
+/// A vector of `len` numbers made in blocks of `size`, on all threads, and what `work` returns for each block:
+/// it gets the index of a block and zeros to fill.
+///
+/// A block is zeroed in the cache of the thread that goes on to fill it.
+#[allow(unsafe_code)]
+fn build<T: WithDType, R: Send>(
+    len: usize,
+    size: usize,
+    work: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let mut out = Vec::with_capacity(len);
+    let results = out.spare_capacity_mut()[..len]
+        .par_chunks_mut(size)
+        .enumerate()
+        .map(|(index, block)| {
+            block.fill(MaybeUninit::new(T::zero()));
+            // SAFETY: filled in the line above.
+            work(index, unsafe { block.assume_init_mut() })
+        })
+        .collect();
+    // SAFETY: the blocks are all of the first `len` numbers, and each was filled.
+    unsafe { out.set_len(len) };
+    (out, results)
 }
 
 struct Job<'a, const K: usize, F> {
@@ -118,17 +143,11 @@ where
             slices.push(&T::cpu_storage_as_slice(storage)?[range.clone()]);
         }
         let size = self.layout.block_size();
-        // Zeros come untouched from the system: each thread brings in the pages that it writes.
-        let mut out = vec![T::zero(); slices[K - 1].len()];
-        let results: Vec<_> = out
-            .par_chunks_mut(size)
-            .enumerate()
-            .map(|(index, out)| {
-                let first = index * size;
-                let inputs: Vec<_> = slices.iter().map(|s| &s[first..first + out.len()]).collect();
-                self.block(&inputs, index * self.layout.block, out)
-            })
-            .collect();
+        let (out, results) = build(slices[K - 1].len(), size, |index, out| {
+            let first = index * size;
+            let inputs: Vec<_> = slices.iter().map(|s| &s[first..first + out.len()]).collect();
+            self.block(&inputs, index * self.layout.block, out)
+        });
         results.into_iter().collect::<Result<()>>()?;
         Ok(out)
     }

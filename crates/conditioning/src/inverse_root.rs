@@ -8,20 +8,15 @@
 //! Where G is well-conditioned, F is a sum of inverses ([`crate::tridiagonal`]): it replaces the divide and conquer
 //! of T, and no product of eigenvectors follows.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
-use faer::linalg::householder::{
-    apply_block_householder_sequence_on_the_left_in_place_scratch,
-    apply_block_householder_sequence_on_the_left_in_place_with_conj,
-};
 use faer::linalg::matmul::matmul;
-use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::reborrow::ReborrowMut;
-use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use crate::Result;
 use crate::blocks::vectorised;
+use crate::exact::lower_product;
+use crate::householder::reduce;
 use crate::tridiagonal::{Tridiagonal, Weaker, poles};
 
 /// Below this size the eigenproblem is as fast.
@@ -31,34 +26,35 @@ const SMALLEST: usize = 16;
 pub(crate) struct Reduced {
     T: Tridiagonal,
     unit: f64,
-    /// The reflectors of Q, below the first subdiagonal.
-    vectors: Mat<f64>,
-    factors: Mat<f64>,
+    /// The vectors of the reflections whose product Q is: (k, k - 2).
+    V: Mat<f64>,
 }
 
 impl Reduced {
-    /// Reads the lower triangle of G; `None` for small G and zero.
+    /// Reads the lower triangle of G; `None` for zero.
     pub(crate) fn of(G: MatRef<'_, f64>) -> Option<Self> {
-        let k = G.nrows();
-        if k < SMALLEST {
+        let largest = G.diagonal().column_vector().iter().copied().fold(0.0, f64::max);
+        if !largest.is_normal() {
             return None;
         }
-        let mut A = Mat::zeros(k, k);
-        A.copy_from_triangular_lower(G);
-        let mut factors = Mat::zeros(recommended_block_size::<f64>(k, k), k - 1);
-        let scratch = tridiag_in_place_scratch::<f64>(k, Par::Seq, Default::default());
-        let mut memory = MemBuffer::new(scratch);
-        let memory = MemStack::new(&mut memory);
-        tridiag_in_place(A.as_mut(), factors.as_mut(), Par::Seq, memory, Default::default());
-        let (T, unit) = Tridiagonal::scaled(A.as_ref())?;
-        Some(Self { T, unit, vectors: A, factors })
+        // A power of two: nothing is rounded.
+        let unit = 2f64.powi(largest.log2().floor() as i32);
+        let reduction = vectorised(
+            #[inline(always)]
+            || reduce(G, unit.recip()),
+        );
+        let (T, top) = Tridiagonal::scaled(reduction.diagonal, reduction.below);
+        Some(Self { T, unit: unit * top, V: reduction.V })
     }
 
     /// G^(-1/2) and the square root of the largest eigenvalue.
     ///
     /// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
-    /// eigenvalue allows that. `None` where a direction is weaker and refused.
+    /// eigenvalue allows that. `None` where a direction is weaker and refused, and for small G.
     pub(crate) fn inverse_root(&self, weakest: f64, weaker: Weaker) -> Option<(Mat<f64>, f64)> {
+        if self.V.nrows() < SMALLEST {
+            return None;
+        }
         let interval = vectorised(
             #[inline(always)]
             || self.T.interval(weakest * weakest, weaker),
@@ -66,101 +62,95 @@ impl Reduced {
         let (smallest, largest) = interval?;
         let mut poles = poles(smallest, largest);
         poles.iter_mut().for_each(|(_, weight)| *weight /= self.unit.sqrt());
-        let F = vectorised(
+        let mut F = vectorised(
             #[inline(always)]
             || self.T.sum_of_inverses(&poles),
         );
-        Some((self.rotated(F), (self.unit * largest).sqrt()))
+        mirror(&mut F);
+        for block in self.blocks().iter().rev() {
+            block.rotate(&mut F);
+        }
+        mirror(&mut F);
+        Some((F, (self.unit * largest).sqrt()))
     }
 
-    /// E diag(1 / max(sigma_i, floor sigma_1)) E^T by the eigenvectors, and sigma_1.
-    pub(crate) fn floored_inverse_root(&self, floor: f64) -> Result<(Mat<f64>, f64)> {
+    /// E and sigma of G = E diag(sigma_i^2) E^T, ascending.
+    pub(crate) fn basis(&self) -> Result<(Mat<f64>, Vec<f64>)> {
         let (mut E, lambda) = self.T.eigen()?;
-        // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
-        let sigma = |lambda: f64| (self.unit * lambda.max(0.0)).sqrt();
-        let top = lambda.last().map_or(0.0, |&lambda| sigma(lambda));
-        let k = E.nrows();
-        by_columns(E.as_mut(), 0, &|at, mut E| {
-            let weights = lambda[at..].iter().map(|&lambda| sigma(lambda).max(floor * top).sqrt());
-            for (column, weight) in E.rb_mut().col_iter_mut().zip(weights) {
-                column.iter_mut().for_each(|e| *e /= weight);
+        let blocks = self.blocks();
+        by_columns(E.as_mut(), 0, &|_, mut E| {
+            for block in blocks.iter().rev() {
+                block.apply(E.rb_mut());
             }
-            let rows = E.subrows_mut(1, k - 1);
-            let vectors = self.vectors.submatrix(1, 0, k - 1, k - 1);
-            let scratch = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(
-                k - 1,
-                self.factors.nrows(),
-                rows.ncols(),
-            );
-            let mut memory = MemBuffer::new(scratch);
-            apply_block_householder_sequence_on_the_left_in_place_with_conj(
-                vectors,
-                self.factors.as_ref(),
-                Conj::No,
-                rows,
-                Par::Seq,
-                MemStack::new(&mut memory),
-            );
         });
-        let mut F = Mat::zeros(k, k);
-        by_columns(F.as_mut(), 0, &|at, F| {
-            // The upper triangle.
-            let (E, columns) = (E.subrows(0, at + F.ncols()), E.subrows(at, F.ncols()).transpose());
-            matmul(
-                F.subrows_mut(0, at + columns.ncols()),
-                Accum::Replace,
-                E,
-                columns,
-                1.0,
-                Par::Seq,
-            );
-        });
-        mirror(&mut F);
-        Ok((F, top))
+        // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
+        let sigma = lambda.iter().map(|lambda| (self.unit * lambda.max(0.0)).sqrt());
+        Ok((E, sigma.collect()))
     }
 
-    /// Q F Q^T, symmetric to the bit; reads the upper triangle of F.
-    fn rotated(&self, mut F: Mat<f64>) -> Mat<f64> {
-        mirror(&mut F);
-        let k = F.nrows();
-        let vectors = self.vectors.submatrix(1, 0, k - 1, k - 1);
-        rotate(&mut F, vectors, self.factors.as_ref());
-        mirror(&mut F);
-        F
+    /// Q as products of some reflections each.
+    fn blocks(&self) -> Vec<Block<'_>> {
+        let (rows, columns) = self.V.shape();
+        let most = (rows / 4).clamp(16, 32);
+        let block = |first: usize| {
+            let (start, width) = (first + 1, most.min(columns - first));
+            let V = self.V.submatrix(start, first, rows - start, width);
+            Block { start, V, K: Block::factor(V) }
+        };
+        (0..columns).step_by(most).map(block).collect()
     }
 }
 
-/// F <- Q F Q^T for Q = H_0 H_1 .. on the rows from 1 on, in blocks I - V T^(-1) V^T.
+/// Q' = I - V K^(-1) V^T on the rows from `start` on: reflections H_a H_(a+1) ..
 ///
-/// ```text
-/// U = F V T^(-T),   P = U - V (T^(-1) V^T U) / 2,   F <- F - V P^T - P V^T
-/// ```
-fn rotate(F: &mut Mat<f64>, vectors: MatRef<'_, f64>, factors: MatRef<'_, f64>) {
-    let (k, size) = (F.nrows(), factors.nrows());
-    for first in (0..vectors.ncols()).step_by(size).rev() {
-        let width = size.min(vectors.ncols() - first);
-        let (start, rows) = (first + 1, k - first - 1);
-        let V = Mat::from_fn(rows, width, |i, j| match i.cmp(&j) {
-            std::cmp::Ordering::Less => 0.0,
-            std::cmp::Ordering::Equal => 1.0,
-            std::cmp::Ordering::Greater => vectors[(first + i, first + j)],
-        });
-        let T = factors.submatrix(0, first, width, width);
-        let mut P = Mat::zeros(k, width);
+/// K is the upper triangle of V^T V with half its diagonal (Puglisi, 1992).
+struct Block<'a> {
+    start: usize,
+    V: MatRef<'a, f64>,
+    K: Mat<f64>,
+}
+
+impl Block<'_> {
+    fn factor(V: MatRef<'_, f64>) -> Mat<f64> {
+        let mut K = Mat::zeros(V.ncols(), V.ncols());
+        lower_product(K.as_mut().transpose_mut(), V.transpose(), V, 1.0);
+        K.diagonal_mut().column_vector_mut().iter_mut().for_each(|entry| *entry *= 0.5);
+        K
+    }
+
+    /// E <- Q' E.
+    fn apply(&self, E: MatMut<'_, f64>) {
+        let E = E.subrows_mut(self.start, self.V.nrows());
+        let mut W = Mat::zeros(self.V.ncols(), E.ncols());
+        matmul(W.as_mut(), Accum::Replace, self.V.transpose(), E.as_ref(), 1.0, Par::Seq);
+        solve_upper_triangular_in_place(self.K.as_ref(), W.as_mut(), Par::Seq);
+        matmul(E, Accum::Add, self.V, W.as_ref(), -1.0, Par::Seq);
+    }
+
+    /// F <- Q' F Q'^T for a symmetric F.
+    ///
+    /// ```text
+    /// U = F V K^(-T),   P = U - V (K^(-1) V^T U) / 2,   F <- F - V P^T - P V^T
+    /// ```
+    fn rotate(&self, F: &mut Mat<f64>) {
+        let (Self { start, V, K }, k) = (self, F.nrows());
+        let (start, rows) = (*start, V.nrows());
+        let mut P = Mat::zeros(k, V.ncols());
         let right = F.subcols(start, rows);
         // The rows of F V, as columns.
         by_columns(P.transpose_mut(), 0, &|at, P| {
             let F = right.subrows(at, P.ncols());
             matmul(P, Accum::Replace, V.transpose(), F.transpose(), 1.0, Par::Seq);
         });
-        solve_upper_triangular_in_place(T, P.transpose_mut(), Par::Seq);
-        let mut K: Mat<f64> = V.transpose() * P.subrows(start, rows);
-        solve_upper_triangular_in_place(T, K.as_mut(), Par::Seq);
-        matmul(P.subrows_mut(start, rows), Accum::Add, &V, &K, -0.5, Par::Seq);
+        solve_upper_triangular_in_place(K.as_ref(), P.transpose_mut(), Par::Seq);
+        let mut W = Mat::zeros(V.ncols(), V.ncols());
+        matmul(W.as_mut(), Accum::Replace, V.transpose(), P.subrows(start, rows), 1.0, Par::Seq);
+        solve_upper_triangular_in_place(K.as_ref(), W.as_mut(), Par::Seq);
+        matmul(P.subrows_mut(start, rows), Accum::Add, V, W.as_ref(), -0.5, Par::Seq);
         by_columns(F.as_mut(), 0, &|at, mut F| {
             let columns = F.ncols();
             let lower = F.rb_mut().subrows_mut(start, rows);
-            matmul(lower, Accum::Add, &V, P.subrows(at, columns).transpose(), -1.0, Par::Seq);
+            matmul(lower, Accum::Add, V, P.subrows(at, columns).transpose(), -1.0, Par::Seq);
             // V has no rows for the columns left of `start`.
             let left = start.saturating_sub(at).min(columns);
             let V = V.subrows((at + left).saturating_sub(start), columns - left);
@@ -174,7 +164,11 @@ fn rotate(F: &mut Mat<f64>, vectors: MatRef<'_, f64>, factors: MatRef<'_, f64>) 
 const COLUMNS: usize = 96;
 
 /// `work` on pieces of the columns of F, each with the index of its first: cut by the shape alone.
-fn by_columns(F: MatMut<'_, f64>, first: usize, work: &(impl Fn(usize, MatMut<'_, f64>) + Sync)) {
+pub(crate) fn by_columns(
+    F: MatMut<'_, f64>,
+    first: usize,
+    work: &(impl Fn(usize, MatMut<'_, f64>) + Sync),
+) {
     let half = F.ncols() / 2;
     if half < COLUMNS {
         return work(first, F);

@@ -112,6 +112,7 @@ mod express;
 mod flat;
 mod gram;
 mod host;
+mod householder;
 mod inverse_root;
 mod iterative;
 mod map;
