@@ -14,7 +14,7 @@ use candle_core::{
 };
 use candle_nn::ops;
 
-use crate::{Padding, Precision, reference};
+use crate::{Gelu, Padding, Precision, cuda, reference};
 
 /// The result of a fused kernel, until the op that gives it a backward has taken it.
 struct Finished(Mutex<Option<Tensor>>);
@@ -62,7 +62,7 @@ impl Finished {
 
 /// The sum over all rows of `x` (..., C) as (C,): a product with ones, which is faster than candle's
 /// sum over leading dimensions.
-fn sum_rows(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     let x = x.reshape(((), width))?;
     let ones = Tensor::ones((1, x.dim(0)?), x.dtype(), x.device())?;
@@ -167,6 +167,9 @@ pub(crate) fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> 
 /// # Errors
 /// When the dtype is not a float.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    if cuda::serves(x) {
+        return cuda::softmax(x, 1.0, None);
+    }
     let x = x.contiguous()?;
     let y = match x.device().is_cpu() {
         // candle's kernel adds in the dtype of x there.
@@ -275,6 +278,10 @@ impl CustomOp3 for LayerNormOp {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dtype = x.dtype();
+        if cuda::serves(x) && dtype == DType::F32 {
+            let (dx, dw, db) = cuda::norm_gradients(x, w, g, self.eps, true)?;
+            return Ok((Some(dx), Some(dw), Some(db)));
+        }
         let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
@@ -306,6 +313,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// dw = sum over rows of g n.
 fn rms_norm_backward(x: &Tensor, w: &Tensor, g: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let dtype = x.dtype();
+    if cuda::serves(x) && dtype == DType::F32 {
+        let (dx, dw, _) = cuda::norm_gradients(x, w, g, eps, false)?;
+        return Ok((dx, dw));
+    }
     let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
     let r = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
     let n = x.broadcast_mul(&r)?;
@@ -335,9 +346,11 @@ pub fn padded_attention(
 ) -> Result<Tensor> {
     let mask = padding.mask(qkv.device())?;
     let keys = mask.unsqueeze(1)?.unsqueeze(1)?; // (B, 1, 1, N)
-    let seen =
-        |scores: &Tensor| widened(scores, |scores| reference::softmax(scores, 1.0, Some(&keys)));
-    let y = reference::attention_with(qkv, heads, causal, 0, seen)?;
+    let probabilities = |q: &Tensor, k: &Tensor| {
+        let scores = reference::scores(q, k, causal)?;
+        widened(&scores, |scores| reference::softmax(scores, 1.0, Some(&keys)))
+    };
+    let y = reference::attention_with(qkv, heads, 0, probabilities)?;
     y.broadcast_mul(&mask.unsqueeze(2)?.to_dtype(y.dtype())?)
 }
 
@@ -348,5 +361,36 @@ pub(crate) fn attention_from(
     causal: bool,
     first: usize,
 ) -> Result<Tensor> {
-    reference::attention_with(qkv, heads, causal, first, softmax)
+    reference::attention_with(qkv, heads, first, |q, k| {
+        if !cuda::serves(q) {
+            return softmax(&reference::scores(q, k, causal)?);
+        }
+        let queries = if causal { Some(q.dim(D::Minus2)?) } else { None };
+        let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
+        cuda::softmax(&q.matmul(&k.t()?)?, scale, queries)
+    })
+}
+
+/// The GELU.
+///
+/// # Errors
+/// When the dtype is not a float.
+pub fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
+    match form {
+        _ if cuda::serves(x) => cuda::gelu(x, form),
+        Gelu::Erf => reference::gelu(x),
+        Gelu::Tanh => reference::gelu_tanh(x),
+    }
+}
+
+/// Mean over labelled rows of -log softmax(x W^T)_label; see [`crate::linear_cross_entropy`].
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    if !cuda::serves(x) {
+        return reference::linear_cross_entropy(x, weight, labels);
+    }
+    let (logits, labels) = reference::labelled_logits(x, weight, labels)?;
+    cuda::label_losses(&logits, &labels)?.mean_all()
 }

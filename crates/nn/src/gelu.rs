@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use crate::kernel::{self, Real};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::{Mode, Pass, reference, sequence};
+use crate::{Mode, Pass, device, sequence};
 
 /// Which form of the GELU.
 ///
@@ -81,10 +81,7 @@ impl Kernel for Gelu {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        match self {
-            Self::Erf => reference::gelu(x),
-            Self::Tanh => reference::gelu_tanh(x),
-        }
+        device::gelu(x, *self)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

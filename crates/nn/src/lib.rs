@@ -43,6 +43,7 @@
 //! | [`softmax`](mod@softmax), [`embedding`](mod@embedding), [`patch_embed`], [`table`], [`upsample`], [`roi_align`](mod@roi_align) | an op or layer each |
 //! | [`loss`] | cross-entropy, of logits and of a linear head without them |
 //! | [`device`] | what the layers run on a GPU and in half precision |
+//! | [`cuda`] | kernels of our own on CUDA devices |
 //! | [`reference`](mod@reference) | each op in plain candle operations |
 //! | [`check`] | gradients against central differences |
 
@@ -55,6 +56,7 @@ pub mod channel_attention;
 pub mod check;
 pub mod conv2d;
 pub mod conv_transpose2d;
+pub mod cuda;
 pub mod depthwise;
 pub mod device;
 pub mod dropout;

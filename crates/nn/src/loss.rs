@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 use crate::kernel::{self, Real, View};
-use crate::{Precision, reference};
+use crate::{Precision, device, reference};
 
 /// Mean over rows of -sum_k target_k log softmax(logits)_k.
 ///
@@ -123,7 +123,7 @@ pub fn linear_cross_entropy(
     let x = x.reshape((rows, width))?;
     if !kernel::serves(&x) || !precision.is_full() {
         let (factor, weight) = (precision.factor(&x)?, precision.factor(weight)?);
-        return reference::linear_cross_entropy(&factor, &weight, &labels)?.to_dtype(x.dtype());
+        return device::linear_cross_entropy(&factor, &weight, &labels)?.to_dtype(x.dtype());
     }
     let tracked = x.track_op() || weight.track_op();
     let op = LinearCrossEntropyOp { labels, count, tracked, gradients: OnceLock::new() };

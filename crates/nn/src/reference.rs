@@ -102,16 +102,16 @@ pub fn head_norm(x: &Tensor, heads: usize) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    attention_with(qkv, heads, causal, 0, |scores| candle_nn::ops::softmax(scores, D::Minus1))
+    attention_with(qkv, heads, 0, |q, k| candle_nn::ops::softmax(&scores(q, k, causal)?, D::Minus1))
 }
 
-/// Attention of the tokens from `first` on, by a given softmax over the last dimension.
+/// Attention of the tokens from `first` on; `probabilities` has those of queries (B, H, N - first, D) among keys
+/// (B, H, N, D).
 pub(crate) fn attention_with(
     qkv: &Tensor,
     heads: usize,
-    causal: bool,
     first: usize,
-    softmax: impl Fn(&Tensor) -> Result<Tensor>,
+    probabilities: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (b, n, c3) = qkv.dims3()?;
     let c = c3 / 3;
@@ -125,13 +125,13 @@ pub(crate) fn attention_with(
     let q = qkv.get(0)?.narrow(2, first, queries)?.contiguous()?;
     let k = qkv.get(1)?.contiguous()?;
     let v = qkv.get(2)?.contiguous()?;
-    let y = softmax(&scores(&q, &k, causal)?)?.matmul(&v)?; // (B, H, queries, D)
+    let y = probabilities(&q, &k)?.matmul(&v)?; // (B, H, queries, D)
     y.transpose(1, 2)?.contiguous()?.reshape((b, queries, c))
 }
 
 /// Q K^T / sqrt(D) of `q` (B, H, queries, D), the last of the tokens of `k` (B, H, N, D); what a causal
 /// query does not see is -10^4.
-fn scores(q: &Tensor, k: &Tensor, causal: bool) -> Result<Tensor> {
+pub(crate) fn scores(q: &Tensor, k: &Tensor, causal: bool) -> Result<Tensor> {
     let ((_, _, queries, d), n) = (q.dims4()?, k.dim(2)?);
     let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, H, queries, N)
     if !causal {
@@ -342,14 +342,23 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit or no row is labelled.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    let (logits, labels) = labelled_logits(x, weight, labels)?;
+    log_softmax(&wide(&logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+}
+
+/// The logits of the rows that have a label, (rows, V), and their labels.
+pub(crate) fn labelled_logits(
+    x: &Tensor,
+    weight: &Tensor,
+    labels: &[u32],
+) -> Result<(Tensor, Tensor)> {
     let (rows, labels): (Vec<u32>, Vec<u32>) = (0..)
         .zip(labels.iter().copied())
         .filter(|(_, label)| *label != crate::loss::IGNORED)
         .unzip();
     let rows = Tensor::from_vec(rows, labels.len(), x.device())?;
     let logits = x.index_select(&rows, 0)?.matmul(&weight.t()?)?;
-    let labels = Tensor::from_vec(labels, rows.dims1()?, x.device())?;
-    log_softmax(&wide(&logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+    Ok((logits, Tensor::from_vec(labels, rows.dims1()?, x.device())?))
 }
 
 /// Rows of `table` (V, C) by `ids`, (...) -> (..., C).

@@ -1,8 +1,9 @@
-//! One AdamW update of one parameter: fused and in place on the CPU, tensor operations elsewhere.
+//! One AdamW update of one parameter: fused and in place on the CPU, by kernels on CUDA, by tensor operations elsewhere.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, Var};
+use conditioned_nn::cuda::{self, AdamWStep};
 use rayon::prelude::*;
 
 /// Elements per parallel task. Every element is computed alone, so bits depend on neither this nor
@@ -23,6 +24,13 @@ pub(crate) struct Coefficients {
     pub(crate) beta1: f64,
     pub(crate) beta2: f64,
     pub(crate) eps: f64,
+}
+
+impl From<Coefficients> for AdamWStep {
+    fn from(c: Coefficients) -> Self {
+        let Coefficients { scale: s, decay, rate, root, beta1, beta2, eps } = c;
+        Self { s, a1: 1.0 - beta1, b2: beta2, a2: 1.0 - beta2, decay, rate, root, eps }
+    }
 }
 
 /// The running first and second moment of a parameter's gradient.
@@ -49,7 +57,8 @@ impl Moments {
                 Ok(Self::F64(flat(&first)?.to_vec1()?, flat(&second)?.to_vec1()?))
             }
             // In half precision the updates vanish by rounding (there are no master weights).
-            (_, DType::F32 | DType::F64) => Ok(Self::Device(first, second)),
+            // Copies: a kernel writes them in place.
+            (_, DType::F32 | DType::F64) => Ok(Self::Device(first.copy()?, second.copy()?)),
             (_, dtype) => candle_core::bail!("AdamW needs f32 or f64 parameters, found {dtype:?}"),
         }
     }
@@ -64,14 +73,17 @@ impl Moments {
             Self::F64(m, v) => {
                 Ok((Tensor::from_slice(m, shape, cpu)?, Tensor::from_slice(v, shape, cpu)?))
             }
-            Self::Device(m, v) => Ok((m.clone(), v.clone())),
+            Self::Device(m, v) => Ok((m.copy()?, v.copy()?)),
         }
     }
 
     /// Moves `var` and the moments by one step along `grad`.
     pub(crate) fn update(&mut self, var: &Var, grad: &Tensor, c: Coefficients) -> Result<()> {
         if let Self::Device(m, v) = self {
-            return by_tensors(var, m, v, grad, c);
+            if !cuda::adamw(var, (m, v), grad, &c.into())? {
+                by_tensors(var, m, v, grad, c)?;
+            }
+            return Ok(());
         }
         let grad = grad.contiguous()?;
         var.inplace_op2(&grad, &Update { moments: Mutex::new(self), coefficients: c })

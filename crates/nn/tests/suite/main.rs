@@ -6,6 +6,7 @@ mod atomic;
 mod backward;
 mod cache;
 mod corruption;
+mod cuda_kernels;
 #[path = "../../../data/tests/support/corruption.rs"]
 mod damage;
 mod depthwise;

@@ -1,0 +1,390 @@
+//! One launch of a kernel as an operation of candle.
+
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp2};
+use candle_core::{InplaceOp3, Layout, Result, Shape, Tensor};
+
+/// The kernels, in CUDA C++.
+pub const SOURCE: &str = include_str!("kernels.cu");
+
+/// One launch of a kernel of [`SOURCE`].
+///
+/// Its arguments are pointers to the inputs and to the result, rows and width as i32, and four f32.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The kernel.
+    pub kernel: String,
+    /// The first size.
+    pub rows: usize,
+    /// The second size.
+    pub width: usize,
+    /// The numbers, whose meaning is the kernel's.
+    pub numbers: [f32; 4],
+    /// Blocks of threads.
+    pub blocks: usize,
+    /// Threads in a block, a multiple of 32.
+    pub threads: usize,
+    /// The shape of the result.
+    pub shape: Shape,
+    /// The dtype of the result, f32 or bf16.
+    pub dtype: DType,
+}
+
+/// Threads in a block, unless the kernel says how many.
+const THREADS: usize = 256;
+
+/// Threads of a warp, which shares a row.
+const WARP: usize = 32;
+
+/// Blocks at most for elements one by one: every thread goes on to further ones.
+const BLOCKS: usize = 4096;
+
+impl Launch {
+    /// Of a kernel in which a warp works on a row; the result is like `x` (.., width).
+    pub(crate) fn of_rows(kernel: String, x: &Tensor) -> Self {
+        let width = x.dims().last().copied().unwrap_or(1).max(1);
+        let rows = x.elem_count() / width;
+        let (blocks, shape) = ((rows * WARP).div_ceil(THREADS), x.shape().clone());
+        Self {
+            kernel,
+            rows,
+            width,
+            numbers: [0.0; 4],
+            blocks,
+            threads: THREADS,
+            shape,
+            dtype: x.dtype(),
+        }
+    }
+
+    /// Of a kernel that goes over the elements of `x`; the result is like `x`.
+    pub(crate) fn of_elements(kernel: String, x: &Tensor) -> Self {
+        let rows = x.elem_count();
+        let (blocks, shape) = (rows.div_ceil(THREADS).min(BLOCKS), x.shape().clone());
+        Self {
+            kernel,
+            rows,
+            width: 1,
+            numbers: [0.0; 4],
+            blocks,
+            threads: THREADS,
+            shape,
+            dtype: x.dtype(),
+        }
+    }
+
+    /// The result for one to three contiguous inputs.
+    pub(crate) fn run(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        if [self.rows, self.width].iter().any(|&size| i32::try_from(size).is_err()) {
+            candle_core::bail!("{}: {} x {} is beyond 2^31", self.kernel, self.rows, self.width);
+        }
+        match *inputs {
+            [a] => a.apply_op1_no_bwd(self),
+            [a, b] => a.apply_op2_no_bwd(b, self),
+            [a, b, c] => a.apply_op3_no_bwd(b, c, self),
+            _ => candle_core::bail!("{}: {} inputs", self.kernel, inputs.len()),
+        }
+    }
+}
+
+/// What stands in for a GPU: runs a launch on the elements of the inputs, which are on the CPU, and fills `out`.
+pub type Host =
+    fn(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) -> Result<()>;
+
+thread_local! {
+    static HOST: Cell<Option<Host>> = const { Cell::new(None) };
+}
+
+/// Runs `work` with `host` in place of a GPU: what would launch a kernel on CUDA launches it there for tensors on the CPU
+/// too. For tests of kernels on machines without a GPU.
+pub fn emulate<R>(host: Host, work: impl FnOnce() -> R) -> R {
+    let before = HOST.replace(Some(host));
+    let result = work();
+    HOST.set(before);
+    result
+}
+
+/// Whether kernels can run on `x`: on a CUDA device, in f32 or bf16.
+pub(crate) fn serves(x: &Tensor) -> bool {
+    let device = match x.device().is_cpu() {
+        true => HOST.get().is_some(),
+        false => cfg!(feature = "cuda") && x.device().is_cuda(),
+    };
+    device && matches!(x.dtype(), DType::F32 | DType::BF16) && x.elem_count() > 0
+}
+
+impl Launch {
+    fn start(&self, layout: &Layout) -> Result<usize> {
+        match layout.contiguous_offsets() {
+            Some((start, _)) => Ok(start),
+            None => candle_core::bail!("{}: an input is not contiguous", self.kernel),
+        }
+    }
+
+    fn on_host(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+        let mut out = match self.dtype {
+            DType::F32 => CpuStorage::F32(vec![f32::NAN; self.shape.elem_count()]),
+            DType::BF16 => CpuStorage::BF16(vec![Default::default(); self.shape.elem_count()]),
+            dtype => candle_core::bail!("{}: no result in {dtype:?}", self.kernel),
+        };
+        self.fill_on_host(inputs, &mut out)?;
+        Ok((out, self.shape.clone()))
+    }
+
+    fn fill_on_host(&self, inputs: &[(&CpuStorage, &Layout)], out: &mut CpuStorage) -> Result<()> {
+        let Some(host) = HOST.get() else {
+            candle_core::bail!("{}: a kernel of CUDA was given tensors on the CPU", self.kernel);
+        };
+        let of = |&(storage, layout): &(_, _)| Ok((storage, self.start(layout)?));
+        let inputs = inputs.iter().map(of).collect::<Result<Vec<_>>>()?;
+        host(self, &inputs, out)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn on_cuda(&self, _: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
+        candle_core::bail!("{}: built without feature `cuda`", self.kernel)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn fill_on_cuda(
+        &self,
+        _: &[(&CudaStorage, &Layout)],
+        _: (&mut CudaStorage, &Layout),
+    ) -> Result<()> {
+        candle_core::bail!("{}: built without feature `cuda`", self.kernel)
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+mod device {
+    use std::sync::OnceLock;
+
+    use candle_core::backend::BackendStorage;
+    use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchConfig, PushKernelArg};
+    use candle_core::cuda_backend::cudarc::nvrtc::compile_ptx;
+    use candle_core::cuda_backend::{CudaDevice, WrapErr};
+
+    use super::{CudaStorage, DType, Launch, Layout, Result, SOURCE, Shape};
+
+    /// The name under which candle keeps the compiled kernels of a device.
+    const MODULE: &str = "conditioned-nn";
+
+    /// An argument of a kernel.
+    enum View<'a> {
+        F32(CudaView<'a, f32>),
+        Bf16(CudaView<'a, half::bf16>),
+        U32(CudaView<'a, u32>),
+    }
+
+    impl Launch {
+        fn view<'a>(&self, storage: &'a CudaStorage, layout: &Layout) -> Result<View<'a>> {
+            let start = self.start(layout)?;
+            let range = start..start + layout.shape().elem_count();
+            Ok(match storage.dtype() {
+                DType::F32 => View::F32(storage.as_cuda_slice()?.slice(range)),
+                DType::BF16 => View::Bf16(storage.as_cuda_slice()?.slice(range)),
+                DType::U32 => View::U32(storage.as_cuda_slice()?.slice(range)),
+                dtype => candle_core::bail!("{}: no input in {dtype:?}", self.kernel),
+            })
+        }
+
+        /// Launches with the inputs and `out`, which the kernel writes.
+        fn launch(
+            &self,
+            device: &CudaDevice,
+            inputs: &[(&CudaStorage, &Layout)],
+            out: &View<'_>,
+        ) -> Result<()> {
+            static PTX: OnceLock<std::result::Result<String, String>> = OnceLock::new();
+            let ptx = PTX.get_or_init(|| match compile_ptx(SOURCE) {
+                Ok(ptx) => Ok(ptx.to_src()),
+                Err(error) => Err(format!("{error:?}")),
+            });
+            let ptx = match ptx {
+                Ok(ptx) => ptx,
+                Err(error) => {
+                    candle_core::bail!("the kernels for CUDA could not be compiled: {error}")
+                }
+            };
+            let function = device.get_or_load_custom_func(&self.kernel, MODULE, ptx)?;
+            let views = inputs.iter().map(|(storage, layout)| self.view(storage, layout));
+            let views = views.collect::<Result<Vec<_>>>()?;
+            let sizes = [self.rows as i32, self.width as i32];
+            let mut builder = function.builder();
+            for view in views.iter().chain([out]) {
+                match view {
+                    View::F32(view) => builder.arg(view),
+                    View::Bf16(view) => builder.arg(view),
+                    View::U32(view) => builder.arg(view),
+                };
+            }
+            builder.arg(&sizes[0]).arg(&sizes[1]);
+            for number in &self.numbers {
+                builder.arg(number);
+            }
+            let config = LaunchConfig {
+                grid_dim: (self.blocks as u32, 1, 1),
+                block_dim: (self.threads as u32, 1, 1),
+                shared_mem_bytes: 0,
+            };
+            // SAFETY: every kernel takes these arguments; it stays inside of rows and width, which are those of the tensors.
+            unsafe { builder.launch(config) }.w()?;
+            Ok(())
+        }
+
+        pub(super) fn on_cuda(
+            &self,
+            inputs: &[(&CudaStorage, &Layout)],
+        ) -> Result<(CudaStorage, Shape)> {
+            let (device, len) = (inputs[0].0.device(), self.shape.elem_count());
+            // SAFETY: the kernel writes every element.
+            let storage = match self.dtype {
+                DType::F32 => {
+                    let out = unsafe { device.alloc::<f32>(len)? };
+                    self.launch(device, inputs, &View::F32(out.as_view()))?;
+                    CudaStorage::wrap_cuda_slice(out, device.clone())
+                }
+                DType::BF16 => {
+                    let out = unsafe { device.alloc::<half::bf16>(len)? };
+                    self.launch(device, inputs, &View::Bf16(out.as_view()))?;
+                    CudaStorage::wrap_cuda_slice(out, device.clone())
+                }
+                dtype => candle_core::bail!("{}: no result in {dtype:?}", self.kernel),
+            };
+            Ok((storage, self.shape.clone()))
+        }
+
+        pub(super) fn fill_on_cuda(
+            &self,
+            inputs: &[(&CudaStorage, &Layout)],
+            (out, layout): (&mut CudaStorage, &Layout),
+        ) -> Result<()> {
+            let out = self.view(out, layout)?;
+            self.launch(inputs[0].0.device(), inputs, &out)
+        }
+    }
+}
+
+const NAME: &str = "cuda-kernel";
+
+impl CustomOp1 for Launch {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.on_host(&[(a, la)])
+    }
+
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda(&[(a, la)])
+    }
+}
+
+impl CustomOp2 for Launch {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.on_host(&[(a, la), (b, lb)])
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda(&[(a, la), (b, lb)])
+    }
+}
+
+impl CustomOp3 for Launch {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+        c: &CpuStorage,
+        lc: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.on_host(&[(a, la), (b, lb), (c, lc)])
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+        c: &CudaStorage,
+        lc: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda(&[(a, la), (b, lb), (c, lc)])
+    }
+}
+
+impl InplaceOp2 for Launch {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, _: &Layout, a: &CpuStorage, la: &Layout) -> Result<()> {
+        self.fill_on_host(&[(a, la)], out)
+    }
+
+    fn cuda_fwd(
+        &self,
+        out: &mut CudaStorage,
+        layout: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+    ) -> Result<()> {
+        self.fill_on_cuda(&[(a, la)], (out, layout))
+    }
+}
+
+impl InplaceOp3 for Launch {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        _: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<()> {
+        self.fill_on_host(&[(a, la), (b, lb)], out)
+    }
+
+    fn cuda_fwd(
+        &self,
+        out: &mut CudaStorage,
+        layout: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<()> {
+        self.fill_on_cuda(&[(a, la), (b, lb)], (out, layout))
+    }
+}

@@ -1,0 +1,239 @@
+//! Kernels of our own on CUDA devices, for what candle lacks there or does in many passes over memory.
+//!
+//! | kernel | in place of |
+//! | --- | --- |
+//! | backward of layer norm and RMS norm | a dozen tensor operations |
+//! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
+//! | GELU, forward and backward | a dozen operations backward |
+//! | cross-entropy of labels, forward and backward | log softmax in f32, gather, scatter |
+//! | AdamW, three launches a parameter | a dozen operations |
+//!
+//! Inputs are f32 or bf16, sums are f32. NVRTC compiles them when the first one runs (no toolkit is needed to build them);
+//! everything else falls to [`crate::device`] and [`crate::reference`]. The tests run the very same kernels on the CPU
+//! ([`emulate`]); **none of them has run on a GPU yet**.
+
+mod launch;
+
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, Var,
+};
+
+pub use launch::{Host, Launch, SOURCE, emulate};
+
+pub(crate) use launch::serves;
+
+use crate::Gelu;
+use crate::device::sum_rows;
+
+/// The kernel for the dtype of x.
+fn typed(kernel: &str, x: &Tensor) -> String {
+    let dtype = if x.dtype() == DType::BF16 { "bf16" } else { "float" };
+    format!("{kernel}_{dtype}")
+}
+
+/// Rows whose sums one block takes.
+const PART: usize = 256;
+
+/// (dx, dw, db) of a norm of f32 over the last dimension: of a layer norm, or without the mean of an RMS norm (db is then
+/// of no use).
+pub(crate) fn norm_gradients(
+    x: &Tensor,
+    w: &Tensor,
+    g: &Tensor,
+    eps: f64,
+    centred: bool,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (x, w, g) = (x.detach().contiguous()?, w.detach().contiguous()?, g.detach().contiguous()?);
+    let kernel = if centred { "layer_norm_input" } else { "rms_norm_input" };
+    let mut launch = Launch::of_rows(kernel.to_string(), &x);
+    let (rows, width, n) = (launch.rows, launch.width, x.elem_count());
+    launch.numbers[0] = eps as f32;
+    launch.shape = Shape::from(n + 2 * rows);
+    let found = launch.run(&[&x, &w, &g])?;
+    let (dx, statistics) = (found.narrow(0, 0, n)?, found.narrow(0, n, 2 * rows)?);
+    let parts = rows.div_ceil(PART);
+    let sums = Launch {
+        kernel: "norm_parameters".to_string(),
+        numbers: [PART as f32, 0.0, 0.0, 0.0],
+        blocks: parts * width.div_ceil(32),
+        threads: 256,
+        shape: Shape::from((parts, 2 * width)),
+        ..launch
+    };
+    let sums = sum_rows(&sums.run(&[&x, &g, &statistics])?)?;
+    Ok((dx.reshape(x.shape())?, sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?))
+}
+
+/// A launch on x, and perhaps a second input without a gradient, that has a backward: (x, y, g) to dx.
+struct Differentiable<B> {
+    launch: Launch,
+    backward: B,
+}
+
+/// softmax(scale x) over the last dimension.
+///
+/// With `queries` x are scores (.., queries, N) of the last ones of N tokens, each of which sees those up to itself.
+pub(crate) fn softmax(x: &Tensor, scale: f64, queries: Option<usize>) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let mut launch = Launch::of_rows(typed("softmax_rows", &x), &x);
+    launch.numbers[..2].copy_from_slice(&[scale as f32, queries.unwrap_or(0) as f32]);
+    let backward = move |_: &Tensor, y: &Tensor, g: &Tensor| softmax_gradient(y, g, scale);
+    x.apply_op1(Differentiable { launch, backward })
+}
+
+/// dx = scale y (g - sum(g y)) for y = softmax(scale x).
+pub(crate) fn softmax_gradient(y: &Tensor, g: &Tensor, scale: f64) -> Result<Tensor> {
+    let mut launch = Launch::of_rows(typed("softmax_gradient", y), y);
+    launch.numbers[0] = scale as f32;
+    launch.run(&[&y.detach(), &g.contiguous()?])
+}
+
+/// The GELU of x.
+pub(crate) fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
+    let by_tanh = f32::from(form == Gelu::Tanh);
+    let x = x.contiguous()?;
+    let mut launch = Launch::of_elements(typed("gelu_forward", &x), &x);
+    launch.numbers[0] = by_tanh;
+    let backward = move |x: &Tensor, _: &Tensor, g: &Tensor| {
+        let mut launch = Launch::of_elements(typed("gelu_gradient", x), x);
+        launch.numbers[0] = by_tanh;
+        launch.run(&[&x.detach(), &g.contiguous()?])
+    };
+    x.apply_op1(Differentiable { launch, backward })
+}
+
+/// Threads for a row of logits.
+const LOGITS: usize = 1024;
+
+/// -log softmax(logits)_label of every row: logits (rows, V) and labels (rows,) u32 below V, to f32 (rows,).
+pub(crate) fn label_losses(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let (logits, rows) = (logits.contiguous()?, logits.dim(0)?);
+    let launch = Launch {
+        blocks: rows,
+        threads: LOGITS,
+        shape: Shape::from((rows, 2)),
+        dtype: DType::F32,
+        ..Launch::of_rows(typed("cross_entropy_rows", &logits), &logits)
+    };
+    let labels = labels.contiguous()?;
+    let of = labels.clone();
+    // Column 0 holds losses, column 1 what backward needs of the row.
+    let backward = move |x: &Tensor, y: &Tensor, g: &Tensor| {
+        let scales = Tensor::cat(&[g.narrow(1, 0, 1)?, y.detach().narrow(1, 1, 1)?], 1)?;
+        let launch = Launch {
+            blocks: rows,
+            threads: LOGITS,
+            ..Launch::of_rows(typed("cross_entropy_gradient", x), x)
+        };
+        launch.run(&[&x.detach(), &of, &scales])
+    };
+    logits.apply_op2(&labels, Differentiable { launch, backward })?.narrow(1, 0, 1)?.squeeze(1)
+}
+
+/// One step of AdamW of an f32 parameter and its moments, in place; `false` where no kernel serves it.
+///
+/// ```text
+/// m     <- m + a1 (s g - m),   v <- b2 v + a2 (s g)^2
+/// theta <- decay theta - rate m / (sqrt(v) / root + eps)
+/// ```
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn adamw(
+    theta: &Var,
+    (m, v): (&Tensor, &Tensor),
+    g: &Tensor,
+    step: &AdamWStep,
+) -> Result<bool> {
+    let ours = [theta.as_tensor(), m, v, g].iter().all(|x| serves(x) && x.dtype() == DType::F32);
+    if !ours {
+        return Ok(false);
+    }
+    if [m, v, g].iter().any(|x| x.dims() != theta.dims()) {
+        candle_core::bail!("adamw: {:?} for a parameter {:?}", g.dims(), theta.dims());
+    }
+    let AdamWStep { s, a1, b2, a2, decay, rate, root, eps } = *step;
+    let g = g.detach().contiguous()?;
+    let launch = |kernel: &str, numbers: [f64; 4]| Launch {
+        numbers: numbers.map(|number| number as f32),
+        ..Launch::of_elements(kernel.to_string(), theta)
+    };
+    m.inplace_op2(&g, &launch("adamw_first", [a1, s, 0.0, 0.0]))?;
+    v.inplace_op2(&g, &launch("adamw_second", [b2, a2, s, 0.0]))?;
+    theta.inplace_op3(m, v, &launch("adamw_parameter", [decay, rate, root, eps]))?;
+    Ok(true)
+}
+
+/// The numbers of a step of [`adamw`].
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)] // the symbols of its formula
+pub struct AdamWStep {
+    pub s: f64,
+    pub a1: f64,
+    pub b2: f64,
+    pub a2: f64,
+    pub decay: f64,
+    pub rate: f64,
+    pub root: f64,
+    pub eps: f64,
+}
+
+impl<B> CustomOp1 for Differentiable<B>
+where
+    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        "cuda-kernel"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        CustomOp1::cpu_fwd(&self.launch, x, layout)
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        CustomOp1::cuda_fwd(&self.launch, x, layout)
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some((self.backward)(x, y, g)?))
+    }
+}
+
+impl<B> CustomOp2 for Differentiable<B>
+where
+    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        "cuda-kernel"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        other: &CpuStorage,
+        lo: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        CustomOp2::cpu_fwd(&self.launch, x, lx, other, lo)
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        other: &CudaStorage,
+        lo: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        CustomOp2::cuda_fwd(&self.launch, x, lx, other, lo)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _: &Tensor,
+        y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some((self.backward)(x, y, g)?), None))
+    }
+}

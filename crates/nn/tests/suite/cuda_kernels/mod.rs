@@ -1,0 +1,259 @@
+//! The kernels for CUDA, compiled for the CPU by a C++ compiler (`host.h`), against the definitions in f64.
+//!
+//! What runs here on a GPU are the same launches of the same text; only NVRTC and the hardware are missing.
+
+use std::ffi::c_void;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use candle_core::{CpuStorage, DType, Result, Tensor, Var};
+use conditioned_nn::cuda::{AdamWStep, Launch, SOURCE, adamw, emulate};
+use conditioned_nn::{Gelu, device, reference};
+use proptest::prelude::*;
+
+use crate::{F32_TOLERANCE, distance, uniform};
+
+/// One rounding to bf16, and what it moves in a few operations after it.
+const BF16_TOLERANCE: f64 = 1.5e-2;
+
+type Entry = unsafe extern "C" fn(
+    kernel: *mut c_void,
+    inputs: i32,
+    a: *const c_void,
+    b: *const c_void,
+    c: *const c_void,
+    out: *mut c_void,
+    rows: i32,
+    width: i32,
+    numbers: *const f32,
+    blocks: i32,
+    threads: i32,
+);
+
+/// The kernels as a library of the CPU; one launch runs at a time.
+#[allow(unsafe_code)]
+fn library() -> &'static Mutex<libloading::Library> {
+    static LIBRARY: OnceLock<Mutex<libloading::Library>> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, built) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
+        std::fs::write(&source, SOURCE).unwrap();
+        let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/cuda_kernels/host.h");
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+        let mut command = Command::new(&compiler);
+        command.args(["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off"]);
+        command.arg("-include").arg(host).arg(source).arg("-o").arg(&built);
+        let done = command.output();
+        let done = done.unwrap_or_else(|error| {
+            panic!("{compiler}: {error}: these tests need a compiler for C++20")
+        });
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        // SAFETY: the library has no code that runs when it is loaded.
+        Mutex::new(unsafe { libloading::Library::new(built) }.unwrap())
+    })
+}
+
+fn start(storage: &CpuStorage, at: usize) -> *const c_void {
+    match storage {
+        CpuStorage::F32(x) => x[at..].as_ptr().cast(),
+        CpuStorage::BF16(x) => x[at..].as_ptr().cast(),
+        CpuStorage::U32(x) => x[at..].as_ptr().cast(),
+        _ => panic!("no kernel takes this dtype"),
+    }
+}
+
+/// Runs a launch on the CPU.
+#[allow(unsafe_code)]
+fn host(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) -> Result<()> {
+    let library = library().lock().unwrap_or_else(PoisonError::into_inner);
+    let out = match out {
+        CpuStorage::F32(out) => out.as_mut_ptr().cast(),
+        CpuStorage::BF16(out) => out.as_mut_ptr().cast(),
+        _ => panic!("no kernel makes this dtype"),
+    };
+    let pointer = |i: usize| inputs.get(i).map_or(std::ptr::null(), |&(x, at)| start(x, at));
+    let Launch { kernel, rows, width, numbers, blocks, threads, .. } = launch;
+    // SAFETY: `launch` and the kernels are what host.h and kernels.cu declare.
+    unsafe {
+        let entry = library.get::<Entry>(b"launch").unwrap();
+        let kernel = library.get::<*mut c_void>(kernel.as_bytes()).unwrap();
+        let kernel = kernel.try_as_raw_ptr().unwrap();
+        let size = |x: usize| i32::try_from(x).unwrap();
+        entry(
+            kernel,
+            size(inputs.len()),
+            pointer(0),
+            pointer(1),
+            pointer(2),
+            out,
+            size(*rows),
+            size(*width),
+            numbers.as_ptr(),
+            size(*blocks),
+            size(*threads),
+        );
+    }
+    Ok(())
+}
+
+/// The value and the gradients of sum(f w) for fixed weights w.
+fn derived(
+    inputs: &[Tensor],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<(Tensor, Vec<Tensor>)> {
+    let variables = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<_> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tensors)?;
+    let weights = uniform(y.dims(), 77)?.to_dtype(y.dtype())?;
+    let grads = (&y * weights)?.sum_all()?.backward()?;
+    let of = |v: &Var| Ok(grads.get(v).expect("a gradient").clone());
+    Ok((y, variables.iter().map(of).collect::<Result<_>>()?))
+}
+
+/// Asserts that kernels in `dtype` agree with a definition in f64, value and gradients, relative to the largest entry.
+fn agree(
+    inputs: &[Tensor],
+    dtype: DType,
+    kernels: impl Fn(&[Tensor]) -> Result<Tensor>,
+    definition: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    let rounded = inputs.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+    let exact = rounded.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let (y, got) = emulate(host, || derived(&rounded, kernels))?;
+    let (want_y, want) = derived(&exact, definition)?;
+    let tolerance = if dtype == DType::BF16 { BF16_TOLERANCE } else { F32_TOLERANCE };
+    for (i, (got, want)) in [y].iter().chain(&got).zip([want_y].iter().chain(&want)).enumerate() {
+        let size = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?.max(1e-3);
+        let error = distance(got, want)? / size;
+        assert!(error < tolerance, "{i} (0 is the value) is off by {error:e} in {dtype:?}");
+    }
+    Ok(())
+}
+
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// From 8 channels on: the variance of fewer can be so small that f32 input does not resolve it.
+fn norms_agree(rows: usize, c: usize) {
+    let x = uniform(&[rows, c], 1).unwrap();
+    let (w, b) = (uniform(&[c], 2).unwrap(), uniform(&[c], 3).unwrap());
+    agree(
+        &[x.clone(), w.clone(), b],
+        DType::F32,
+        |v| device::layer_norm(&v[0], &v[1], &v[2], 1e-5),
+        |v| reference::layer_norm(&v[0], &v[1], &v[2], 1e-5),
+    )
+    .unwrap();
+    agree(
+        &[x, w],
+        DType::F32,
+        |v| device::rms_norm(&v[0], &v[1], 1e-5),
+        |v| reference::rms_norm(&v[0], &v[1], 1e-5),
+    )
+    .unwrap();
+}
+
+/// Two parts of rows.
+#[test]
+fn norms_of_many_rows() {
+    norms_agree(270, 9);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn norms(rows in 1usize..40, c in 8usize..70) {
+        norms_agree(rows, c);
+    }
+
+    #[test]
+    fn softmax(rows in 1usize..20, c in 1usize..80) {
+        let x = (uniform(&[rows, c], 1).unwrap() * 5.0).unwrap();
+        for dtype in DTYPES {
+            agree(
+                &[x.clone()],
+                dtype,
+                |v| device::softmax(&v[0]),
+                |v| candle_nn::ops::softmax(&v[0], 1),
+            ).unwrap();
+        }
+    }
+
+    #[test]
+    fn attention(b in 1usize..3, n in 2usize..12, h in 1usize..3, d in 1usize..10) {
+        let qkv = uniform(&[b, n, 3 * h * d], 1).unwrap();
+        for causal in [false, true] {
+            agree(
+                &[qkv.clone()],
+                DType::F32,
+                |v| device::attention(&v[0], h, causal),
+                |v| reference::attention(&v[0], h, causal),
+            ).unwrap();
+        }
+    }
+
+    #[test]
+    fn gelu(rows in 1usize..20, c in 1usize..40) {
+        let x = (uniform(&[rows, c], 1).unwrap() * 6.0).unwrap();
+        for dtype in DTYPES {
+            for form in [Gelu::Erf, Gelu::Tanh] {
+                agree(
+                    &[x.clone()],
+                    dtype,
+                    |v| device::gelu(&v[0], form),
+                    |v| match form {
+                        Gelu::Erf => reference::gelu(&v[0]),
+                        Gelu::Tanh => reference::gelu_tanh(&v[0]),
+                    },
+                ).unwrap();
+            }
+        }
+    }
+}
+
+/// Rows wider than a block has threads, and some without a label.
+#[test]
+fn cross_entropy_of_labels() {
+    let labels = [3, u32::MAX, 1499, 0];
+    let (x, w) = (uniform(&[4, 6], 1).unwrap(), uniform(&[1500, 6], 2).unwrap());
+    for dtype in DTYPES {
+        agree(
+            &[x.clone(), w.clone()],
+            dtype,
+            |v| device::linear_cross_entropy(&v[0], &v[1], &labels),
+            |v| reference::linear_cross_entropy(&v[0], &v[1], &labels),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn adamw_in_place() -> Result<()> {
+    let step = AdamWStep {
+        s: 0.7,
+        a1: 0.1,
+        b2: 0.95,
+        a2: 0.05,
+        decay: 0.99,
+        rate: 0.1,
+        root: 0.2,
+        eps: 1e-8,
+    };
+    let cpu = |seed: u64| uniform(&[5, 61], seed)?.to_dtype(DType::F32);
+    let (theta, g) = (Var::from_tensor(&cpu(1)?)?, cpu(2)?);
+    let (m, v) = (cpu(3)?.copy()?, cpu(4)?.sqr()?);
+    let wide = |x: &Tensor| x.to_dtype(DType::F64);
+    let (theta0, m0, v0) = (wide(theta.as_tensor())?, wide(&m)?, wide(&v)?);
+    assert!(!adamw(&theta, (&m, &v), &g, &step)?, "no kernel serves the CPU");
+    assert!(emulate(host, || adamw(&theta, (&m, &v), &g, &step))?);
+    let g = (wide(&g)? * step.s)?;
+    let m1 = (&m0 + ((&g - &m0)? * step.a1)?)?;
+    let v1 = ((&v0 * step.b2)? + (g.sqr()? * step.a2)?)?;
+    let along = (m1.div(&((v1.sqrt()? / step.root)? + step.eps)?)? * step.rate)?;
+    let theta1 = ((theta0 * step.decay)? - along)?;
+    for (got, want) in [(&m, m1), (&v, v1), (theta.as_tensor(), theta1)] {
+        assert!(distance(got, &want)? < F32_TOLERANCE);
+    }
+    Ok(())
+}
