@@ -25,5 +25,8 @@ if [ -n "$out" ]; then : > "$out"; fi
 if [ "$ptx" = 1 ]; then : > "$dir/$(basename "${src%.cu}").ptx"; fi
 STUB
 chmod +x "$stub/nvcc"
+# With MPI, the sums by NCCL too.
+features=cuda
+if command -v mpicc > /dev/null; then features=cuda,nccl; else echo "NOT CHECKED: types of NCCL, without MPI"; fi
 PATH="$stub:$PATH" NVCC="$stub/nvcc" CUDA_COMPUTE_CAP=80 CUDARC_CUDA_VERSION=12080 \
-  cargo check --workspace --tests --features cuda --locked --target-dir target/cuda-types
+  cargo check --workspace --tests --features "$features" --locked --target-dir target/cuda-types

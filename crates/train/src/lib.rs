@@ -105,6 +105,8 @@ pub mod groups;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod muon;
+#[cfg(feature = "nccl")]
+mod nccl;
 pub mod optimizer;
 pub mod plan;
 pub mod record;

@@ -7,6 +7,8 @@ use mpi::collective::SystemOperation;
 use mpi::datatype::Equivalence;
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
+#[cfg(feature = "nccl")]
+use mpi::traits::Root;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 use mpi::{Rank, Threading};
 
@@ -16,10 +18,15 @@ use crate::error::{Result, TrainError};
 /// Numbers that one call of MPI takes: its counts have 31 bits.
 const LONGEST: usize = 1 << 28;
 
-/// The processes of an MPI job. Sums are taken on the CPU, in f32 or f64.
+/// The processes of an MPI job.
+///
+/// Sums are taken on the CPU, in f32 or f64; with the feature `nccl`, those of f32 tensors on GPUs are taken there.
 pub struct Mpi {
     world: SimpleCommunicator,
     local_rank: usize,
+    /// From the first sum of tensors on a GPU on.
+    #[cfg(feature = "nccl")]
+    gpus: std::cell::OnceCell<crate::nccl::Gpus>,
     /// Ends MPI when it is dropped.
     _universe: Universe,
 }
@@ -42,7 +49,30 @@ impl Mpi {
         }
         let world = universe.world();
         let local_rank = world.split_shared(world.rank()).rank();
-        Ok(Self { local_rank: number(local_rank), world, _universe: universe })
+        Ok(Self {
+            local_rank: number(local_rank),
+            world,
+            #[cfg(feature = "nccl")]
+            gpus: std::cell::OnceCell::new(),
+            _universe: universe,
+        })
+    }
+
+    /// The sums of these tensors, f32 on a GPU.
+    #[cfg(feature = "nccl")]
+    fn sum_on_gpus(&self, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let Some(Device::Cuda(device)) = tensors.first().map(|tensor| tensor.device()) else {
+            return Ok(Vec::new());
+        };
+        if self.gpus.get().is_none() {
+            let share = |id: &mut [u8; crate::nccl::ID]| {
+                self.world.process_at_rank(0).broadcast_into(&mut id[..]);
+            };
+            let gpus = crate::nccl::Gpus::join(device, self.rank(), self.size(), share)?;
+            // Set above by nobody else: this is the only thread.
+            let _ = self.gpus.set(gpus);
+        }
+        self.gpus.get().map_or_else(|| Ok(Vec::new()), |gpus| gpus.sum(tensors))
     }
 
     /// The sums of these tensors, all of which have the same dtype.
@@ -82,6 +112,10 @@ impl Collective for Mpi {
     }
 
     fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        #[cfg(feature = "nccl")]
+        if !tensors.is_empty() && tensors.iter().all(crate::nccl::serves) {
+            return self.sum_on_gpus(&tensors.iter().collect::<Vec<_>>());
+        }
         let is_wide = |tensor: &&Tensor| tensor.dtype() == DType::F64;
         let (wide, narrow): (Vec<&Tensor>, Vec<&Tensor>) = tensors.iter().partition(is_wide);
         let mut wide = self.sum_as::<f64>(&wide)?.into_iter();
