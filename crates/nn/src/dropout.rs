@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use crate::kernel::{self, Real, Rows};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::mode::{Mode, layer_key, step_key, uniform};
-use crate::{Pass, device, sequence};
+use crate::{Pass, cuda, device, sequence};
 
 /// Dropout: in training each element is kept with probability 1 - p and divided by it.
 #[derive(Debug, Clone)]
@@ -147,10 +147,13 @@ impl<M: Masked> Kernel for M {
         Ok(dims.to_vec())
     }
 
-    /// Draws the factors on the host, the same on every device.
+    /// The factors are the same on every device; without a kernel they are drawn on the host.
     fn on_device(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let Some(mask) = self.mask(pass.mode) else { return Ok(x.clone()) };
         let group = mask.group(Rows::of(x.dims()));
+        if cuda::serves(x) {
+            return cuda::masked(x, mask.p, mask.key, group);
+        }
         let count = x.elem_count() / group;
         let factors = kernel::build(count, PIECE, |piece, factors| {
             for (i, factor) in factors.iter_mut().enumerate() {

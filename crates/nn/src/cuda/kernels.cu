@@ -168,6 +168,19 @@ template <typename T> __device__ void gelu_gradient(const T *x, const T *g, T *o
   }
 }
 
+// x or nothing times `scale` for each group of `width` elements, by the stream of mode.rs: SplitMix64 at the number of the
+// group, of which the upper 24 bits decide.
+template <typename T>
+__device__ void masked(const T *x, T *y, int rows, int width, unsigned int least, float scale, unsigned long long key) {
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < rows; i += (long long)gridDim.x * blockDim.x) {
+    unsigned long long z = key + ((unsigned long long)(i / width) + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    z ^= z >> 31;
+    y[i] = narrow<T>(wide(x[i]) * ((unsigned int)(z >> 40) >= least ? scale : 0.0f));
+  }
+}
+
 // Over a block of up to 1024 threads; every one gets the result. `shared` holds one number for each warp.
 __device__ inline float block_sum(float x, float *shared) {
   x = warp_sum(x);
@@ -232,6 +245,11 @@ __device__ void cross_entropy_gradient(const T *x, const unsigned int *labels, c
   extern "C" __global__ void gelu_gradient_##T(const T *x, const T *g, T *out, int rows, int, float by_tanh, float,     \
                                                float, float) {                                                          \
     gelu_gradient<T>(x, g, out, rows, by_tanh != 0.0f);                                                                 \
+  }                                                                                                                     \
+  extern "C" __global__ void masked_##T(const T *x, T *out, int rows, int width, float least, float scale, float low,      \
+                                        float high) {                                                                   \
+    unsigned long long key = ((unsigned long long)__float_as_uint(high) << 32) | __float_as_uint(low);                  \
+    masked<T>(x, out, rows, width, (unsigned int)least, scale, key);                                                    \
   }                                                                                                                     \
   extern "C" __global__ void cross_entropy_rows_##T(const T *x, const unsigned int *labels, float *out, int, int width, \
                                                     float, float, float, float) {                                       \

@@ -5,6 +5,7 @@
 //! | backward of layer norm and RMS norm | a dozen tensor operations |
 //! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
 //! | GELU, forward and backward | a dozen operations backward |
+//! | dropout and drop path, the mask drawn in place | masks drawn on the host |
 //! | cross-entropy of labels, forward and backward | log softmax in f32, gather, scatter |
 //! | AdamW, three launches a parameter | a dozen operations |
 //!
@@ -100,6 +101,27 @@ pub(crate) fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
         launch.run(&[&x.detach(), &g.contiguous()?])
     };
     x.apply_op1(Differentiable { launch, backward })
+}
+
+/// x with each group of `group` elements dropped with probability p, or divided by 1 - p: the mask of [`crate::dropout`]
+/// for the stream `key`, drawn where it is used.
+pub(crate) fn masked(x: &Tensor, p: f64, key: u64, group: usize) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let launch_on = move |x: &Tensor| {
+        // 24 random bits are kept from here on: the numbers below p 2^24 are dropped.
+        let least = (p * f64::from(1 << 24)).ceil() as f32;
+        let (low, high) = (f32::from_bits(key as u32), f32::from_bits((key >> 32) as u32));
+        Launch {
+            width: group,
+            numbers: [least, (1.0 / (1.0 - p)) as f32, low, high],
+            ..Launch::of_elements(typed("masked", x), x)
+        }
+    };
+    let backward = move |_: &Tensor, _: &Tensor, g: &Tensor| {
+        let g = g.contiguous()?;
+        launch_on(&g).run(&[&g])
+    };
+    x.apply_op1(Differentiable { launch: launch_on(&x), backward })
 }
 
 /// Threads for a row of logits.

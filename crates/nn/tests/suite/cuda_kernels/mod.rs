@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use candle_core::{CpuStorage, DType, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, Result, Tensor, Var};
 use conditioned_nn::cuda::{AdamWStep, Launch, SOURCE, adamw, emulate};
-use conditioned_nn::{Gelu, device, reference};
+use conditioned_nn::{DropPath, Dropout, Gelu, Mode, Precision, Store, device, reference};
 use proptest::prelude::*;
 
 use crate::{F32_TOLERANCE, distance, uniform};
@@ -226,6 +226,31 @@ fn cross_entropy_of_labels() {
         )
         .unwrap();
     }
+}
+
+/// Bit for bit the masks of the CPU: dropout by elements, drop path by samples.
+#[test]
+fn masks_are_those_of_the_cpu() -> Result<()> {
+    let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("layer");
+    // Half precision is what a layer of the CPU runs as it would on a device.
+    let mixed = Mode::Train { seed: 3, step: 5, last: true, precision: Precision::Bf16 };
+    for p in [0.1, 1.0 / 3.0, 0.9] {
+        let x = uniform(&[8, 5, 37], 1)?.to_dtype(DType::F32)?;
+        let (dropout, path) = (Dropout::new(&vb, p)?, DropPath::new(&vb, p)?);
+        let both = |x: &Tensor| -> Result<_> {
+            let masked = |x: &[Tensor]| dropout.forward(&x[0], mixed);
+            let whole = |x: &[Tensor]| path.forward(&x[0], mixed);
+            Ok((derived(&[x.clone()], masked)?, derived(&[x.clone()], whole)?))
+        };
+        let ((y, dy), (z, dz)) = emulate(host, || both(&x))?;
+        let ((want_y, want_dy), (want_z, want_dz)) = both(&x)?;
+        for (got, want) in
+            [(&y, &want_y), (&dy[0], &want_dy[0]), (&z, &want_z), (&dz[0], &want_dz[0])]
+        {
+            assert_eq!(distance(got, want)?, 0.0, "p = {p}");
+        }
+    }
+    Ok(())
 }
 
 #[test]
