@@ -156,6 +156,9 @@ pub(crate) fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> 
     if !matches!(y.dtype(), DType::BF16 | DType::F16) {
         return y.broadcast_add(&b);
     }
+    if cuda::serves(y) {
+        return cuda::add_bias(y, &b);
+    }
     let sum = y.detach().broadcast_add(&b.detach())?;
     // dy = g, db = sum over rows of g: a product, which adds in f32 where candle's sum would in bf16.
     let op = Fused::new("add-bias", sum, |_, _, g| Ok((g.clone(), sum_rows(g)?)));
@@ -215,6 +218,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if x.dtype() == DType::F64 {
         // candle's kernel has no f64.
         return reference::layer_norm(x, weight, bias, eps);
+    }
+    if cuda::serves(x) && x.dtype() == DType::F32 {
+        return cuda::layer_norm(x, weight, bias, eps);
     }
     let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     let y = ops::layer_norm(&x.detach(), &weight.detach(), &bias.detach(), eps as f32)?;
@@ -278,10 +284,6 @@ impl CustomOp3 for LayerNormOp {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dtype = x.dtype();
-        if cuda::serves(x) && dtype == DType::F32 {
-            let (dx, dw, db) = cuda::norm_gradients(x, w, g, self.eps, true)?;
-            return Ok((Some(dx), Some(dw), Some(db)));
-        }
         let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
@@ -304,6 +306,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         // candle's kernel has no f64.
         return reference::rms_norm(x, weight, eps);
     }
+    if cuda::serves(x) && x.dtype() == DType::F32 {
+        return cuda::rms_norm(x, weight, eps);
+    }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let y = ops::rms_norm(&x.detach(), &weight.detach(), eps as f32)?;
     x.apply_op2(&weight, Fused::new("rms-norm", y, move |x, w, g| rms_norm_backward(x, w, g, eps)))
@@ -313,10 +318,6 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// dw = sum over rows of g n.
 fn rms_norm_backward(x: &Tensor, w: &Tensor, g: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let dtype = x.dtype();
-    if cuda::serves(x) && dtype == DType::F32 {
-        let (dx, dw, _) = cuda::norm_gradients(x, w, g, eps, false)?;
-        return Ok((dx, dw));
-    }
     let (x, w, g) = (wide(&x.detach())?, wide(&w.detach())?, wide(g)?);
     let r = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
     let n = x.broadcast_mul(&r)?;

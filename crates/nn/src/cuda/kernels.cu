@@ -38,15 +38,10 @@ __device__ inline int warp_row() { return (int)((blockIdx.x * blockDim.x + threa
 
 __device__ inline int lane() { return (int)(threadIdx.x % 32); }
 
-// y = (x - mean) r w + b or y = x r w, r = 1 / sqrt(mean of the squares + eps), h = g w, n = (x - mean) r:
-// dx = r (h - mean(h) - n mean(h n)), without mean(h) where there is no mean. Behind dx come mean and r of each row.
-template <bool CENTRED>
-__device__ void norm_input(const float *x, const float *w, const float *g, float *out, int rows, int width, float eps) {
-  int row = warp_row();
-  if (row >= rows) return;
-  long long start = (long long)row * width;
-  x += start;
-  g += start;
+struct Statistics { float mean, r; };
+
+// The mean of a row, or zero, and r = 1 / sqrt(mean of the squares of x - mean + eps).
+template <bool CENTRED> __device__ inline Statistics statistics_of(const float *x, int width, float eps) {
   float mean = 0.0f;
   if (CENTRED) {
     for (int c = lane(); c < width; c += 32) mean += x[c];
@@ -54,7 +49,40 @@ __device__ void norm_input(const float *x, const float *w, const float *g, float
   }
   float squares = 0.0f;
   for (int c = lane(); c < width; c += 32) squares += (x[c] - mean) * (x[c] - mean);
-  float r = 1.0f / sqrtf(warp_sum(squares) / width + eps);
+  return Statistics{mean, 1.0f / sqrtf(warp_sum(squares) / width + eps)};
+}
+
+// y = (x - mean) r w + b.
+extern "C" __global__ void layer_norm_rows(const float *x, const float *w, const float *b, float *out, int rows, int width,
+                                           float eps, float, float, float) {
+  int row = warp_row();
+  if (row >= rows) return;
+  long long start = (long long)row * width;
+  Statistics of = statistics_of<true>(x + start, width, eps);
+  for (int c = lane(); c < width; c += 32) out[start + c] = (x[start + c] - of.mean) * of.r * w[c] + b[c];
+}
+
+// y = x r w.
+extern "C" __global__ void rms_norm_rows(const float *x, const float *w, float *out, int rows, int width, float eps, float,
+                                         float, float) {
+  int row = warp_row();
+  if (row >= rows) return;
+  long long start = (long long)row * width;
+  Statistics of = statistics_of<false>(x + start, width, eps);
+  for (int c = lane(); c < width; c += 32) out[start + c] = x[start + c] * of.r * w[c];
+}
+
+// With h = g w and n = (x - mean) r: dx = r (h - mean(h) - n mean(h n)), without mean(h) where there is no mean. Behind dx
+// come mean and r of each row.
+template <bool CENTRED>
+__device__ void norm_input(const float *x, const float *w, const float *g, float *out, int rows, int width, float eps) {
+  int row = warp_row();
+  if (row >= rows) return;
+  long long start = (long long)row * width;
+  x += start;
+  g += start;
+  Statistics of = statistics_of<CENTRED>(x, width, eps);
+  float mean = of.mean, r = of.r;
   float sum = 0.0f, along = 0.0f;
   for (int c = lane(); c < width; c += 32) {
     float h = g[c] * w[c];
@@ -155,6 +183,14 @@ __device__ inline float gelu_slope(float x, bool by_tanh) {
   return gate + x * gate * (1.0f - gate) * 1.59576912f * (1.0f + 0.134145f * x * x);
 }
 
+// y = x + b, element by element of (rows, width).
+template <typename T> __device__ void add_bias(const T *x, const T *b, T *y, int rows, int width) {
+  long long n = (long long)rows * width, step = (long long)gridDim.x * blockDim.x;
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += step) {
+    y[i] = narrow<T>(wide(x[i]) + wide(b[i % width]));
+  }
+}
+
 // Elements one by one: `rows` of them.
 template <typename T> __device__ void gelu_forward(const T *x, T *y, int rows, bool by_tanh) {
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < rows; i += (long long)gridDim.x * blockDim.x) {
@@ -238,6 +274,10 @@ __device__ void cross_entropy_gradient(const T *x, const unsigned int *labels, c
   extern "C" __global__ void softmax_gradient_##T(const T *y, const T *g, T *out, int rows, int width, float scale,     \
                                                   float, float, float) {                                                \
     softmax_gradient<T>(y, g, out, rows, width, scale);                                                                 \
+  }                                                                                                                     \
+  extern "C" __global__ void add_bias_##T(const T *x, const T *b, T *out, int rows, int width, float, float, float,      \
+                                          float) {                                                                      \
+    add_bias<T>(x, b, out, rows, width);                                                                                \
   }                                                                                                                     \
   extern "C" __global__ void gelu_forward_##T(const T *x, T *out, int rows, int, float by_tanh, float, float, float) {  \
     gelu_forward<T>(x, out, rows, by_tanh != 0.0f);                                                                     \

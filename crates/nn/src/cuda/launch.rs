@@ -122,7 +122,7 @@ impl Launch {
         }
     }
 
-    fn on_host(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+    pub(super) fn on_host(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
         let mut out = match self.dtype {
             DType::F32 => CpuStorage::F32(vec![f32::NAN; self.shape.elem_count()]),
             DType::BF16 => CpuStorage::BF16(vec![Default::default(); self.shape.elem_count()]),
@@ -142,7 +142,7 @@ impl Launch {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn on_cuda(&self, _: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
+    pub(super) fn on_cuda(&self, _: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
         candle_core::bail!("{}: built without feature `cuda`", self.kernel)
     }
 
@@ -234,7 +234,7 @@ mod device {
             Ok(())
         }
 
-        pub(super) fn on_cuda(
+        pub(in crate::cuda) fn on_cuda(
             &self,
             inputs: &[(&CudaStorage, &Layout)],
         ) -> Result<(CudaStorage, Shape)> {
@@ -267,7 +267,7 @@ mod device {
     }
 }
 
-const NAME: &str = "cuda-kernel";
+pub(super) const NAME: &str = "cuda-kernel";
 
 impl CustomOp1 for Launch {
     fn name(&self) -> &'static str {

@@ -2,7 +2,8 @@
 //!
 //! | kernel | in place of |
 //! | --- | --- |
-//! | backward of layer norm and RMS norm | a dozen tensor operations |
+//! | layer norm and RMS norm, forward and backward | a copy forward, a dozen operations backward |
+//! | bias in bf16 | a copy |
 //! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
 //! | GELU, forward and backward | a dozen operations backward |
 //! | dropout and drop path, the mask drawn in place | masks drawn on the host |
@@ -16,11 +17,13 @@
 mod launch;
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, Var,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor,
+    Var,
 };
 
 pub use launch::{Host, Launch, SOURCE, emulate};
 
+use launch::NAME;
 pub(crate) use launch::serves;
 
 use crate::Gelu;
@@ -32,21 +35,47 @@ fn typed(kernel: &str, x: &Tensor) -> String {
     format!("{kernel}_{dtype}")
 }
 
+/// A launch with a backward: from the inputs, y and g to the gradient of each input.
+struct Op<const N: usize, B> {
+    launch: Launch,
+    backward: B,
+}
+
+/// (x - mean) r w + b of f32 over the last dimension, r = 1/sqrt(var + eps).
+pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let mut launch = Launch::of_rows("layer_norm_rows".to_string(), &x);
+    launch.numbers[0] = eps as f32;
+    let backward = move |[x, w, _]: [&Tensor; 3], _: &Tensor, g: &Tensor| {
+        let (dx, dw, db) = norm_gradients("layer_norm_input", [x, w, g], eps)?;
+        Ok([Some(dx), Some(dw), Some(db)])
+    };
+    x.apply_op3(&w.contiguous()?, &b.contiguous()?, Op { launch, backward })
+}
+
+/// x r w of f32 over the last dimension, r = 1/sqrt(mean(x^2) + eps).
+pub(crate) fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let mut launch = Launch::of_rows("rms_norm_rows".to_string(), &x);
+    launch.numbers[0] = eps as f32;
+    let backward = move |[x, w]: [&Tensor; 2], _: &Tensor, g: &Tensor| {
+        let (dx, dw, _) = norm_gradients("rms_norm_input", [x, w, g], eps)?;
+        Ok([Some(dx), Some(dw)])
+    };
+    x.apply_op2(&w.contiguous()?, Op { launch, backward })
+}
+
 /// Rows whose sums one block takes.
 const PART: usize = 256;
 
-/// (dx, dw, db) of a norm of f32 over the last dimension: of a layer norm, or without the mean of an RMS norm (db is then
-/// of no use).
-pub(crate) fn norm_gradients(
-    x: &Tensor,
-    w: &Tensor,
-    g: &Tensor,
+/// (dx, dw, db) of a norm, of which `input` is the kernel for dx.
+fn norm_gradients(
+    input: &str,
+    [x, w, g]: [&Tensor; 3],
     eps: f64,
-    centred: bool,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (x, w, g) = (x.detach().contiguous()?, w.detach().contiguous()?, g.detach().contiguous()?);
-    let kernel = if centred { "layer_norm_input" } else { "rms_norm_input" };
-    let mut launch = Launch::of_rows(kernel.to_string(), &x);
+    let (x, w, g) = (x.detach(), w.detach(), g.detach().contiguous()?);
+    let mut launch = Launch::of_rows(input.to_string(), &x);
     let (rows, width, n) = (launch.rows, launch.width, x.elem_count());
     launch.numbers[0] = eps as f32;
     launch.shape = Shape::from(n + 2 * rows);
@@ -65,10 +94,14 @@ pub(crate) fn norm_gradients(
     Ok((dx.reshape(x.shape())?, sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?))
 }
 
-/// A launch on x, and perhaps a second input without a gradient, that has a backward: (x, y, g) to dx.
-struct Differentiable<B> {
-    launch: Launch,
-    backward: B,
+/// y + b for y (.., C) and b (C,).
+pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let y = y.contiguous()?;
+    let (rows, width) = (y.elem_count() / b.elem_count(), b.elem_count());
+    let elements = Launch::of_elements(typed("add_bias", &y), &y);
+    let backward =
+        |_: [&Tensor; 2], _: &Tensor, g: &Tensor| Ok([Some(g.clone()), Some(sum_rows(g)?)]);
+    y.apply_op2(&b.contiguous()?, Op { launch: Launch { rows, width, ..elements }, backward })
 }
 
 /// softmax(scale x) over the last dimension.
@@ -78,15 +111,13 @@ pub(crate) fn softmax(x: &Tensor, scale: f64, queries: Option<usize>) -> Result<
     let x = x.contiguous()?;
     let mut launch = Launch::of_rows(typed("softmax_rows", &x), &x);
     launch.numbers[..2].copy_from_slice(&[scale as f32, queries.unwrap_or(0) as f32]);
-    let backward = move |_: &Tensor, y: &Tensor, g: &Tensor| softmax_gradient(y, g, scale);
-    x.apply_op1(Differentiable { launch, backward })
-}
-
-/// dx = scale y (g - sum(g y)) for y = softmax(scale x).
-pub(crate) fn softmax_gradient(y: &Tensor, g: &Tensor, scale: f64) -> Result<Tensor> {
-    let mut launch = Launch::of_rows(typed("softmax_gradient", y), y);
-    launch.numbers[0] = scale as f32;
-    launch.run(&[&y.detach(), &g.contiguous()?])
+    // dx = scale y (g - sum(g y)).
+    let backward = move |_: [&Tensor; 1], y: &Tensor, g: &Tensor| {
+        let mut launch = Launch::of_rows(typed("softmax_gradient", y), y);
+        launch.numbers[0] = scale as f32;
+        Ok([Some(launch.run(&[&y.detach(), &g.contiguous()?])?)])
+    };
+    x.apply_op1(Op { launch, backward })
 }
 
 /// The GELU of x.
@@ -95,12 +126,12 @@ pub(crate) fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
     let x = x.contiguous()?;
     let mut launch = Launch::of_elements(typed("gelu_forward", &x), &x);
     launch.numbers[0] = by_tanh;
-    let backward = move |x: &Tensor, _: &Tensor, g: &Tensor| {
+    let backward = move |[x]: [&Tensor; 1], _: &Tensor, g: &Tensor| {
         let mut launch = Launch::of_elements(typed("gelu_gradient", x), x);
         launch.numbers[0] = by_tanh;
-        launch.run(&[&x.detach(), &g.contiguous()?])
+        Ok([Some(launch.run(&[&x.detach(), &g.contiguous()?])?)])
     };
-    x.apply_op1(Differentiable { launch, backward })
+    x.apply_op1(Op { launch, backward })
 }
 
 /// x with each group of `group` elements dropped with probability p, or divided by 1 - p: the mask of [`crate::dropout`]
@@ -117,11 +148,11 @@ pub(crate) fn masked(x: &Tensor, p: f64, key: u64, group: usize) -> Result<Tenso
             ..Launch::of_elements(typed("masked", x), x)
         }
     };
-    let backward = move |_: &Tensor, _: &Tensor, g: &Tensor| {
+    let backward = move |_: [&Tensor; 1], _: &Tensor, g: &Tensor| {
         let g = g.contiguous()?;
-        launch_on(&g).run(&[&g])
+        Ok([Some(launch_on(&g).run(&[&g])?)])
     };
-    x.apply_op1(Differentiable { launch: launch_on(&x), backward })
+    x.apply_op1(Op { launch: launch_on(&x), backward })
 }
 
 /// Threads for a row of logits.
@@ -137,19 +168,17 @@ pub(crate) fn label_losses(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         dtype: DType::F32,
         ..Launch::of_rows(typed("cross_entropy_rows", &logits), &logits)
     };
-    let labels = labels.contiguous()?;
-    let of = labels.clone();
     // Column 0 holds losses, column 1 what backward needs of the row.
-    let backward = move |x: &Tensor, y: &Tensor, g: &Tensor| {
+    let backward = move |[x, labels]: [&Tensor; 2], y: &Tensor, g: &Tensor| {
         let scales = Tensor::cat(&[g.narrow(1, 0, 1)?, y.detach().narrow(1, 1, 1)?], 1)?;
         let launch = Launch {
             blocks: rows,
             threads: LOGITS,
             ..Launch::of_rows(typed("cross_entropy_gradient", x), x)
         };
-        launch.run(&[&x.detach(), &of, &scales])
+        Ok([Some(launch.run(&[&x.detach(), labels, &scales])?), None])
     };
-    logits.apply_op2(&labels, Differentiable { launch, backward })?.narrow(1, 0, 1)?.squeeze(1)
+    logits.apply_op2(&labels.contiguous()?, Op { launch, backward })?.narrow(1, 0, 1)?.squeeze(1)
 }
 
 /// One step of AdamW of an f32 parameter and its moments, in place; `false` where no kernel serves it.
@@ -200,62 +229,109 @@ pub struct AdamWStep {
     pub eps: f64,
 }
 
-impl<B> CustomOp1 for Differentiable<B>
+impl<B> CustomOp1 for Op<1, B>
 where
-    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync,
+    B: Fn([&Tensor; 1], &Tensor, &Tensor) -> Result<[Option<Tensor>; 1]> + Send + Sync,
 {
     fn name(&self) -> &'static str {
-        "cuda-kernel"
+        NAME
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        CustomOp1::cpu_fwd(&self.launch, x, layout)
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.launch.on_host(&[(a, la)])
     }
 
-    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        CustomOp1::cuda_fwd(&self.launch, x, layout)
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.launch.on_cuda(&[(a, la)])
     }
 
-    fn bwd(&self, x: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some((self.backward)(x, y, g)?))
+    fn bwd(&self, a: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let [da] = (self.backward)([a], y, g)?;
+        Ok(da)
     }
 }
 
-impl<B> CustomOp2 for Differentiable<B>
+impl<B> CustomOp2 for Op<2, B>
 where
-    B: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync,
+    B: Fn([&Tensor; 2], &Tensor, &Tensor) -> Result<[Option<Tensor>; 2]> + Send + Sync,
 {
     fn name(&self) -> &'static str {
-        "cuda-kernel"
+        NAME
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        other: &CpuStorage,
-        lo: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        CustomOp2::cpu_fwd(&self.launch, x, lx, other, lo)
+        self.launch.on_host(&[(a, la), (b, lb)])
     }
 
     fn cuda_fwd(
         &self,
-        x: &CudaStorage,
-        lx: &Layout,
-        other: &CudaStorage,
-        lo: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        CustomOp2::cuda_fwd(&self.launch, x, lx, other, lo)
+        self.launch.on_cuda(&[(a, la), (b, lb)])
     }
 
     fn bwd(
         &self,
-        x: &Tensor,
-        _: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
         y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some((self.backward)(x, y, g)?), None))
+        let [da, db] = (self.backward)([a, b], y, g)?;
+        Ok((da, db))
+    }
+}
+
+impl<B> CustomOp3 for Op<3, B>
+where
+    B: Fn([&Tensor; 3], &Tensor, &Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+        c: &CpuStorage,
+        lc: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.launch.on_host(&[(a, la), (b, lb), (c, lc)])
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+        c: &CudaStorage,
+        lc: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.launch.on_cuda(&[(a, la), (b, lb), (c, lc)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [da, db, dc] = (self.backward)([a, b, c], y, g)?;
+        Ok((da, db, dc))
     }
 }

@@ -17,6 +17,7 @@ mod gradients;
 mod images;
 mod layers_parity;
 mod limits;
+mod networks;
 mod nystrom;
 mod oracle;
 mod precision;

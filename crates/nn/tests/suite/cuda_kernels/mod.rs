@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use candle_core::{CpuStorage, DType, Device, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::cuda::{AdamWStep, Launch, SOURCE, adamw, emulate};
-use conditioned_nn::{DropPath, Dropout, Gelu, Mode, Precision, Store, device, reference};
+use conditioned_nn::{DropPath, Dropout, Gelu, Linear, Store, device, reference};
 use proptest::prelude::*;
 
+use crate::networks::{FULL, MIXED, MIXED_TOLERANCE, assert_near, images, layers};
 use crate::{F32_TOLERANCE, distance, uniform};
 
 /// One rounding to bf16, and what it moves in a few operations after it.
@@ -172,7 +173,7 @@ proptest! {
         let x = (uniform(&[rows, c], 1).unwrap() * 5.0).unwrap();
         for dtype in DTYPES {
             agree(
-                &[x.clone()],
+                std::slice::from_ref(&x),
                 dtype,
                 |v| device::softmax(&v[0]),
                 |v| candle_nn::ops::softmax(&v[0], 1),
@@ -185,12 +186,24 @@ proptest! {
         let qkv = uniform(&[b, n, 3 * h * d], 1).unwrap();
         for causal in [false, true] {
             agree(
-                &[qkv.clone()],
+                std::slice::from_ref(&qkv),
                 DType::F32,
                 |v| device::attention(&v[0], h, causal),
                 |v| reference::attention(&v[0], h, causal),
             ).unwrap();
         }
+    }
+
+    // A bias of its own in bf16; in f32 candle adds it.
+    #[test]
+    fn linear(rows in 1usize..20, i in 1usize..20, o in 1usize..20) {
+        let inputs = [uniform(&[rows, i], 1), uniform(&[o, i], 2), uniform(&[o], 3)];
+        agree(
+            &inputs.map(Result::unwrap),
+            DType::BF16,
+            |v| Linear::new(v[1].clone(), Some(v[2].clone())).forward(&v[0]),
+            |v| reference::linear(&v[0], &v[1], Some(&v[2])),
+        ).unwrap();
     }
 
     #[test]
@@ -199,7 +212,7 @@ proptest! {
         for dtype in DTYPES {
             for form in [Gelu::Erf, Gelu::Tanh] {
                 agree(
-                    &[x.clone()],
+                    std::slice::from_ref(&x),
                     dtype,
                     |v| device::gelu(&v[0], form),
                     |v| match form {
@@ -228,19 +241,30 @@ fn cross_entropy_of_labels() {
     }
 }
 
+/// Whole networks by the kernels in bf16, and in f32.
+#[test]
+fn networks_in_mixed_precision() -> Result<()> {
+    for network in [layers, images] {
+        let kernels = emulate(host, || network(&Device::Cpu, MIXED))?;
+        assert_near(&kernels, &network(&Device::Cpu, FULL)?, MIXED_TOLERANCE)?;
+    }
+    Ok(())
+}
+
 /// Bit for bit the masks of the CPU: dropout by elements, drop path by samples.
 #[test]
 fn masks_are_those_of_the_cpu() -> Result<()> {
     let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("layer");
-    // Half precision is what a layer of the CPU runs as it would on a device.
-    let mixed = Mode::Train { seed: 3, step: 5, last: true, precision: Precision::Bf16 };
     for p in [0.1, 1.0 / 3.0, 0.9] {
         let x = uniform(&[8, 5, 37], 1)?.to_dtype(DType::F32)?;
         let (dropout, path) = (Dropout::new(&vb, p)?, DropPath::new(&vb, p)?);
         let both = |x: &Tensor| -> Result<_> {
-            let masked = |x: &[Tensor]| dropout.forward(&x[0], mixed);
-            let whole = |x: &[Tensor]| path.forward(&x[0], mixed);
-            Ok((derived(&[x.clone()], masked)?, derived(&[x.clone()], whole)?))
+            let masked = |x: &[Tensor]| dropout.forward(&x[0], MIXED);
+            let whole = |x: &[Tensor]| path.forward(&x[0], MIXED);
+            Ok((
+                derived(std::slice::from_ref(x), masked)?,
+                derived(std::slice::from_ref(x), whole)?,
+            ))
         };
         let ((y, dy), (z, dz)) = emulate(host, || both(&x))?;
         let ((want_y, want_dy), (want_z, want_dz)) = both(&x)?;

@@ -1,0 +1,112 @@
+//! Networks of every layer, to be run on two devices.
+
+use candle_core::{DType, Device, Module, Result, Tensor};
+use conditioned_nn::{
+    Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
+    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, Precision,
+    RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy,
+};
+
+use crate::{distance, uniform};
+
+/// Below this the largest entry of a gradient is rounding.
+const SMALLEST: f64 = 1e-4;
+
+/// A training pass.
+pub(crate) const FULL: Mode = Mode::train(4, 9);
+
+/// bf16 against f32: eight bits, 4e-3, through a dozen layers (up to 4.1e-2 was seen).
+pub(crate) const MIXED_TOLERANCE: f64 = 6e-2;
+
+/// The same pass in mixed precision.
+pub(crate) const MIXED: Mode =
+    Mode::Train { seed: 4, step: 9, last: true, precision: Precision::Bf16 };
+
+/// What a network on a device gives: loss, gradients and buffers by name.
+pub(crate) type Found = Vec<(String, Tensor)>;
+
+/// Asserts that two runs of a network agree, each tensor relative to its largest entry.
+pub(crate) fn assert_near(got: &Found, want: &Found, tolerance: f64) -> Result<()> {
+    assert_eq!(got.len(), want.len());
+    for ((name, got), (_, want)) in got.iter().zip(want) {
+        let size = want.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let d = distance(got, want)? / size.max(SMALLEST);
+        assert!(d < tolerance, "{name} differs by {d}");
+    }
+    Ok(())
+}
+
+/// A network of every layer on a device: loss and gradients by name.
+pub(crate) fn layers(device: &Device, mode: Mode) -> Result<Found> {
+    let store = Store::new(7, DType::F32, device);
+    let vb = store.builder();
+    let table = vb.get_with_hints((11, 24), "table", conditioned_nn::init::normal(1.0))?;
+    let ids: Vec<u32> = (0..30).map(|i| (i * 7) % 11).collect();
+    let ids = Tensor::from_vec(ids, (3, 10), device)?;
+    let x = embedding(&ids, &table)?;
+    let attention = Sequence::residual([
+        LayerNorm::new(vb.pp("norm1"), 24, 1e-5)?.into(),
+        linear(vb.pp("qkv"), 24, 72)?.into(),
+        Attention { heads: 3, causal: true }.into(),
+        HeadNorm { heads: 3 }.into(),
+        linear(vb.pp("proj"), 24, 24)?.into(),
+        Dropout::new(&vb.pp("dropout"), 0.2)?.into(),
+    ]);
+    let mlp = Sequence::residual([
+        RmsNorm::new(vb.pp("norm2"), 24, 1e-5)?.into(),
+        linear(vb.pp("fc1"), 24, 96)?.into(),
+        Gelu::Erf.into(),
+        GatedGelu.into(),
+        linear(vb.pp("fc2"), 48, 24)?.into(),
+        DropPath::new(&vb.pp("drop_path"), 0.3)?.into(),
+    ]);
+    let landmarks = Sequence::residual([
+        LayerNorm::new(vb.pp("norm3"), 24, 1e-5)?.into(),
+        linear(vb.pp("qkv3"), 24, 72)?.into(),
+        NystromAttention::new(3, 4).convolution(vb.pp("conv"), 3)?.into(),
+    ]);
+    let x = landmarks.forward(&x, mode)?;
+    let y = mlp.forward(&attention.forward(&x, mode)?, mode)?;
+    let y = LayerNorm::new(vb.pp("norm"), 24, 1e-5)?.forward(&y)?;
+    let loss = linear_cross_entropy(&y, &table, &ids, mode.precision())?;
+    let grads = loss.backward()?;
+    let mut out = vec![("loss".to_string(), loss.to_device(&Device::Cpu)?)];
+    for (name, var) in store.parameters() {
+        let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        out.push((name, grad.to_device(&Device::Cpu)?));
+    }
+    Ok(out)
+}
+
+/// Layers of images on a device: result, gradients and buffers by name.
+pub(crate) fn images(device: &Device, mode: Mode) -> Result<Found> {
+    let store = Store::new(7, DType::F32, device);
+    let vb = store.builder();
+    let images = uniform(&[4, 16, 16, 3], 1)?.to_dtype(DType::F32)?.to_device(device)?;
+    let stem = Sequence::new([
+        Conv2d::new(vb.pp("conv"), 3, 8, 3)?.stride(2).padding(1).into(),
+        // Right behind a bias, batch normalisation would leave it no gradient but rounding.
+        Gelu::Erf.into(),
+        BatchNorm2d::new(vb.pp("bn"), 8)?.into(),
+    ]);
+    let branch = Sequence::residual([
+        DepthwiseConv2d::new(vb.pp("depthwise"), 8, 3)?.into(),
+        LayerScale::new(vb.clone(), "gamma", 8, 0.5)?.into(),
+    ]);
+    let head = Sequence::new([
+        MergePatches.into(),
+        linear(vb.pp("head"), 32, 5)?.into(),
+        AveragePool.into(),
+    ]);
+    let y = head.forward(&branch.forward(&stem.forward(&images, mode)?, mode)?, mode)?;
+    let grads = y.sqr()?.sum_all()?.backward()?;
+    let mut out = vec![("y".to_string(), y.to_device(&Device::Cpu)?)];
+    for (name, var) in store.parameters() {
+        let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        out.push((name, grad.to_device(&Device::Cpu)?));
+    }
+    for (name, var) in store.buffers() {
+        out.push((name, var.to_device(&Device::Cpu)?));
+    }
+    Ok(out)
+}
