@@ -26,6 +26,8 @@ export CARGO_TARGET_DIR=$out/build
 
 bins=()
 for program in "${programs[@]}"; do bins+=(--bin "$program"); done
+# The kernels of our own, which NVRTC compiles on the GPU's machine.
+nvcc --ptx -o /dev/null crates/nn/src/cuda/kernels.cu
 cargo build --release --locked --features cuda -p experiments "${bins[@]}" --example train-step
 tests=$(cargo test --release --locked --no-run --message-format json --test suite \
   -p conditioned-nn -p conditioned-models --features conditioned-models/cuda)

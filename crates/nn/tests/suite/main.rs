@@ -6,6 +6,7 @@ mod atomic;
 mod backward;
 mod cache;
 mod corruption;
+#[cfg(unix)]
 mod cuda_kernels;
 #[path = "../../../data/tests/support/corruption.rs"]
 mod damage;
