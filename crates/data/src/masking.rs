@@ -30,7 +30,7 @@ pub struct MaskedBatch {
     pub inputs: Tensor,
     /// Places of the hidden tokens in their window, rising, (B, M) in u32.
     pub positions: Tensor,
-    /// What stood there, (B, M) in u32.
+    /// What stood there, (B, M) in u32 on the CPU, where the loss reads it without waiting for a GPU.
     pub targets: Tensor,
 }
 
@@ -148,7 +148,7 @@ impl MaskedWindows {
         Ok(MaskedBatch {
             inputs: Tensor::from_vec(inputs, (rows, length), device)?,
             positions: Tensor::from_vec(positions, shape, device)?,
-            targets: Tensor::from_vec(targets, shape, device)?,
+            targets: Tensor::from_vec(targets, shape, &Device::Cpu)?,
         })
     }
 

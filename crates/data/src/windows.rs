@@ -12,7 +12,7 @@ use crate::{Error, Result, Sequence};
 pub struct WindowBatch {
     /// Token ids, (B, T) in u32.
     pub inputs: Tensor,
-    /// The token after each of them, (B, T) in u32.
+    /// The token after each of them, (B, T) in u32 on the CPU, where the loss reads them without waiting for a GPU.
     pub targets: Tensor,
 }
 
@@ -154,7 +154,7 @@ impl Windows {
         }
         let shape = (inputs.len() / self.length, self.length);
         let inputs = Tensor::from_vec(inputs, shape, device)?;
-        let targets = Tensor::from_vec(targets, shape, device)?;
+        let targets = Tensor::from_vec(targets, shape, &Device::Cpu)?;
         Ok(WindowBatch { inputs, targets })
     }
 }

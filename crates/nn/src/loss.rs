@@ -90,7 +90,7 @@ pub const IGNORED: u32 = u32::MAX;
 /// cross-entropy in one.
 ///
 /// `x` is (..., C), `weight` W is (V, C), `labels` are u32 of the leading dimensions of `x`, each
-/// below V or [`IGNORED`]. The result is a scalar. Products are taken in `precision`. On the CPU, in
+/// below V or [`IGNORED`]; they may be on the CPU wherever x is, and are read there. The result is a scalar. Products are taken in `precision`. On the CPU, in
 /// full precision, the logits (rows, V) exist for a few rows at a time only: the same pass that computes them also computes the gradients of `x` and W,
 /// which backward scales.
 ///
