@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use conditioned_nn::Precision;
 use conditioned_nn::store::write_atomic;
 
 use crate::arm::{Arm, Method};
@@ -206,8 +207,12 @@ pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> 
         "smoke" => ", a smoke test: the numbers mean nothing".to_string(),
         _ => String::new(),
     };
+    let precision = match first.cell.precision {
+        Precision::Full => "",
+        Precision::Bf16 => ", trained in bf16",
+    };
     Ok(Grid {
-        title: format!("{} on {}{smoke}", T::TITLE, T::on(first)),
+        title: format!("{} on {}{precision}{smoke}", T::TITLE, T::on(first)),
         columns: columns.iter().map(|column| (column.head.clone(), column.answer)).collect(),
         rows,
         notes: notes::<T>(results),

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use conditioned_models::Architecture;
 use conditioned_models::architecture::TableStds;
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
+use conditioned_nn::Precision;
 use conditioned_train::{Event, Findings, MuonRule, record};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,9 @@ pub struct Line {
     /// Micro-batches over which tokens go from unconditioned to conditioned; empty where tokens are left alone.
     #[serde(default)]
     pub ramp_steps: Option<u64>,
+    /// What training multiplied matrices in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Optimiser steps of the first stage.
     pub steps: usize,
     /// Trainable scalars of the first stage.
@@ -235,6 +239,7 @@ fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> 
         strength: conditioning.method.strength(),
         placement: acts.then_some(conditioning.placement),
         ramp_steps: acts.then_some(conditioning.ramp_steps),
+        precision: config.job.fit.precision,
         steps: summary.steps,
         parameters: summary.parameters,
         data: String::new(),

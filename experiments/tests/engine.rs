@@ -71,6 +71,8 @@ fn a_run_in_bf16_is_near_one_in_f32_and_resumes_to_the_same_bits() {
     let config = text(&cell(&mixed).join("run.json"));
     assert!(config.contains("\"precision\": \"bf16\""), "{config}");
     TABLE1.resumes(&cell(&mixed), &root.path().join("resumed"));
+    let title = |out: &str| text(&Path::new(out).join("table.md"));
+    assert!(title(&mixed).contains("trained in bf16") && !title(&full).contains("bf16"));
 
     let error = TABLE1.failure(&[&ONE[..], &["--set", "precision=f16"]].concat());
     assert!(error.contains("f16") && error.contains("bf16"), "{error}");
