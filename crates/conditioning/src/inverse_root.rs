@@ -31,7 +31,7 @@ pub(crate) struct Reduced {
 }
 
 impl Reduced {
-    /// Reads the lower triangle of G; `None` for zero.
+    /// Reads the lower triangle of G; `None` for zero and for what is as good as zero: no entry above 2e-308.
     pub(crate) fn of(G: MatRef<'_, f64>) -> Option<Self> {
         let largest = G.diagonal().column_vector().iter().copied().fold(0.0, f64::max);
         if !largest.is_normal() {

@@ -156,7 +156,7 @@ pub(crate) fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> 
     if !matches!(y.dtype(), DType::BF16 | DType::F16) {
         return y.broadcast_add(&b);
     }
-    if cuda::serves(y) {
+    if cuda::serves_with(y, &[&b]) {
         return cuda::add_bias(y, &b);
     }
     let sum = y.detach().broadcast_add(&b.detach())?;
@@ -219,7 +219,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         // candle's kernel has no f64.
         return reference::layer_norm(x, weight, bias, eps);
     }
-    if cuda::serves(x) && x.dtype() == DType::F32 {
+    if x.dtype() == DType::F32 && cuda::serves_with(x, &[weight, bias]) {
         return cuda::layer_norm(x, weight, bias, eps);
     }
     let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
@@ -306,7 +306,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         // candle's kernel has no f64.
         return reference::rms_norm(x, weight, eps);
     }
-    if cuda::serves(x) && x.dtype() == DType::F32 {
+    if x.dtype() == DType::F32 && cuda::serves_with(x, &[weight]) {
         return cuda::rms_norm(x, weight, eps);
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
@@ -389,9 +389,9 @@ pub fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
-    if !cuda::serves(x) {
-        return reference::linear_cross_entropy(x, weight, labels);
-    }
     let (logits, labels) = reference::labelled_logits(x, weight, labels)?;
-    cuda::label_losses(&logits, &labels)?.mean_all()
+    match cuda::serves(&logits) {
+        true => cuda::label_losses(&logits, &labels)?.mean_all(),
+        false => reference::label_loss(&logits, &labels),
+    }
 }

@@ -90,9 +90,10 @@ pub const IGNORED: u32 = u32::MAX;
 /// cross-entropy in one.
 ///
 /// `x` is (..., C), `weight` W is (V, C), `labels` are u32 of the leading dimensions of `x`, each
-/// below V or [`IGNORED`]; they may be on the CPU wherever x is, and are read there. The result is a scalar. Products are taken in `precision`. On the CPU, in
-/// full precision, the logits (rows, V) exist for a few rows at a time only: the same pass that computes them also computes the gradients of `x` and W,
-/// which backward scales.
+/// below V or [`IGNORED`]; they may be on the CPU wherever x is, and are read there. The result is a
+/// scalar. Products are taken in `precision`. On the CPU, in full precision, the logits (rows, V) exist for a few
+/// rows at a time only: the same pass that computes them also computes the gradients of `x` and W, which
+/// backward scales.
 ///
 /// # Errors
 /// When shapes do not fit, a label is not below V, or no row is labelled.

@@ -343,7 +343,12 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// When shapes do not fit or no row is labelled.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let (logits, labels) = labelled_logits(x, weight, labels)?;
-    log_softmax(&wide(&logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+    label_loss(&logits, &labels)
+}
+
+/// The mean of -log softmax(logits)_label of every row.
+pub(crate) fn label_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    log_softmax(&wide(logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
 }
 
 /// The logits of the rows that have a label, (rows, V), and their labels.
@@ -356,6 +361,10 @@ pub(crate) fn labelled_logits(
         .zip(labels.iter().copied())
         .filter(|(_, label)| *label != crate::loss::IGNORED)
         .unzip();
+    let classes = weight.dim(0)?;
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+        candle_core::bail!("linear-cross-entropy: label {label} with {classes} classes");
+    }
     let rows = Tensor::from_vec(rows, labels.len(), x.device())?;
     let logits = x.index_select(&rows, 0)?.matmul(&weight.t()?)?;
     Ok((logits, Tensor::from_vec(labels, rows.dims1()?, x.device())?))

@@ -25,14 +25,23 @@ impl Gpus {
         size: usize,
         share: impl FnOnce(&mut [u8; ID]),
     ) -> Result<Self> {
+        let own = if rank == 0 { Some(Id::new()) } else { None };
         let mut bytes = [0; ID];
-        if rank == 0 {
-            bytes =
-                Id::new().map_err(|error| failed(error.0))?.internal().map(c_char::cast_unsigned);
+        if let Some(Ok(id)) = &own {
+            bytes = id.internal().map(|c| c.to_ne_bytes()[0]);
         }
+        // Shared even where there is none: the others wait for it.
         share(&mut bytes);
-        let id = Id::uninit(bytes.map(u8::cast_signed));
-        let comm = Comm::from_rank(device.cuda_stream(), rank, size, id);
+        if let Some(Err(error)) = own {
+            return Err(failed(error.0));
+        }
+        if bytes == [0; ID] {
+            return Err(failed("process 0 could not begin"));
+        }
+        let id = Id::uninit(bytes.map(|byte| c_char::from_ne_bytes([byte])));
+        let stream = device.cuda_stream();
+        stream.context().bind_to_thread().map_err(failed)?;
+        let comm = Comm::from_rank(stream, rank, size, id);
         Ok(Self(comm.map_err(|error| failed(error.0))?))
     }
 
@@ -41,15 +50,16 @@ impl Gpus {
     /// # Errors
     /// When NCCL fails.
     pub(crate) fn sum(&self, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let flat = tensors
+        let flat: Vec<Tensor> = tensors
             .iter()
             .map(|tensor| tensor.flatten_all())
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        if flat.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A copy: gradients may share their memory, and one tensor alone would be handed on.
-        let all = Tensor::cat(&flat, 0)?.copy()?;
+            .collect::<candle_core::Result<_>>()?;
+        // Memory of its own, from its first element on: gradients may be views, and share theirs.
+        let all = match flat.as_slice() {
+            [] => return Ok(Vec::new()),
+            [one] => one.force_contiguous()?,
+            several => Tensor::cat(several, 0)?,
+        };
         all.inplace_op1(self)?;
         let mut at = 0;
         let mut sums = Vec::with_capacity(tensors.len());
@@ -58,6 +68,14 @@ impl Gpus {
             at += tensor.elem_count();
         }
         Ok(sums)
+    }
+}
+
+impl Drop for Gpus {
+    /// Ends what is under way: to drop the rest aborts it.
+    fn drop(&mut self) {
+        // There is nobody left to tell.
+        let _ = self.0.stream().synchronize();
     }
 }
 

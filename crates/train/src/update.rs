@@ -58,12 +58,14 @@ impl Moments {
             }
             // In half precision the updates vanish by rounding (there are no master weights).
             // Copies: a kernel writes them in place.
-            (_, DType::F32 | DType::F64) => Ok(Self::Device(first.copy()?, second.copy()?)),
+            (_, DType::F32 | DType::F64) => {
+                Ok(Self::Device(first.force_contiguous()?, second.force_contiguous()?))
+            }
             (_, dtype) => candle_core::bail!("AdamW needs f32 or f64 parameters, found {dtype:?}"),
         }
     }
 
-    /// Both moments as tensors in the shape of `var`.
+    /// Both moments as tensors on the CPU in the shape of `var`.
     pub(crate) fn tensors(&self, var: &Var) -> Result<(Tensor, Tensor)> {
         let (shape, cpu) = (var.shape(), &Device::Cpu);
         match self {
@@ -73,7 +75,7 @@ impl Moments {
             Self::F64(m, v) => {
                 Ok((Tensor::from_slice(m, shape, cpu)?, Tensor::from_slice(v, shape, cpu)?))
             }
-            Self::Device(m, v) => Ok((m.copy()?, v.copy()?)),
+            Self::Device(m, v) => Ok((m.to_device(cpu)?, v.to_device(cpu)?)),
         }
     }
 

@@ -34,7 +34,7 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-__device__ inline int warp_row() { return (int)((blockIdx.x * blockDim.x + threadIdx.x) / 32); }
+__device__ inline int warp_row() { return (int)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32); }
 
 __device__ inline int lane() { return (int)(threadIdx.x % 32); }
 
@@ -93,7 +93,7 @@ __device__ void norm_input(const float *x, const float *w, const float *g, float
   along = warp_sum(along) / width;
   for (int c = lane(); c < width; c += 32) out[start + c] = r * (g[c] * w[c] - sum - (x[c] - mean) * r * along);
   if (lane() == 0) {
-    float *statistics = out + (long long)rows * width + 2 * row;
+    float *statistics = out + (long long)rows * width + 2ll * row;
     statistics[0] = mean;
     statistics[1] = r;
   }
@@ -120,7 +120,7 @@ extern "C" __global__ void norm_parameters(const float *x, const float *g, const
   if (c < width) {
     for (int row = part * (int)part_rows + (int)threadIdx.x / 32; row < end; row += 8) {
       long long at = (long long)row * width + c;
-      product += g[at] * (x[at] - statistics[2 * row]) * statistics[2 * row + 1];
+      product += g[at] * (x[at] - statistics[2ll * row]) * statistics[2ll * row + 1];
       sum += g[at];
     }
   }

@@ -6,29 +6,31 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DTyp
 use candle_core::{InplaceOp3, Layout, Result, Shape, Tensor};
 
 /// The kernels, in CUDA C++.
+#[doc(hidden)]
 pub const SOURCE: &str = include_str!("kernels.cu");
 
 /// One launch of a kernel of [`SOURCE`].
 ///
 /// Its arguments are pointers to the inputs and to the result, rows and width as i32, and four f32.
+#[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The kernel.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// The first size.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// The second size.
-    pub width: usize,
+    pub(crate) width: usize,
     /// The numbers, whose meaning is the kernel's.
-    pub numbers: [f32; 4],
+    pub(crate) numbers: [f32; 4],
     /// Blocks of threads.
-    pub blocks: usize,
+    pub(crate) blocks: usize,
     /// Threads in a block, a multiple of 32.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// The shape of the result.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// The dtype of the result, f32 or bf16.
-    pub dtype: DType,
+    pub(crate) dtype: DType,
 }
 
 /// Threads in a block, unless the kernel says how many.
@@ -41,6 +43,26 @@ const WARP: usize = 32;
 const BLOCKS: usize = 4096;
 
 impl Launch {
+    /// The name of the kernel.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// Its two sizes, rows and width.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.rows, self.width]
+    }
+
+    /// Its four numbers, whose meaning is the kernel's.
+    pub fn numbers(&self) -> [f32; 4] {
+        self.numbers
+    }
+
+    /// Blocks, and threads in a block: a multiple of 32.
+    pub fn geometry(&self) -> [usize; 2] {
+        [self.blocks, self.threads]
+    }
+
     /// Of a kernel in which a warp works on a row; the result is like `x` (.., width).
     pub(crate) fn of_rows(kernel: String, x: &Tensor) -> Self {
         let width = x.dims().last().copied().unwrap_or(1).max(1);
@@ -76,9 +98,6 @@ impl Launch {
 
     /// The result for one to three contiguous inputs.
     pub(crate) fn run(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        if [self.rows, self.width].iter().any(|&size| i32::try_from(size).is_err()) {
-            candle_core::bail!("{}: {} x {} is beyond 2^31", self.kernel, self.rows, self.width);
-        }
         match *inputs {
             [a] => a.apply_op1_no_bwd(self),
             [a, b] => a.apply_op2_no_bwd(b, self),
@@ -88,7 +107,8 @@ impl Launch {
     }
 }
 
-/// What stands in for a GPU: runs a launch on the elements of the inputs, which are on the CPU, and fills `out`.
+/// What stands in for a GPU in tests: runs a launch on the elements of the inputs, which are on the CPU, and fills `out`.
+#[doc(hidden)]
 pub type Host =
     fn(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) -> Result<()>;
 
@@ -98,20 +118,27 @@ thread_local! {
 
 /// Runs `work` with `host` in place of a GPU: what would launch a kernel on CUDA launches it there for tensors on the CPU
 /// too. For tests of kernels on machines without a GPU.
+#[doc(hidden)]
 pub fn emulate<R>(host: Host, work: impl FnOnce() -> R) -> R {
-    let before = HOST.replace(Some(host));
-    let result = work();
-    HOST.set(before);
-    result
+    /// What there was before, also after a panic.
+    struct Before(Option<Host>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            HOST.set(self.0);
+        }
+    }
+    let _before = Before(HOST.replace(Some(host)));
+    work()
 }
 
-/// Whether kernels can run on `x`: on a CUDA device, in f32 or bf16.
+/// Whether kernels can run on `x`: on a CUDA device, in f32 or bf16, and of sizes that they can count.
 pub(crate) fn serves(x: &Tensor) -> bool {
     let device = match x.device().is_cpu() {
         true => HOST.get().is_some(),
         false => cfg!(feature = "cuda") && x.device().is_cuda(),
     };
-    device && matches!(x.dtype(), DType::F32 | DType::BF16) && x.elem_count() > 0
+    let counted = (1..=i32::MAX as usize).contains(&x.elem_count());
+    device && counted && matches!(x.dtype(), DType::F32 | DType::BF16)
 }
 
 impl Launch {
@@ -162,7 +189,9 @@ mod device {
     use std::sync::OnceLock;
 
     use candle_core::backend::BackendStorage;
-    use candle_core::cuda_backend::cudarc::driver::{CudaView, LaunchConfig, PushKernelArg};
+    use candle_core::cuda_backend::cudarc::driver::{
+        CudaView, CudaViewMut, LaunchConfig, PushKernelArg,
+    };
     use candle_core::cuda_backend::cudarc::nvrtc::compile_ptx;
     use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
@@ -171,7 +200,13 @@ mod device {
     /// The name under which candle keeps the compiled kernels of a device.
     const MODULE: &str = "conditioned-nn";
 
-    /// An argument of a kernel.
+    /// What a kernel writes.
+    enum Out<'a> {
+        F32(CudaViewMut<'a, f32>),
+        Bf16(CudaViewMut<'a, half::bf16>),
+    }
+
+    /// What a kernel reads.
     enum View<'a> {
         F32(CudaView<'a, f32>),
         Bf16(CudaView<'a, half::bf16>),
@@ -190,12 +225,11 @@ mod device {
             })
         }
 
-        /// Launches with the inputs and `out`, which the kernel writes.
         fn launch(
             &self,
             device: &CudaDevice,
             inputs: &[(&CudaStorage, &Layout)],
-            out: &View<'_>,
+            mut out: Out<'_>,
         ) -> Result<()> {
             static PTX: OnceLock<std::result::Result<String, String>> = OnceLock::new();
             let ptx = PTX.get_or_init(|| match compile_ptx(SOURCE) {
@@ -213,13 +247,17 @@ mod device {
             let views = views.collect::<Result<Vec<_>>>()?;
             let sizes = [self.rows as i32, self.width as i32];
             let mut builder = function.builder();
-            for view in views.iter().chain([out]) {
+            for view in &views {
                 match view {
                     View::F32(view) => builder.arg(view),
                     View::Bf16(view) => builder.arg(view),
                     View::U32(view) => builder.arg(view),
                 };
             }
+            match &mut out {
+                Out::F32(out) => builder.arg(out),
+                Out::Bf16(out) => builder.arg(out),
+            };
             builder.arg(&sizes[0]).arg(&sizes[1]);
             for number in &self.numbers {
                 builder.arg(number);
@@ -229,7 +267,8 @@ mod device {
                 block_dim: (self.threads as u32, 1, 1),
                 shared_mem_bytes: 0,
             };
-            // SAFETY: every kernel takes these arguments; it stays inside of rows and width, which are those of the tensors.
+            // SAFETY: every kernel takes these arguments and stays inside of rows and width; `cuda` makes launches
+            // for tensors of these sizes alone.
             unsafe { builder.launch(config) }.w()?;
             Ok(())
         }
@@ -242,13 +281,13 @@ mod device {
             // SAFETY: the kernel writes every element.
             let storage = match self.dtype {
                 DType::F32 => {
-                    let out = unsafe { device.alloc::<f32>(len)? };
-                    self.launch(device, inputs, &View::F32(out.as_view()))?;
+                    let mut out = unsafe { device.alloc::<f32>(len)? };
+                    self.launch(device, inputs, Out::F32(out.as_view_mut()))?;
                     CudaStorage::wrap_cuda_slice(out, device.clone())
                 }
                 DType::BF16 => {
-                    let out = unsafe { device.alloc::<half::bf16>(len)? };
-                    self.launch(device, inputs, &View::Bf16(out.as_view()))?;
+                    let mut out = unsafe { device.alloc::<half::bf16>(len)? };
+                    self.launch(device, inputs, Out::Bf16(out.as_view_mut()))?;
                     CudaStorage::wrap_cuda_slice(out, device.clone())
                 }
                 dtype => candle_core::bail!("{}: no result in {dtype:?}", self.kernel),
@@ -261,8 +300,10 @@ mod device {
             inputs: &[(&CudaStorage, &Layout)],
             (out, layout): (&mut CudaStorage, &Layout),
         ) -> Result<()> {
-            let out = self.view(out, layout)?;
-            self.launch(inputs[0].0.device(), inputs, &out)
+            let start = self.start(layout)?;
+            let range = start..start + layout.shape().elem_count();
+            let out = Out::F32(out.as_cuda_slice_mut()?.slice_mut(range));
+            self.launch(inputs[0].0.device(), inputs, out)
         }
     }
 }

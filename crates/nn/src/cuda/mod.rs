@@ -35,6 +35,12 @@ fn typed(kernel: &str, x: &Tensor) -> String {
     format!("{kernel}_{dtype}")
 }
 
+/// Whether kernels can run on x (.., C) with these vectors (C,) of its dtype.
+pub(crate) fn serves_with(x: &Tensor, vectors: &[&Tensor]) -> bool {
+    let of_width = |v: &&Tensor| v.rank() == 1 && v.dims().last() == x.dims().last();
+    serves(x) && vectors.iter().all(|v| of_width(v) && v.dtype() == x.dtype())
+}
+
 /// A launch with a backward: from the inputs, y and g to the gradient of each input.
 struct Op<const N: usize, B> {
     launch: Launch,

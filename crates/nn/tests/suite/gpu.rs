@@ -4,8 +4,10 @@
 use candle_core::{DType, Device, Result, Var};
 use conditioned_nn::{LayerNorm, Sequence, Store, linear};
 
-use crate::networks::{FULL, MIXED, MIXED_TOLERANCE, assert_near, images, layers};
-use crate::uniform;
+use crate::networks::{
+    FULL, MIXED, MIXED_TOLERANCE, adamw_is_its_formula, assert_near, images, layers, masks,
+};
+use crate::{distance, uniform};
 
 /// f32 on two devices: matrix products of a GPU may round to TF32, 1e-3 per product.
 const DEVICE_TOLERANCE: f64 = 5e-3;
@@ -21,6 +23,21 @@ fn gpu_layers_equal_those_of_the_cpu() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Bit for bit, whoever draws them.
+#[test]
+fn gpu_masks_equal_those_of_the_cpu() -> Result<()> {
+    let got = masks(&Device::new_cuda(0)?, FULL)?;
+    for (got, want) in got.iter().zip(&masks(&Device::Cpu, FULL)?) {
+        assert_eq!(distance(got, want)?, 0.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn gpu_adamw_equals_its_formula() -> Result<()> {
+    adamw_is_its_formula(&Device::new_cuda(0)?)
 }
 
 #[test]

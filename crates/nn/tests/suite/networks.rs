@@ -1,13 +1,14 @@
 //! Networks of every layer, to be run on two devices.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use conditioned_nn::cuda::{AdamWStep, adamw};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
     Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, Precision,
     RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy,
 };
 
-use crate::{distance, uniform};
+use crate::{F32_TOLERANCE, distance, uniform};
 
 /// Below this the largest entry of a gradient is rounding.
 const SMALLEST: f64 = 1e-4;
@@ -109,4 +110,51 @@ pub(crate) fn images(device: &Device, mode: Mode) -> Result<Found> {
         out.push((name, var.to_device(&Device::Cpu)?));
     }
     Ok(out)
+}
+
+/// Tokens and their gradients behind dropout by elements and by samples, for some probabilities.
+pub(crate) fn masks(device: &Device, mode: Mode) -> Result<Vec<Tensor>> {
+    let vb = Store::new(0, DType::F32, device).builder().pp("layer");
+    let mut found = Vec::new();
+    for p in [0.1, 1.0 / 3.0, 0.9] {
+        let x = uniform(&[8, 5, 37], 1)?.to_dtype(DType::F32)?.to_device(device)?;
+        let x = Var::from_tensor(&x)?;
+        let (dropout, path) = (Dropout::new(&vb, p)?, DropPath::new(&vb, p)?);
+        for y in [dropout.forward(&x, mode)?, path.forward(&x, mode)?] {
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            found.extend([y, grads.get(&x).expect("a gradient").clone()]);
+        }
+    }
+    found.into_iter().map(|x| x.to_device(&Device::Cpu)).collect()
+}
+
+/// That one step of AdamW by kernels on a device is its formula; an error where no kernel serves it.
+pub(crate) fn adamw_is_its_formula(device: &Device) -> Result<()> {
+    let step = AdamWStep {
+        s: 0.7,
+        a1: 0.1,
+        b2: 0.95,
+        a2: 0.05,
+        decay: 0.99,
+        rate: 0.1,
+        root: 0.2,
+        eps: 1e-8,
+    };
+    let of = |seed: u64| uniform(&[5, 61], seed)?.to_dtype(DType::F32)?.to_device(device);
+    let (theta, g) = (Var::from_tensor(&of(1)?)?, of(2)?);
+    let (m, v) = (of(3)?.copy()?, of(4)?.sqr()?);
+    let wide = |x: &Tensor| x.to_device(&Device::Cpu)?.to_dtype(DType::F64);
+    let (theta0, m0, v0) = (wide(theta.as_tensor())?, wide(&m)?, wide(&v)?);
+    if !adamw(&theta, (&m, &v), &g, &step)? {
+        candle_core::bail!("no kernel");
+    }
+    let g = (wide(&g)? * step.s)?;
+    let m1 = (&m0 + ((&g - &m0)? * step.a1)?)?;
+    let v1 = ((&v0 * step.b2)? + (g.sqr()? * step.a2)?)?;
+    let along = (m1.div(&((v1.sqrt()? / step.root)? + step.eps)?)? * step.rate)?;
+    let theta1 = ((theta0 * step.decay)? - along)?;
+    for (got, want) in [(&m, m1), (&v, v1), (theta.as_tensor(), theta1)] {
+        assert!(distance(&wide(got)?, &want)? < F32_TOLERANCE);
+    }
+    Ok(())
 }

@@ -8,11 +8,13 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, Module, Result, Tensor, Var};
-use conditioned_nn::cuda::{AdamWStep, Launch, SOURCE, adamw, emulate};
-use conditioned_nn::{DropPath, Dropout, Gelu, Linear, Store, device, reference};
+use conditioned_nn::cuda::{Launch, SOURCE, emulate};
+use conditioned_nn::{Gelu, Linear, device, reference};
 use proptest::prelude::*;
 
-use crate::networks::{FULL, MIXED, MIXED_TOLERANCE, assert_near, images, layers};
+use crate::networks::{
+    FULL, MIXED, MIXED_TOLERANCE, adamw_is_its_formula, assert_near, images, layers, masks,
+};
 use crate::{F32_TOLERANCE, distance, uniform};
 
 /// One rounding to bf16, and what it moves in a few operations after it.
@@ -74,11 +76,11 @@ fn host(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) 
         _ => panic!("no kernel makes this dtype"),
     };
     let pointer = |i: usize| inputs.get(i).map_or(std::ptr::null(), |&(x, at)| start(x, at));
-    let Launch { kernel, rows, width, numbers, blocks, threads, .. } = launch;
+    let ([rows, width], [blocks, threads]) = (launch.sizes(), launch.geometry());
     // SAFETY: `launch` and the kernels are what host.h and kernels.cu declare.
     unsafe {
         let entry = library.get::<Entry>(b"launch").unwrap();
-        let kernel = library.get::<*mut c_void>(kernel.as_bytes()).unwrap();
+        let kernel = library.get::<*mut c_void>(launch.kernel().as_bytes()).unwrap();
         let kernel = kernel.try_as_raw_ptr().unwrap();
         let size = |x: usize| i32::try_from(x).unwrap();
         entry(
@@ -88,11 +90,11 @@ fn host(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) 
             pointer(1),
             pointer(2),
             out,
-            size(*rows),
-            size(*width),
-            numbers.as_ptr(),
-            size(*blocks),
-            size(*threads),
+            size(rows),
+            size(width),
+            launch.numbers().as_ptr(),
+            size(blocks),
+            size(threads),
         );
     }
     Ok(())
@@ -251,58 +253,19 @@ fn networks_in_mixed_precision() -> Result<()> {
     Ok(())
 }
 
-/// Bit for bit the masks of the CPU: dropout by elements, drop path by samples.
+/// Bit for bit.
 #[test]
 fn masks_are_those_of_the_cpu() -> Result<()> {
-    let vb = Store::new(0, DType::F32, &Device::Cpu).builder().pp("layer");
-    for p in [0.1, 1.0 / 3.0, 0.9] {
-        let x = uniform(&[8, 5, 37], 1)?.to_dtype(DType::F32)?;
-        let (dropout, path) = (Dropout::new(&vb, p)?, DropPath::new(&vb, p)?);
-        let both = |x: &Tensor| -> Result<_> {
-            let masked = |x: &[Tensor]| dropout.forward(&x[0], MIXED);
-            let whole = |x: &[Tensor]| path.forward(&x[0], MIXED);
-            Ok((
-                derived(std::slice::from_ref(x), masked)?,
-                derived(std::slice::from_ref(x), whole)?,
-            ))
-        };
-        let ((y, dy), (z, dz)) = emulate(host, || both(&x))?;
-        let ((want_y, want_dy), (want_z, want_dz)) = both(&x)?;
-        for (got, want) in
-            [(&y, &want_y), (&dy[0], &want_dy[0]), (&z, &want_z), (&dz[0], &want_dz[0])]
-        {
-            assert_eq!(distance(got, want)?, 0.0, "p = {p}");
-        }
+    // In full precision the CPU has kernels of its own.
+    let got = emulate(host, || masks(&Device::Cpu, MIXED))?;
+    for (got, want) in got.iter().zip(&masks(&Device::Cpu, MIXED)?) {
+        assert_eq!(distance(got, want)?, 0.0);
     }
     Ok(())
 }
 
 #[test]
 fn adamw_in_place() -> Result<()> {
-    let step = AdamWStep {
-        s: 0.7,
-        a1: 0.1,
-        b2: 0.95,
-        a2: 0.05,
-        decay: 0.99,
-        rate: 0.1,
-        root: 0.2,
-        eps: 1e-8,
-    };
-    let cpu = |seed: u64| uniform(&[5, 61], seed)?.to_dtype(DType::F32);
-    let (theta, g) = (Var::from_tensor(&cpu(1)?)?, cpu(2)?);
-    let (m, v) = (cpu(3)?.copy()?, cpu(4)?.sqr()?);
-    let wide = |x: &Tensor| x.to_dtype(DType::F64);
-    let (theta0, m0, v0) = (wide(theta.as_tensor())?, wide(&m)?, wide(&v)?);
-    assert!(!adamw(&theta, (&m, &v), &g, &step)?, "no kernel serves the CPU");
-    assert!(emulate(host, || adamw(&theta, (&m, &v), &g, &step))?);
-    let g = (wide(&g)? * step.s)?;
-    let m1 = (&m0 + ((&g - &m0)? * step.a1)?)?;
-    let v1 = ((&v0 * step.b2)? + (g.sqr()? * step.a2)?)?;
-    let along = (m1.div(&((v1.sqrt()? / step.root)? + step.eps)?)? * step.rate)?;
-    let theta1 = ((theta0 * step.decay)? - along)?;
-    for (got, want) in [(&m, m1), (&v, v1), (theta.as_tensor(), theta1)] {
-        assert!(distance(got, &want)? < F32_TOLERANCE);
-    }
-    Ok(())
+    assert!(adamw_is_its_formula(&Device::Cpu).is_err(), "no kernel serves the CPU");
+    emulate(host, || adamw_is_its_formula(&Device::Cpu))
 }
