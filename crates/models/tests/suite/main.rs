@@ -28,6 +28,7 @@ mod nystromformer;
 mod nystromformer_parity;
 mod open;
 mod pooled_parts;
+mod precision;
 mod published_sizes;
 mod registry;
 mod siblings;

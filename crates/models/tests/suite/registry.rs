@@ -13,7 +13,7 @@ use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::network::Network;
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::check::central_differences;
-use conditioned_nn::{Among, Mode, Pass, Precision, Probe, Store, backward};
+use conditioned_nn::{Among, Mode, Pass, Probe, Store};
 use serde_json::Value;
 
 use crate::bert::shake;
@@ -30,20 +30,16 @@ const EXEMPT_TOLERANCE: f64 = 1e-13;
 /// Tokens Y in f32, 6e-8 of their size off, and kappa(Y) = 2 from above: with a factor of 1000.
 const CONDITIONED_TOLERANCE: f64 = 2e-4;
 
+/// From here on kappa in f64 says that tokens are singular.
+const SINGULAR: f64 = 1e15;
+
 /// Values through one product in f64, of numbers of a few units.
 const VALUES_TOLERANCE: f64 = 1e-12;
-
-/// Eight bits, 4e-3, through all layers of a model whose parameters are far from where training would leave them;
-/// relative to the norm. A gradient that is missing, or there twice, is 1 off.
-const MIXED_TOLERANCE: f64 = 0.4;
-
-/// Gradients below this part of the largest are sums of larger terms, or zero by nature.
-const SMALL: f64 = 0.02;
 
 /// Counting the parameters of the largest preset, whose weights have 6 GiB, allocates less than this.
 const COUNTED_IN: usize = 64 << 20;
 
-const TRAIN: Mode = Mode::train(1, 3);
+pub(crate) const TRAIN: Mode = Mode::train(1, 3);
 
 /// The smallest preset of each family, with drop path where it has one.
 pub(crate) fn families() -> Result<Vec<(&'static str, Network)>> {
@@ -96,7 +92,7 @@ pub(crate) fn batch(network: &Network, samples: usize, dtype: DType) -> Result<T
 }
 
 /// A model with every parameter moved off its initial value.
-fn setup(network: &Network, dtype: DType) -> Result<(Box<dyn Model>, Store)> {
+pub(crate) fn setup(network: &Network, dtype: DType) -> Result<(Box<dyn Model>, Store)> {
     let store = Store::new(3, dtype, &Device::Cpu);
     let model = network.build(store.builder())?;
     shake(&store)?;
@@ -113,7 +109,7 @@ fn bits(x: &Tensor) -> Result<Vec<u32>> {
     Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
-fn with(network: &Network, method: Method, placement: Placement) -> Network {
+pub(crate) fn with(network: &Network, method: Method, placement: Placement) -> Network {
     let mut network = network.clone();
     network.set_conditioning(ConditioningConfig { method, placement, ..Default::default() });
     network
@@ -199,43 +195,6 @@ fn settings_that_a_family_lacks_are_refused_by_its_name() -> Result<()> {
         }
         let valid = named(with(&network, Method::table(0.3)?, Placement::default()).validate());
         assert_eq!(valid, !images, "{family}: patches are not rows of a table");
-    }
-    Ok(())
-}
-
-#[test]
-fn mixed_precision_is_near_full_precision() -> Result<()> {
-    let mixed = Mode::Train { seed: 1, step: 3, last: true, precision: Precision::Bf16 };
-    for (family, network) in families()? {
-        for method in [Method::None, Method::pooled_earlier(0.3)?] {
-            let network = with(&network, method, Placement::AfterPosition);
-            let input = batch(&network, 3, DType::F32)?;
-            let run = |mode: Mode| {
-                let (model, store) = setup(&network, DType::F32)?;
-                let output = model.forward(&input, Pass::from(mode))?;
-                let grads = backward(loss(&output)?)?;
-                let mut found = vec![("the output".to_string(), output)];
-                for (name, var) in store.parameters() {
-                    found.push((name, grads.get(&var).expect("a gradient").clone()));
-                }
-                Ok::<_, candle_core::Error>(found)
-            };
-            let norm = |x: &Tensor| {
-                x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt)
-            };
-            let (got, want) = (run(mixed)?, run(TRAIN)?);
-            let gradients = want[1..].iter().map(|(_, gradient)| norm(gradient));
-            let largest = gradients.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
-            let mut rounded = false;
-            for ((name, got), (_, want)) in got.iter().zip(&want) {
-                assert_eq!(got.dtype(), DType::F32, "{family}: {name}");
-                let d = norm(&(got - want)?)? / norm(want)?.max(SMALL * largest);
-                assert!(d < MIXED_TOLERANCE, "{family}: {name} is {d} off");
-                // f32 alone would be at 1e-5.
-                rounded |= d > 1e-4;
-            }
-            assert!(rounded, "{family}: nothing was rounded to bf16");
-        }
     }
     Ok(())
 }
@@ -487,8 +446,13 @@ fn a_probe_shows_what_conditioning_did_to_the_tokens() -> Result<()> {
             }
             let kappas = |x: &Tensor| condition_number(x)?.to_vec1::<f64>();
             for (before, after) in kappas(&before)?.into_iter().zip(kappas(&after)?) {
-                // Directions that f32 does not resolve are lifted in part.
-                let bound = if before * TAU < 1.0 { 2.0 + CONDITIONED_TOLERANCE } else { before };
+                let bound = match before {
+                    _ if before * TAU < 1.0 => 2.0 + CONDITIONED_TOLERANCE,
+                    // Directions that f32 does not resolve are lifted in part,
+                    _ if before < SINGULAR => before,
+                    // and where one is missing, kappa is rounding before and after.
+                    _ => f64::INFINITY,
+                };
                 assert!(after < bound, "{what}: kappa {before} became {after}");
             }
             shown += 1;
