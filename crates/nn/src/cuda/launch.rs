@@ -1,9 +1,12 @@
-//! One launch of a kernel as an operation of candle.
+//! One launch of a kernel.
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp2};
-use candle_core::{InplaceOp3, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
+};
+
+use super::op::NAME;
 
 /// The kernels, in CUDA C++.
 #[doc(hidden)]
@@ -93,16 +96,6 @@ impl Launch {
             threads: THREADS,
             shape,
             dtype: x.dtype(),
-        }
-    }
-
-    /// The result for one to three contiguous inputs.
-    pub(crate) fn run(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        match *inputs {
-            [a] => a.apply_op1_no_bwd(self),
-            [a, b] => a.apply_op2_no_bwd(b, self),
-            [a, b, c] => a.apply_op3_no_bwd(b, c, self),
-            _ => candle_core::bail!("{}: {} inputs", self.kernel, inputs.len()),
         }
     }
 }
@@ -305,78 +298,6 @@ mod device {
             let out = Out::F32(out.as_cuda_slice_mut()?.slice_mut(range));
             self.launch(inputs[0].0.device(), inputs, out)
         }
-    }
-}
-
-pub(super) const NAME: &str = "cuda-kernel";
-
-impl CustomOp1 for Launch {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.on_host(&[(a, la)])
-    }
-
-    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda(&[(a, la)])
-    }
-}
-
-impl CustomOp2 for Launch {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.on_host(&[(a, la), (b, lb)])
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        la: &Layout,
-        b: &CudaStorage,
-        lb: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda(&[(a, la), (b, lb)])
-    }
-}
-
-impl CustomOp3 for Launch {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-        c: &CpuStorage,
-        lc: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.on_host(&[(a, la), (b, lb), (c, lc)])
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        la: &Layout,
-        b: &CudaStorage,
-        lb: &Layout,
-        c: &CudaStorage,
-        lc: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda(&[(a, la), (b, lb), (c, lc)])
     }
 }
 

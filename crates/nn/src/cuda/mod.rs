@@ -15,16 +15,14 @@
 //! ([`emulate`]); **none of them has run on a GPU yet**.
 
 mod launch;
+mod op;
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor,
-    Var,
-};
+use candle_core::{DType, Result, Shape, Tensor, Var};
 
 pub use launch::{Host, Launch, SOURCE, emulate};
 
-use launch::NAME;
 pub(crate) use launch::serves;
+use op::Op;
 
 use crate::Gelu;
 use crate::device::sum_rows;
@@ -39,12 +37,6 @@ fn typed(kernel: &str, x: &Tensor) -> String {
 pub(crate) fn serves_with(x: &Tensor, vectors: &[&Tensor]) -> bool {
     let of_width = |v: &&Tensor| v.rank() == 1 && v.dims().last() == x.dims().last();
     serves(x) && vectors.iter().all(|v| of_width(v) && v.dtype() == x.dtype())
-}
-
-/// A launch with a backward: from the inputs, y and g to the gradient of each input.
-struct Op<const N: usize, B> {
-    launch: Launch,
-    backward: B,
 }
 
 /// (x - mean) r w + b of f32 over the last dimension, r = 1/sqrt(var + eps).
@@ -83,20 +75,20 @@ fn norm_gradients(
     let (x, w, g) = (x.detach(), w.detach(), g.detach().contiguous()?);
     let mut launch = Launch::of_rows(input.to_string(), &x);
     let (rows, width, n) = (launch.rows, launch.width, x.elem_count());
-    launch.numbers[0] = eps as f32;
-    launch.shape = Shape::from(n + 2 * rows);
-    let found = launch.run(&[&x, &w, &g])?;
-    let (dx, statistics) = (found.narrow(0, 0, n)?, found.narrow(0, n, 2 * rows)?);
     let parts = rows.div_ceil(PART);
-    let sums = Launch {
+    let parameters = Launch {
         kernel: "norm_parameters".to_string(),
         numbers: [PART as f32, 0.0, 0.0, 0.0],
         blocks: parts * width.div_ceil(32),
         threads: 256,
         shape: Shape::from((parts, 2 * width)),
-        ..launch
+        ..launch.clone()
     };
-    let sums = sum_rows(&sums.run(&[&x, &g, &statistics])?)?;
+    launch.numbers[0] = eps as f32;
+    launch.shape = Shape::from(n + 2 * rows);
+    let found = launch.run(&[&x, &w, &g])?;
+    let (dx, statistics) = (found.narrow(0, 0, n)?, found.narrow(0, n, 2 * rows)?);
+    let sums = sum_rows(&parameters.run(&[&x, &g, &statistics])?)?;
     Ok((dx.reshape(x.shape())?, sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?))
 }
 
@@ -233,111 +225,4 @@ pub struct AdamWStep {
     pub rate: f64,
     pub root: f64,
     pub eps: f64,
-}
-
-impl<B> CustomOp1 for Op<1, B>
-where
-    B: Fn([&Tensor; 1], &Tensor, &Tensor) -> Result<[Option<Tensor>; 1]> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.launch.on_host(&[(a, la)])
-    }
-
-    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.launch.on_cuda(&[(a, la)])
-    }
-
-    fn bwd(&self, a: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let [da] = (self.backward)([a], y, g)?;
-        Ok(da)
-    }
-}
-
-impl<B> CustomOp2 for Op<2, B>
-where
-    B: Fn([&Tensor; 2], &Tensor, &Tensor) -> Result<[Option<Tensor>; 2]> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.launch.on_host(&[(a, la), (b, lb)])
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        la: &Layout,
-        b: &CudaStorage,
-        lb: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.launch.on_cuda(&[(a, la), (b, lb)])
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [da, db] = (self.backward)([a, b], y, g)?;
-        Ok((da, db))
-    }
-}
-
-impl<B> CustomOp3 for Op<3, B>
-where
-    B: Fn([&Tensor; 3], &Tensor, &Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-        c: &CpuStorage,
-        lc: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.launch.on_host(&[(a, la), (b, lb), (c, lc)])
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        la: &Layout,
-        b: &CudaStorage,
-        lb: &Layout,
-        c: &CudaStorage,
-        lc: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.launch.on_cuda(&[(a, la), (b, lb), (c, lc)])
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [da, db, dc] = (self.backward)([a, b, c], y, g)?;
-        Ok((da, db, dc))
-    }
 }
