@@ -40,6 +40,11 @@ const FADING: f64 = 1.0 / 1024.0;
 /// which nothing undoes if they come to lie on different sides: 2e-8 for a = WEAK, b = tau.
 const WEAK: f64 = 1.0 / 16.0;
 
+/// Below this fraction of the largest, what is left of a Gram matrix counts as zero, if directions below a floor of LOST
+/// or more have one weight: it moves L by NEGLIGIBLE / (2 floor^2) of its norm at most. Tokens of rank r in f32 leave
+/// 1e-15.
+const NEGLIGIBLE: f64 = 1e-14;
+
 /// Eigenvectors of a Gram matrix with the square roots of its eigenvalues.
 pub(crate) struct Basis {
     /// E: (k, k), one eigenvector a column.
@@ -77,7 +82,7 @@ impl Basis {
             self.sigma[..weak].fill(0.0);
             return Ok(());
         }
-        let Some(gram) = Reduced::of(gram(W.as_ref(), 1.0).as_ref()) else { return Ok(()) };
+        let Some(gram) = Reduced::of(gram(W.as_ref(), 1.0).as_ref(), 0.0) else { return Ok(()) };
         let mut inner = Self::of(&gram)?;
         inner.refine(W.as_ref(), floor)?;
         let rotated = self.E.subcols_mut(0, weak);
@@ -121,7 +126,7 @@ pub(crate) fn add_correction(X: MatRef<'_, f64>, t: f64, Y: MatMut<'_, f64>) -> 
 pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result<()> {
     let wide = X.nrows() <= X.ncols();
     let (X, mut Y) = if wide { (X, Y) } else { (X.transpose(), Y.transpose_mut()) };
-    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref()) else {
+    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref(), 0.0) else {
         Y.fill(0.0);
         return Ok(());
     };
@@ -135,7 +140,7 @@ pub(crate) fn set_polar_factor(X: MatRef<'_, f64>, Y: MatMut<'_, f64>) -> Result
 
 /// L of X: (k, m) with k <= m, and sigma_1; `None` for zero.
 fn inverse_root_of_rows(X: MatRef<'_, f64>) -> Result<Option<(Mat<f64>, f64)>> {
-    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref()) else { return Ok(None) };
+    let Some(gram) = Reduced::of(gram(X, 1.0).as_ref(), 0.0) else { return Ok(None) };
     if let Some(found) = gram.inverse_root(LOST, Weaker::Refused) {
         return Ok(Some(found));
     }
@@ -151,7 +156,8 @@ pub(crate) fn floored_inverse_root(
     G: MatRef<'_, f64>,
     floor: f64,
 ) -> Result<Option<(Mat<f64>, f64)>> {
-    let Some(gram) = Reduced::of(G) else { return Ok(None) };
+    let negligible = if floor >= LOST { NEGLIGIBLE } else { 0.0 };
+    let Some(gram) = Reduced::of(G, negligible) else { return Ok(None) };
     if let Some(found) = gram.inverse_root(floor.max(LOST), Weaker::Refused) {
         return Ok(Some(found));
     }
@@ -185,4 +191,60 @@ pub(crate) fn lower_product(
         alpha,
         Par::Seq,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::Side;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// Of the norm of L: what counts as zero moves it by 5e-9.
+    const TOLERANCE: f64 = 1e-8;
+
+    const FLOOR: f64 = 1e-3;
+
+    /// G = E diag(sigma^2) E^T with random E.
+    fn gram_of(rng: &mut ChaCha8Rng, sigma: &[f64]) -> Mat<f64> {
+        let k = sigma.len();
+        let E = Mat::from_fn(k, k, |_, _| rng.random_range(-1.0..1.0)).qr().compute_Q();
+        let D = Mat::from_fn(k, k, |i, j| if i == j { sigma[i] * sigma[i] } else { 0.0 });
+        &E * D * E.transpose()
+    }
+
+    /// The definition of L.
+    fn defined(G: &Mat<f64>) -> Mat<f64> {
+        let evd = G.self_adjoint_eigen(Side::Lower).unwrap();
+        let lambda = evd.S().column_vector();
+        let top = lambda.iter().copied().fold(0.0, f64::max);
+        let k = G.nrows();
+        let D = Mat::from_fn(k, k, |i, j| match i == j {
+            true => lambda[i].max(FLOOR * FLOOR * top).sqrt().recip(),
+            false => 0.0,
+        });
+        evd.U() * D * evd.U().transpose()
+    }
+
+    #[test]
+    fn directions_that_tokens_do_not_have_get_the_weight_of_the_floor() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for k in [5, 20, 61, 200] {
+            for rank in [1, 2, k / 2, k - 1, k] {
+                // Well above the floor, close above it, and below.
+                for weakest in [0.1, 1.5 * FLOOR, 0.2 * FLOOR] {
+                    let part = |i: usize| i as f64 / (rank - 1).max(1) as f64;
+                    let sigma = (0..k).map(|i| if i < rank { weakest.powf(part(i)) } else { 0.0 });
+                    let G = gram_of(&mut rng, &sigma.collect::<Vec<_>>());
+                    let (L, spectral_norm) =
+                        floored_inverse_root(G.as_ref(), FLOOR).unwrap().unwrap();
+                    assert!((spectral_norm - 1.0).abs() < TOLERANCE);
+                    let error = (&L - defined(&G)).norm_max() * FLOOR;
+                    assert!(error < TOLERANCE, "{k}, rank {rank}, {weakest}: {error:e}");
+                    assert_eq!(L, L.transpose());
+                }
+            }
+        }
+    }
 }

@@ -22,17 +22,19 @@ use crate::tridiagonal::{Tridiagonal, Weaker, poles};
 /// Below this size the eigenproblem is as fast.
 const SMALLEST: usize = 16;
 
-/// A Gram matrix as G = unit Q T Q^T.
+/// A Gram matrix (k, k) as G = unit Q T Q^T, where T (r, r) is followed by zeros.
 pub(crate) struct Reduced {
     T: Tridiagonal,
     unit: f64,
-    /// The vectors of the reflections whose product Q is: (k, k - 2).
+    /// The vectors of the reflections whose product Q is: (k, k - 1), or (k, r).
     V: Mat<f64>,
 }
 
 impl Reduced {
     /// Reads the lower triangle of G; `None` for zero and for what is as good as zero: no entry above 2e-308.
-    pub(crate) fn of(G: MatRef<'_, f64>) -> Option<Self> {
+    ///
+    /// What is left of G when it is reduced to T counts as zero below `negligible` times the largest entry.
+    pub(crate) fn of(G: MatRef<'_, f64>, negligible: f64) -> Option<Self> {
         let largest = G.diagonal().column_vector().iter().copied().fold(0.0, f64::max);
         if !largest.is_normal() {
             return None;
@@ -41,7 +43,7 @@ impl Reduced {
         let unit = 2f64.powi(largest.log2().floor() as i32);
         let reduction = vectorised(
             #[inline(always)]
-            || reduce(G, unit.recip()),
+            || reduce(G, unit.recip(), negligible),
         );
         let (T, top) = Tridiagonal::scaled(reduction.diagonal, reduction.below);
         Some(Self { T, unit: unit * top, V: reduction.V })
@@ -50,9 +52,11 @@ impl Reduced {
     /// G^(-1/2) and the square root of the largest eigenvalue.
     ///
     /// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
-    /// eigenvalue allows that. `None` where a direction is weaker and refused, and for small G.
+    /// eigenvalue of T allows that. `None` where a direction is weaker and refused, and for small G; those that
+    /// count as zero get 1 / (`weakest` sigma_1).
     pub(crate) fn inverse_root(&self, weakest: f64, weaker: Weaker) -> Option<(Mat<f64>, f64)> {
-        if self.V.nrows() < SMALLEST {
+        let (k, r) = (self.V.nrows(), self.T.size());
+        if k < SMALLEST {
             return None;
         }
         let interval = vectorised(
@@ -66,6 +70,10 @@ impl Reduced {
             #[inline(always)]
             || self.T.sum_of_inverses(&poles),
         );
+        if r < k {
+            let zeros = 1.0 / (weakest * (self.unit * largest).sqrt());
+            F.resize_with(k, k, |i, j| if i == j { zeros } else { 0.0 });
+        }
         mirror(&mut F);
         for block in self.blocks().iter().rev() {
             block.rotate(&mut F);
@@ -76,7 +84,11 @@ impl Reduced {
 
     /// E and sigma of G = E diag(sigma_i^2) E^T, ascending.
     pub(crate) fn basis(&self) -> Result<(Mat<f64>, Vec<f64>)> {
-        let (mut E, lambda) = self.T.eigen()?;
+        let (k, r) = (self.V.nrows(), self.T.size());
+        let zeros = k - r;
+        let mut E = Mat::zeros(k, k);
+        let lambda = self.T.eigen(E.submatrix_mut(0, zeros, r, r))?;
+        E.submatrix_mut(r, 0, zeros, zeros).diagonal_mut().fill(1.0);
         let blocks = self.blocks();
         by_columns(E.as_mut(), 0, &|_, mut E| {
             for block in blocks.iter().rev() {
@@ -85,7 +97,7 @@ impl Reduced {
         });
         // Rounding may leave an eigenvalue of a singular Gram matrix below zero.
         let sigma = lambda.iter().map(|lambda| (self.unit * lambda.max(0.0)).sqrt());
-        Ok((E, sigma.collect()))
+        Ok((E, std::iter::repeat_n(0.0, zeros).chain(sigma).collect()))
     }
 
     /// Q as products of some reflections each.
@@ -93,7 +105,7 @@ impl Reduced {
         let (rows, columns) = self.V.shape();
         let most = (rows / 4).clamp(16, 32);
         let block = |first: usize| {
-            let (start, width) = (first + 1, most.min(columns - first));
+            let (start, width) = (first, most.min(columns - first));
             let V = self.V.submatrix(start, first, rows - start, width);
             Block { start, V, K: Block::factor(V) }
         };

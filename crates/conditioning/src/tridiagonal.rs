@@ -24,7 +24,7 @@ use faer::linalg::evd::{
     ComputeEigenvectors, SelfAdjointEvdParams, self_adjoint_evd_scratch,
     tridiagonal_self_adjoint_evd,
 };
-use faer::{Auto, Mat, Par};
+use faer::{Auto, Mat, MatMut, Par};
 
 use crate::{Error, Result};
 
@@ -61,6 +61,11 @@ impl Tridiagonal {
         let unit = diagonal.iter().copied().fold(0.0, f64::max);
         diagonal.iter_mut().chain(&mut below).for_each(|entry| *entry /= unit);
         (Self { diagonal, below }, unit)
+    }
+
+    /// Its rows.
+    pub(crate) fn size(&self) -> usize {
+        self.diagonal.len()
     }
 
     /// How many of the ascending `shifts` come before the first for which `sign` T + shift is positive
@@ -113,10 +118,10 @@ impl Tridiagonal {
         Some((smallest, high))
     }
 
-    /// Eigenvectors, one a column, and eigenvalues, ascending.
-    pub(crate) fn eigen(&self) -> Result<(Mat<f64>, Vec<f64>)> {
-        let k = self.diagonal.len();
-        let (mut W, mut lambda) = (Mat::zeros(k, k), vec![0.0; k]);
+    /// The eigenvalues, ascending; W (k, k), which is zero, gets their vectors, one a column.
+    pub(crate) fn eigen(&self, W: MatMut<'_, f64>) -> Result<Vec<f64>> {
+        let k = self.size();
+        let mut lambda = vec![0.0; k];
         let mut parameters = <SelfAdjointEvdParams as Auto<f64>>::auto();
         parameters.recursion_threshold = DIVIDE;
         let (parameters, vectors) = (parameters.into(), ComputeEigenvectors::Yes);
@@ -125,7 +130,7 @@ impl Tridiagonal {
             DiagRef::from_slice(&self.diagonal),
             DiagRef::from_slice(&self.below),
             DiagMut::from_slice_mut(&mut lambda),
-            Some(W.as_mut()),
+            Some(W),
             Par::Seq,
             MemStack::new(&mut MemBuffer::new(scratch)),
             parameters,
@@ -135,7 +140,7 @@ impl Tridiagonal {
             rows: k,
             columns: k,
         })?;
-        Ok((W, lambda))
+        Ok(lambda)
     }
 
     /// The upper triangle of F = sum of w (T + s)^(-1) over the poles (s, w).
