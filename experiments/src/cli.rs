@@ -9,10 +9,10 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::{info, info_span};
 
+use crate::allocator::keep_memory;
 use crate::arm::Arm;
 use crate::budget::Shares;
 use crate::plan::{Plan, Purpose, Shard};
-use crate::process;
 use crate::results::Together;
 use crate::run::folder::{self, Folder};
 use crate::run::log::{self, Format};
@@ -152,7 +152,7 @@ enum Command<T: Table> {
 
 /// The program of a table.
 pub fn main<T: Table>() -> ExitCode {
-    process::prepare();
+    keep_memory();
     // A flattened group of options would give the program its own description.
     let matches = Cli::<T>::command().name(T::NAME).about(T::ABOUT).get_matches();
     let cli = Cli::<T>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -188,7 +188,7 @@ fn work<T: Table>(folder: &Path, work: fn(&Folder) -> Result<ExitCode>) -> ExitC
 
 /// The main function of a program that is no table: its memory, its pipes, its end.
 pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
-    process::prepare();
+    keep_memory();
     sigpipe::reset();
     run().map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

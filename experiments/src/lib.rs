@@ -17,8 +17,9 @@
 //! | [`sweep`], [`budget`] | one change at a time; equal time |
 //! | [`results`], [`column`](mod@column), [`report`], [`figures`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
-//! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`process`] | what the rest stands on |
+//! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
+pub mod allocator;
 pub mod arm;
 pub mod budget;
 pub mod cell;
@@ -39,7 +40,6 @@ pub mod page;
 pub mod pictures;
 pub mod plan;
 pub mod probe;
-pub mod process;
 pub mod recipe;
 pub mod report;
 pub mod results;

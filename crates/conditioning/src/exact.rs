@@ -40,9 +40,8 @@ const FADING: f64 = 1.0 / 1024.0;
 /// which nothing undoes if they come to lie on different sides: 2e-8 for a = WEAK, b = tau.
 const WEAK: f64 = 1.0 / 16.0;
 
-/// Below this fraction of the largest, what is left of a Gram matrix counts as zero, if directions below a floor of LOST
-/// or more have one weight: it moves L by NEGLIGIBLE / (2 floor^2) of its norm at most. Tokens of rank r in f32 leave
-/// 1e-15.
+/// Eigenvalues below this fraction of the largest count as zero, if directions below a floor of LOST or more have one
+/// weight: that moves L by NEGLIGIBLE / (2 floor^2) of its norm at most. Tokens of rank r in f32 leave 1e-15.
 const NEGLIGIBLE: f64 = 1e-14;
 
 /// Eigenvectors of a Gram matrix with the square roots of its eigenvalues.
@@ -156,9 +155,12 @@ pub(crate) fn floored_inverse_root(
     G: MatRef<'_, f64>,
     floor: f64,
 ) -> Result<Option<(Mat<f64>, f64)>> {
-    let negligible = if floor >= LOST { NEGLIGIBLE } else { 0.0 };
+    let (negligible, weaker) = match floor < LOST {
+        true => (0.0, Weaker::Refused),
+        false => (NEGLIGIBLE, Weaker::Floored(NEGLIGIBLE)),
+    };
     let Some(gram) = Reduced::of(G, negligible) else { return Ok(None) };
-    if let Some(found) = gram.inverse_root(floor.max(LOST), Weaker::Refused) {
+    if let Some(found) = gram.inverse_root(floor.max(LOST), weaker) {
         return Ok(Some(found));
     }
     let basis = Basis::of(&gram)?;

@@ -17,7 +17,7 @@ use crate::Result;
 use crate::blocks::vectorised;
 use crate::exact::lower_product;
 use crate::householder::reduce;
-use crate::tridiagonal::{Tridiagonal, Weaker, poles};
+use crate::tridiagonal::{Tridiagonal, Weaker};
 
 /// Below this size the eigenproblem is as fast.
 const SMALLEST: usize = 16;
@@ -51,20 +51,18 @@ impl Reduced {
 
     /// G^(-1/2) and the square root of the largest eigenvalue.
     ///
-    /// The interval ends at `weakest` sigma_1 (a root of an eigenvalue), or above it where the smallest
-    /// eigenvalue of T allows that. `None` where a direction is weaker and refused, and for small G; those that
-    /// count as zero get 1 / (`weakest` sigma_1).
+    /// Directions below `weakest` sigma_1 (a root of an eigenvalue) are as `weaker` says; those that count as zero
+    /// here get 1 / (`weakest` sigma_1). `None` for small G, too.
     pub(crate) fn inverse_root(&self, weakest: f64, weaker: Weaker) -> Option<(Mat<f64>, f64)> {
         let (k, r) = (self.V.nrows(), self.T.size());
         if k < SMALLEST {
             return None;
         }
-        let interval = vectorised(
+        let root = vectorised(
             #[inline(always)]
-            || self.T.interval(weakest * weakest, weaker),
+            || self.T.root(weakest * weakest, weaker),
         );
-        let (smallest, largest) = interval?;
-        let mut poles = poles(smallest, largest);
+        let (mut poles, largest) = root?;
         poles.iter_mut().for_each(|(_, weight)| *weight /= self.unit.sqrt());
         let mut F = vectorised(
             #[inline(always)]

@@ -35,11 +35,17 @@ pub(crate) enum Weaker {
     Refused,
     /// They get what the sum gives them: less than lambda^(-1/2), and at lambda = 0 about 10.5 / sqrt(m).
     Faded,
+    /// Those below this fraction of the largest count as zero and get what the end of the interval would, where the
+    /// others are so far above it that a sum gives both. Else there is no result.
+    Floored(f64),
 }
 
 /// From this size on the tridiagonal eigenproblem is divided and conquered; faer's own 128 is slower
 /// by 3 to 12 % at sizes 128 to 256.
 const DIVIDE: usize = 64;
+
+/// How near the sum at 0 comes to what is asked for, squared and relative.
+const FLOOR_TOLERANCE: f64 = 1e-10;
 
 /// Points of an interval that are tried at once: two vectors of eight.
 const POINTS: usize = 16;
@@ -83,11 +89,31 @@ impl Tridiagonal {
         least.iter().take_while(|&&least| least.is_nan() || least <= 0.0).count()
     }
 
-    /// A bound below all eigenvalues, at most a quarter too small, and the largest eigenvalue to the
-    /// last bits. If the smallest is not above `weakest` times the largest, that product is the bound, or
-    /// there is none.
+    /// The poles and weights of T^(-1/2), and the largest eigenvalue to the last bits.
+    ///
+    /// The interval begins at a bound below all eigenvalues, at most a quarter too small, or, if the smallest is not
+    /// above `weakest` times the largest, at that product.
     #[inline(always)]
-    pub(crate) fn interval(&self, weakest: f64, weaker: Weaker) -> Option<(f64, f64)> {
+    pub(crate) fn root(&self, weakest: f64, weaker: Weaker) -> Option<(Vec<(f64, f64)>, f64)> {
+        let largest = self.largest()?;
+        let floor = weakest * largest;
+        if self.indefinite(1.0, &[-floor; POINTS]) == 0 {
+            return Some((poles(self.smallest(floor, largest), largest, 0), largest));
+        }
+        match weaker {
+            Weaker::Refused => None,
+            Weaker::Faded => Some((poles(floor, largest, 0), largest)),
+            Weaker::Floored(negligible) => {
+                let (above, poles) = floored_poles(floor, largest)?;
+                let is_gap = self.below(negligible * largest) == self.below(above);
+                is_gap.then_some((poles, largest))
+            }
+        }
+    }
+
+    /// The largest eigenvalue; `None` for entries that are no numbers.
+    #[inline(always)]
+    fn largest(&self) -> Option<f64> {
         // |b_i| <= 1, because a semidefinite T has b_i^2 <= a_i a_(i+1).
         let (mut low, mut high) = (1.0, 3.0 + 1e-9);
         if self.indefinite(-1.0, &[high; POINTS]) > 0 {
@@ -101,11 +127,12 @@ impl Tridiagonal {
             high = points.get(below).copied().unwrap_or(high);
             low = below.checked_sub(1).map_or(low, |last| points[last]);
         }
-        let mut smallest = weakest * high;
-        if self.indefinite(1.0, &[-smallest; POINTS]) > 0 {
-            return (weaker == Weaker::Faded).then_some((smallest, high));
-        }
-        let mut above = high;
+        Some(high)
+    }
+
+    /// A bound below the smallest eigenvalue, at most a quarter too small; that lies between the given ones.
+    #[inline(always)]
+    fn smallest(&self, mut smallest: f64, mut above: f64) -> f64 {
         while above > 1.25 * smallest {
             let ratio = (above / smallest).powf(1.0 / (POINTS + 1) as f64);
             // Descending eigenvalues are ascending shifts.
@@ -115,7 +142,21 @@ impl Tridiagonal {
             above = above_all.checked_sub(1).map_or(above, |last| points[last]);
             smallest = points.get(above_all).copied().unwrap_or(smallest);
         }
-        Some((smallest, high))
+        smallest
+    }
+
+    /// How many eigenvalues are below a bound: as many as T - bound has negative pivots.
+    fn below(&self, bound: f64) -> usize {
+        let (mut pivot, mut count) = (1.0, 0);
+        for (i, a) in self.diagonal.iter().enumerate() {
+            let b = if i == 0 { 0.0 } else { self.below[i - 1] };
+            pivot = a - bound - b * b / pivot;
+            if pivot == 0.0 {
+                pivot = f64::MIN_POSITIVE;
+            }
+            count += usize::from(pivot < 0.0);
+        }
+        count
     }
 
     /// The eigenvalues, ascending; W (k, k), which is zero, gets their vectors, one a column.
@@ -210,8 +251,30 @@ fn scale_and_add(
     }
 }
 
-/// (s_j, w_j) for eigenvalues in [m, M].
-pub(crate) fn poles(m: f64, M: f64) -> Vec<(f64, f64)> {
+/// Poles for eigenvalues in [m, M], and this m, for which the sum at 0 is 1 / sqrt(floor): m is about 110 floor.
+/// `None` where M is below that.
+fn floored_poles(floor: f64, M: f64) -> Option<(f64, Vec<(f64, f64)>)> {
+    let mut m = 110.0 * floor;
+    // Their number stays, or the sum at 0 would jump.
+    let count = poles(m, M, 0).len() + 1;
+    // Each step leaves a tenth of the error.
+    for _ in 0..32 {
+        if m > M {
+            return None;
+        }
+        let found = poles(m, M, count);
+        let at_zero: f64 = found.iter().map(|(s, w)| w / s).sum();
+        let factor = floor * at_zero * at_zero;
+        if (factor - 1.0).abs() < FLOOR_TOLERANCE {
+            return Some((m, found));
+        }
+        m *= factor;
+    }
+    None
+}
+
+/// (s_j, w_j) for eigenvalues in [m, M], at least `count` of them.
+fn poles(m: f64, M: f64, count: usize) -> Vec<(f64, f64)> {
     // The arithmetic-geometric mean of 1 and k gives K' and, backwards, the elliptic functions.
     let k = (m / M).sqrt();
     let (mut mean, mut geometric) = (1.0, k);
@@ -222,7 +285,7 @@ pub(crate) fn poles(m: f64, M: f64) -> Vec<(f64, f64)> {
         steps.push(half / mean);
     }
     let K = FRAC_PI_2 / mean;
-    let n = (33.0 * K / (PI * PI)).ceil();
+    let n = (33.0 * K / (PI * PI)).ceil().max(count as f64);
     let unit = 2.0 * m.sqrt() * K / (PI * n);
     let mut poles = vec![(0.0, 0.0); n as usize];
     for j in 0..poles.len().div_ceil(2) {

@@ -27,6 +27,8 @@ pub fn conv_transpose2d(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Te
 
 /// [`MaxPool2d`](crate::MaxPool2d) of images (B, H, W, C): windows of `size` x `size`, `stride` apart.
 ///
+/// The gradient goes to one of equal pixels, on the CPU to the first. (That of candle's `max` goes to each.)
+///
 /// # Errors
 /// When shapes do not fit.
 pub fn max_pool2d(x: &Tensor, size: usize, stride: usize) -> Result<Tensor> {
@@ -37,12 +39,14 @@ pub fn max_pool2d(x: &Tensor, size: usize, stride: usize) -> Result<Tensor> {
         let pixels = (0..windows).flat_map(|i| (0..size).map(move |j| (i * stride + j) as u32));
         Tensor::from_iter(pixels, x.device())
     };
-    x.index_select(&under(h)?, 1)?
+    let windows = x
+        .index_select(&under(h)?, 1)?
         .index_select(&under(w)?, 2)?
         .reshape(&[b, h, size, w, size, c][..])?
         .permute([0, 1, 3, 5, 2, 4].as_slice())? // (B, H', W', C, k, k)
-        .reshape((b, h, w, c, size * size))?
-        .max(D::Minus1)
+        .reshape((b, h, w, c, size * size))?;
+    let largest = windows.detach().argmax_keepdim(D::Minus1)?;
+    windows.gather(&largest, D::Minus1)?.squeeze(D::Minus1)
 }
 
 /// [`upsample_nearest`](crate::upsample_nearest()) of images (B, H, W, C).
