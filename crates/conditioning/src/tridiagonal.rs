@@ -98,11 +98,11 @@ impl Tridiagonal {
         let largest = self.largest()?;
         let floor = weakest * largest;
         if self.indefinite(1.0, &[-floor; POINTS]) == 0 {
-            return Some((poles(self.smallest(floor, largest), largest, 0), largest));
+            return Some((poles(self.smallest(floor, largest), largest, None), largest));
         }
         match weaker {
             Weaker::Refused => None,
-            Weaker::Faded => Some((poles(floor, largest, 0), largest)),
+            Weaker::Faded => Some((poles(floor, largest, None), largest)),
             Weaker::Floored(negligible) => {
                 let (above, poles) = floored_poles(floor, largest)?;
                 let is_gap = self.below(negligible * largest) == self.below(above);
@@ -251,18 +251,20 @@ fn scale_and_add(
     }
 }
 
-/// Poles for eigenvalues in [m, M], and this m, for which the sum at 0 is 1 / sqrt(floor): m is about 110 floor.
+/// Poles for eigenvalues in [m, M], and this m, for which the sum at 0 is 1 / sqrt(floor): m is 60 to 80 floor.
 /// `None` where M is below that.
+///
+/// The sum is good to 1e-10: the fewer poles, the smaller is m.
 fn floored_poles(floor: f64, M: f64) -> Option<(f64, Vec<(f64, f64)>)> {
-    let mut m = 110.0 * floor;
+    let mut m = 60.0 * floor;
     // Their number stays, or the sum at 0 would jump.
-    let count = poles(m, M, 0).len() + 1;
+    let n = (24.0 * (4.0 * (M / m).sqrt()).ln() / (PI * PI)).ceil();
     // Each step leaves a tenth of the error.
     for _ in 0..32 {
         if m > M {
             return None;
         }
-        let found = poles(m, M, count);
+        let found = poles(m, M, Some(n));
         let at_zero: f64 = found.iter().map(|(s, w)| w / s).sum();
         let factor = floor * at_zero * at_zero;
         if (factor - 1.0).abs() < FLOOR_TOLERANCE {
@@ -273,8 +275,8 @@ fn floored_poles(floor: f64, M: f64) -> Option<(f64, Vec<(f64, f64)>)> {
     None
 }
 
-/// (s_j, w_j) for eigenvalues in [m, M], at least `count` of them.
-fn poles(m: f64, M: f64, count: usize) -> Vec<(f64, f64)> {
+/// (s_j, w_j) for eigenvalues in [m, M]: n of them, or as many as give 3e-14.
+fn poles(m: f64, M: f64, n: Option<f64>) -> Vec<(f64, f64)> {
     // The arithmetic-geometric mean of 1 and k gives K' and, backwards, the elliptic functions.
     let k = (m / M).sqrt();
     let (mut mean, mut geometric) = (1.0, k);
@@ -285,7 +287,7 @@ fn poles(m: f64, M: f64, count: usize) -> Vec<(f64, f64)> {
         steps.push(half / mean);
     }
     let K = FRAC_PI_2 / mean;
-    let n = (33.0 * K / (PI * PI)).ceil().max(count as f64);
+    let n = n.unwrap_or_else(|| (33.0 * K / (PI * PI)).ceil());
     let unit = 2.0 * m.sqrt() * K / (PI * n);
     let mut poles = vec![(0.0, 0.0); n as usize];
     for j in 0..poles.len().div_ceil(2) {
@@ -301,4 +303,25 @@ fn poles(m: f64, M: f64, count: usize) -> Vec<(f64, f64)> {
         poles[j] = (m * (sn / cn).powi(2), unit * dn / (cn * cn));
     }
     poles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floored_sum_is_the_inverse_root_and_at_zero_that_of_the_floor() {
+        for floor in [6e-8, 1e-6, 1e-5, 1e-3] {
+            let (m, poles) = floored_poles(floor, 1.5).unwrap();
+            let sum = |lambda: f64| poles.iter().map(|(s, w)| w / (lambda + s)).sum::<f64>();
+            assert!((sum(0.0) * floor.sqrt() - 1.0).abs() < FLOOR_TOLERANCE, "{floor:e}");
+            assert!(m < 80.0 * floor, "{floor:e}: {m:e}");
+            for step in 0..=1000 {
+                let lambda = m * (1.5 / m).powf(f64::from(step) / 1000.0);
+                let error = (sum(lambda) * lambda.sqrt() - 1.0).abs();
+                assert!(error < 2e-10, "{floor:e}, {lambda:e}: {error:e}");
+            }
+        }
+        assert!(floored_poles(0.1, 1.5).is_none());
+    }
 }
