@@ -9,7 +9,8 @@ that a slow moment of the machine meets them all. The losses of all steps must a
 detector, which draws what it trains on, the first roughly. Printed are
 medians over the steps after the first two, the ratio PyTorch / ours, the peak memory of the process,
 and the share of two matmul peaks, PyTorch's and ours: the best 2048 x 2048 product of each, measured in
-the same run, because PyTorch's library may not use the full vectors of a processor. A model is a
+the same run, because PyTorch's library may not use the full vectors of a processor: MKL leaves them alone where it is
+not one of Intel's, unless --fast-mkl tells it otherwise. A model is a
 preset, or a ViT like vit-32 of other sizes, as vit:width=384,side=48,depth=6. Needs torch,
 torchvision, timm, transformers, safetensors.
 """
@@ -93,8 +94,20 @@ def arguments():
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further way")
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: PyTorch's by autocast")
     parser.add_argument("--binary", default=f"{target}/release/examples/train-step")
+    parser.add_argument("--fast-mkl", action="store_true", help="PyTorch's MKL as on a processor of Intel's; needs cc")
     parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def with_fast_mkl():
+    """Runs this program again where MKL's question for a processor of Intel's is answered by yes."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/mkl_of_intel.so"
+        answer = "int mkl_serv_intel_cpu_true(void) { return 1; }"
+        subprocess.run(["cc", "-shared", "-fPIC", "-xc", "-", "-o", library], input=answer, text=True, check=True)
+        print("PyTorch's MKL takes the processor for one of Intel's.", flush=True)
+        command = [sys.executable, *(argument for argument in sys.argv if argument != "--fast-mkl")]
+        sys.exit(subprocess.run(command, env=dict(os.environ, LD_PRELOAD=library)).returncode)
 
 
 def build(name):
@@ -346,6 +359,8 @@ def main():
     options = arguments()
     if options.child:
         return child(*options.child)
+    if options.fast_mkl:
+        with_fast_mkl()
     load = machine.Load()
     threads, device = options.threads, options.device
     matmul_peaks = [peak_of_pytorch(threads, device), our_peak(options.binary, threads, device)]

@@ -14,7 +14,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_conditioning::Pooled;
@@ -116,6 +117,9 @@ const DETECTOR: &str = "mask_rcnn_";
 /// Repetitions of the conditioning alone.
 const REPETITIONS: usize = 31;
 
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Side and repetitions of the large matrix product.
 const PRODUCT: usize = 2048;
 const PRODUCTS: usize = 20;
@@ -149,6 +153,8 @@ fn conditioning_ms(method: Method, tokens: &Tensor) -> Result<Option<f64>> {
     };
     let mut times = Vec::new();
     for _ in 0..REPETITIONS {
+        // candle's threads spin for about a millisecond after the repetition before.
+        thread::sleep(PAUSE);
         // candle's backward begins with a gradient of ones, which is none of the method's.
         let [without, with] = [false, true].map(|conditioned| -> Result<f64> {
             let clock = Instant::now();
