@@ -4,8 +4,8 @@
 //! M = I + t sigma_1 E diag(1 / max(sigma_i, floor sigma_1)) E^T,   G = E diag(sigma_i^2) E^T   (d, d)
 //! ```
 //!
-//! G^(-1/2) comes from the tridiagonal form of G; if its weakest direction may lie below the floor,
-//! from the eigenvectors.
+//! G^(-1/2) comes from the tridiagonal form of G; if a direction that is not zero may lie below the floor or less than
+//! nine times above it, from the eigenvectors.
 
 use std::sync::Arc;
 

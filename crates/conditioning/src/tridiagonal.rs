@@ -15,6 +15,9 @@
 //! s_j = m sn^2(u_j) / cn^2(u_j),   w_j = 2 sqrt(m) K' / (pi n) dn(u_j) / cn^2(u_j),
 //! n = 33 K' / pi^2,   K' about ln(4 sqrt(M / m))
 //! ```
+//!
+//! At lambda = 0 the sum is finite, too, and grows as m falls: with m about 70 times a floor it is the inverse root of the
+//! floor, which is what a floored inverse root has there.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
