@@ -245,6 +245,11 @@ mod tests {
                     let error = (&L - defined(&G)).norm_max() * FLOOR;
                     assert!(error < TOLERANCE, "{k}, rank {rank}, {weakest}: {error:e}");
                     assert_eq!(L, L.transpose());
+                    // faer's own eigenproblem of so small a matrix would be wrong.
+                    let small = G * faer::Scale(2f64.powi(-100));
+                    let (found, _) = floored_inverse_root(small.as_ref(), FLOOR).unwrap().unwrap();
+                    let error = (found * faer::Scale(2f64.powi(-50)) - L).norm_max() * FLOOR;
+                    assert!(error < TOLERANCE, "{k}, rank {rank}, {weakest}, small: {error:e}");
                 }
             }
         }
