@@ -108,7 +108,7 @@ impl Tridiagonal {
             Weaker::Faded => Some((poles(floor, largest, None), largest)),
             Weaker::Floored(negligible) => {
                 let (above, poles) = floored_poles(floor, largest)?;
-                let is_gap = self.below(negligible * largest) == self.below(above);
+                let is_gap = self.count_below(negligible * largest) == self.count_below(above);
                 is_gap.then_some((poles, largest))
             }
         }
@@ -149,7 +149,7 @@ impl Tridiagonal {
     }
 
     /// How many eigenvalues are below a bound: as many as T - bound has negative pivots.
-    fn below(&self, bound: f64) -> usize {
+    fn count_below(&self, bound: f64) -> usize {
         let (mut pivot, mut count) = (1.0, 0);
         for (i, a) in self.diagonal.iter().enumerate() {
             let b = if i == 0 { 0.0 } else { self.below[i - 1] };
