@@ -176,12 +176,11 @@ pub fn main<T: Table>() -> ExitCode {
     }
 }
 
-/// What a worker does in the folder of its run: on a thread of the pool, so that no operation has to wake another.
-/// Threads that the data are decoded on ask nothing of the pool, which would wait for them in vain.
+/// What a worker does in the folder of its run.
 fn work<T: Table>(folder: &Path, work: fn(&Folder) -> Result<ExitCode>) -> ExitCode {
     let done = log::init_worker(folder).and_then(|()| {
         let span = info_span!("run", table = T::NAME, folder = %folder.display());
-        rayon::scope(|_| span.in_scope(|| work(&Folder::new(folder))))
+        span.in_scope(|| work(&Folder::new(folder)))
     });
     done.unwrap_or_else(|error| failed(&error))
 }

@@ -316,8 +316,8 @@ mod inside {
     fn findings_are_the_same_bits_on_one_thread_and_on_two() {
         let images = uniform(&[SEQUENCES, 1, 8, 8], 98);
         let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let Findings { metrics, spectra } = pool.install(|| found(&*model(), &images));
+            let Findings { metrics, spectra } =
+                conditioned_threads::with_count(threads, || found(&*model(), &images));
             let metrics: Vec<_> =
                 metrics.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
             let spectra: Vec<_> = spectra

@@ -5,7 +5,7 @@
 //! ```
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::blocks::{Layout, check_channels};
 use crate::exact::gram;
@@ -55,7 +55,7 @@ impl GramSum {
             Ok((gram(X.transpose(), block.scale.recip() * block.scale.recip()), X.nrows()))
         })?;
         let mut total = Self::zero(channels);
-        total.sum.par_chunks_mut(channels.max(1)).enumerate().for_each(|(i, row)| {
+        threads::for_each(total.sum.chunks_mut(channels.max(1)), |i, row| {
             for (part, _) in parts.iter().flatten() {
                 // Row i of the upper triangle is column i of the lower one.
                 add(&mut row[i..], &part.col_as_slice(i)[i..]);

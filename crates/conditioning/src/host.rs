@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use conditioned_threads as threads;
 use faer::{Mat, MatRef};
-use rayon::prelude::*;
 
 use crate::blocks::{Block, Layout};
 use crate::{Error, Result};
@@ -28,13 +28,9 @@ pub(crate) fn each_block<R: Send>(
         f: impl Fn(&Block) -> Result<R> + Sync,
     ) -> Result<Vec<Option<R>>> {
         let size = layout.block_size();
-        let results: Vec<_> = xs
-            .par_chunks(size)
-            .enumerate()
-            .map(|(index, xs)| {
-                layout.read(tensor, xs, index * layout.block)?.as_ref().map(&f).transpose()
-            })
-            .collect();
+        let results = threads::map(xs.chunks(size).enumerate(), |(index, xs)| {
+            layout.read(tensor, xs, index * layout.block)?.as_ref().map(&f).transpose()
+        });
         // Collected first, so that the error reported is always the earliest.
         results.into_iter().collect()
     }
@@ -112,15 +108,12 @@ fn build<T: WithDType, R: Send>(
     work: impl Fn(usize, &mut [T]) -> R + Sync,
 ) -> (Vec<T>, Vec<R>) {
     let mut out = Vec::with_capacity(len);
-    let results = out.spare_capacity_mut()[..len]
-        .par_chunks_mut(size)
-        .enumerate()
-        .map(|(index, block)| {
-            block.fill(MaybeUninit::new(T::zero()));
-            // SAFETY: filled in the line above.
-            work(index, unsafe { block.assume_init_mut() })
-        })
-        .collect();
+    let blocks = out.spare_capacity_mut()[..len].chunks_mut(size).enumerate();
+    let results = threads::map(blocks, |(index, block)| {
+        block.fill(MaybeUninit::new(T::zero()));
+        // SAFETY: filled in the line above.
+        work(index, unsafe { block.assume_init_mut() })
+    });
     // SAFETY: the blocks are all of the first `len` numbers, and each was filled.
     unsafe { out.set_len(len) };
     (out, results)

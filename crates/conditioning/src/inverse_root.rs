@@ -8,6 +8,7 @@
 //! Where G is well-conditioned, F is a sum of inverses ([`crate::tridiagonal`]): it replaces the divide and conquer
 //! of T, and no product of eigenvectors follows.
 
+use conditioned_threads as threads;
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::reborrow::ReborrowMut;
@@ -179,12 +180,16 @@ pub(crate) fn by_columns(
     first: usize,
     work: &(impl Fn(usize, MatMut<'_, f64>) + Sync),
 ) {
-    let half = F.ncols() / 2;
-    if half < COLUMNS {
-        return work(first, F);
+    let mut pieces = vec![(first, F)];
+    while pieces[0].1.ncols() / 2 >= COLUMNS {
+        let halves = pieces.into_iter().flat_map(|(first, F)| {
+            let half = F.ncols() / 2;
+            let (left, right) = F.split_at_col_mut(half);
+            [(first, left), (first + half, right)]
+        });
+        pieces = halves.collect();
     }
-    let (left, right) = F.split_at_col_mut(half);
-    rayon::join(|| by_columns(left, first, work), || by_columns(right, first + half, work));
+    threads::for_each(pieces, |_, (first, F)| work(first, F));
 }
 
 /// Copies the upper triangle to the lower one.

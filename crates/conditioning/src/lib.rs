@@ -97,7 +97,7 @@
 //! # Dependencies
 //!
 //! candle-core for tensors; faer for eigenproblems, singular values and serial products; pulp
-//! for the vector instructions of the processor; rayon for one sequence a thread; serde for configurations; thiserror for errors.
+//! for the vector instructions of the processor; `conditioned-threads` for one sequence a thread; serde for configurations; thiserror for errors.
 #![deny(missing_docs, unsafe_code)]
 // Matrices are single capitals, as in the paper.
 #![allow(non_snake_case)]

@@ -26,8 +26,7 @@ pub(crate) fn inverse_root_map(
 ) -> Result<Arc<Mat<f64>>> {
     checked_finite(name, gram)?;
     let G = MatRef::from_row_major_slice(gram, d, d);
-    // On a thread of the pool, where the parallel parts start without waking it first.
-    let Some((mut M, spectral_norm)) = rayon::scope(|_| floored_inverse_root(G, floor))? else {
+    let Some((mut M, spectral_norm)) = floored_inverse_root(G, floor)? else {
         return Ok(Arc::new(Mat::identity(d, d)));
     };
     M *= faer::Scale(t * spectral_norm);

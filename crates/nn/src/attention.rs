@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::kernel::{self, Real, Rows, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
@@ -229,7 +229,7 @@ impl Attention {
         let Self { heads, causal } = self;
         let (c, end) = (rows.width / 3, rows.tokens);
         let lengths = padding.map(Padding::lengths);
-        (0..rows.batch * heads).into_par_iter().for_each(|i| {
+        threads::for_each(0..rows.batch * heads, |_, i| {
             let (sequence, head) = (i / heads, i % heads);
             let n = lengths.map_or(end, |lengths| lengths[sequence]);
             work(sequence, Head { n, end, first, c, d: c / heads, head, causal });

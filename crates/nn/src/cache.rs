@@ -98,8 +98,6 @@ impl CustomOp1 for AttentionFrom {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        kernel::dispatch!(qkv, self.name(), T => {
-            kernel::in_pool(|| self.forward(qkv.as_slice::<T>()?, layout))
-        })
+        kernel::dispatch!(qkv, self.name(), T => self.forward(qkv.as_slice::<T>()?, layout))
     }
 }

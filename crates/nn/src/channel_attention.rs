@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::kernel::{self, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
@@ -253,7 +253,7 @@ impl<T: Real> Channels<'_, T> {
         let rows = input.at.rows();
         let len = rows.tokens * rows.width;
         let fill = |y: Shared<T>| {
-            (0..rows.batch * self.heads).into_par_iter().for_each(|i| {
+            threads::for_each(0..rows.batch * self.heads, |_, i| {
                 let ((head, tau), image) = (self.head(input.at, i), i / self.heads);
                 let x = &input.x[image * len..(image + 1) * len];
                 // SAFETY: a head writes to columns of its own, in the part of its image.
@@ -285,7 +285,7 @@ impl<T: Real> Channels<'_, T> {
                     head.backward(dx.part(image * len, len), x, g, tau)
                 }
             };
-            d_taus = (0..rows.batch * self.heads).into_par_iter().map(each).collect();
+            d_taus = threads::map(0..rows.batch * self.heads, each);
         };
         // SAFETY: the heads write all columns of all images.
         #[allow(unsafe_code)]

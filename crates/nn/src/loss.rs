@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use conditioned_threads as threads;
 
 use crate::kernel::{self, Real, View};
 use crate::{Precision, device, reference};
@@ -172,10 +173,8 @@ impl LinearCrossEntropyOp {
 
     /// Logits to losses and, in place, to the gradient (softmax - target) / count.
     fn rows<T: Real>(&self, logits: &mut [T], labels: &[u32], losses: &mut [f64], width: usize) {
-        use rayon::prelude::*;
         let scale = T::from_f64(1.0 / self.count as f64);
-        let rows = logits.par_chunks_exact_mut(width).zip(labels).zip(losses);
-        rows.with_min_len(kernel::rows_per_piece(width)).for_each(|((row, &label), loss)| {
+        let each = |row: &mut [T], label: u32, loss: &mut f64| {
             if label == IGNORED {
                 row.fill(T::ZERO);
                 return;
@@ -197,6 +196,13 @@ impl LinearCrossEntropyOp {
                 },
             );
             row[label as usize] -= scale;
+        };
+        let group = kernel::rows_per_piece(width);
+        let pieces = labels.chunks(group).zip(losses.chunks_mut(group));
+        let pieces = logits.chunks_mut(group * width).zip(pieces);
+        threads::for_each(pieces, |_, (logits, (labels, losses))| {
+            let rows = logits.chunks_exact_mut(width).zip(labels).zip(losses);
+            rows.for_each(|((row, &label), loss)| each(row, label, loss));
         });
     }
 }
@@ -217,7 +223,7 @@ impl CustomOp2 for LinearCrossEntropyOp {
         kernel::dispatch!(x, self.name(), T => {
             let x = kernel::slice::<T>(x, x_layout, self.name())?;
             let w = kernel::slice::<T>(w, w_layout, self.name())?;
-            let loss = kernel::in_pool(|| self.forward(x, w, vocabulary, width));
+            let loss = self.forward(x, w, vocabulary, width);
             kernel::output(vec![loss], ())
         })
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
+use conditioned_threads as threads;
 use serde::{Deserialize, Serialize};
 
 use crate::attention;
@@ -165,7 +165,7 @@ impl NystromAttention {
             let qkv = place.gather(input.x, rows, 3);
             Some((self.head(*place, &qkv)?.largest_column(), *place))
         };
-        let sums: Vec<Option<(T, Place)>> = places.par_iter().map(sum).collect();
+        let sums = threads::map(places, sum);
         let larger = |best: (T, Place), next: (T, Place)| if next.0 > best.0 { next } else { best };
         sums.into_iter().flatten().reduce(larger)
     }
@@ -282,7 +282,7 @@ impl Kernel for NystromAttention {
         let places = self.places(rows, input.at.pass.padding);
         let scale = self.batch_scale(input, &places).map(|(scale, _)| scale);
         let write = |y: Shared<T>| {
-            places.par_iter().for_each(|&place| {
+            threads::for_each(&places, |_, &place| {
                 let of_head = self.forward_head(input, place, scale);
                 // SAFETY: a head writes to columns of its own.
                 #[allow(unsafe_code)]
@@ -317,7 +317,7 @@ impl Kernel for NystromAttention {
                 }
                 others
             };
-            others = places.par_iter().map(each).collect();
+            others = threads::map(&places, each);
         };
         // SAFETY: the heads write all columns of all sequences, zeros for padding.
         #[allow(unsafe_code)]

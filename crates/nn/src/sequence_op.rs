@@ -243,7 +243,7 @@ impl CustomOp2 for SequenceOp {
         let shape = Shape::from(self.shapes[self.shapes.len() - 1].as_slice());
         dispatch!(x, self.name(), T => {
             let x = kernel::slice::<T>(x, layout, self.name())?;
-            Ok((kernel::in_pool(|| self.forward(x))?, shape))
+            Ok((self.forward(x)?, shape))
         })
     }
 
@@ -270,7 +270,7 @@ impl SequenceOp {
         let reads = Reads::of([x, g]);
         let slices = reads.slices::<T>(self.name())?;
         let kept = self.take_kept(backward::is_final())?;
-        let dx = kernel::in_pool(|| self.backward(slices[0], slices[1], kept, input))?;
+        let dx = self.backward(slices[0], slices[1], kept, input)?;
         dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::kernel::{self, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
@@ -320,15 +320,17 @@ impl Kernel for WindowAttention {
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {
         let windows = self.windows(&input);
         let fill = |y: Shared<T>| {
-            let each = |buffers: &mut Buffers<T>, window| {
-                // SAFETY: windows do not share rows.
-                #[allow(unsafe_code)]
-                unsafe {
-                    windows.forward(y, window, buffers);
+            let group = windows.count.div_ceil(PIECES).max(1);
+            threads::for_each((0..windows.count).step_by(group), |_, first| {
+                let mut buffers = windows.buffers(false);
+                for window in first..(first + group).min(windows.count) {
+                    // SAFETY: windows do not share rows.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        windows.forward(y, window, &mut buffers);
+                    }
                 }
-            };
-            let all = (0..windows.count).into_par_iter();
-            all.for_each_init(|| windows.buffers(false), each);
+            });
         };
         // SAFETY: windows tile the image, so every row is written.
         #[allow(unsafe_code)]

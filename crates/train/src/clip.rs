@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::error::{Result, TrainError};
 
@@ -111,7 +111,7 @@ fn sum_of_squares<T: Copy + Sync>(values: &[T], wide: impl Fn(T) -> f64 + Sync) 
         }
         lanes.iter().sum::<f64>()
     };
-    values.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().iter().sum()
+    threads::map(values.chunks(CHUNK), chunk).iter().sum()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
 use candle_nn::VarBuilder;
 use conditioned_nn::Store;
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 use crate::config::require_below_one;
 use crate::error::Result;
@@ -146,7 +146,8 @@ impl InplaceOp2 for Towards {
 }
 
 fn towards<T: Copy + Send + Sync>(average: &mut [T], theta: &[T], mix: impl Fn(T, T) -> T + Sync) {
-    average.par_chunks_mut(CHUNK).zip(theta.par_chunks(CHUNK)).for_each(|(average, theta)| {
+    let pieces = average.chunks_mut(CHUNK).zip(theta.chunks(CHUNK));
+    threads::for_each(pieces, |_, (average, theta)| {
         for (a, &t) in average.iter_mut().zip(theta) {
             *a = mix(*a, t);
         }

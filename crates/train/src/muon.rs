@@ -3,6 +3,7 @@
 use candle_conditioning::{Polar, orthogonalise};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
+use conditioned_threads as threads;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -216,7 +217,9 @@ impl Muon {
         self.steps += 1;
         let (slots, config) = (self.slots.par_iter_mut(), &self.config);
         // Every matrix is decomposed by one thread, so bits do not depend on their number.
-        slots.zip(grads).try_for_each(|(slot, grad)| slot.step(grad, rate, scale, config))
+        slots.zip(grads).try_for_each(|(slot, grad)| {
+            threads::with_count(1, || slot.step(grad, rate, scale, config))
+        })
     }
 
     /// The state to save, beside [`Muon::steps`]: `<name>.momentum_buffer` in the shape of the

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, Var};
 use conditioned_nn::cuda::{self, AdamWStep};
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 /// Elements per parallel task. Every element is computed alone, so bits depend on neither this nor
 /// the number of threads.
@@ -151,9 +151,9 @@ macro_rules! update {
             let (scale, decay, rate) = (c.scale as $t, c.decay as $t, c.rate as $t);
             let (root, eps, beta2) = (c.root as $t, c.eps as $t, c.beta2 as $t);
             let (rest1, rest2) = ((1.0 - c.beta1) as $t, (1.0 - c.beta2) as $t);
-            let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-            let values = theta.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
-            values.zip(moments).for_each(|((theta, grad), (m, v))| {
+            let moments = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
+            let values = theta.chunks_mut(CHUNK).zip(grad.chunks(CHUNK));
+            threads::for_each(values.zip(moments), |_, ((theta, grad), (m, v))| {
                 for (((theta, g), m), v) in theta.iter_mut().zip(grad).zip(m).zip(v) {
                     let g = g * scale;
                     *m += rest1 * (g - *m);

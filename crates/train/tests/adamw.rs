@@ -90,8 +90,7 @@ fn a_transposed_gradient_is_read_in_logical_order() {
 #[test]
 fn large_parameters_do_not_depend_on_the_number_of_threads() {
     let result = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        conditioned_threads::with_count(threads, || {
             let start: Vec<f32> = (0..LARGE).map(|i| noise(i) as f32).collect();
             let var = Var::new(start.as_slice(), &Device::Cpu).unwrap();
             let groups = [group(&["w"], 0.1, 1.0)];

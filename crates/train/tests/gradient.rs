@@ -48,8 +48,9 @@ fn the_norm_and_the_factor_are_torchs() {
 fn the_norm_does_not_depend_on_the_number_of_threads() {
     let (parameters, grads) = with_gradients(&[("a", large(DType::F32))]);
     let total = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| GradientNorms::new(&parameters, &grads).unwrap().total())
+        conditioned_threads::with_count(threads, || {
+            GradientNorms::new(&parameters, &grads).unwrap().total()
+        })
     };
     assert_eq!(total(1).to_bits(), total(2).to_bits());
 }

@@ -73,10 +73,7 @@ fn the_same_seed_twice_gives_the_same_bits() {
 
 #[test]
 fn the_number_of_threads_does_not_matter() {
-    let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| reference(&config(), 9))
-    };
+    let with = |threads| conditioned_threads::with_count(threads, || reference(&config(), 9));
     let (one, two) = (with(1), with(2));
     assert_eq!(one.bits, two.bits);
     assert_eq!(one.metrics, two.metrics);

@@ -60,10 +60,7 @@ fn a_sequence_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
         let decay: Vec<f64> = (0..shape[2]).map(|c| 1e-5f64.powf(c as f64 / 40.0)).collect();
         let weak = (x.broadcast_mul(&Tensor::new(decay, &Device::Cpu).unwrap())).unwrap();
         let mixed = Tensor::cat(&[x, weak], 0).unwrap().to_dtype(DType::F32).unwrap();
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| bits(&condition(&mixed)))
-        };
+        let run = |threads| conditioned_threads::with_count(threads, || bits(&condition(&mixed)));
         let together = run(1);
         assert_eq!(together, run(3));
         let alone: Vec<u64> =

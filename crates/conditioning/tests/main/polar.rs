@@ -82,8 +82,7 @@ fn spectral_norms_by_the_batch_and_of_hard_matrices() {
 fn a_sequence_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
     let x = normal(4, &[5, 11, 13]).to_dtype(DType::F32).unwrap();
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| bits(&iterative(1e-3).forward(&x).unwrap()))
+        conditioned_threads::with_count(threads, || bits(&iterative(1e-3).forward(&x).unwrap()))
     };
     assert_eq!(run(1), run(3));
     let alone: Vec<u64> =

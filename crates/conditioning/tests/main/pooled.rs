@@ -375,8 +375,7 @@ fn padding_is_left_out_and_left_alone() {
 fn the_gram_has_the_same_bits_on_any_number_of_threads() {
     let x = normal(17, &[900, 8]).to_dtype(DType::F32).unwrap();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        conditioned_threads::with_count(threads, || {
             let layer = pooled(Source::Earlier, 1.0, 8);
             layer.observe(&x).unwrap();
             state(&layer).0

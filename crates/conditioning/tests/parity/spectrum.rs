@@ -69,8 +69,7 @@ fn a_spectrum_depends_neither_on_its_batch_nor_on_threads() {
         let alone: Vec<Spectrum> = matrices.iter().map(spectrum).collect();
         let batch = Tensor::stack(&matrices, 0).unwrap();
         for threads in [1, 2, 3, 8] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let found = pool.install(|| spectra(&batch).unwrap());
+            let found = conditioned_threads::with_count(threads, || spectra(&batch).unwrap());
             // Equal numbers of which none is a negative zero: equal bits.
             assert!(found == alone, "{shape:?} in a batch, {threads} threads");
             let bits =

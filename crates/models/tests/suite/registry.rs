@@ -258,8 +258,7 @@ fn weights_of_queries_keys_and_values_are_known_as_packed() -> Result<()> {
 fn one_and_two_threads_give_the_same_bits() -> Result<()> {
     for (family, network) in families()? {
         let run = |threads: usize| -> Result<Vec<Vec<u32>>> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
+            conditioned_threads::with_count(threads, || {
                 let (model, store) = setup(&network, DType::F32)?;
                 let input = batch(&network, 64, DType::F32)?;
                 let output = model.forward(&input, TRAIN.into())?;

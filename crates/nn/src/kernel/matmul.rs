@@ -1,5 +1,9 @@
 //! Matrix products over strided views.
 
+use std::ops::Range;
+
+use conditioned_threads as threads;
+
 use super::Real;
 
 /// Up to so many elements gemm may sum a product in lanes.
@@ -7,6 +11,15 @@ const FEW: usize = 16 * 16;
 
 /// The longest sum that gemm never cuts into blocks.
 const DEPTH: usize = 512;
+
+/// Multiplications worth a piece of their own, a few microseconds.
+const PIECE: usize = 1 << 18;
+
+/// Pieces for each thread, so that one which is held up does not hold up the others.
+const PIECES: usize = 2;
+
+/// Pieces begin at multiples of so many rows and columns, which the kernels of gemm take at once.
+const CORNER: (usize, usize) = (12, 64);
 
 /// A strided view of a matrix in a slice.
 #[derive(Clone, Copy)]
@@ -37,6 +50,16 @@ impl View {
             start: self.start,
             row_stride: self.col_stride,
             col_stride: self.row_stride,
+        }
+    }
+
+    /// The part of some rows and columns.
+    fn part(self, rows: &Range<usize>, cols: &Range<usize>) -> Self {
+        Self {
+            rows: rows.len(),
+            cols: cols.len(),
+            start: self.start + rows.start * self.row_stride + cols.start * self.col_stride,
+            ..self
         }
     }
 
@@ -224,7 +247,7 @@ unsafe fn product<T: Real>(
     unsafe {
         match few {
             true => by_copies((dst, d), (lhs, l), (rhs, r), alpha, accumulate, parallel),
-            false => in_blocks((dst, d), (lhs, l), (rhs, r), alpha, accumulate, parallel),
+            false => in_pieces((dst, d), (lhs, l), (rhs, r), alpha, accumulate, parallel),
         }
     }
 }
@@ -266,7 +289,7 @@ unsafe fn by_copies<T: Real>(
             places().for_each(|(i, j)| out[i * cols + j] = *dst.start.add(at(i, j)));
         }
         let to = (Shared::new(&mut out), View::rows(rows, cols, 0, cols));
-        in_blocks(to, (lhs, l), (rhs, r), alpha, accumulate, parallel);
+        in_pieces(to, (lhs, l), (rhs, r), alpha, accumulate, parallel);
         places().for_each(|(i, j)| *dst.start.add(at(i, j)) = out[i * cols + j]);
     }
 }
@@ -280,6 +303,63 @@ fn enlarged<T: Real>(from: &[T], view: View, rows: usize, cols: usize) -> Vec<T>
         }
     }
     copy
+}
+
+/// The product, in pieces of the output on all threads where it is `parallel`.
+///
+/// gemm's own way on several threads lets them wait for each other twice, and some of its packing is done by one.
+///
+/// # Safety
+/// As [`by_copies`].
+#[allow(unsafe_code)]
+unsafe fn in_pieces<T: Real>(
+    (dst, d): (Shared<T>, View),
+    (lhs, l): (&[T], View),
+    (rhs, r): (&[T], View),
+    alpha: T,
+    accumulate: bool,
+    parallel: bool,
+) {
+    let (down, across) = match parallel {
+        true => grid(d.rows, d.cols, l.cols),
+        false => (1, 1),
+    };
+    let depth = 0..l.cols;
+    threads::for_each(0..down * across, |_, piece| {
+        let rows = cut(d.rows, down, piece / across, CORNER.0);
+        let cols = cut(d.cols, across, piece % across, CORNER.1);
+        let d = d.part(&rows, &cols);
+        // SAFETY: promised by the caller; pieces share no element of the output.
+        unsafe {
+            let (l, r) = (l.part(&rows, &depth), r.part(&depth, &cols));
+            in_blocks((dst, d), (lhs, l), (rhs, r), alpha, accumulate);
+        }
+    });
+}
+
+/// How many pieces the output is cut into, down and across: those for which the operands are packed least often.
+fn grid(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
+    let threads = threads::count();
+    let most = (rows * cols * depth / PIECE).min(PIECES * threads);
+    if threads == 1 || most < 2 {
+        return (1, 1);
+    }
+    // Pieces are no smaller than four corners, and so none is `few`.
+    let most_across = (cols / (4 * CORNER.1)).clamp(1, most);
+    let grids = (1..=most_across).map(|across| {
+        let down = (most / across).min(rows / (4 * CORNER.0)).max(1);
+        (down, across)
+    });
+    let packed = |&(down, across): &(usize, usize)| {
+        (std::cmp::Reverse(down * across), down * cols + across * rows)
+    };
+    grids.min_by_key(packed).unwrap_or((1, 1))
+}
+
+/// Part `i` of `len` things in `parts` of about equal size that begin at multiples of `step`.
+fn cut(len: usize, parts: usize, i: usize, step: usize) -> Range<usize> {
+    let begin = |i: usize| if i == parts { len } else { i * len / parts / step * step };
+    begin(i)..begin(i + 1)
 }
 
 /// The product as a sum over blocks of [`DEPTH`] columns of the left operand.
@@ -296,13 +376,7 @@ unsafe fn in_blocks<T: Real>(
     (rhs, r): (&[T], View),
     alpha: T,
     accumulate: bool,
-    parallel: bool,
 ) {
-    let threads = rayon::current_num_threads();
-    let parallelism = match parallel && threads > 1 {
-        true => gemm::Parallelism::Rayon(threads),
-        false => gemm::Parallelism::None,
-    };
     // An empty sum writes zeros.
     for from in (0..l.cols.max(1)).step_by(DEPTH) {
         // SAFETY: promised by the caller; the block is inside the operands, and gemm touches
@@ -327,7 +401,7 @@ unsafe fn in_blocks<T: Real>(
                 false,
                 false,
                 false,
-                parallelism,
+                gemm::Parallelism::None,
             );
         }
     }

@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType};
-use rayon::prelude::*;
+use conditioned_threads as threads;
 
 /// Elements per parallel piece of work. Pieces depend on the shape only, so sums over pieces have
 /// the same bits for any number of threads.
@@ -100,12 +100,6 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// Runs `work` on a thread of the pool, where each parallel loop inside it starts without waking
-/// the pool first.
-pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
-}
-
 /// Partial sums of a reduction; enough for two vectors of 8 or one of 16 lanes.
 const LANES: usize = 16;
 
@@ -178,18 +172,13 @@ pub(crate) fn rows_per_piece(width: usize) -> usize {
 }
 
 /// Runs `work(piece, out_piece)` over consecutive pieces of `out` of `piece_len` elements, on all
-/// threads when there is more than one piece.
+/// threads.
 pub(crate) fn for_pieces<T: Send>(
     out: &mut [T],
     piece_len: usize,
     work: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
-    let piece_len = piece_len.max(1);
-    if out.len() <= piece_len || rayon::current_num_threads() == 1 {
-        out.chunks_mut(piece_len).enumerate().for_each(|(i, piece)| work(i, piece));
-    } else {
-        out.par_chunks_mut(piece_len).enumerate().for_each(|(i, piece)| work(i, piece));
-    }
+    threads::for_each(out.chunks_mut(piece_len.max(1)), work);
 }
 
 /// A vector of `len` elements made piece by piece, on all threads: `work(piece, out_piece)` gets
@@ -225,8 +214,8 @@ pub(crate) fn for_pieces_with_sums<T: Real>(
     let piece_len = (rows_per_piece(width) * width).max(1);
     let mut partial = vec![T::ZERO; out.len().div_ceil(piece_len) * sums];
     if sums > 0 {
-        let pieces = out.par_chunks_mut(piece_len).zip(partial.par_chunks_mut(sums));
-        pieces.enumerate().for_each(|(i, (piece, sums))| work(i * piece_len, piece, sums));
+        let pieces = out.chunks_mut(piece_len).zip(partial.chunks_mut(sums));
+        threads::for_each(pieces, |i, (piece, sums)| work(i * piece_len, piece, sums));
     }
     add_rows(&partial, sums)
 }

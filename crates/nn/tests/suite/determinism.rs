@@ -108,10 +108,7 @@ fn image_model() -> Result<Vec<Vec<f32>>> {
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
     for network in [run, language_model, image_model] {
-        let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| network().unwrap())
-        };
+        let on = |threads: usize| conditioned_threads::with_count(threads, || network().unwrap());
         let one = on(1);
         for threads in [2, 3, 8] {
             assert_eq!(one, on(threads), "{threads} threads");

@@ -215,10 +215,7 @@ fn bits_do_not_depend_on_the_number_of_threads() -> Result<()> {
         assert_eq!(out.len(), 3 + 3 + 2);
         Ok(out)
     };
-    let on = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run().unwrap())
-    };
+    let on = |threads: usize| conditioned_threads::with_count(threads, || run().unwrap());
     let one = on(1);
     for threads in [2, 3, 8] {
         assert_eq!(one, on(threads), "{threads} threads");

@@ -160,10 +160,7 @@ fn bits_do_not_depend_on_the_number_of_threads() -> Result<()> {
         let gradient = grads.get(&x).expect("a gradient");
         Ok([y.flatten_all()?.to_vec1()?, gradient.flatten_all()?.to_vec1()?])
     };
-    let on = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run().unwrap())
-    };
+    let on = |threads: usize| conditioned_threads::with_count(threads, || run().unwrap());
     let one = on(1);
     for threads in [2, 3, 8] {
         assert!(one == on(threads), "{threads} threads");
