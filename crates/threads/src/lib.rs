@@ -6,7 +6,7 @@
 //! millisecond before they sleep, one pool for both. Their number is that of `CANDLE_NUM_THREADS`, else of
 //! `RAYON_NUM_THREADS`, else of the processor's cores.
 //!
-//! Items are handed out one after the other to whichever thread is free. A loop inside a loop runs on its thread alone.
+//! Items are handed out in order, a few at a time, to whichever thread is free. A loop inside a loop runs on its thread alone.
 //! The work of an item must not call operations of candle on tensors: they would wait for the pool that waits for them.
 
 use std::any::Any;
@@ -28,7 +28,8 @@ pub fn count() -> usize {
 
 /// Runs `work` with its loops cut for `count` threads: with one, on this thread alone.
 ///
-/// More threads than the pool has are not made; what is cut for them waits for those that there are.
+/// More threads than the pool has are not made; what is cut for them waits for those that there are. Operations of
+/// candle take no notice.
 pub fn with_count<R>(count: usize, work: impl FnOnce() -> R) -> R {
     /// Puts back what was before, after a panic too.
     struct Before(Option<usize>);

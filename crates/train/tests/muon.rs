@@ -117,7 +117,8 @@ fn the_state_continues_a_trajectory_to_the_same_bits() {
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
     let result = |threads| {
-        conditioned_threads::with_count(threads, || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
             let parameters: Vec<_> = (0..5)
                 .map(|i| {
                     let start = random(i, &[20 + i, 30]).to_dtype(DType::F32).unwrap();

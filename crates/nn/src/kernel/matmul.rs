@@ -344,10 +344,11 @@ fn grid(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
     if threads == 1 || most < 2 {
         return (1, 1);
     }
-    // Pieces are no smaller than four corners, and so none is `few`.
+    // No piece has few elements, which gemm sums in another order.
+    let least_rows = (4 * CORNER.0).max((FEW / cols + 1).next_multiple_of(CORNER.0));
     let most_across = (cols / (4 * CORNER.1)).clamp(1, most);
     let grids = (1..=most_across).map(|across| {
-        let down = (most / across).min(rows / (4 * CORNER.0)).max(1);
+        let down = (most / across).min(rows / least_rows).max(1);
         (down, across)
     });
     let packed = |&(down, across): &(usize, usize)| {
@@ -448,6 +449,52 @@ mod tests {
         let mut dst = vec![T::ONE; rows * cols];
         matmul((&mut dst, View::rows(rows, cols, 0, cols)), l, (rhs, r), T::ONE, true, true);
         dst
+    }
+
+    #[test]
+    fn the_bits_of_a_product_do_not_depend_on_how_it_is_cut() {
+        // With few columns, pieces of few rows would have other sums.
+        let shapes = [(128, 3, 2048), (600, 2, 1500), (400, 70, 530), (97, 530, 300)];
+        for (rows, cols, depth) in shapes {
+            let wave = |i: usize| (0.7 * i as f64).sin() as f32;
+            let lhs: Vec<f32> = (0..rows * depth).map(wave).collect();
+            let rhs: Vec<f32> = (0..depth * cols).map(|i| wave(3 * i)).collect();
+            for adjacent in [[true, true], [true, false], [false, true], [false, false]] {
+                let on = |count| {
+                    threads::with_count(count, || of_rows(&lhs, rows, &rhs, cols, adjacent))
+                };
+                let whole = on(1);
+                for count in [2, 3, 8] {
+                    assert!(whole == on(count), "({rows}, {depth}) x ({depth}, {cols}), {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_all_of_the_output_and_none_has_few_elements() {
+        let mut cuts = 0;
+        for (rows, cols) in (2..2000).step_by(37).flat_map(|m| [2, 3, 5, 64, 700].map(|n| (m, n))) {
+            for (rows, cols) in [(rows, cols), (cols, rows)] {
+                for count in [1, 2, 3, 7, 16] {
+                    let (down, across) = threads::with_count(count, || grid(rows, cols, 2048));
+                    let parts = |len: usize, parts: usize, step: usize| -> Vec<_> {
+                        (0..parts).map(|i| cut(len, parts, i, step)).collect()
+                    };
+                    let (r, c) = (parts(rows, down, CORNER.0), parts(cols, across, CORNER.1));
+                    for (parts, len) in [(&r, rows), (&c, cols)] {
+                        assert!(parts.iter().cloned().flatten().eq(0..len), "{parts:?} of {len}");
+                    }
+                    let least = r.iter().flat_map(|r| c.iter().map(|c| r.len() * c.len())).min();
+                    assert!(
+                        down * across == 1 || least > Some(FEW),
+                        "{rows} x {cols}: {r:?} {c:?}"
+                    );
+                    cuts += usize::from(down > 1) + usize::from(across > 1);
+                }
+            }
+        }
+        assert!(cuts > 100, "{cuts}");
     }
 
     proptest::proptest! {
