@@ -9,7 +9,8 @@ that a slow moment of the machine meets them all. The losses of all steps must a
 detector, which draws what it trains on, the first roughly. Printed are
 medians over the steps after the first two, the ratio PyTorch / ours, the peak memory of the process,
 and the share of two matmul peaks, PyTorch's and ours: the best 2048 x 2048 product of each, measured in
-the same run, because PyTorch's library may not use the full vectors of a processor: MKL leaves them alone where it is
+every round, because a machine that others share is faster in one round than in the next; the share is the median over the rounds.
+There are two because PyTorch's library may not use the full vectors of a processor: MKL leaves them alone where it is
 not one of Intel's, unless --fast-mkl tells it otherwise. A model is a
 preset, or a ViT like vit-32 of other sizes, as vit:width=384,side=48,depth=6. Needs torch,
 torchvision, timm, transformers, safetensors.
@@ -263,11 +264,10 @@ def run(command, threads, device="cpu"):
     return lines[:-1], lines[-1]
 
 
-def peak_of_pytorch(threads, device):
+def peak_of_pytorch(device):
     """FLOP/s of the best of many products of 2048 x 2048 matrices."""
     import torch
 
-    torch.set_num_threads(threads)
     a, b = torch.randn(2, 2048, 2048, device=device)
     times = []
     for _ in range(20):
@@ -289,22 +289,27 @@ def our_peak(binary, threads, device):
 class Measured:
     """What the rounds of one way have measured."""
 
-    times: list = dataclasses.field(default_factory=list)
-    peaks: list = dataclasses.field(default_factory=list)
+    rounds: list = dataclasses.field(default_factory=list)
+    memory: list = dataclasses.field(default_factory=list)
     losses: list = dataclasses.field(default_factory=list)
     flops: float | None = None
 
     def add(self, lines, end):
-        self.times += [line["total_ms"] for line in lines[WARM:]]
-        self.peaks.append(end["peak_mib"])
+        self.rounds.append([line["total_ms"] for line in lines[WARM:]])
+        self.memory.append(end["peak_mib"])
         self.losses = [line["loss"] for line in lines]
         self.flops = end.get("flops")
 
     def milliseconds(self):
-        return statistics.median(self.times)
+        return statistics.median(time for times in self.rounds for time in times)
+
+    def share(self, flops, peaks):
+        """Of the matmul peak of each round, as text."""
+        shares = [flops / (1e-3 * statistics.median(times)) / peak for times, peak in zip(self.rounds, peaks)]
+        return f"{100 * statistics.median(shares):.0f} %"
 
     def peak_mib(self):
-        return "not known" if None in self.peaks else f"{max(self.peaks):.0f}"
+        return "not known" if None in self.memory else f"{max(self.memory):.0f}"
 
 
 def check_losses(case, ways, precision):
@@ -318,7 +323,7 @@ def check_losses(case, ways, precision):
                 sys.exit(f"{case}: step {step}: our loss {a} is not the {b} of PyTorch {way}")
 
 
-def measure(case, options, threads):
+def measure(case, options, threads, before_a_round=lambda: None):
     """The ways of a case, "ours" and those of PyTorch."""
     name, _, batch = case.rpartition(":")
     vit, steps = Vit.of(name), str(options.steps)
@@ -334,25 +339,30 @@ def measure(case, options, threads):
             commands[way] = [sys.executable, __file__, "--child", name, folder, steps, way, options.device, options.precision]
         ways = {way: Measured() for way in commands}
         for _ in range(options.rounds):
+            before_a_round()
             for way, command in commands.items():
                 ways[way].add(*run(command, threads, options.device))
     check_losses(case, ways, options.precision)
     return ways
 
 
-def compare(case, options, matmul_peaks):
-    ways = measure(case, options, options.threads)
+def compare(case, options):
+    """Prints the rows of a case and returns the two matmul peaks of its rounds."""
+    device, peaks = options.device, []
+    note_peaks = lambda: peaks.append((peak_of_pytorch(device), our_peak(options.binary, options.threads, device)))
+    ways = measure(case, options, options.threads, note_peaks)
     ours, eager = ways["ours"], ways["eager"]
     for way, measured in ways.items():
         median = measured.milliseconds()
         ratio = "" if way == "ours" else f"{median / ours.milliseconds():.2f}"
         # How many proposals of a detector are objects is known to the step alone.
-        known = [] if case.startswith(DETECTOR) else matmul_peaks
-        shares = [f"{100 * ours.flops / (median * 1e-3) / peak:.0f} %" for peak in known] or ["", ""]
+        unknown = case.startswith(DETECTOR)
+        shares = ["", ""] if unknown else [measured.share(ours.flops, peaks) for peaks in zip(*peaks)]
         print(f"| {case} | {way} | {median:.0f} | {ratio} | {measured.peak_mib()} "
               f"| {' | '.join(shares)} |")
     print(f"<!-- losses of the first and the last step: {ours.losses[0]:.5f} {ours.losses[-1]:.5f} (ours), "
-          f"{eager.losses[0]:.5f} {eager.losses[-1]:.5f} -->")
+          f"{eager.losses[0]:.5f} {eager.losses[-1]:.5f} -->", flush=True)
+    return peaks
 
 
 def main():
@@ -362,20 +372,19 @@ def main():
     if options.fast_mkl:
         with_fast_mkl()
     load = machine.Load()
-    threads, device = options.threads, options.device
-    matmul_peaks = [peak_of_pytorch(threads, device), our_peak(options.binary, threads, device)]
-    theirs, ours = (f"{peak * 1e-9:.0f} GFLOP/s" for peak in matmul_peaks)
-    caption = machine.caption("torch", threads=options.threads)
-    if device != "cpu":
-        import torch
+    import torch
 
-        caption += f", on {torch.cuda.get_device_name(device)}"
-    print(f"{caption}; matmul peak {theirs} of PyTorch, {ours} of ours\n")
+    torch.set_num_threads(options.threads)
+    caption = machine.caption("torch", threads=options.threads)
+    if options.device != "cpu":
+        caption += f", on {torch.cuda.get_device_name(options.device)}"
+    print(f"{caption}\n")
     print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of PyTorch's matmul peak "
           "| share of our matmul peak |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for case in options.cases:
-        compare(case, options, matmul_peaks)
+    peaks = [peaks for case in options.cases for peaks in compare(case, options)]
+    theirs, ours = (f"{min(of) * 1e-9:.0f} to {max(of) * 1e-9:.0f} GFLOP/s" for of in zip(*peaks))
+    print(f"\nMatmul peak of a round: {theirs} of PyTorch, {ours} of ours")
     print(f"\n{load}")
 
 

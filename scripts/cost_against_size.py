@@ -70,7 +70,7 @@ def measure(size, options):
     settings = argparse.Namespace(**vars(options), compile=False, device="cpu", precision="f32")
     ways = compare_pytorch.measure(size.case(), settings, size.threads)
     named = {"ours": ways["ours"], "PyTorch": ways["eager"]}
-    return {way: (measured.milliseconds(), max(measured.peaks)) for way, measured in named.items()}
+    return {way: (measured.milliseconds(), max(measured.memory)) for way, measured in named.items()}
 
 
 def memory_of_imports():

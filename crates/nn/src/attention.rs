@@ -124,8 +124,7 @@ impl Head {
             (qkv, self.packed(0, from, to)),
             (qkv, self.packed(1, 0, keys).t()),
             self.scale(),
-            false,
-            false,
+            kernel::Onto::Nothing,
         );
         kernel::vectorised(
             #[inline(always)]
@@ -151,7 +150,15 @@ impl Head {
             let (p, v) =
                 ((&*p, View::rows(to - from, keys, 0, keys)), (qkv, self.packed(2, 0, keys)));
             // SAFETY: the columns of this head are ours, as the caller promises.
-            unsafe { kernel::matmul_shared((y, self.output(from, to)), p, v, T::ONE, false) }
+            unsafe {
+                kernel::matmul_shared(
+                    (y, self.output(from, to)),
+                    p,
+                    v,
+                    T::ONE,
+                    kernel::Onto::Nothing,
+                )
+            }
         }
         // SAFETY: as above.
         unsafe { y.zero(self.output(self.n, self.end)) }
@@ -173,7 +180,7 @@ impl Head {
             let output = (g, self.output(from, to));
             self.probabilities(&mut p, qkv, (from, to, keys));
             let v = (qkv, self.packed(2, 0, keys));
-            kernel::matmul((&mut ds, block), output, (v.0, v.1.t()), T::ONE, false, false);
+            kernel::matmul((&mut ds, block), output, (v.0, v.1.t()), T::ONE, kernel::Onto::Nothing);
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -187,9 +194,21 @@ impl Head {
             let (q, k) = ((qkv, self.packed(0, from, to)), (qkv, self.packed(1, 0, keys)));
             // SAFETY: the columns of this head are ours, as the caller promises.
             unsafe {
-                kernel::matmul_shared((dqkv, v.1), p, output, T::ONE, added);
-                kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), false);
-                kernel::matmul_shared((dqkv, k.1), (ds.0, block.t()), q, self.scale(), added);
+                kernel::matmul_shared(
+                    (dqkv, v.1),
+                    p,
+                    output,
+                    T::ONE,
+                    kernel::Onto::itself_if(added),
+                );
+                kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), kernel::Onto::Nothing);
+                kernel::matmul_shared(
+                    (dqkv, k.1),
+                    (ds.0, block.t()),
+                    q,
+                    self.scale(),
+                    kernel::Onto::itself_if(added),
+                );
             }
         }
         for which in 0..3 {

@@ -144,7 +144,7 @@ impl Sizes {
 }
 
 impl Linear {
-    /// y = x W^T + b + base.
+    /// y = base + b + x W^T, in this order.
     fn affine<T: Real>(&self, input: Input<'_, T>, base: Option<&[T]>) -> Vec<T> {
         let Input { x, parameters, at } = input;
         let sizes = Sizes::new(at.rows(), parameters[0].len(), self.transposed);
@@ -153,25 +153,18 @@ impl Linear {
         if base.is_none() && bias.is_none() {
             return kernel::product_of(x, w, T::ONE);
         }
-        // Every row begins as base and bias; the product is added to it.
-        let piece = kernel::rows_per_piece(sizes.o) * sizes.o;
-        let mut y = kernel::build(sizes.m * sizes.o, piece, |i, y| {
-            kernel::vectorised(
-                #[inline(always)]
-                || {
-                    if let Some(base) = base {
-                        y.copy_from_slice(&base[i * piece..i * piece + y.len()]);
-                    }
-                    if let Some(bias) = bias {
-                        for row in y.chunks_exact_mut(sizes.o) {
-                            kernel::add(row, bias);
-                        }
-                    }
-                },
-            );
-        });
-        kernel::matmul((&mut y, sizes.y()), x, w, T::ONE, true, true);
-        y
+        kernel::product_onto(x, w, &|row, columns, y| {
+            if let Some(base) = base {
+                let row = row * sizes.o;
+                y.copy_from_slice(&base[row + columns.start..row + columns.end]);
+            }
+            if let Some(bias) = bias {
+                kernel::vectorised(
+                    #[inline(always)]
+                    || kernel::add(y, &bias[columns]),
+                );
+            }
+        })
     }
 }
 

@@ -156,13 +156,19 @@ impl LinearCrossEntropyOp {
             let (m, first) = (labels.len(), i * rows);
             let x = (x, View::rows(m, width, first * width, width));
             let block = View::rows(m, vocabulary, 0, vocabulary);
-            kernel::matmul((&mut logits, block), x, (w, weight.t()), T::ONE, false, true);
+            kernel::matmul((&mut logits, block), x, (w, weight.t()), T::ONE, kernel::Onto::Nothing);
             let losses = &mut losses[first..first + m];
             self.rows(&mut logits[..m * vocabulary], labels, losses, vocabulary);
             if self.tracked {
                 let g = (logits.as_slice(), block);
-                kernel::matmul((&mut dx, x.1), g, (w, weight), T::ONE, false, true);
-                kernel::matmul((&mut dw, weight), (g.0, g.1.t()), x, T::ONE, i > 0, true);
+                kernel::matmul((&mut dx, x.1), g, (w, weight), T::ONE, kernel::Onto::Nothing);
+                kernel::matmul(
+                    (&mut dw, weight),
+                    (g.0, g.1.t()),
+                    x,
+                    T::ONE,
+                    kernel::Onto::itself_if(i > 0),
+                );
             }
         }
         let (dx, dw) = (T::to_cpu_storage_owned(dx), T::to_cpu_storage_owned(dw));

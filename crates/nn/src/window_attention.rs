@@ -175,7 +175,13 @@ impl<T: Real> Windows<'_, T> {
     /// P of a head into `p`.
     fn probabilities(&self, p: &mut [T], qkv: &[T], rows: &[(usize, usize)], head: usize) {
         let (q, k) = (self.packed(0, head), self.packed(1, head));
-        kernel::matmul((p, self.square()), (qkv, q), (qkv, k.t()), self.scale(), false, false);
+        kernel::matmul(
+            (p, self.square()),
+            (qkv, q),
+            (qkv, k.t()),
+            self.scale(),
+            kernel::Onto::Nothing,
+        );
         let n = self.tokens;
         let divided = rows.iter().any(|(_, part)| *part != rows[0].1);
         kernel::vectorised(
@@ -217,7 +223,13 @@ impl<T: Real> Windows<'_, T> {
             self.probabilities(&mut buffers.scores, &buffers.qkv, &rows, head);
             let v = (&*buffers.qkv, self.packed(2, head));
             let p = (&*buffers.scores, self.square());
-            kernel::matmul((&mut buffers.outputs, self.output(head)), p, v, T::ONE, false, false);
+            kernel::matmul(
+                (&mut buffers.outputs, self.output(head)),
+                p,
+                v,
+                T::ONE,
+                kernel::Onto::Nothing,
+            );
         }
         for (values, (row, _)) in buffers.outputs.chunks_exact(self.c).zip(&rows) {
             // SAFETY: a row of this window, as the caller promises.
@@ -248,7 +260,7 @@ impl<T: Real> Windows<'_, T> {
             self.probabilities(p, qkv, &rows, head);
             let [q, k, v] = [0, 1, 2].map(|which| self.packed(which, head));
             let g = (&**g, self.output(head));
-            kernel::matmul((ds, square), g, (qkv, v.t()), T::ONE, false, false);
+            kernel::matmul((ds, square), g, (qkv, v.t()), T::ONE, kernel::Onto::Nothing);
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -260,9 +272,15 @@ impl<T: Real> Windows<'_, T> {
                     }
                 },
             );
-            kernel::matmul((dx, v), (p, square.t()), g, T::ONE, false, false);
-            kernel::matmul((dx, q), (ds, square), (qkv, k), self.scale(), false, false);
-            kernel::matmul((dx, k), (ds, square.t()), (qkv, q), self.scale(), false, false);
+            kernel::matmul((dx, v), (p, square.t()), g, T::ONE, kernel::Onto::Nothing);
+            kernel::matmul((dx, q), (ds, square), (qkv, k), self.scale(), kernel::Onto::Nothing);
+            kernel::matmul(
+                (dx, k),
+                (ds, square.t()),
+                (qkv, q),
+                self.scale(),
+                kernel::Onto::Nothing,
+            );
         }
         for (values, (row, _)) in buffers.dqkv.chunks_exact(3 * self.c).zip(&rows) {
             // SAFETY: a row of this window, as the caller promises.

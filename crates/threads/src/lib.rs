@@ -6,12 +6,13 @@
 //! millisecond before they sleep, one pool for both. Their number is that of `CANDLE_NUM_THREADS`, else of
 //! `RAYON_NUM_THREADS`, else of the processor's cores.
 //!
-//! Items are handed out in order, a few at a time, to whichever thread is free. A loop inside a loop runs on its thread alone.
+//! Items are handed out in order, fewer and fewer at a time, to whichever thread is free. A loop inside a loop runs on its thread alone.
 //! The work of an item must not call operations of candle on tensors: they would wait for the pool that waits for them.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::utils::barrier_pool;
@@ -26,7 +27,7 @@ pub fn count() -> usize {
     COUNT.get().unwrap_or_else(|| barrier_pool().n_workers() + 1)
 }
 
-/// Runs `work` with its loops cut for `count` threads: with one, on this thread alone.
+/// Runs `work` with its loops cut for `count` threads: with one, on this thread alone, and so inside of a loop.
 ///
 /// More threads than the pool has are not made; what is cut for them waits for those that there are. Operations of
 /// candle take no notice.
@@ -38,6 +39,8 @@ pub fn with_count<R>(count: usize, work: impl FnOnce() -> R) -> R {
             COUNT.set(self.0);
         }
     }
+    // More inside of a loop would wait for the pool that waits for them.
+    let count = if COUNT.get() == Some(1) { 1 } else { count };
     let _before = Before(COUNT.replace(Some(count)));
     work()
 }
@@ -54,11 +57,19 @@ pub fn for_each<I: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(usize
     if items.len() < 2 {
         return items.into_iter().filter_map(taken).for_each(|item| work(0, item));
     }
+    // Many at once in the beginning, one by one in the end: threads should end together.
+    let threads = barrier_pool().n_workers() + 1;
+    let end_of = |start: usize| start + ((items.len() - start) / (4 * threads)).max(1);
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let end = |start| (start < items.len()).then(|| end_of(start));
+        next.fetch_update(Relaxed, Relaxed, end).ok().map(|start| start..end_of(start))
+    };
     // A panic that left the pool would leave its lock poisoned.
     let panic: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
-    barrier_pool().execute_chunked(items.len(), |range| {
+    barrier_pool().execute(|_| {
         let work = || {
-            for i in range {
+            for i in std::iter::from_fn(take).flatten() {
                 if let Some(item) = lock(&items[i]).take() {
                     work(i, item);
                 }
@@ -99,8 +110,6 @@ fn taken<T>(mutex: Mutex<Option<T>>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
     use super::*;
 
     #[test]
@@ -117,7 +126,7 @@ mod tests {
     fn a_loop_inside_a_loop_runs_on_its_thread() {
         let sums = map(0..50, |i| {
             let thread = std::thread::current().id();
-            assert_eq!(count(), 1);
+            assert_eq!((count(), with_count(3, count)), (1, 1));
             map(0..i, |j| (std::thread::current().id() == thread, j))
         });
         for (i, sum) in sums.iter().enumerate() {

@@ -1,13 +1,20 @@
 //! What the CPU kernels share: scalars with vectorisable functions, slices of storage, work split
 //! over threads in a way that does not depend on their number, and matrix products.
 
+mod copy;
 mod matmul;
+mod packed;
 mod real;
 mod stencil;
+mod tiles;
+mod view;
 
-pub(crate) use matmul::{Shared, View, filled_by_products, matmul, matmul_shared, product_of};
+pub(crate) use matmul::{
+    Onto, filled_by_products, matmul, matmul_shared, product_of, product_onto,
+};
 pub(crate) use real::Real;
 pub(crate) use stencil::Stencil;
+pub(crate) use view::{Shared, View};
 
 use std::mem::MaybeUninit;
 use std::ops::Deref;
@@ -275,17 +282,22 @@ pub(crate) fn add_parallel<T: Real>(y: &mut [T], x: &[T]) {
 }
 
 /// f(x_i) for every i, on all threads; f should be `#[inline(always)]`.
+#[allow(unsafe_code)]
 pub(crate) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync + Send) -> Vec<T> {
-    build(x.len(), PIECE, |i, y| {
+    let mut out = Vec::with_capacity(x.len());
+    for_pieces(&mut out.spare_capacity_mut()[..x.len()], PIECE, |i, y| {
         vectorised(
             #[inline(always)]
             || {
                 for (y, &x) in y.iter_mut().zip(&x[i * PIECE..]) {
-                    *y = f(x);
+                    y.write(f(x));
                 }
             },
         );
-    })
+    });
+    // SAFETY: every element was written.
+    unsafe { out.set_len(x.len()) };
+    out
 }
 
 /// y = f(x) row by row, `width` elements each, on all threads: `f(x_row, y_row)` fills a row and should be

@@ -2,8 +2,11 @@
 
 use candle_core::WithDType;
 
+use super::copy::Square;
+use super::tiles::Tiled;
+
 /// A scalar of the CPU kernels, with functions that vectorise in `f32`.
-pub(crate) trait Real: WithDType {
+pub(crate) trait Real: WithDType + Square + Tiled {
     /// Zero.
     const ZERO: Self;
     /// One.

@@ -1,0 +1,109 @@
+//! The innermost products: the micro-kernels of gemm, which hold a tile of the output in registers.
+
+use gemm_common::microkernel::MicroKernelFn;
+
+/// The micro-kernels for one kind of processor.
+///
+/// Every one sums an element in order of k by one fused multiplication and addition after the other (a multiplication
+/// and an addition where the processor has no fused one). So the bits of an element do not depend on the tile it is in.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<T: 'static> {
+    /// Rows of the largest tile.
+    pub(crate) rows: usize,
+    /// Columns of the largest tile, and of a panel.
+    pub(crate) cols: usize,
+    /// Numbers in a vector.
+    lanes: usize,
+    /// Those for 1 to `rows` rows of one vector, then of two, and so on.
+    kernels: &'static [MicroKernelFn<T>],
+}
+
+/// A scalar that gemm has micro-kernels for.
+pub(crate) trait Tiled: Copy + 'static {
+    /// Those for this processor.
+    fn tiles() -> Tiles<Self>;
+}
+
+/// The tiles of a module of gemm.
+macro_rules! tiles {
+    ($module:path, $lanes:expr) => {{
+        use $module::{MR_DIV_N, NR, UKR};
+        const KERNELS: &[MicroKernelFn<T>] = UKR.as_flattened();
+        Tiles { rows: NR, cols: MR_DIV_N * $lanes, lanes: $lanes, kernels: KERNELS }
+    }};
+}
+
+/// Implements [`Tiled`], for vectors of so many times 128 bits.
+macro_rules! tiled {
+    ($T:ident, $gemm:ident, $lanes:expr) => {
+        impl Tiled for $T {
+            fn tiles() -> Tiles<Self> {
+                type T = $T;
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        return tiles!($gemm::microkernel::avx512f::$T, 4 * $lanes);
+                    }
+                    if is_x86_feature_detected!("fma") {
+                        return tiles!($gemm::microkernel::fma::$T, 2 * $lanes);
+                    }
+                }
+                #[cfg(target_arch = "aarch64")]
+                if std::arch::is_aarch64_feature_detected!("neon") {
+                    return tiles!($gemm::microkernel::neon::$T, $lanes);
+                }
+                tiles!($gemm::microkernel::scalar::$T, 1)
+            }
+        }
+    };
+}
+
+tiled!(f32, gemm_f32, 4);
+tiled!(f64, gemm_f64, 2);
+
+impl<T: super::Real> Tiles<T> {
+    /// dst <- alpha lhs rhs (+ dst when `accumulate`) for a tile of (rows, cols), a sum of `depth` terms.
+    ///
+    /// `dst` and `lhs` have adjacent columns and rows as far apart as they say; `rhs` is a panel: `depth` rows of [`Tiles::cols`]
+    /// numbers.
+    ///
+    /// # Safety
+    /// The tile is not empty and no larger than the largest, the operands are readable and the output is the
+    /// caller's alone.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn multiply(
+        &self,
+        (rows, cols, depth): (usize, usize, usize),
+        (dst, stride): (*mut T, usize),
+        (lhs, lhs_stride): (*const T, usize),
+        rhs: *const T,
+        alpha: T,
+        accumulate: bool,
+    ) {
+        let kernel = self.kernels[(cols.div_ceil(self.lanes) - 1) * self.rows + rows - 1];
+        // The kernel takes matrices with adjacent rows: its left operand is our right one.
+        // SAFETY: promised by the caller; the processor has the instructions, as `tiles` has asked.
+        unsafe {
+            kernel(
+                cols,
+                rows,
+                depth,
+                dst,
+                rhs,
+                lhs,
+                stride as isize,
+                1,
+                self.cols as isize,
+                1,
+                lhs_stride as isize,
+                T::ONE,
+                alpha,
+                accumulate.into(),
+                false,
+                false,
+                false,
+                rhs,
+            );
+        }
+    }
+}
