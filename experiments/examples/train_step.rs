@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_conditioning::Pooled;
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Module, Tensor, Var};
 use clap::{Parser, ValueEnum};
 use conditioned_models::architecture::Input;
 use conditioned_models::conditioning::Method;
@@ -29,7 +29,7 @@ use conditioned_models::network::Network;
 use conditioned_models::xcit::XcitConfig;
 use conditioned_models::{Architecture, EMBEDDING_TABLES};
 use conditioned_nn::store::save_tensors;
-use conditioned_nn::{Mode, Precision, Store, backward, cross_entropy};
+use conditioned_nn::{Linear, Mode, Precision, Store, backward, cross_entropy};
 use conditioned_report::statistics::median;
 use conditioned_train::{AdamWConfig, GroupRule, MuonRule, Optimizer};
 use experiments::cli::{print, program};
@@ -171,11 +171,11 @@ fn conditioning_ms(method: Method, tokens: &Tensor) -> Result<Option<f64>> {
 /// 10^9 operations a second of the fastest of several products of large matrices.
 fn matmul_gflops(device: &Device) -> Result<f64> {
     let matrix = || Tensor::randn(0f32, 1.0, (PRODUCT, PRODUCT), device);
-    let (a, b) = (matrix()?, matrix()?);
+    let (a, layer) = (matrix()?, Linear::new(matrix()?, None));
     let mut fastest = f64::INFINITY;
     for _ in 0..PRODUCTS {
         let clock = Instant::now();
-        a.matmul(&b)?;
+        layer.forward(&a)?;
         device.synchronize()?;
         fastest = fastest.min(clock.elapsed().as_secs_f64());
     }
