@@ -8,8 +8,8 @@ statistics and batch; every way starts from them in a process of its own, and th
 that a slow moment of the machine meets them all. The losses of all steps must agree; of a
 detector, which draws what it trains on, the first roughly. Printed are
 medians over the steps after the first two, the ratio PyTorch / ours, the peak memory of the process,
-and the share of two matmul peaks, PyTorch's and ours: the best 2048 x 2048 product of each, measured in
-every round, because a machine that others share is faster in one round than in the next; the share is the median over the rounds.
+and the share of the speed of large products, PyTorch's and ours: the median 2048 x 2048 product of each in every round,
+because a machine that others share is faster in one moment than in the next, and steps are medians too; the share is the median of the rounds.
 There are two because PyTorch's library may not use the full vectors of a processor: MKL leaves them alone where it is
 not one of Intel's, unless --fast-mkl tells it otherwise. A model is a
 preset, or a ViT like vit-32 of other sizes, as vit:width=384,side=48,depth=6. Needs torch,
@@ -264,8 +264,8 @@ def run(command, threads, device="cpu"):
     return lines[:-1], lines[-1]
 
 
-def peak_of_pytorch(device):
-    """FLOP/s of the best of many products of 2048 x 2048 matrices."""
+def speed_of_pytorch(device):
+    """FLOP/s of the median of many products of 2048 x 2048 matrices."""
     import torch
 
     a, b = torch.randn(2, 2048, 2048, device=device)
@@ -276,12 +276,12 @@ def peak_of_pytorch(device):
         if device != "cpu":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(times)
+    return 2 * 2048**3 / statistics.median(times)
 
 
-def our_peak(binary, threads, device):
+def our_speed(binary, threads, device):
     """The same of the product that our models use."""
-    _, end = run([binary, "--batch", "1", "--steps", "0", "--peak", "--device", device], threads, device)
+    _, end = run([binary, "--batch", "1", "--steps", "0", "--products", "--device", device], threads, device)
     return 1e9 * end["matmul_gflops"]
 
 
@@ -303,9 +303,9 @@ class Measured:
     def milliseconds(self):
         return statistics.median(time for times in self.rounds for time in times)
 
-    def share(self, flops, peaks):
-        """Of the matmul peak of each round, as text."""
-        shares = [flops / (1e-3 * statistics.median(times)) / peak for times, peak in zip(self.rounds, peaks)]
+    def share(self, flops, speeds):
+        """Of the speed of products in each round, as text."""
+        shares = [flops / (1e-3 * statistics.median(times)) / speed for times, speed in zip(self.rounds, speeds)]
         return f"{100 * statistics.median(shares):.0f} %"
 
     def peak_mib(self):
@@ -347,22 +347,22 @@ def measure(case, options, threads, before_a_round=lambda: None):
 
 
 def compare(case, options):
-    """Prints the rows of a case and returns the two matmul peaks of its rounds."""
-    device, peaks = options.device, []
-    note_peaks = lambda: peaks.append((peak_of_pytorch(device), our_peak(options.binary, options.threads, device)))
-    ways = measure(case, options, options.threads, note_peaks)
+    """Prints the rows of a case and returns the two speeds of products in its rounds."""
+    device, speeds = options.device, []
+    products = lambda: speeds.append((speed_of_pytorch(device), our_speed(options.binary, options.threads, device)))
+    ways = measure(case, options, options.threads, products)
     ours, eager = ways["ours"], ways["eager"]
     for way, measured in ways.items():
         median = measured.milliseconds()
         ratio = "" if way == "ours" else f"{median / ours.milliseconds():.2f}"
         # How many proposals of a detector are objects is known to the step alone.
         unknown = case.startswith(DETECTOR)
-        shares = ["", ""] if unknown else [measured.share(ours.flops, peaks) for peaks in zip(*peaks)]
+        shares = ["", ""] if unknown else [measured.share(ours.flops, of) for of in zip(*speeds)]
         print(f"| {case} | {way} | {median:.0f} | {ratio} | {measured.peak_mib()} "
               f"| {' | '.join(shares)} |")
     print(f"<!-- losses of the first and the last step: {ours.losses[0]:.5f} {ours.losses[-1]:.5f} (ours), "
           f"{eager.losses[0]:.5f} {eager.losses[-1]:.5f} -->", flush=True)
-    return peaks
+    return speeds
 
 
 def main():
@@ -379,12 +379,12 @@ def main():
     if options.device != "cpu":
         caption += f", on {torch.cuda.get_device_name(options.device)}"
     print(f"{caption}\n")
-    print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of PyTorch's matmul peak "
-          "| share of our matmul peak |")
+    print("| model:batch | way | ms per step | PyTorch / ours | peak MiB | share of PyTorch's products "
+          "| share of our products |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    peaks = [peaks for case in options.cases for peaks in compare(case, options)]
-    theirs, ours = (f"{min(of) * 1e-9:.0f} to {max(of) * 1e-9:.0f} GFLOP/s" for of in zip(*peaks))
-    print(f"\nMatmul peak of a round: {theirs} of PyTorch, {ours} of ours")
+    speeds = [speeds for case in options.cases for speeds in compare(case, options)]
+    theirs, ours = (f"{min(of) * 1e-9:.0f} to {max(of) * 1e-9:.0f} GFLOP/s" for of in zip(*speeds))
+    print(f"\nProducts: {theirs} of PyTorch, {ours} of ours, from round to round")
     print(f"\n{load}")
 
 

@@ -7,7 +7,7 @@
 //! Prints one JSON line a step (`step`, `loss`, and milliseconds `data_ms`, `forward_ms`,
 //! `backward_ms`, `optimizer_ms`, and `total_ms` of the last three), and at the end one with `peak_mib`, `parameters`, `flops` per
 //! step, with conditioned tokens `conditioning_ms`: what the conditioning alone takes, forward and backward, and
-//! with `--peak` `matmul_gflops`: what this machine reaches in one large product. `--set` changes a size of the
+//! with `--products` `matmul_gflops`: the median of several large products. `--set` changes a size of the
 //! model, as in `--model vit-32 --set width=384 --set heads=6`. `scripts/compare_pytorch.py` runs the same steps
 //! in PyTorch, from the same `--init` and `--inputs`.
 
@@ -82,9 +82,9 @@ struct Options {
     /// Writes the parameters and the first batch to DIR/init.safetensors and DIR/inputs.safetensors.
     #[arg(long, value_name = "DIR")]
     save_case: Option<PathBuf>,
-    /// Times a large matrix product too.
+    /// Times large matrix products too.
     #[arg(long)]
-    peak: bool,
+    products: bool,
 }
 
 /// The conditioning of the tokens, at strength 0.3.
@@ -168,18 +168,19 @@ fn conditioning_ms(method: Method, tokens: &Tensor) -> Result<Option<f64>> {
     Ok(median(&times))
 }
 
-/// 10^9 operations a second of the fastest of several products of large matrices.
+/// 10^9 operations a second of the median of several products of large matrices.
 fn matmul_gflops(device: &Device) -> Result<f64> {
     let matrix = || Tensor::randn(0f32, 1.0, (PRODUCT, PRODUCT), device);
     let (a, layer) = (matrix()?, Linear::new(matrix()?, None));
-    let mut fastest = f64::INFINITY;
+    let mut times = Vec::with_capacity(PRODUCTS);
     for _ in 0..PRODUCTS {
         let clock = Instant::now();
         layer.forward(&a)?;
         device.synchronize()?;
-        fastest = fastest.min(clock.elapsed().as_secs_f64());
+        times.push(clock.elapsed().as_secs_f64());
     }
-    Ok(2.0 * (PRODUCT as f64).powi(3) / fastest * 1e-9)
+    let seconds = median(&times).context("there are products")?;
+    Ok(2.0 * (PRODUCT as f64).powi(3) / seconds * 1e-9)
 }
 
 /// A model with its loss on one batch.
@@ -481,7 +482,7 @@ fn run(options: &Options) -> Result<()> {
     let flops = 6 * model.macs() * options.batch;
     let peak_mib = peak_memory();
     let tokens = model.tokens(&on(&device, model.batch(SEED, options.batch)?)?)?;
-    let matmul_gflops = options.peak.then(|| matmul_gflops(&device)).transpose()?;
+    let matmul_gflops = options.products.then(|| matmul_gflops(&device)).transpose()?;
     let end = json!({
         "peak_mib": peak_mib, "parameters": store.parameter_count(), "flops": flops,
         "conditioning_ms": conditioning_ms(model.method(), &tokens)?, "matmul_gflops": matmul_gflops,
