@@ -157,7 +157,7 @@ impl Head {
                     v,
                     T::ONE,
                     kernel::Onto::Nothing,
-                )
+                );
             }
         }
         // SAFETY: as above.

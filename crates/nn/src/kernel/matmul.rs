@@ -31,6 +31,9 @@ const ROWS: (usize, usize) = (96, 256);
 /// Columns of a piece, at least.
 const COLUMNS: usize = 128;
 
+/// Adds to some columns of a row, given as zeros, what they begin as.
+pub(crate) type Begin<'a, T> = dyn Fn(usize, Range<usize>, &mut [T]) + Sync + 'a;
+
 /// What the elements of an output are before a product is added to them.
 pub(crate) enum Onto<'a, T> {
     /// Zero.
@@ -38,7 +41,7 @@ pub(crate) enum Onto<'a, T> {
     /// What they are.
     Itself,
     /// What a function makes of zeros in some columns of a row.
-    Rows(&'a (dyn Fn(usize, Range<usize>, &mut [T]) + Sync)),
+    Rows(&'a Begin<'a, T>),
 }
 
 impl<T> Onto<'_, T> {
@@ -136,7 +139,7 @@ pub(crate) fn product_of<T: Real>(lhs: (&[T], View), rhs: (&[T], View), alpha: T
 pub(crate) fn product_onto<T: Real>(
     lhs: (&[T], View),
     rhs: (&[T], View),
-    begin: &(dyn Fn(usize, Range<usize>, &mut [T]) + Sync),
+    begin: &Begin<'_, T>,
 ) -> Vec<T> {
     filled(lhs, rhs, T::ONE, Onto::Rows(begin))
 }
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_product_onto_anything_equals_the_definition_and_leaves_the_rest() {
-        let begin: &(dyn Fn(usize, Range<usize>, &mut [f64]) + Sync) = &|row, columns, y| {
+        let begin: &Begin<'_, f64> = &|row, columns, y| {
             columns.zip(y).for_each(|(col, y)| *y += row as f64 - 3.0 * col as f64);
         };
         // Of no terms; less than a tile; more than one panel, block and piece; more than is packed together.
