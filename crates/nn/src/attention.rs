@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use candle_core::{Result, Tensor};
 use conditioned_threads as threads;
 
-use crate::kernel::{self, Real, Rows, Shared, View};
+use crate::kernel::{self, Onto, Real, Rows, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::probe::{Among, Heads};
 use crate::{Mode, Padding, Pass, device, reference, sequence};
@@ -124,7 +124,7 @@ impl Head {
             (qkv, self.packed(0, from, to)),
             (qkv, self.packed(1, 0, keys).t()),
             self.scale(),
-            kernel::Onto::Nothing,
+            Onto::Nothing,
         );
         kernel::vectorised(
             #[inline(always)]
@@ -151,13 +151,7 @@ impl Head {
                 ((&*p, View::rows(to - from, keys, 0, keys)), (qkv, self.packed(2, 0, keys)));
             // SAFETY: the columns of this head are ours, as the caller promises.
             unsafe {
-                kernel::matmul_shared(
-                    (y, self.output(from, to)),
-                    p,
-                    v,
-                    T::ONE,
-                    kernel::Onto::Nothing,
-                );
+                kernel::matmul_shared((y, self.output(from, to)), p, v, T::ONE, Onto::Nothing);
             }
         }
         // SAFETY: as above.
@@ -180,7 +174,7 @@ impl Head {
             let output = (g, self.output(from, to));
             self.probabilities(&mut p, qkv, (from, to, keys));
             let v = (qkv, self.packed(2, 0, keys));
-            kernel::matmul((&mut ds, block), output, (v.0, v.1.t()), T::ONE, kernel::Onto::Nothing);
+            kernel::matmul((&mut ds, block), output, (v.0, v.1.t()), T::ONE, Onto::Nothing);
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -194,20 +188,14 @@ impl Head {
             let (q, k) = ((qkv, self.packed(0, from, to)), (qkv, self.packed(1, 0, keys)));
             // SAFETY: the columns of this head are ours, as the caller promises.
             unsafe {
-                kernel::matmul_shared(
-                    (dqkv, v.1),
-                    p,
-                    output,
-                    T::ONE,
-                    kernel::Onto::itself_if(added),
-                );
-                kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), kernel::Onto::Nothing);
+                kernel::matmul_shared((dqkv, v.1), p, output, T::ONE, Onto::itself_if(added));
+                kernel::matmul_shared((dqkv, q.1), ds, k, self.scale(), Onto::Nothing);
                 kernel::matmul_shared(
                     (dqkv, k.1),
                     (ds.0, block.t()),
                     q,
                     self.scale(),
-                    kernel::Onto::itself_if(added),
+                    Onto::itself_if(added),
                 );
             }
         }

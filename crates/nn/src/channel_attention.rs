@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_threads as threads;
 
-use crate::kernel::{self, Real, Shared, View};
+use crate::kernel::{self, Onto, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::probe::Heads;
 use crate::{Mode, Pass, device, reference};
@@ -127,7 +127,7 @@ impl Head {
         let d = self.d;
         let (a, b) = (self.columns(0), self.columns(1));
         let mut s = vec![T::ZERO; d * d];
-        kernel::matmul((&mut s, self.square()), (x, a.t()), (x, b), T::ONE, kernel::Onto::Nothing);
+        kernel::matmul((&mut s, self.square()), (x, a.t()), (x, b), T::ONE, Onto::Nothing);
         let (mut factors, mut inverse_squares) =
             (vec![tau; d * d], [vec![T::ZERO; d], vec![T::ZERO; d]]);
         if self.normalised {
@@ -165,7 +165,7 @@ impl Head {
         let p = self.scores(x, tau).p;
         let (c, p) = ((x, self.columns(2)), (&*p, self.square().t()));
         // SAFETY: the columns of this head are ours, as the caller promises.
-        unsafe { kernel::matmul_shared((y, self.output()), c, p, T::ONE, kernel::Onto::Nothing) }
+        unsafe { kernel::matmul_shared((y, self.output()), c, p, T::ONE, Onto::Nothing) }
     }
 
     /// The gradients of the head into its columns of `dx`, and that of tau.
@@ -183,7 +183,7 @@ impl Head {
         let Scores { p, s, factors, inverse_squares } = self.scores(x, tau);
         let g = (g, self.output());
         let mut ds = vec![T::ZERO; d * d];
-        kernel::matmul((&mut ds, square), (g.0, g.1.t()), (x, c), T::ONE, kernel::Onto::Nothing);
+        kernel::matmul((&mut ds, square), (g.0, g.1.t()), (x, c), T::ONE, Onto::Nothing);
         let (mut rows, mut columns) = (vec![T::ZERO; d], vec![T::ZERO; d]);
         let mut d_tau = T::ZERO;
         kernel::vectorised(
@@ -207,15 +207,9 @@ impl Head {
         );
         // SAFETY: the columns of this head are ours, as the caller promises.
         unsafe {
-            kernel::matmul_shared((dx, c), g, (&p, square), T::ONE, kernel::Onto::Nothing);
-            kernel::matmul_shared(
-                (dx, a),
-                (x, b),
-                (&ds, square.t()),
-                T::ONE,
-                kernel::Onto::Nothing,
-            );
-            kernel::matmul_shared((dx, b), (x, a), (&ds, square), T::ONE, kernel::Onto::Nothing);
+            kernel::matmul_shared((dx, c), g, (&p, square), T::ONE, Onto::Nothing);
+            kernel::matmul_shared((dx, a), (x, b), (&ds, square.t()), T::ONE, Onto::Nothing);
+            kernel::matmul_shared((dx, b), (x, a), (&ds, square), T::ONE, Onto::Nothing);
             if self.normalised {
                 for ((view, sums), squares) in
                     [(a, rows), (b, columns)].into_iter().zip(inverse_squares)
@@ -230,7 +224,7 @@ impl Head {
                         (x, view),
                         (&diagonal, square),
                         minus,
-                        kernel::Onto::Itself,
+                        Onto::Itself,
                     );
                 }
             }

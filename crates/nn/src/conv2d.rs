@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernel::{self, Real, View};
+use crate::kernel::{self, Onto, Real, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::{Mode, Pass, device, init, reference, sequence};
 
@@ -283,7 +283,7 @@ impl Windows {
             }
             let (y, patches) = ((y, self.results(pixels)), (&*patches, self.patches(pixels)));
             let weight = (&*weight, self.weight_columns());
-            kernel::matmul(y, patches, weight, T::ONE, kernel::Onto::itself_if(bias.is_some()));
+            kernel::matmul(y, patches, weight, T::ONE, Onto::itself_if(bias.is_some()));
         })
     }
 
@@ -302,7 +302,7 @@ impl Windows {
                 self.gather(x, first, patches);
                 let g = (&g[first * self.outputs..], self.results(pixels).t());
                 let patches = (&*patches, self.patches(pixels));
-                kernel::matmul((dw, self.weight()), g, patches, T::ONE, kernel::Onto::Itself);
+                kernel::matmul((dw, self.weight()), g, patches, T::ONE, Onto::Itself);
             }
         });
         self.permuted_back(&kernel::column_sums(&partial, len))
@@ -320,7 +320,7 @@ impl Windows {
                 let patches = &mut patches[..pixels * self.len()];
                 let g = (&g[first * self.outputs..], self.results(pixels));
                 let to = (&mut *patches, self.patches(pixels));
-                kernel::matmul(to, g, (&weight, self.weight()), T::ONE, kernel::Onto::Nothing);
+                kernel::matmul(to, g, (&weight, self.weight()), T::ONE, Onto::Nothing);
                 self.scatter(patches, first, dx);
             }
         })

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use conditioned_threads as threads;
 
-use crate::kernel::{self, Real, View};
+use crate::kernel::{self, Onto, Real, View};
 use crate::{Precision, device, reference};
 
 /// Mean over rows of -sum_k target_k log softmax(logits)_k.
@@ -156,18 +156,18 @@ impl LinearCrossEntropyOp {
             let (m, first) = (labels.len(), i * rows);
             let x = (x, View::rows(m, width, first * width, width));
             let block = View::rows(m, vocabulary, 0, vocabulary);
-            kernel::matmul((&mut logits, block), x, (w, weight.t()), T::ONE, kernel::Onto::Nothing);
+            kernel::matmul((&mut logits, block), x, (w, weight.t()), T::ONE, Onto::Nothing);
             let losses = &mut losses[first..first + m];
             self.rows(&mut logits[..m * vocabulary], labels, losses, vocabulary);
             if self.tracked {
                 let g = (logits.as_slice(), block);
-                kernel::matmul((&mut dx, x.1), g, (w, weight), T::ONE, kernel::Onto::Nothing);
+                kernel::matmul((&mut dx, x.1), g, (w, weight), T::ONE, Onto::Nothing);
                 kernel::matmul(
                     (&mut dw, weight),
                     (g.0, g.1.t()),
                     x,
                     T::ONE,
-                    kernel::Onto::itself_if(i > 0),
+                    Onto::itself_if(i > 0),
                 );
             }
         }

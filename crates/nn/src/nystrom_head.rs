@@ -1,6 +1,6 @@
-//! One head of attention by landmarks, forward and backward, on one thread.
+//! One head of attention by landmarks, forward and backward.
 
-use crate::kernel::{self, Real, View};
+use crate::kernel::{self, Onto, Real, View};
 use crate::pseudo_inverse::PseudoInverse;
 
 /// Queries per block of F, so that a block stays in the cache of a core.
@@ -89,7 +89,7 @@ impl<T: Real> Head<'_, T> {
         let columns = y.1.rows;
         let view = View::rows(x.1.rows, columns, 0, columns);
         let mut p = vec![T::ZERO; view.rows * columns];
-        kernel::matmul((&mut p, view), x, (y.0, y.1.t()), self.s(), kernel::Onto::Nothing);
+        kernel::matmul((&mut p, view), x, (y.0, y.1.t()), self.s(), Onto::Nothing);
         kernel::vectorised(
             #[inline(always)]
             || {
@@ -136,7 +136,7 @@ impl<T: Real> Head<'_, T> {
             let f = self.softmax((self.qkv, self.part(0, from, to)), (&landmarks.k, self.wide()));
             let rows = View::rows(to - from, self.d, from * self.d, self.d);
             let f = (&*f, View::rows(to - from, self.m, 0, self.m));
-            kernel::matmul((&mut y, rows), f, (&w, self.wide()), T::ONE, kernel::Onto::Nothing);
+            kernel::matmul((&mut y, rows), f, (&w, self.wide()), T::ONE, Onto::Nothing);
         }
         y
     }
@@ -162,18 +162,12 @@ impl<T: Real> Head<'_, T> {
             let f = self.softmax(q, k_means);
             let block = View::rows(to - from, m, 0, m);
             let g = (g, View::rows(to - from, d, from * d, d));
-            kernel::matmul(
-                (&mut dw, self.wide()),
-                (&f, block.t()),
-                g,
-                T::ONE,
-                kernel::Onto::Itself,
-            );
+            kernel::matmul((&mut dw, self.wide()), (&f, block.t()), g, T::ONE, Onto::Itself);
             let mut ds = multiply(g, (&w, self.wide().t()), T::ONE);
             softmax_backward(&f, &mut ds, m);
-            kernel::matmul((&mut dqkv, q.1), (&ds, block), k_means, s, kernel::Onto::Nothing);
+            kernel::matmul((&mut dqkv, q.1), (&ds, block), k_means, s, Onto::Nothing);
             let dk = (&mut *dk_means, self.wide());
-            kernel::matmul(dk, (&ds, block.t()), q, s, kernel::Onto::Itself);
+            kernel::matmul(dk, (&ds, block.t()), q, s, Onto::Itself);
         }
 
         let (z, dz) = (
@@ -183,12 +177,12 @@ impl<T: Real> Head<'_, T> {
         let dr = multiply((z.0, z.1.t()), (&dw, self.wide()), T::ONE);
         let (dr, rows) = ((&*dr, self.wide()), View::rows(m, n, 0, n));
         let [k, v] = [1, 2].map(|which| self.all(which));
-        kernel::matmul((&mut dqkv, v.1), (&b, rows.t()), dr, T::ONE, kernel::Onto::Nothing);
+        kernel::matmul((&mut dqkv, v.1), (&b, rows.t()), dr, T::ONE, Onto::Nothing);
         let mut ds = multiply(dr, (v.0, v.1.t()), T::ONE);
         softmax_backward(&b, &mut ds, n);
-        kernel::matmul((&mut dq_means, self.wide()), (&ds, rows), k, s, kernel::Onto::Nothing);
+        kernel::matmul((&mut dq_means, self.wide()), (&ds, rows), k, s, Onto::Nothing);
         let q_means = (&*landmarks.q, self.wide());
-        kernel::matmul((&mut dqkv, k.1), (&ds, rows.t()), q_means, s, kernel::Onto::Nothing);
+        kernel::matmul((&mut dqkv, k.1), (&ds, rows.t()), q_means, s, Onto::Nothing);
 
         let (da, d_scale) = inverse.backward(&dz);
         self.through_landmarks(&landmarks, da, [&mut dq_means, &mut dk_means]);
@@ -201,8 +195,8 @@ impl<T: Real> Head<'_, T> {
         softmax_backward(&landmarks.a, &mut da, self.m);
         let (q, k) = ((&*landmarks.q, self.wide()), (&*landmarks.k, self.wide()));
         let (da, square) = (&*da, self.square());
-        kernel::matmul((dq, self.wide()), (da, square), k, self.s(), kernel::Onto::Itself);
-        kernel::matmul((dk, self.wide()), (da, square.t()), q, self.s(), kernel::Onto::Itself);
+        kernel::matmul((dq, self.wide()), (da, square), k, self.s(), Onto::Itself);
+        kernel::matmul((dk, self.wide()), (da, square.t()), q, self.s(), Onto::Itself);
     }
 
     /// Adds gradients of Q~ and K~ to those of the tokens that they are means of.
@@ -234,11 +228,11 @@ impl<T: Real> Head<'_, T> {
     }
 }
 
-/// alpha x y on one thread, row-major.
+/// alpha x y, row-major.
 fn multiply<T: Real>(x: (&[T], View), y: (&[T], View), alpha: T) -> Vec<T> {
     let view = View::rows(x.1.rows, y.1.cols, 0, y.1.cols);
     let mut out = vec![T::ZERO; view.rows * view.cols];
-    kernel::matmul((&mut out, view), x, y, alpha, kernel::Onto::Nothing);
+    kernel::matmul((&mut out, view), x, y, alpha, Onto::Nothing);
     out
 }
 

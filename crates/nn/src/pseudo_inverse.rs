@@ -1,6 +1,6 @@
 //! The iterative pseudo-inverse of a Nystromformer, forward and backward.
 
-use crate::kernel::{self, Real, View};
+use crate::kernel::{self, Onto, Real, View};
 
 /// Iterations, as published.
 pub(crate) const ITERATIONS: usize = 6;
@@ -126,12 +126,6 @@ impl<'a, T: Real> PseudoInverse<'a, T> {
     fn add_product(&self, to: &mut [T], x: (&[T], bool), y: (&[T], bool), alpha: T) {
         let square = View::rows(self.m, self.m, 0, self.m);
         let view = |transposed| if transposed { square.t() } else { square };
-        kernel::matmul(
-            (to, square),
-            (x.0, view(x.1)),
-            (y.0, view(y.1)),
-            alpha,
-            kernel::Onto::Itself,
-        );
+        kernel::matmul((to, square), (x.0, view(x.1)), (y.0, view(y.1)), alpha, Onto::Itself);
     }
 }

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_threads as threads;
 
-use crate::kernel::{self, Real, Shared, View};
+use crate::kernel::{self, Onto, Real, Shared, View};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
 use crate::probe::Heads;
 use crate::{Mode, Pass, device, init, reference};
@@ -175,13 +175,7 @@ impl<T: Real> Windows<'_, T> {
     /// P of a head into `p`.
     fn probabilities(&self, p: &mut [T], qkv: &[T], rows: &[(usize, usize)], head: usize) {
         let (q, k) = (self.packed(0, head), self.packed(1, head));
-        kernel::matmul(
-            (p, self.square()),
-            (qkv, q),
-            (qkv, k.t()),
-            self.scale(),
-            kernel::Onto::Nothing,
-        );
+        kernel::matmul((p, self.square()), (qkv, q), (qkv, k.t()), self.scale(), Onto::Nothing);
         let n = self.tokens;
         let divided = rows.iter().any(|(_, part)| *part != rows[0].1);
         kernel::vectorised(
@@ -223,13 +217,7 @@ impl<T: Real> Windows<'_, T> {
             self.probabilities(&mut buffers.scores, &buffers.qkv, &rows, head);
             let v = (&*buffers.qkv, self.packed(2, head));
             let p = (&*buffers.scores, self.square());
-            kernel::matmul(
-                (&mut buffers.outputs, self.output(head)),
-                p,
-                v,
-                T::ONE,
-                kernel::Onto::Nothing,
-            );
+            kernel::matmul((&mut buffers.outputs, self.output(head)), p, v, T::ONE, Onto::Nothing);
         }
         for (values, (row, _)) in buffers.outputs.chunks_exact(self.c).zip(&rows) {
             // SAFETY: a row of this window, as the caller promises.
@@ -260,7 +248,7 @@ impl<T: Real> Windows<'_, T> {
             self.probabilities(p, qkv, &rows, head);
             let [q, k, v] = [0, 1, 2].map(|which| self.packed(which, head));
             let g = (&**g, self.output(head));
-            kernel::matmul((ds, square), g, (qkv, v.t()), T::ONE, kernel::Onto::Nothing);
+            kernel::matmul((ds, square), g, (qkv, v.t()), T::ONE, Onto::Nothing);
             kernel::vectorised(
                 #[inline(always)]
                 || {
@@ -272,15 +260,9 @@ impl<T: Real> Windows<'_, T> {
                     }
                 },
             );
-            kernel::matmul((dx, v), (p, square.t()), g, T::ONE, kernel::Onto::Nothing);
-            kernel::matmul((dx, q), (ds, square), (qkv, k), self.scale(), kernel::Onto::Nothing);
-            kernel::matmul(
-                (dx, k),
-                (ds, square.t()),
-                (qkv, q),
-                self.scale(),
-                kernel::Onto::Nothing,
-            );
+            kernel::matmul((dx, v), (p, square.t()), g, T::ONE, Onto::Nothing);
+            kernel::matmul((dx, q), (ds, square), (qkv, k), self.scale(), Onto::Nothing);
+            kernel::matmul((dx, k), (ds, square.t()), (qkv, q), self.scale(), Onto::Nothing);
         }
         for (values, (row, _)) in buffers.dqkv.chunks_exact(3 * self.c).zip(&rows) {
             // SAFETY: a row of this window, as the caller promises.

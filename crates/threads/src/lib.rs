@@ -27,7 +27,7 @@ pub fn count() -> usize {
     COUNT.get().unwrap_or_else(|| barrier_pool().n_workers() + 1)
 }
 
-/// Runs `work` with its loops cut for `count` threads: with one, on this thread alone, and so inside of a loop.
+/// Runs `work` with its loops cut for `count` threads: with one, on this thread alone. Inside of a loop it is always one.
 ///
 /// More threads than the pool has are not made; what is cut for them waits for those that there are. Operations of
 /// candle take no notice.
@@ -40,7 +40,7 @@ pub fn with_count<R>(count: usize, work: impl FnOnce() -> R) -> R {
         }
     }
     // More inside of a loop would wait for the pool that waits for them.
-    let count = if COUNT.get() == Some(1) { 1 } else { count };
+    let count = if COUNT.get() == Some(1) { 1 } else { count.max(1) };
     let _before = Before(COUNT.replace(Some(count)));
     work()
 }

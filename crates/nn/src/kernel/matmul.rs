@@ -15,7 +15,7 @@ use super::{Real, Shared, View};
 /// Terms whose panels are packed together.
 const PACKED_DEPTH: usize = 4 * DEPTH;
 
-/// Numbers that are packed together, at most: what they take stays with the thread.
+/// Numbers that are packed together, at most or a few columns more: what they take stays with the thread.
 const PACKED: usize = 1 << 21;
 
 /// Multiplications worth a piece of their own, a few microseconds.
@@ -31,7 +31,7 @@ const ROWS: (usize, usize) = (96, 256);
 /// Columns of a piece, at least.
 const COLUMNS: usize = 128;
 
-/// Adds to some columns of a row, given as zeros, what they begin as.
+/// Sets some columns of a row, which are zeros, to what they begin as.
 pub(crate) type Begin<'a, T> = dyn Fn(usize, Range<usize>, &mut [T]) + Sync + 'a;
 
 /// What the elements of an output are before a product is added to them.
@@ -59,7 +59,7 @@ impl<T> Clone for Onto<'_, T> {
 
 impl<T> Copy for Onto<'_, T> {}
 
-/// dst <- onto + alpha lhs rhs, on all threads; inside of a piece of work on its own.
+/// dst <- onto + alpha lhs rhs, on all threads; inside of a loop on this thread alone.
 ///
 /// Every element is a sum in order of k, cut every [`DEPTH`] terms. So its bits depend on nothing else: not on the number
 /// of threads, the other rows and columns, or zeros behind the end of the sum; a sequence has the same bits alone and in
@@ -98,6 +98,9 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
     assert!(d.rows == l.rows && d.cols == r.cols && l.cols == r.rows, "matmul shapes do not chain");
     assert!(l.end() <= lhs.len() && r.end() <= rhs.len(), "matmul view out of bounds");
     assert!(d.col_stride == 1, "matmul into columns that are not adjacent");
+    if d.rows == 0 || d.cols == 0 {
+        return;
+    }
     let dst = dst.part(0, d.end());
     let tiles = T::tiles();
     let most = (PACKED / l.cols.clamp(1, PACKED_DEPTH)).next_multiple_of(tiles.cols);
@@ -111,7 +114,7 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
             Packed::with(&tiles, (rhs, r), terms.clone(), columns.clone(), |packed| {
                 threads::for_each(pieces, |_, (rows, columns)| {
                     // SAFETY: the views lie inside their slices (asserted above), the elements of `d` are ours alone, as
-                    // the caller promises, and pieces have none in common.
+                    // the caller promises, and pieces, which begin with a panel, have none in common.
                     unsafe { packed.multiply(&product, &rows, &columns) }
                 });
             });
@@ -167,9 +170,11 @@ pub(crate) unsafe fn filled_by_products<T: Real>(
     write: impl FnOnce(Shared<T>),
 ) -> Vec<T> {
     let mut out = Vec::with_capacity(len);
-    write(Shared::at(out.as_mut_ptr(), len));
-    // SAFETY: promised by the caller.
-    unsafe { out.set_len(len) };
+    // SAFETY: the vector has room for so many, and the caller promises that they are written.
+    unsafe {
+        write(Shared::at(out.as_mut_ptr(), len));
+        out.set_len(len);
+    }
     out
 }
 
@@ -181,25 +186,24 @@ pub(crate) fn parts(
     range.clone().step_by(size).map(move |from| from..range.end.min(from + size))
 }
 
-/// Rows and columns of a piece of an output.
+/// Rows and columns of a piece of an output: as many pieces for every thread, if they are worth it.
 fn piece<T: Real>(rows: usize, cols: usize, depth: usize, tiles: &Tiles<T>) -> (usize, usize) {
-    let threads = threads::count();
-    let least = match threads {
-        1 => 1,
-        _ => (rows * cols * depth / PIECE).clamp(1, PIECES * threads),
-    };
+    let worth = (rows * cols * depth / PIECE).max(1);
+    let threads = threads::count().min(worth);
+    let least = if threads == 1 { 1 } else { worth.min(PIECES * threads) };
     let down = rows.div_ceil(ROWS.1).max(least.min(rows / ROWS.0)).max(1);
     let down = if down < least { down } else { down.next_multiple_of(threads) };
-    // As many for every thread.
-    let across = (least.div_ceil(down)..).find(|across| down * across % threads == 0);
-    let across = across.unwrap_or(1).min(cols / COLUMNS).max(1);
+    let across = least.div_ceil(down);
+    let even = (across..=2 * across).find(|across| down * across % threads == 0);
+    let across = even.unwrap_or(across).min(cols / COLUMNS).max(1);
     let size = |len: usize, parts: usize, step: usize| len.div_ceil(parts).next_multiple_of(step);
-    (size(rows, down, tiles.rows).max(1), size(cols, across, tiles.cols).max(1))
+    (size(rows, down, tiles.rows), size(cols, across, tiles.cols))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::tiles::Tiled;
 
     /// Rows of `cols` that lie next to each other, one below the other, or apart in both directions.
     fn layouts(rows: usize, cols: usize) -> [View; 3] {
@@ -293,6 +297,24 @@ mod tests {
         let mut dst = vec![T::ONE; rows * cols];
         matmul((&mut dst, View::rows(rows, cols, 0, cols)), l, (rhs, r), T::ONE, Onto::Itself);
         dst
+    }
+
+    #[test]
+    fn pieces_are_worth_their_thread_and_as_many_for_each() {
+        let tiles = f32::tiles();
+        let pieces = |[rows, cols, depth]: [usize; 3], count| {
+            let (r, c) = threads::with_count(count, || piece(rows, cols, depth, &tiles));
+            rows.div_ceil(r) * cols.div_ceil(c)
+        };
+        // A small product is one piece however many threads there are, a somewhat larger one as many as it is worth.
+        assert_eq!(pieces([64, 192, 10], 16), 1);
+        assert_eq!(pieces([90, 640, 16], 16), 3);
+        for shape in [[1576, 384, 1152], [1576, 1536, 384], [768, 4160, 192], [192, 768, 4160]] {
+            assert_eq!(pieces(shape, 2) % 2, 0, "{shape:?}");
+            assert!(pieces(shape, 2) >= 8, "{shape:?}");
+        }
+        let (_, columns) = threads::with_count(16, || piece(12_000, 2048, 512, &tiles));
+        assert!(columns >= 512, "a transposed operand would be copied for every {columns} columns");
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl<'a, T: Real> Packed<'a, T> {
     /// Some rows and columns of a product; the columns begin with a panel.
     ///
     /// # Safety
-    /// Nobody else reads or writes them, and the left operand is inside of its slice.
+    /// They are rows of the product and columns of those that are packed, and nobody else reads or writes them. The views lie
+    /// inside their slices, and the left operand has the terms that are packed.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn multiply(
         &self,
@@ -179,6 +180,7 @@ thread_local! {
 struct Line(#[allow(dead_code, reason = "only its place is used")] [MaybeUninit<u8>; 64]);
 
 /// Calls `work` with room for `len` numbers, which the thread keeps for the next call.
+#[allow(unsafe_code)]
 fn with_scratch<T: Real, R>(
     scratch: &'static LocalKey<Cell<Vec<Line>>>,
     len: usize,
@@ -189,7 +191,8 @@ fn with_scratch<T: Real, R>(
     if lines.len() < wanted {
         lines = vec![Line([MaybeUninit::uninit(); 64]); wanted];
     }
-    let result = work(Shared::at(lines.as_mut_ptr().cast(), len));
+    // SAFETY: so long are the lines, which nobody else has until they are put back.
+    let result = work(unsafe { Shared::at(lines.as_mut_ptr().cast(), len) });
     scratch.set(lines);
     result
 }

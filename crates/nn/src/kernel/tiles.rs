@@ -33,7 +33,7 @@ macro_rules! tiles {
     }};
 }
 
-/// Implements [`Tiled`], for vectors of so many times 128 bits.
+/// Implements [`Tiled`] for a scalar of which so many are in 128 bits.
 macro_rules! tiled {
     ($T:ident, $gemm:ident, $lanes:expr) => {
         impl Tiled for $T {
@@ -105,5 +105,76 @@ impl<T: super::Real> Tiles<T> {
                 rhs,
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Real;
+
+    /// Every tile of a set is that of its definition, and nothing beside it is written.
+    ///
+    /// The numbers are small integers, so that every sum is exact.
+    #[allow(unsafe_code)]
+    fn check<T: Real>(tiles: Tiles<T>) {
+        let number = |i: usize| T::from_f64((i % 7) as f64 - 3.0);
+        for (rows, cols) in (1..=tiles.rows).flat_map(|m| (1..=tiles.cols).map(move |n| (m, n))) {
+            for depth in [0, 1, 9] {
+                // Rows may overlap: adjacent ones are what a NEON kernel reads in another way.
+                let (stride, lhs_stride) = (cols + 3, if depth == 1 { 1 } else { depth + 2 });
+                let lhs: Vec<T> = (0..rows * lhs_stride).map(number).collect();
+                let panel: Vec<T> = (0..depth * tiles.cols).map(|i| number(5 * i + 1)).collect();
+                for accumulate in [false, true] {
+                    let before: Vec<T> = (0..rows * stride).map(number).collect();
+                    let mut dst = before.clone();
+                    // SAFETY: the slices have room for the tile and its operands.
+                    unsafe {
+                        let (dst, lhs) = (dst.as_mut_ptr(), lhs.as_ptr());
+                        let (size, alpha) = ((rows, cols, depth), T::from_f64(0.5));
+                        let (dst, lhs) = ((dst, stride), (lhs, lhs_stride));
+                        tiles.multiply(size, dst, lhs, panel.as_ptr(), alpha, accumulate);
+                    }
+                    for (at, (value, before)) in dst.iter().zip(&before).enumerate() {
+                        let (row, col) = (at / stride, at % stride);
+                        let terms = |k: usize| {
+                            lhs[row * lhs_stride + k].wide() * panel[k * tiles.cols + col].wide()
+                        };
+                        let want = match (col < cols, accumulate) {
+                            (false, _) => before.wide(),
+                            (true, false) => 0.5 * (0..depth).map(terms).sum::<f64>(),
+                            (true, true) => {
+                                before.wide() + 0.5 * (0..depth).map(terms).sum::<f64>()
+                            }
+                        };
+                        let size = (rows, cols, depth, tiles.lanes);
+                        assert!(
+                            value.wide() == want,
+                            "{size:?}, {at}: {}, not {want}",
+                            value.wide()
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks those of one scalar that this processor can run.
+    macro_rules! check_all {
+        ($T:ident, $gemm:ident, $lanes:expr) => {{
+            type T = $T;
+            check::<T>(T::tiles());
+            check(tiles!($gemm::microkernel::scalar::$T, 1));
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("fma") {
+                check(tiles!($gemm::microkernel::fma::$T, 2 * $lanes));
+            }
+        }};
+    }
+
+    #[test]
+    fn tiles_equal_their_definition() {
+        check_all!(f32, gemm_f32, 4);
+        check_all!(f64, gemm_f64, 2);
     }
 }

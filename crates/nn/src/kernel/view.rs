@@ -64,12 +64,18 @@ pub(crate) struct Shared<T> {
 
 impl<T> Shared<T> {
     /// Shares `slice`, which must stay borrowed while it is written to.
+    #[allow(unsafe_code)]
     pub(crate) fn new(slice: &mut [T]) -> Self {
-        Self::at(slice.as_mut_ptr(), slice.len())
+        // SAFETY: these are its elements.
+        unsafe { Self::at(slice.as_mut_ptr(), slice.len()) }
     }
 
-    /// `len` elements at `start`, which must stay allocated, but may be unset, while they are written to.
-    pub(crate) fn at(start: *mut T, len: usize) -> Self {
+    /// `len` elements at `start`, which may be unset.
+    ///
+    /// # Safety
+    /// There is room for them, as long as they are used.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn at(start: *mut T, len: usize) -> Self {
         Self { start, len }
     }
 
@@ -82,11 +88,9 @@ impl<T> Shared<T> {
     ///
     /// # Panics
     /// When there is no such part: an error of the calling kernel.
-    #[allow(unsafe_code)]
     pub(crate) fn part(self, start: usize, len: usize) -> Self {
         assert!(start + len <= self.len, "a part beyond its slice");
-        // SAFETY: inside the allocation, by the assertion.
-        Self { start: unsafe { self.start.add(start) }, len }
+        Self { start: self.start.wrapping_add(start), len }
     }
 
     /// Its elements, set to zero.
@@ -148,10 +152,9 @@ impl<T> Shared<T> {
     }
 }
 
-// SAFETY: a pointer that is only written through by `matmul_shared`, whose callers promise that no
-// two threads touch the same element.
+// SAFETY: a pointer, every use of which is unsafe; callers promise that no thread touches an element while another writes it.
 #[allow(unsafe_code)]
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
