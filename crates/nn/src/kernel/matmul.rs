@@ -105,7 +105,7 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
     let tiles = T::tiles();
     let most = (PACKED / l.cols.clamp(1, PACKED_DEPTH)).next_multiple_of(tiles.cols);
     let product = Product { dst: (dst, d), lhs: (lhs, l), alpha, onto };
-    let multiply = |terms: Range<usize>| {
+    for terms in parts(0..l.cols, PACKED_DEPTH) {
         for columns in parts(0..d.cols, most) {
             let (rows, cols) = piece(d.rows, columns.len(), terms.len(), &tiles);
             let pieces = parts(0..d.rows, rows).flat_map(|rows| {
@@ -119,11 +119,6 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
                 });
             });
         }
-    };
-    match l.cols {
-        // The sum of no terms is zero.
-        0 => multiply(0..0),
-        _ => parts(0..l.cols, PACKED_DEPTH).for_each(multiply),
     }
 }
 
@@ -178,12 +173,13 @@ pub(crate) unsafe fn filled_by_products<T: Real>(
     out
 }
 
-/// A range in parts of `size`, the last of what is left.
+/// A range in parts of `size`, the last of what is left; an empty one in one part, as the sum of no terms is zero.
 pub(crate) fn parts(
     range: Range<usize>,
     size: usize,
 ) -> impl Iterator<Item = Range<usize>> + Clone {
-    range.clone().step_by(size).map(move |from| from..range.end.min(from + size))
+    let starts = range.start..range.end.max(range.start + 1);
+    starts.step_by(size).map(move |from| from..range.end.min(from + size))
 }
 
 /// Rows and columns of a piece of an output: as many pieces for every thread, if they are worth it.

@@ -101,24 +101,20 @@ impl<'a, T: Real> Packed<'a, T> {
         columns: &Range<usize>,
     ) {
         let (lhs, l) = product.lhs;
-        let block = |terms: Range<usize>| {
+        for terms in parts(self.terms.clone(), DEPTH) {
             let view = l.part(rows, &terms);
             // SAFETY: promised by the caller; the scratch has room for the copy.
             unsafe {
                 if view.col_stride == 1 {
                     let lhs = lhs.as_ptr().wrapping_add(view.start);
-                    return self.block(product, (lhs, view.row_stride), rows, columns, &terms);
+                    self.block(product, (lhs, view.row_stride), rows, columns, &terms);
+                } else {
+                    with_scratch(&LEFT, view.rows * view.cols, |left| {
+                        copy(lhs, view, left.start(), view.cols);
+                        self.block(product, (left.start(), view.cols), rows, columns, &terms);
+                    });
                 }
-                with_scratch(&LEFT, view.rows * view.cols, |left| {
-                    copy(lhs, view, left.start(), view.cols);
-                    self.block(product, (left.start(), view.cols), rows, columns, &terms);
-                });
             }
-        };
-        match self.terms.is_empty() {
-            // The sum of no terms is zero.
-            true => block(0..0),
-            false => parts(self.terms.clone(), DEPTH).for_each(block),
         }
     }
 
