@@ -5,30 +5,33 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
 
+# Where there is MPI, all is built with it: a build of its own would compile most dependencies once more, since the
+# bindings ask for other features of them.
+mpi=()
+if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then
+  mpi=(--features experiments/mpi)
+fi
+
 step "format"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --workspace --all-targets "${mpi[@]}" --locked -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps "${mpi[@]}" --locked
 
 step "tests (the README's command)"
-cargo test --workspace --locked
+cargo test --workspace "${mpi[@]}" --locked
+if [ ${#mpi[@]} = 0 ]; then
+  echo "NOT CHECKED: several processes, as there is no MPI on this machine (Debian: libopenmpi-dev openmpi-bin libclang-dev)"
+fi
 
 step "the hub and parquet, against a hub on loopback"
 cargo clippy -p conditioned-data -p experiments --all-targets --features experiments/hub --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc -p conditioned-data --no-deps --features hub --locked
 # Dependencies that are not optimised are built again in a third of the time.
 cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet::
-
-step "several processes"
-if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then
-  scripts/check_mpi.sh
-else
-  echo "NOT CHECKED: there is no MPI on this machine (Debian: libopenmpi-dev openmpi-bin libclang-dev)"
-fi
 
 step "types of the CUDA build, without CUDA"
 scripts/check_cuda_types.sh

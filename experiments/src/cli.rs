@@ -193,8 +193,11 @@ pub fn program(run: impl FnOnce() -> Result<()>) -> ExitCode {
 }
 
 /// The end of a process that failed: what is wrong, on standard error, whatever `RUST_LOG` says.
+///
+/// In one write: the launcher of several processes mixes what they say wherever a write ends.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("error: {error:#}\n").as_bytes());
     ExitCode::FAILURE
 }
 
