@@ -77,11 +77,13 @@ impl Basis {
         let E = self.E.subcols(0, weak).to_owned();
         let mut W = Mat::zeros(weak, X.ncols());
         matmul(&mut W, Accum::Replace, E.transpose(), X, 1.0, Par::Seq);
-        if W.norm_l2() <= floor {
+        let G = gram(W.as_ref(), 1.0);
+        // The Frobenius norm of W.
+        if G.diagonal().column_vector().iter().sum::<f64>().sqrt() <= floor {
             self.sigma[..weak].fill(0.0);
             return Ok(());
         }
-        let Some(gram) = Reduced::of(gram(W.as_ref(), 1.0).as_ref(), 0.0) else { return Ok(()) };
+        let Some(gram) = Reduced::of(G.as_ref(), 0.0) else { return Ok(()) };
         let mut inner = Self::of(&gram)?;
         inner.refine(W.as_ref(), floor)?;
         let rotated = self.E.subcols_mut(0, weak);
