@@ -250,7 +250,22 @@ impl Model for Image {
 struct Text {
     config: Gpt2Config,
     model: Gpt2,
+    device: Device,
 }
+
+impl Text {
+    /// Tokens without the last one, on the device, and those that follow each of them, on the CPU: the loss reads
+    /// them there, and a step does not wait for them.
+    fn ids_and_targets(&self, batch: &HashMap<String, Tensor>) -> Result<(Tensor, Tensor)> {
+        let tokens = named(batch, TOKENS)?;
+        let length = tokens.dim(1)? - 1;
+        let ids = tokens.narrow(1, 0, length)?.to_device(&self.device)?;
+        Ok((ids, tokens.narrow(1, 1, length)?))
+    }
+}
+
+/// The batch of a language model, which stays on the CPU.
+const TOKENS: &str = "tokens";
 
 impl Model for Text {
     fn macs(&self) -> usize {
@@ -268,11 +283,11 @@ impl Model for Text {
             .map(|_| rng.random_range(0..vocabulary as u32))
             .collect::<Vec<_>>();
         let tokens = Tensor::from_vec(tokens, (batch, context + 1), &Device::Cpu)?;
-        Ok(HashMap::from([("tokens".to_string(), tokens)]))
+        Ok(HashMap::from([(TOKENS.to_string(), tokens)]))
     }
 
     fn loss(&self, batch: &HashMap<String, Tensor>, mode: Mode) -> Result<Tensor> {
-        let (ids, targets) = ids_and_targets(batch)?;
+        let (ids, targets) = self.ids_and_targets(batch)?;
         Ok(self.model.loss(&ids, &targets, mode)?)
     }
 
@@ -281,16 +296,9 @@ impl Model for Text {
     }
 
     fn tokens(&self, batch: &HashMap<String, Tensor>) -> Result<Tensor> {
-        let (ids, _) = ids_and_targets(batch)?;
+        let (ids, _) = self.ids_and_targets(batch)?;
         Ok(conditioned_models::Model::tokens(&self.model, &ids)?.plain)
     }
-}
-
-/// Tokens without the last one, and those that follow each of them.
-fn ids_and_targets(batch: &HashMap<String, Tensor>) -> Result<(Tensor, Tensor)> {
-    let tokens = named(batch, "tokens")?;
-    let length = tokens.dim(1)? - 1;
-    Ok((tokens.narrow(1, 0, length)?, tokens.narrow(1, 1, length)?))
 }
 
 /// A published detector on an XCiT, and images with as many objects each.
@@ -406,7 +414,8 @@ fn model(options: &Options, store: &Store) -> Result<Box<dyn Model>> {
         return Ok(Box::new(Detector { backbone, config, model }));
     }
     if let Network::Gpt2(config) = config {
-        return Ok(Box::new(Text { model: Gpt2::new(&config, store.builder())?, config }));
+        let (model, device) = (Gpt2::new(&config, store.builder())?, store.device().clone());
+        return Ok(Box::new(Text { config, model, device }));
     }
     let Input::Images { channels, side, classes } = config.input() else {
         bail!("--model {}: neither a model of images nor a GPT-2", options.model);
@@ -419,9 +428,13 @@ fn inputs(path: &Path) -> Result<HashMap<String, Tensor>> {
     candle_core::safetensors::load(path, &Device::Cpu).with_context(|| path.display().to_string())
 }
 
-/// A batch on the device.
+/// A batch on the device, but for tokens.
 fn on(device: &Device, batch: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
-    batch.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(device)?))).collect()
+    let moved = batch.into_iter().map(|(name, tensor)| {
+        let tensor = if name == TOKENS { tensor } else { tensor.to_device(device)? };
+        Ok((name, tensor))
+    });
+    moved.collect()
 }
 
 fn main() -> ExitCode {
