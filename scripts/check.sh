@@ -7,23 +7,21 @@ step() { printf '\n== %s\n' "$*"; }
 
 # Where there is MPI, all is built with it: a build of its own would compile most dependencies once more, since the
 # bindings ask for other features of them.
-mpi=()
-if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then
-  mpi=(--features experiments/mpi)
-fi
+features=""
+if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then features=experiments/mpi; fi
 
 step "format"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --workspace --all-targets "${mpi[@]}" --locked -- -D warnings
+cargo clippy --workspace --all-targets --features "$features" --locked -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps "${mpi[@]}" --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features "$features" --locked
 
 step "tests (the README's command)"
-cargo test --workspace "${mpi[@]}" --locked
-if [ ${#mpi[@]} = 0 ]; then
+cargo test --workspace --features "$features" --locked
+if [ -z "$features" ]; then
   echo "NOT CHECKED: several processes, as there is no MPI on this machine (Debian: libopenmpi-dev openmpi-bin libclang-dev)"
 fi
 
