@@ -6,18 +6,18 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; }
 
 # Where there is MPI, all is built with it: a build of its own would compile most dependencies once more, since the
-# bindings ask for other features of them.
-features=""
-if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then features=experiments/mpi; fi
+# bindings ask for other features of them. So would lints of the hub on their own.
+features="" linted=experiments/hub
+if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then features=experiments/mpi linted+=,experiments/mpi; fi
 
 step "format"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --workspace --all-targets --features "$features" --locked -- -D warnings
+cargo clippy --workspace --all-targets --features "$linted" --locked -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features "$features" --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features "$linted" --locked
 
 step "tests (the README's command)"
 cargo test --workspace --features "$features" --locked
@@ -26,8 +26,6 @@ if [ -z "$features" ]; then
 fi
 
 step "the hub and parquet, against a hub on loopback"
-cargo clippy -p conditioned-data -p experiments --all-targets --features experiments/hub --locked -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc -p conditioned-data --no-deps --features hub --locked
 # Dependencies that are not optimised are built again in a third of the time.
 cargo test -p conditioned-data --features hub --profile hub --locked --test main -- hub:: parquet::
 
