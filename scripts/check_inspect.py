@@ -20,7 +20,7 @@ import timm
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import save_file
+from timm.models import save_for_hf
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 # Hidden states in f32 carry 1e-7 sigma_1 into sigma_min, that is kappa 1e-7 of kappa, and more behind some layers.
@@ -91,14 +91,8 @@ def of_timm(binary, name, root, types):
     folder = root / name
     folder.mkdir()
     size = model.pretrained_cfg["input_size"]
-    config = {
-        "architecture": name,
-        "num_classes": 3,
-        "pretrained_cfg": {"input_size": list(size), "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0,
-                           "interpolation": "bicubic", "num_classes": 3},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    model.pretrained_cfg.update(mean=[0.5] * 3, std=[0.5] * 3, crop_pct=1.0, interpolation="bicubic")
+    save_for_hf(model, folder, safe_serialization=True)
 
     def entering(model, image):
         seen = []

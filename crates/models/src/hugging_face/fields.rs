@@ -162,6 +162,14 @@ impl Fields {
         }
     }
 
+    /// As [`Fields::side`], or `absent` where there is none.
+    pub(super) fn side_or(&self, key: &str, absent: usize) -> Result<usize, StoreError> {
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(absent),
+            Some(_) => self.side(key),
+        }
+    }
+
     /// The size under the first of several names that is there.
     pub(super) fn size_of(&self, keys: &[&str]) -> Result<usize, StoreError> {
         let found = keys.iter().find(|key| self.get(key).is_some());

@@ -69,17 +69,13 @@ pub(super) fn read_config(file: &Fields) -> Result<VitConfig, StoreError> {
         None => (named.channels, named.image_size),
     };
     let classes = file.size_or("num_classes", pretrained.size_or("num_classes", named.classes)?)?;
-    let side_or = |key: &str, absent| match args.get(key) {
-        None | Some(Value::Null) => Ok(absent),
-        Some(_) => args.side(key),
-    };
     let ratio = args.real("mlp_ratio", named.mlp_ratio as f64)?;
     if ratio.fract() != 0.0 || !(1.0..1e6).contains(&ratio) {
         return Err(args.wrong("mlp_ratio", "a whole number"));
     }
     Ok(VitConfig {
-        image_size: side_or("img_size", side)?,
-        patch_size: side_or("patch_size", named.patch_size)?,
+        image_size: args.side_or("img_size", side)?,
+        patch_size: args.side_or("patch_size", named.patch_size)?,
         channels: args.size_or("in_chans", channels)?,
         classes: args.size_or("num_classes", classes)?.max(1),
         width: args.size_or("embed_dim", named.width)?,
@@ -109,9 +105,10 @@ pub(super) fn is_pyramid(architecture: &str) -> bool {
 pub(super) fn read_pyramid(folder: &Path, store: &Store) -> Result<Network, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "timm")?;
     let args = file.section("model_args")?;
-    if let Some(key) =
-        args.keys().find(|key| !["num_classes", "img_size", "in_chans"].contains(key))
-    {
+    let read = ["num_classes", "img_size", "in_chans", "global_pool"];
+    let known =
+        |key: &str| read.contains(&key) || PASSED_OVER.contains(&key) || key.contains("drop");
+    if let Some(key) = args.keys().find(|key| !known(key)) {
         return Err(args.wrong(key, "absent: networks of other arguments cannot be read"));
     }
     let name = file.get("architecture").and_then(Value::as_str).unwrap_or_default();
@@ -124,11 +121,15 @@ pub(super) fn read_pyramid(folder: &Path, store: &Store) -> Result<Network, Stor
             .collect();
         file.wrong("architecture", &format!("one of {}", known.join(", ")))
     })?;
+    let pool = if matches!(network, Network::Xcit(_)) { "token" } else { "avg" };
+    for section in [&file, &args] {
+        section.absent_or("global_pool", &[json!(pool), Value::Null])?;
+    }
     if let Input::Images { channels, side, classes } = network.input() {
         let pretrained = file.section("pretrained_cfg")?;
         let classes = file.size_or("num_classes", pretrained.size_or("num_classes", classes)?)?;
         network.set_classes(args.size_or("num_classes", classes)?)?;
-        let sizes = (args.size_or("in_chans", channels)?, args.size_or("img_size", side)?);
+        let sizes = (args.size_or("in_chans", channels)?, args.side_or("img_size", side)?);
         if sizes != (channels, side) {
             let wanted = format!("of {channels} channels and {side} pixels a side, as {name} has");
             return Err(file.wrong("model_args", &wanted));

@@ -30,8 +30,21 @@ fn a_swin_of_timm_is_read_to_the_bit() {
     let index = Tensor::zeros((49, 49), DType::U32, &Device::Cpu).unwrap();
     tensors.push(("layers.0.blocks.0.attn.relative_position_index".to_string(), index));
     save_tensors(&folder.path().join("model.safetensors"), tensors, &BTreeMap::new()).unwrap();
-    let config =
-        serde_json::json!({ "architecture": format!("{SWIN}.ms_in1k"), "num_classes": CLASSES });
+    // What `save_for_hf` of timm 1.0.31 writes for a model made with another drop path, without entries for the hub.
+    let config = serde_json::json!({
+        "architecture": SWIN,
+        "num_classes": CLASSES,
+        "num_features": 768,
+        "global_pool": "avg",
+        "model_args": {
+            "num_classes": CLASSES,
+            "drop_path_rate": 0.1,
+            "in_chans": 3,
+            "global_pool": "avg",
+            "img_size": [224, 224],
+        },
+        "pretrained_cfg": { "tag": "ms_in1k", "input_size": [3, 224, 224], "num_classes": CLASSES },
+    });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
 
     let other = Store::new(4, DType::F32, &Device::Cpu);
@@ -39,6 +52,14 @@ fn a_swin_of_timm_is_read_to_the_bit() {
     assert_eq!(found, network);
     let read = found.build(other.frozen().unwrap()).unwrap();
     assert_eq!(logits(&*read).unwrap(), logits(&*model).unwrap());
+
+    // Of another pooling it would be another network.
+    let mut other = config.clone();
+    other["model_args"]["global_pool"] = "max".into();
+    std::fs::write(folder.path().join("config.json"), other.to_string()).unwrap();
+    let error =
+        open(folder.path(), &Store::new(5, DType::F32, &Device::Cpu)).unwrap_err().to_string();
+    assert!(error.contains("`model_args.global_pool` is \"max\""), "{error}");
 
     // Weights of other classes do not fit.
     std::fs::write(folder.path().join("config.json"), format!(r#"{{"architecture": "{SWIN}"}}"#))
