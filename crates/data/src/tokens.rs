@@ -1,6 +1,7 @@
 //! [`Tokens`]: the tokens of a corpus, in memory or mapped from shards on disk.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -57,9 +58,6 @@ pub fn write_shards(
     let folder = folder.as_ref();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let manifest = folder.join(MANIFEST);
-    if manifest.exists() {
-        fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
-    }
     let mut written = Written { shards: 0, kept: 0, documents: 0, tokens: 0 };
     let mut chunks = Chunks { documents: documents.into_iter(), bytes: shard_bytes };
     loop {
@@ -68,9 +66,10 @@ pub fn write_shards(
         if group.is_empty() {
             break;
         }
-        let work = group.par_iter().enumerate().map(|(i, documents)| {
-            write_one(&shard_path(folder, written.shards + i), documents, tokenizer)
-        });
+        let work = group
+            .par_iter()
+            .enumerate()
+            .map(|(i, documents)| write_one(folder, written.shards + i, documents, tokenizer));
         for (kept, documents, tokens) in work.collect::<Result<Vec<_>>>()? {
             written.shards += 1;
             written.kept += usize::from(kept);
@@ -96,18 +95,26 @@ fn shard_path(folder: &Path, i: usize) -> PathBuf {
 
 /// Whether it was there, its documents and its tokens.
 fn write_one(
-    path: &Path,
+    folder: &Path,
+    i: usize,
     documents: &[String],
     tokenizer: &Tokenizer,
 ) -> Result<(bool, usize, usize)> {
-    let source = source_hash(documents);
+    let (path, source) = (shard_path(folder, i), source_hash(documents));
     // Of another corpus or damaged: it is made again.
-    let old = Shard::open(path, tokenizer).ok().filter(|old| old.is_of(&source));
+    let old = Shard::open(&path, tokenizer).ok().filter(|old| old.is_of(&source));
     if let Some(old) = old.filter(|old| old.verify().is_ok()) {
         return Ok((true, old.documents(), old.tokens()));
     }
-    write_atomic(path, &encode(documents, tokenizer)?)?;
-    let new = Shard::open(path, tokenizer)?;
+    let (bytes, manifest) = (encode(documents, tokenizer)?, folder.join(MANIFEST));
+    // Only now is the folder unfinished: others may be reading one that needs no change.
+    match fs::remove_file(&manifest) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(&manifest)(error));
+        }
+        _ => write_atomic(&path, &bytes)?,
+    }
+    let new = Shard::open(&path, tokenizer)?;
     Ok((false, new.documents(), new.tokens()))
 }
 

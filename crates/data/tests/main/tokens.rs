@@ -88,6 +88,17 @@ fn a_run_that_was_cut_off_goes_on() {
 }
 
 #[test]
+fn finished_shards_stay_readable_while_the_same_are_prepared() {
+    let (folder, tokenizer) = (TempDir::new().unwrap(), tokenizer());
+    write_shards(folder.path(), stories(1, 40), &tokenizer, BYTES).unwrap();
+    let read = || Tokens::open(folder.path(), &tokenizer).unwrap().len();
+    let tokens = read();
+    let again = stories(1, 40).inspect(|_| assert_eq!(read(), tokens));
+    write_shards(folder.path(), again, &tokenizer, BYTES).unwrap();
+    assert_eq!(read(), tokens);
+}
+
+#[test]
 fn damage_is_named() {
     let (folder, tokenizer) = (TempDir::new().unwrap(), tokenizer());
     write_shards(folder.path(), stories(1, 20), &tokenizer, BYTES).unwrap();
