@@ -3,8 +3,8 @@
     mkdir gpu && tar -C gpu -xJf gpu.tar.xz && python3 gpu/gpu_check.py [--out gpu_check.json] [--quick]
 
 scripts/cuda_build.sh makes gpu.tar.xz. Checked are layers and models on the GPU against the CPU (values and
-gradients), the preset `smoke` of every table (its first loss against that of the CPU), and a run that is killed and goes
-on. Measured are training steps of large models, against PyTorch where it is installed with timm and transformers, and
+gradients), the preset `smoke` of every table (its first loss against that of the CPU), steps of Muon, and a run that is
+killed and goes on. Measured are training steps of large models, against PyTorch where it is installed with timm and transformers, and
 what conditioned tokens cost there. Prints one table and writes the same as JSON; ends with an error if a check failed.
 With --device cpu and --programs FOLDER it tries itself on a machine without a GPU: the tests of layers and models, which
 need one, are left out and named.
@@ -142,6 +142,16 @@ def resume(options):
     return f"the losses of the first {ALIKE} steps agree to {worst:.0e}"
 
 
+def muon(options):
+    """The losses of some steps of Muon, whose directions are found there, are those of the CPU."""
+    command = [options.programs / "train-step", "--model", "vit-32", "--batch", "16", "--steps", "6", "--muon"]
+    on = lambda device: [json.loads(line)["loss"] for line in run([*command, "--device", device]).splitlines()[:-1]]
+    worst = max(abs(ours - cpu) / cpu for ours, cpu in zip(on(options.device), on("cpu"), strict=True))
+    if not worst <= FIRST_LOSS:
+        raise Failed(f"a loss differs from the CPU's by {worst:.1e} of it")
+    return f"6 steps; losses agree to {worst:.0e}"
+
+
 def steps(options, case, precision):
     """Milliseconds a training step of ours takes, and what conditioned tokens take alone."""
     name, _, batch = case.rpartition(":")
@@ -190,6 +200,7 @@ def main():
         print("NOT CHECKED: layers and models, whose tests need a GPU", file=sys.stderr)
         checks = []
     checks += [(f"{table}: smoke", lambda table=table: smoke(options, table)) for table in TABLES]
+    checks.append(("steps of Muon", lambda: muon(options)))
     checks.append(("killed and resumed", lambda: resume(options)))
     if not options.quick:
         measured = [(case, precision) for case in CASES for precision in ("f32", "bf16")]

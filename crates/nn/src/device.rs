@@ -150,19 +150,38 @@ where
 }
 
 /// y + b for `y` (..., C) and, where there is one, `b` (C,).
-pub(crate) fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn add_bias(y: &Tensor, b: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
     let Some(b) = b else { return Ok(y.clone()) };
     let b = precision.factor(b)?;
-    if !matches!(y.dtype(), DType::BF16 | DType::F16) {
-        return y.broadcast_add(&b);
-    }
     if cuda::serves_with(y, &[&b]) {
         return cuda::add_bias(y, &b);
+    }
+    if !matches!(y.dtype(), DType::BF16 | DType::F16) {
+        return y.broadcast_add(&b);
     }
     let sum = y.detach().broadcast_add(&b.detach())?;
     // dy = g, db = sum over rows of g: a product, which adds in f32 where candle's sum would in bf16.
     let op = Fused::new("add-bias", sum, |_, _, g| Ok((g.clone(), sum_rows(g)?)));
     y.apply_op2(&b, op)
+}
+
+/// The rows `ids` of a table (V, C): (ids, C).
+///
+/// # Errors
+/// When an id is not below V.
+pub fn rows(table: &Tensor, ids: Vec<u32>) -> Result<Tensor> {
+    let count = table.dim(0)?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
+        candle_core::bail!("row {id} of a table of {count} rows");
+    }
+    if table.dtype() == DType::F32 && cuda::serves(table) && !ids.is_empty() {
+        return cuda::rows(table, ids);
+    }
+    let n = ids.len();
+    table.index_select(&Tensor::from_vec(ids, n, table.device())?, 0)
 }
 
 /// softmax(x) over the last dimension.

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
+use crate::device;
 use crate::kernel::{self, Real};
-use crate::reference;
 
 /// y_i = row ids_i of the table: ids (...) of u32 and a table (V, C) give (..., C).
 ///
@@ -18,10 +18,10 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     if let Some(id) = indices.iter().find(|&&id| id as usize >= rows) {
         candle_core::bail!("embedding: id {id} with a table of {rows} rows");
     }
-    if !kernel::serves(table) {
-        return reference::embedding(ids, table);
-    }
-    let y = table.contiguous()?.apply_op1(EmbeddingOp { indices })?;
+    let y = match kernel::serves(table) {
+        true => table.contiguous()?.apply_op1(EmbeddingOp { indices })?,
+        false => device::rows(table, indices)?,
+    };
     y.reshape([ids.dims(), &[width]].concat())
 }
 

@@ -17,7 +17,7 @@ use candle_nn::ops::log_softmax;
 
 use crate::Padding;
 use crate::channel_attention::SMALLEST_NORM;
-use crate::device::wide;
+use crate::device::{self, wide};
 use crate::probe::{Among, Heads};
 use crate::window_attention::{HIDDEN, part, relative_places};
 
@@ -202,7 +202,7 @@ pub(crate) fn window_heads(
     let n = window * window;
     if let Some(table) = table {
         let places = relative_places(window).into_iter().map(|row| row as u32).collect();
-        let bias = table.index_select(&Tensor::from_vec(places, n * n, table.device())?, 0)?;
+        let bias = device::rows(table, places)?;
         scores = scores.broadcast_add(&bias.t()?.reshape((1, heads, n, n))?)?;
     }
     if shift > 0 {
@@ -267,8 +267,9 @@ fn sum_channels(columns: &Tensor, attention: &Tensor, qkv: &Tensor) -> Result<Te
 pub(crate) fn cross_covariance_heads(qkv: &Tensor, temperature: &Tensor) -> Result<Heads> {
     let parts = channels(qkv, temperature.dim(0)?)?;
     let unit = |x: &Tensor| {
-        let norm = x.sqr()?.sum_keepdim(2)?.sqrt()?; // (B, H, 1, D)
-        x.broadcast_div(&norm.maximum(SMALLEST_NORM)?)
+        // The root of zero would have an infinite slope.
+        let norm = x.sqr()?.sum_keepdim(2)?.maximum(SMALLEST_NORM * SMALLEST_NORM)?.sqrt()?; // (B, H, 1, D)
+        x.broadcast_div(&norm)
     };
     let scores = unit(&parts[0])?.t()?.contiguous()?.matmul(&unit(&parts[1])?)?;
     let scores = scores.broadcast_mul(&temperature.unsqueeze(0)?)?;
@@ -357,6 +358,7 @@ pub(crate) fn labelled_logits(
     weight: &Tensor,
     labels: &[u32],
 ) -> Result<(Tensor, Tensor)> {
+    let total = labels.len();
     let (rows, labels): (Vec<u32>, Vec<u32>) = (0..)
         .zip(labels.iter().copied())
         .filter(|(_, label)| *label != crate::loss::IGNORED)
@@ -365,9 +367,12 @@ pub(crate) fn labelled_logits(
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         candle_core::bail!("linear-cross-entropy: label {label} with {classes} classes");
     }
-    let rows = Tensor::from_vec(rows, labels.len(), x.device())?;
-    let logits = x.index_select(&rows, 0)?.matmul(&weight.t()?)?;
-    Ok((logits, Tensor::from_vec(labels, rows.dims1()?, x.device())?))
+    let labelled = match rows.len() == total {
+        true => x.clone(),
+        false => device::rows(x, rows)?,
+    };
+    let (logits, n) = (labelled.matmul(&weight.t()?)?, labels.len());
+    Ok((logits, Tensor::from_vec(labels, n, x.device())?))
 }
 
 /// Rows of `table` (V, C) by `ids`, (...) -> (..., C).

@@ -215,11 +215,15 @@ impl Muon {
         let grads = self.slots.iter().map(|slot| slot.member.gradient(grads, total));
         let grads = grads.collect::<Result<Vec<_>>>()?;
         self.steps += 1;
-        let (slots, config) = (self.slots.par_iter_mut(), &self.config);
+        let config = &self.config;
+        let step = |(slot, grad): (&mut Slot, &Tensor)| slot.step(grad, rate, scale, config);
+        if self.slots.iter().any(|slot| !slot.member.var.device().is_cpu()) {
+            // A thread has a stream of its own on a GPU, which nothing orders among those of others.
+            return self.slots.iter_mut().zip(grads).try_for_each(step);
+        }
         // Every matrix is decomposed by one thread, so bits do not depend on their number.
-        slots.zip(grads).try_for_each(|(slot, grad)| {
-            threads::with_count(1, || slot.step(grad, rate, scale, config))
-        })
+        let slots = self.slots.par_iter_mut().zip(grads);
+        slots.try_for_each(|work| threads::with_count(1, || step(work)))
     }
 
     /// The state to save, beside [`Muon::steps`]: `<name>.momentum_buffer` in the shape of the

@@ -217,6 +217,29 @@ __device__ void masked(const T *x, T *y, int rows, int width, unsigned int least
   }
 }
 
+// Row i of the result is row ids[i] of x.
+extern "C" __global__ void rows_by_id(const float *x, const unsigned int *ids, float *out, int rows, int width, float, float,
+                                      float, float) {
+  int row = warp_row();
+  if (row >= rows) return;
+  const float *from = x + (long long)ids[row] * width;
+  for (int c = lane(); c < width; c += 32) out[(long long)row * width + c] = from[c];
+}
+
+// Row i of the result is the sum of the rows places[j] of g, j from starts[i] to starts[i + 1], in order. A warp has 32
+// columns of a row.
+extern "C" __global__ void sums_by_id(const float *g, const unsigned int *places, const unsigned int *starts, float *out,
+                                      int rows, int width, float, float, float, float) {
+  int tiles = (width + 31) / 32;
+  long long warp = blockIdx.x * (long long)(blockDim.x / 32) + threadIdx.x / 32;
+  long long row = warp / tiles;
+  int c = (int)(warp % tiles) * 32 + lane();
+  if (row >= rows || c >= width) return;
+  float sum = 0.0f;
+  for (unsigned int j = starts[row]; j < starts[row + 1]; j++) sum += g[(long long)places[j] * width + c];
+  out[row * width + c] = sum;
+}
+
 // Over a block of up to 1024 threads; every one gets the result. `shared` holds one number for each warp.
 __device__ inline float block_sum(float x, float *shared) {
   x = warp_sum(x);

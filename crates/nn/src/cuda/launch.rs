@@ -46,6 +46,9 @@ const WARP: usize = 32;
 const BLOCKS: usize = 4096;
 
 impl Launch {
+    /// Rows of a block, where a warp works on one.
+    pub(crate) const ROWS: usize = THREADS / WARP;
+
     /// The name of the kernel.
     pub fn kernel(&self) -> &str {
         &self.kernel
@@ -70,7 +73,7 @@ impl Launch {
     pub(crate) fn of_rows(kernel: String, x: &Tensor) -> Self {
         let width = x.dims().last().copied().unwrap_or(1).max(1);
         let rows = x.elem_count() / width;
-        let (blocks, shape) = ((rows * WARP).div_ceil(THREADS), x.shape().clone());
+        let (blocks, shape) = (rows.div_ceil(Self::ROWS), x.shape().clone());
         Self {
             kernel,
             rows,

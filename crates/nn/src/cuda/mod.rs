@@ -3,7 +3,8 @@
 //! | kernel | in place of |
 //! | --- | --- |
 //! | layer norm and RMS norm, forward and backward | a copy forward, a dozen operations backward |
-//! | bias in bf16 | a copy |
+//! | bias | a copy in bf16, a slow sum backward |
+//! | rows of a table by index, forward and backward | sums backward by one thread a column |
 //! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
 //! | GELU, forward and backward | a dozen operations backward |
 //! | dropout and drop path, the mask drawn in place | masks drawn on the host |
@@ -100,6 +101,36 @@ pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
     let backward =
         |_: [&Tensor; 2], _: &Tensor, g: &Tensor| Ok([Some(g.clone()), Some(sum_rows(g)?)]);
     y.apply_op2(&b.contiguous()?, Op { launch: Launch { rows, width, ..elements }, backward })
+}
+
+/// The rows `ids` of an f32 table (V, C), one or more: (ids, C).
+///
+/// # Errors
+/// When the device fails; ids must be below V.
+pub(crate) fn rows(table: &Tensor, ids: Vec<u32>) -> Result<Tensor> {
+    let ((count, width), n, device) = (table.dims2()?, ids.len(), table.device());
+    // The places of each row, side by side. They are copied now: a copy amid backward would wait for the device.
+    let mut places: Vec<u32> = (0..n as u32).collect();
+    places.sort_by_key(|&place| ids[place as usize]);
+    let mut starts = vec![0u32; count + 1];
+    ids.iter().for_each(|&id| starts[id as usize + 1] += 1);
+    (0..count).for_each(|row| starts[row + 1] += starts[row]);
+    let starts = Tensor::from_vec(starts, count + 1, device)?;
+    let (ids, places) = (Tensor::from_vec(ids, n, device)?, Tensor::from_vec(places, n, device)?);
+    let table = table.contiguous()?;
+    let launch = Launch {
+        rows: n,
+        blocks: n.div_ceil(Launch::ROWS),
+        shape: Shape::from((n, width)),
+        ..Launch::of_rows("rows_by_id".to_string(), &table)
+    };
+    let backward = move |[x, _]: [&Tensor; 2], _: &Tensor, g: &Tensor| {
+        let launch = Launch::of_rows("sums_by_id".to_string(), x);
+        let blocks = (count * width.div_ceil(32)).div_ceil(Launch::ROWS);
+        let launch = Launch { blocks, ..launch };
+        Ok([Some(launch.run(&[&g.contiguous()?, &places, &starts])?), None])
+    };
+    table.apply_op2(&ids, Op { launch, backward })
 }
 
 /// softmax(scale x) over the last dimension.

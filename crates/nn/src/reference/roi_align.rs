@@ -1,6 +1,6 @@
 //! The definition of [`crate::roi_align`](fn@crate::roi_align).
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::roi_align::{Grid, Roi, grids, neighbours};
 
@@ -33,9 +33,11 @@ pub fn roi_align(
         };
         let (places, weights): (Vec<u32>, Vec<f64>) = cells.iter().flat_map(filled).unzip();
         let places = Tensor::from_vec(places, size * size * most, wide.device())?;
-        let weights = Tensor::from_vec(weights, (size * size, most, 1), wide.device())?;
+        let weights = Tensor::from_vec(weights, (size * size, most, 1), &Device::Cpu)?;
+        // Metal has no f64.
+        let weights = weights.to_dtype(wide.dtype())?.to_device(wide.device())?;
         let neighbours = pixels.index_select(&places, 0)?.reshape((size * size, most, c))?;
-        let weighted = neighbours.broadcast_mul(&weights.to_dtype(wide.dtype())?)?;
+        let weighted = neighbours.broadcast_mul(&weights)?;
         weighted.sum(1)?.reshape((size, size, c))
     };
     let pooled = grids.iter().map(pooled).collect::<Result<Vec<_>>>()?;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::cuda::{Launch, SOURCE, emulate};
-use conditioned_nn::{Gelu, Linear, device, reference};
+use conditioned_nn::{Gelu, Linear, Precision, device, reference};
 use proptest::prelude::*;
 
 use crate::networks::{
@@ -196,9 +196,33 @@ proptest! {
         }
     }
 
-    // A bias of its own in bf16; in f32 candle adds it.
     #[test]
-    fn linear(rows in 1usize..20, i in 1usize..20, o in 1usize..20) {
+    fn bias(rows in 1usize..20, c in 1usize..40) {
+        let inputs = [uniform(&[rows, c], 1).unwrap(), uniform(&[c], 2).unwrap()];
+        for dtype in DTYPES {
+            agree(
+                &inputs,
+                dtype,
+                |v| device::add_bias(&v[0], Some(&v[1]), Precision::Full),
+                |v| v[0].broadcast_add(&v[1]),
+            ).unwrap();
+        }
+    }
+
+    // Rows that occur once, often and not at all.
+    #[test]
+    fn rows_of_a_table(n in 1usize..40, count in 1usize..20, width in 1usize..70) {
+        let ids: Vec<u32> = (0..n).map(|i| (i * i % 7 % count) as u32).collect();
+        agree(
+            &[uniform(&[count, width], 1).unwrap()],
+            DType::F32,
+            |v| device::rows(&v[0], ids.clone()),
+            |v| v[0].index_select(&Tensor::new(&ids[..], &Device::Cpu)?, 0),
+        ).unwrap();
+    }
+
+    #[test]
+    fn linear_in_bf16(rows in 1usize..20, i in 1usize..20, o in 1usize..20) {
         let inputs = [uniform(&[rows, i], 1), uniform(&[o, i], 2), uniform(&[o], 3)];
         agree(
             &inputs.map(Result::unwrap),
