@@ -301,7 +301,8 @@ fn statistics(parts: &[Part], d: usize) -> Result<[Vec<f64>; 2]> {
 
 /// A row of statistics in f64 on the host.
 fn host(row: &Tensor) -> Result<Vec<f64>> {
-    Ok(row.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+    // Metal has no f64.
+    Ok(row.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?)
 }
 
 /// The statistics of one batch, with their graph.
@@ -326,7 +327,8 @@ impl Batch {
         let tokens = flatten(&x, channels)?;
         let weight = weight.to_dtype(tokens.dtype())?.to_device(x.device())?;
         let weight = weight.reshape((1, tokens.dim(0)?))?;
-        let count = weight.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let count = weight.sum_all()?.to_device(&Device::Cpu)?;
+        let count = count.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if count == 0.0 {
             return Err(Error::NoTokens);
         }

@@ -1,6 +1,6 @@
 //! The five losses of a Mask R-CNN.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use conditioned_nn::embedding;
 
 /// Scalars whose sum is trained on.
@@ -33,7 +33,9 @@ impl Losses {
     /// # Errors
     /// When a value cannot be read.
     pub fn values(&self) -> Result<[(&'static str, f64); 5]> {
-        let value = |loss: &Tensor| loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>();
+        // Metal has no f64, here and below.
+        let value =
+            |loss: &Tensor| loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>();
         Ok([
             ("anchor_class", value(&self.anchor_class)?),
             ("anchor_box", value(&self.anchor_box)?),
@@ -72,13 +74,16 @@ pub(super) fn l1(x: &Tensor, targets: &[f64], weight: f64, n: f64) -> Result<Ten
 /// A scalar times a factor, through which a gradient goes even if it is zero: candle's own product with a number cuts
 /// the graph then.
 pub(super) fn times(loss: &Tensor, factor: f64) -> Result<Tensor> {
-    loss * Tensor::new(factor, loss.device())?.to_dtype(loss.dtype())?
+    loss * Tensor::new(factor, &Device::Cpu)?.to_dtype(loss.dtype())?.to_device(loss.device())?
 }
 
 /// Constants of the shape of `x`; zeros where there are none.
 fn like(x: &Tensor, values: &[f64]) -> Result<Tensor> {
     match values {
         [] => x.detach().zeros_like(),
-        values => Tensor::from_slice(values, x.shape(), x.device())?.to_dtype(x.dtype()),
+        values => {
+            let values = Tensor::from_slice(values, x.shape(), &Device::Cpu)?;
+            values.to_dtype(x.dtype())?.to_device(x.device())
+        }
     }
 }

@@ -29,7 +29,7 @@ mod rpn;
 #[cfg(test)]
 mod torchvision;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use conditioned_nn::{Conv2d, Linear};
 use serde::{Deserialize, Serialize};
@@ -178,5 +178,6 @@ fn linear(vb: &VarBuilder, inputs: usize, outputs: usize, init: Init) -> Result<
 
 /// Elements as f64, in order, wherever they are.
 fn host(x: &Tensor) -> Result<Vec<f64>> {
-    x.detach().to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1()
+    // Metal has no f64.
+    x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
