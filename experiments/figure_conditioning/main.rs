@@ -1,7 +1,7 @@
 //! The figure of condition numbers along training, with what the paper does not show: every layer, the spectra, both
 //! sides of Proposition 4.2, and whether results follow the condition number whichever way it was lowered.
 //!
-//! It trains the ViT of table 1, at the settings that were searched there, with probes. Every table draws the same
+//! It trains the ViT of table 1, at the settings that were searched there, with probes. Every table but 2 draws the same
 //! figures of its own runs with `--set probe_every=STEPS`.
 
 use std::process::ExitCode;

@@ -221,6 +221,7 @@ const TEXTS: &[Change] = &[
     Change {
         one_of: &["learning_rate=3e-5", "learning_rate=1e-4", "learning_rate=3e-4"],
         arms: &[Arm::BASELINE, Arm::POOLED, Arm::PER_SEQUENCE, Arm::POOLED_NORM_MATCHED],
+        rows: &[],
     },
     Change {
         one_of: &[
@@ -234,6 +235,7 @@ const TEXTS: &[Change] = &[
             "ramp=0",
         ],
         arms: &[Arm::POOLED, Arm::PER_SEQUENCE, Arm::POOLED_NORM_MATCHED],
+        rows: &[],
     },
 ];
 
@@ -241,6 +243,7 @@ const IMAGES: &[Change] = &[
     Change {
         one_of: &["learning_rate=1e-4", "learning_rate=3e-4", "learning_rate=1e-3"],
         arms: &[Arm::BASELINE, Arm::POOLED_CURRENT, Arm::PER_SEQUENCE],
+        rows: &[],
     },
     Change {
         one_of: &[
@@ -252,6 +255,7 @@ const IMAGES: &[Change] = &[
             "ramp=0",
         ],
         arms: &[Arm::POOLED_CURRENT, Arm::PER_SEQUENCE],
+        rows: &[],
     },
 ];
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use conditioned_models::Architecture;
+use conditioned_models::conditioning::{ConditioningConfig, Method, PooledPart};
 use conditioned_train::Length;
 use serde::{Deserialize, Serialize};
 
@@ -91,13 +92,26 @@ impl Shares {
         let a_step = run.job.fit.accumulate;
         let steps = (share * every as f64 / a_step as f64).round().max(1.0) as usize;
         let every = steps * a_step;
+        let part = (every * evaluations) as f64 / run.job.micro_batches() as f64;
         let mut run = run.clone();
         run.cell = Cell { budget: Budget::Time, ..run.cell };
+        let network = &mut run.job.network;
+        network.set_conditioning(of_length(network.conditioning(), part));
         let fit = &mut run.job.fit;
         fit.length = Length::MicroBatches(every * evaluations);
         (fit.evaluate_every, fit.checkpoint_every) = (every, every);
         Some(run)
     }
+}
+
+/// What is done to a model in a run that is `part` as long: ramps, and what is frozen, keep their share of it.
+fn of_length(mut config: ConditioningConfig, part: f64) -> ConditioningConfig {
+    let scaled = |steps: u64| (steps as f64 * part).round() as u64;
+    config.ramp_steps = scaled(config.ramp_steps);
+    if let Method::PooledPart { part: PooledPart::Frozen { steps }, .. } = &mut config.method {
+        *steps = scaled(*steps);
+    }
+    config
 }
 
 /// What the cost of a step depends on, wherever it lies.

@@ -15,11 +15,11 @@ use conditioned_report::html::Plate;
 use conditioned_report::scatter::{self, Group, Point, Scatter};
 use conditioned_train::Findings;
 
-use crate::arm::{Arm, Method};
+use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::plan::name;
 use crate::probe::{KAPPA, RESOLVED};
-use crate::report::runs;
+use crate::report::{repeats, runs};
 use crate::results::Finished;
 use crate::search::Block;
 use crate::table::{Curve, Table};
@@ -85,9 +85,7 @@ fn groups<T: Table>(results: &[Finished]) -> Vec<Runs<'_>> {
         for &block in Block::value_variants() {
             let of_arm = |arm: &Arm| {
                 let found = runs(results, (&row, block, Budget::Steps, *arm));
-                // `init` chooses its scale by itself: there is nothing to tune.
-                let shown =
-                    !found.is_empty() && (block, arm.method) != (Block::Tuned, Method::Init);
+                let shown = !found.is_empty() && !repeats(*arm, block, &found);
                 shown.then_some((*arm, found))
             };
             let arms: Vec<_> = Arm::all().iter().filter_map(of_arm).collect();

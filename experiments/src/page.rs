@@ -40,6 +40,10 @@ pub fn page<T: Table>(
     // The first run of a row, stage, arm and setting stands for its other seeds.
     let mut drawn: BTreeMap<_, Option<Section>> = BTreeMap::new();
     for folder in folder::find(out)? {
+        // One that was not begun, broke off or is being trained has no numbers above.
+        if folder.summary()?.is_none() {
+            continue;
+        }
         let config = folder.config()?;
         let cell = &config.cell;
         let kind =

@@ -17,7 +17,7 @@ use crate::recipe::Recipe;
 use crate::run::queue::Workers;
 use crate::search::{Effort, Found, Start, Tuned};
 use crate::settings::{Axes, PUBLISHED_STD, Setting};
-use crate::table::{Preset, Request, Stage, Table};
+use crate::table::{Change, Preset, Request, Stage, Table};
 use conditioned_models::Architecture;
 
 /// The first seed of a table. Searches begin at 0: no network that helped to choose a setting is
@@ -37,6 +37,8 @@ pub struct Plan<T: Table> {
     arms_named: bool,
     /// The arms that are left out to save time.
     pub(crate) left_out: &'static [Arm],
+    /// The changes of `--set`, which the recipes have.
+    set: Vec<String>,
     seeds: Option<u64>,
     device: String,
     tuned: Tuned,
@@ -92,6 +94,21 @@ impl Shard {
     pub fn is_part(self) -> bool {
         self.count > 1
     }
+
+    /// Whether it trains a cell, the one at `place` of its plan.
+    ///
+    /// What a search has left depends on what other shards have finished by now, and the places with it; so a point
+    /// is taken by its name.
+    fn takes(self, cell: &Cell, place: usize) -> bool {
+        let number = match cell.start {
+            Start::Point(_) => {
+                let [a, b, c, d, ..] = *blake3::hash(cell.to_string().as_bytes()).as_bytes();
+                u32::from_le_bytes([a, b, c, d]) as usize
+            }
+            _ => place,
+        };
+        number % self.count == self.index
+    }
 }
 
 /// The cells of a plan, with what their later stages need.
@@ -120,17 +137,9 @@ impl<T: Table> Plan<T> {
         };
         arms.retain(|arm| !left_out.contains(arm));
         let rows = distinct(options.models.as_deref().unwrap_or(preset.rows));
-        let rows = rows.into_iter().map(|row| {
-            let recipe = match options.init {
-                Some(_) => (preset.recipe)(row).for_checkpoint(),
-                None => (preset.recipe)(row),
-            };
-            let recipe: T::Recipe = overrides::apply(recipe, &options.set)?;
-            recipe.shared().validate()?;
-            recipe.validate()?;
-            Ok((row, recipe))
-        });
-        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let with_recipe =
+            |row| Ok((row, recipe(&preset, row, options.init.is_some(), &options.set)?));
+        let rows = rows.into_iter().map(with_recipe).collect::<Result<Vec<_>>>()?;
         let shared = rows.first().map(|(_, recipe)| recipe.shared());
         ensure!(
             options.tuned.is_none() || shared.is_none_or(|shared| shared.learning_rate.is_none()),
@@ -158,6 +167,7 @@ impl<T: Table> Plan<T> {
             arms,
             arms_named: options.arms.is_some(),
             left_out,
+            set: options.set.clone(),
             seeds: options.seeds,
             device: options.device.clone(),
             init: options.init.clone(),
@@ -188,16 +198,17 @@ impl<T: Table> Plan<T> {
         }
     }
 
-    /// What is searched for an arm of a row.
+    /// What is searched for an arm of a row, which an earlier search in the same folder may have had.
     ///
     /// # Errors
-    /// When the search is to begin at settings that the arm has not.
+    /// When the search is to begin at settings that the arm has not, or the changes of `--set` are not for the row.
     pub fn axes(&self, row: &str, arm: Arm) -> Result<Axes> {
-        let recipe = self.rows.iter().find(|(known, _)| name(*known) == row);
-        let recipe = recipe.map(|(_, recipe)| recipe);
-        let tables = recipe.is_none_or(T::has_embedding_tables);
-        let shared = recipe.map(|recipe| recipe.shared().clone()).unwrap_or_default();
-        let axes = self.preset.grid.axes(arm, &shared, tables);
+        let rows = T::Row::value_variants();
+        let known = rows.iter().find(|known| name(**known) == row);
+        let known = *known.with_context(|| format!("{row}: no row of {}", T::NAME))?;
+        let recipe = recipe(&self.preset, known, self.init.is_some(), &self.set)?;
+        let tables = T::has_embedding_tables(&recipe);
+        let axes = self.preset.grid.axes(arm, recipe.shared(), tables);
         if !self.rates_alone {
             return Ok(axes);
         }
@@ -294,9 +305,10 @@ impl<T: Table> Plan<T> {
     ///
     /// # Errors
     /// When an arm has no recorded settings, or the change cannot be.
-    pub fn changed(&self, change: &str, arms: &[Arm]) -> Result<Cells<T>> {
+    pub fn changed(&self, change: &str, of: &Change) -> Result<Cells<T>> {
         let set: Vec<String> = change.split(' ').map(str::to_string).collect();
-        let mut changed = self.with_arms(arms);
+        let mut changed = self.with_arms(of.arms);
+        changed.rows.retain(|(row, _)| of.rows.is_empty() || of.rows.contains(&&*name(*row)));
         for (_, recipe) in &mut changed.rows {
             *recipe = overrides::apply(recipe.clone(), &set)?;
             recipe.shared().validate()?;
@@ -314,6 +326,7 @@ impl<T: Table> Plan<T> {
             preset: self.preset.clone(),
             options: self.options.clone(),
             rows: self.rows.clone(),
+            set: self.set.clone(),
             arms: self.arms.iter().filter(|arm| arms.contains(arm)).copied().collect(),
             device: self.device.clone(),
             tuned: self.tuned.clone(),
@@ -354,11 +367,11 @@ impl<T: Table> Plan<T> {
             let request = self.request(*row, recipe);
             let data = T::data(&request)?;
             for (seed, arm, (start, setting, best)) in wanted {
+                let cell = Cell { row: name(*row), arm, start, budget: Budget::Steps, seed };
                 count += 1;
-                if (count - 1) % self.shard.count != self.shard.index {
+                if !self.shard.takes(&cell, count - 1) {
                     continue;
                 }
-                let cell = Cell { row: name(*row), arm, start, budget: Budget::Steps, seed };
                 let run = self.run(&request, &data, cell, setting, 0, None)?;
                 cells.runs.push(RunConfig { best, ..run });
                 cells.settings.push(setting);
@@ -446,6 +459,23 @@ impl<T: Table> Cells<T> {
     }
 }
 
+/// The recipe of a row with the changes of `--set`.
+fn recipe<T: Table>(
+    preset: &Preset<T>,
+    row: T::Row,
+    of_checkpoint: bool,
+    set: &[String],
+) -> Result<T::Recipe> {
+    let recipe = match of_checkpoint {
+        true => (preset.recipe)(row).for_checkpoint(),
+        false => (preset.recipe)(row),
+    };
+    let recipe: T::Recipe = overrides::apply(recipe, set)?;
+    recipe.shared().validate()?;
+    recipe.validate()?;
+    Ok(recipe)
+}
+
 /// The name of a row.
 pub fn name<R: ValueEnum>(row: R) -> String {
     row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
@@ -460,4 +490,36 @@ pub(crate) fn distinct<V: PartialEq + Copy>(values: &[V]) -> Vec<V> {
 /// The standard deviation that embedding tables have at a setting, until the arm finds its own.
 pub fn embedding_std(setting: Setting) -> f64 {
     setting.embedding_std.unwrap_or(PUBLISHED_STD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_search_whatever_is_left_of_it() {
+        let cells: Vec<Cell> = (0..40)
+            .map(|i| Cell {
+                row: "vit".to_string(),
+                arm: Arm::BASELINE,
+                start: Start::Point(Setting::published(f64::from(i + 1))),
+                budget: Budget::Steps,
+                seed: 0,
+            })
+            .collect();
+        let shards = [0, 1, 2].map(|index| Shard { index, count: 3 });
+        let taken = |shard: Shard, from: usize| -> Vec<String> {
+            let left = cells[from..].iter().enumerate();
+            left.filter(|(at, cell)| shard.takes(cell, *at))
+                .map(|(_, cell)| cell.to_string())
+                .collect()
+        };
+        let whole = shards.map(|shard| taken(shard, 0));
+        assert_eq!(whole.iter().map(Vec::len).sum::<usize>(), cells.len());
+        assert!(whole.iter().all(|share| share.len() > 5), "{whole:?}");
+        // Of what is left each takes what it would have taken of all.
+        for (shard, whole) in shards.into_iter().zip(&whole) {
+            assert!(taken(shard, 7).iter().all(|cell| whole.contains(cell)));
+        }
+    }
 }

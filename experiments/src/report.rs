@@ -98,6 +98,14 @@ pub fn runs<'a>(
     results.iter().filter(belongs).collect()
 }
 
+/// Whether runs of the tuned block say nothing new: `init` chooses its scale by itself, so that only its rates may be
+/// others than those for published tables.
+pub fn repeats(arm: Arm, block: Block, runs: &[&Finished]) -> bool {
+    let same =
+        |run: &&Finished| (run.cell.start, run.cell.budget) == (Block::Published, Budget::Steps);
+    arm.method == Method::Init && block == Block::Tuned && runs.iter().all(same)
+}
+
 /// The mean of a metric over all rows, seed by seed, as cells of a row `name`: of the arms and seeds that every
 /// row has.
 pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Finished> {
@@ -144,10 +152,19 @@ fn views<'a, T: Table>(
         for &block in Block::value_variants() {
             for &budget in Budget::value_variants() {
                 for arm in Arm::all() {
-                    let own = runs(results, (&row, block, budget, arm));
-                    // `init` chooses its scale by itself, and without tables there is none: nothing to tune.
-                    let tunable = T::HAS_EMBEDDING_TABLES && arm.method != Method::Init;
-                    if own.is_empty() || (block == Block::Tuned && !tunable) {
+                    // Without tables there is one block, and all stands in it.
+                    let of = match (budget, block) {
+                        (Budget::Time, Block::Published) if !T::HAS_EMBEDDING_TABLES => {
+                            Block::Tuned
+                        }
+                        _ => block,
+                    };
+                    let own = runs(results, (&row, of, budget, arm));
+                    let again = match T::HAS_EMBEDDING_TABLES {
+                        true => repeats(arm, block, &own),
+                        false => block == Block::Tuned,
+                    };
+                    if own.is_empty() || again {
                         continue;
                     }
                     let baseline = (&*row, block, Budget::Steps, Arm::BASELINE);

@@ -293,7 +293,7 @@ type Setup = (ConditioningConfig, Option<MuonRule>);
 #[derive(Default)]
 pub struct Together {
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
-    arms: BTreeMap<(String, Arm, String, Option<String>), Setup>,
+    arms: BTreeMap<(String, Arm, String, Budget, Option<String>), Setup>,
 }
 
 impl Together {
@@ -313,9 +313,9 @@ impl Together {
             at.display()
         );
         let own = (config.job.network.conditioning(), config.job.fit.muon.clone());
-        let Cell { row, arm, start, .. } = &config.cell;
-        // A setting may have its own, and so may a stage.
-        let key = (row.clone(), *arm, start.to_string(), config.stage.clone());
+        let Cell { row, arm, start, budget, .. } = &config.cell;
+        // A setting may have its own, and so may a budget (it decides how long a ramp is) and a stage.
+        let key = (row.clone(), *arm, start.to_string(), *budget, config.stage.clone());
         ensure!(
             *self.arms.entry(key).or_insert_with(|| own.clone()) == own,
             "{}: another strength, placement or optimiser than in other runs of {arm}; they do not belong in \

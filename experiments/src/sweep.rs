@@ -23,11 +23,12 @@ pub fn run<T: Table>(plan: &Plan<T>, stop: &AtomicBool) -> Result<()> {
     let changes = plan.preset().sweep;
     ensure!(!changes.is_empty(), "preset {}: nothing to sweep", plan.preset().name);
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let changes = changes.iter().flat_map(|c| c.one_of.iter().map(|change| (*change, c.arms)));
-    for (name, arms) in changes {
+    let changes = changes.iter().flat_map(|of| of.one_of.iter().map(move |change| (*change, of)));
+    // All of them before the first run: a change that cannot be is known at once.
+    let planned = changes.map(|(name, of)| Ok((name, plan.changed(name, of)?)));
+    for (name, cells) in planned.collect::<Result<Vec<_>>>()? {
         // A change has a folder of its own: the cells are called alike.
         let out = plan.out.join(name.replace(' ', "-"));
-        let cells = plan.changed(name, arms)?;
         queue::train(&cells.runs, &out, &plan.workers, stop)?;
         let mut seen = Vec::new();
         for run in &cells.runs {

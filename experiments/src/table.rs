@@ -226,6 +226,8 @@ pub struct Change {
     pub one_of: &'static [&'static str],
     /// The arms.
     pub arms: &'static [Arm],
+    /// The rows whose models take them; empty for all.
+    pub rows: &'static [&'static str],
 }
 
 /// What was asked for, of one row.

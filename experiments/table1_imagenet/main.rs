@@ -189,10 +189,19 @@ const ARMS: &[Arm] = &[Arm::BASELINE, Arm::INIT, Arm::PER_SEQUENCE, Arm::POOLED_
 /// The same without the control.
 const AT_SIZE: &[Arm] = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED_CURRENT, Arm::MUON];
 
-const SWEEP: &[Change] = &[Change {
-    one_of: &["strength=0.1", "strength=0.3", "strength=1", "placement=before-position"],
-    arms: &[Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
-}];
+const SWEEP: &[Change] = &[
+    Change {
+        one_of: &["strength=0.1", "strength=0.3", "strength=1"],
+        arms: &[Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
+        rows: &[],
+    },
+    Change {
+        one_of: &["placement=before-position"],
+        arms: &[Arm::PER_SEQUENCE, Arm::POOLED_CURRENT],
+        // The others have no position table in front.
+        rows: &["vit", "deit", "xcit"],
+    },
+];
 
 impl Table for Table1 {
     const NAME: &'static str = "table1-imagenet";
@@ -335,7 +344,10 @@ impl Table for Table1 {
             }
             _ => String::new(),
         };
-        format!("{}{images}, stand-in for ImageNet-1k", first.data)
+        match first.cell.preset.as_str() {
+            "paper" => first.data.clone(),
+            _ => format!("{}{images}, stand-in for ImageNet-1k", first.data),
+        }
     }
 
     fn notes(_: &[Finished]) -> Vec<String> {

@@ -230,7 +230,10 @@ impl Table for Table2 {
     }
 
     fn on(first: &Finished) -> String {
-        format!("{}, stand-in for COCO", first.data)
+        match first.cell.preset.as_str() {
+            "paper" => first.data.clone(),
+            _ => format!("{}, stand-in for COCO", first.data),
+        }
     }
 
     fn notes(_: &[Finished]) -> Vec<String> {

@@ -250,6 +250,7 @@ const ARMS: &[Arm] = &[Arm::BASELINE, Arm::PER_SEQUENCE, Arm::POOLED, Arm::MUON]
 const SWEEP: &[Change] = &[Change {
     one_of: &["strength=0.1", "strength=0.3", "strength=1", "placement=before-position"],
     arms: &[Arm::PER_SEQUENCE, Arm::POOLED],
+    rows: &[],
 }];
 
 impl Table for Table3 {

@@ -257,6 +257,7 @@ const SWEEP: &[Change] = &[Change {
         "placement=after-norm strength=1",
     ],
     arms: &[Arm::PER_SEQUENCE, Arm::POOLED],
+    rows: &[],
 }];
 
 fn main() -> ExitCode {

@@ -281,14 +281,20 @@ const PLAY: Grid = Grid::new(&[3e-3, 6e-3, 1.2e-2], &[(1.0, 0.02), (1.0, 0.1), (
 
 /// The presets on stories have strength 1, table strength 0.3 and momentum 0.1: these changes are none.
 const SWEEP: &[Change] = &[
-    Change { one_of: &["strength=0.3", "strength=1", "strength=3"], arms: &[Arm::POOLED] },
+    Change {
+        one_of: &["strength=0.3", "strength=1", "strength=3"],
+        arms: &[Arm::POOLED],
+        rows: &[],
+    },
     Change {
         one_of: &["momentum=0.03", "momentum=0.5", "placement=before-position"],
         arms: &[Arm::POOLED],
+        rows: &[],
     },
     Change {
         one_of: &["table_strength=0.1", "table_strength=0.3", "table_strength=1"],
         arms: &[Arm::TABLE],
+        rows: &[],
     },
 ];
 

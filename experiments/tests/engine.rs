@@ -10,14 +10,14 @@ use std::path::Path;
 use std::process::Stdio;
 
 use conditioned_models::Architecture;
-use conditioned_models::conditioning::Method;
+use conditioned_models::conditioning::{ConditioningConfig, Method};
 use experiments::arm::Arm;
 use experiments::budget::Shares;
 use experiments::run::folder::Folder;
 use experiments::run::timing;
 use experiments::search::Start;
 
-use support::{Binary, lines, results, stderr, text};
+use support::{Binary, lines, results, stderr, text, untrained};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
 const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
@@ -124,8 +124,11 @@ fn the_table_of_contributing_goes_through_every_command() {
     let run = ["--tuned", &tuned, "--set", "epochs=8", "--out", &out];
     let table = TOY.success(&run);
     assert!(table.contains("pooled") && table.contains("Δ to baseline"), "{table}");
-    assert_eq!(TOY.success(&["report", "--out", &out]), table);
     let cell = root.path().join("out/vit/pooled-published/seed100");
+    // A run that was claimed and never begun changes nothing.
+    let claimed = untrained(&cell, root.path().join("out/vit/pooled-published/seed199"));
+    assert_eq!(TOY.success(&["report", "--out", &out]), table);
+    std::fs::remove_dir_all(claimed).unwrap();
     TOY.resumes(&cell, &root.path().join("killed"));
 
     // Two shards and then the whole are the same table.
@@ -181,6 +184,9 @@ fn equal_time_is_counted_in_micro_batches() {
     let baseline = Folder::new(root.path().join("out/vit/baseline-set/seed100")).config().unwrap();
     let mut muon = baseline.clone();
     muon.cell.arm = Arm::MUON;
+    let quarter = (muon.job.micro_batches() / 4) as u64;
+    let ramped = ConditioningConfig { ramp_steps: quarter, ..Method::factor(2.0).unwrap().into() };
+    muon.job.network.set_conditioning(ramped);
     let timings = timing::read(Path::new(&out)).unwrap();
     let mut timings = [timings[0].clone(), timings[0].clone()];
     (timings[1].arm, timings[1].ms_per_step) = (Arm::MUON, 2.0 * timings[0].ms_per_step);
@@ -194,6 +200,8 @@ fn equal_time_is_counted_in_micro_batches() {
     assert_eq!(2 * timed.job.micro_batches(), baseline.job.micro_batches());
     // As many evaluations as the baseline has.
     assert_eq!(timed.job.micro_batches() / timed.job.fit.evaluate_every, 4);
+    // A ramp is the same part of it.
+    assert_eq!(2 * timed.job.network.conditioning().ramp_steps, quarter);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use conditioned_models::Architecture;
 use conditioned_models::hugging_face::vit;
 use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_nn::Store;
+use conditioned_nn::store::load_tensors;
 use support::{Binary, results, text};
 
 const FINETUNE: Binary = Binary(env!("CARGO_BIN_EXE_finetune"));
@@ -103,6 +104,10 @@ fn a_checkpoint_learns_images_and_becomes_a_plain_model() {
     let run = format!("{out}/vit/pooled-current-set/seed100");
     // Batches that are decoded anew go on where a killed run stopped.
     FINETUNE.resumes(Path::new(&run), &scene.path("copy"));
+    // What is kept are the statistics that were evaluated, of all training images, and not the running average.
+    let kept = load_tensors(&Path::new(&run).join("model.safetensors"), &Device::Cpu).unwrap();
+    let (_, weight) = kept.iter().find(|(name, _)| name.ends_with("running_weight")).unwrap();
+    assert_eq!(weight.to_scalar::<f64>().unwrap(), 1.0, "one observation");
     let model = scene.str("exported");
     FINETUNE.success(&["export", "--run", &run, "--out", &model]);
     let config = vit::read_config(Path::new(&model)).unwrap();

@@ -262,6 +262,7 @@ fn bad_input_gets_one_clear_error() {
         (set("prefix_lengths=[16,33]"), &["33", "context, 32"]),
         (set("prefix_lengths=[32]"), &["at least one below the context"]),
         (set("context=100000"), &["do not fill a window of 100000"]),
+        (set("prefix_windows=1000000"), &["prefix_windows=1000000", "give more text"]),
         (set("learning_rate=-1"), &["--set learning_rate=-1: must be above 0"]),
         ("--seeds 0".to_string(), &["--seeds"]),
         ("--threads 0".to_string(), &["--threads"]),

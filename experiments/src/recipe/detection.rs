@@ -69,6 +69,10 @@ impl Recipe for DetectionRecipe {
             epochs.is_multiple_of(evaluations),
             "--set epochs={epochs}: must be a multiple of evaluations, {evaluations}"
         );
+        ensure!(
+            self.shared.probe_every.is_none(),
+            "--set probe_every: a detector has no probes; every other table has"
+        );
         Ok(())
     }
 }

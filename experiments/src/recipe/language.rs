@@ -242,6 +242,16 @@ impl LanguageRecipe {
             let largest = loaded.train.tokens().largest()?;
             loaded.tokenizer.check_ids(&[largest], network.vocabulary)?;
         }
+        // A search reads no test data.
+        if !request.first_stage_only || request.plan_only {
+            let (count, tokens) = (request.recipe.prefix_windows, loaded.test.len());
+            ensure!(
+                tokens.saturating_sub(context) >= count,
+                "--set prefix_windows={count}: the test part has {tokens} tokens, in which {} windows of {context} \
+                 begin at places of their own; give more text, or fewer windows",
+                tokens.saturating_sub(context)
+            );
+        }
         let rows = init.as_ref().map_or(text.vocabulary, |(_, network)| network.vocabulary);
         request.recipe.check_prompt(&loaded.tokenizer, rows)?;
         Ok(LanguageData { ngram_loss: loaded.ngram_loss()?, text, init })

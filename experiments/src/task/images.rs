@@ -125,6 +125,14 @@ impl ImageClassification {
 }
 
 impl ImageClassification {
+    /// The model of some weights, its running statistics those of clean training images under them.
+    fn recalibrated(&self, weights: VarBuilder<'static>) -> Result<Box<dyn Model>, TaskError> {
+        let model = self.network.build(weights)?;
+        let images = self.recalibration.epoch(0);
+        model.recalibrate(images.map(|batch| Ok::<_, TaskError>(batch?.images)))?;
+        Ok(model)
+    }
+
     /// The first `count` training batches: what a comparison with another program trains on.
     pub(crate) fn first_batches(&self, count: usize) -> Result<Vec<Batch>, TaskError> {
         let epochs = 0..count.div_ceil(self.train.batches());
@@ -155,10 +163,7 @@ impl Task for ImageClassification {
 
     /// Loss and accuracy on the tuning slice and kappa of the tokens; at the end also the test.
     fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
-        let model = self.network.build(weights)?;
-        model.recalibrate(
-            self.recalibration.epoch(0).map(|batch| Ok::<_, TaskError>(batch?.images)),
-        )?;
+        let model = self.recalibrated(weights)?;
         let mut metrics = Metrics::new();
         let mut judge = |set: &str, images: &Loader| -> Result<(), TaskError> {
             let (loss, accuracy) = score(&*model, images)?;
@@ -176,14 +181,16 @@ impl Task for ImageClassification {
 
     /// Of the first images of the tuning slice.
     fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
-        let model = self.network.build(weights)?;
+        let model = self.recalibrated(weights)?;
         probe::findings(probe::singles(&self.kappa).map(|image| Ok(model.probe(&image?)?)))
     }
 }
 
 impl CellTask for ImageClassification {
     /// The first evaluated step at which the tuning accuracy reached the target; NaN where none did.
-    fn extras(&self, _: &RunConfig, run: &Run, _: &Store) -> Result<Extras> {
+    fn extras(&self, _: &RunConfig, run: &Run, store: &Store) -> Result<Extras> {
+        // In the store itself, so that the statistics that are kept are those that were evaluated.
+        self.recalibrated(store.builder()).map_err(boxed)?;
         let Some(target) = self.target else { return Ok(Extras::default()) };
         let reached = record::read(&run.metrics())?.into_iter().find_map(|event| match event {
             Event::Evaluation { step, metrics, .. } => {

@@ -42,7 +42,10 @@ impl SequencesConfig {
     /// When they cannot be read.
     pub fn first_batch(&self, seed: u64) -> Result<Tensor> {
         let train = Arc::new(self.data.load()?.train);
-        let order = SequenceLoaderConfig::training(self.batch_size, seed);
+        let order = SequenceLoaderConfig {
+            leave_out: self.leave_out,
+            ..SequenceLoaderConfig::training(self.batch_size, seed)
+        };
         let loader = SequenceLoader::new(train, order, &Device::Cpu)?;
         let batch = loader.epoch(0).next().context("no sequences")??;
         let lengths: Vec<f32> = batch.mask.to_dtype(DType::F32)?.sum(1)?.to_vec1()?;
