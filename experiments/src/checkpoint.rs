@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use conditioned_models::encoder::EncoderConfig;
-use conditioned_models::hugging_face::{bert, gpt2, timm, vit};
+use conditioned_models::hugging_face::{bert, gpt2, timm, vit, weight_files};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use serde::{Deserialize, Serialize};
@@ -90,18 +90,10 @@ impl Checkpoint {
     }
 }
 
-/// BLAKE3 of all files of weights, in the order of their names.
+/// BLAKE3 of the files that the weights are read from, in the order of their names.
 fn hash(folder: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "safetensors" || e == "bin") {
-            files.push(path);
-        }
-    }
-    files.sort();
     let mut hasher = blake3::Hasher::new();
-    for file in files {
+    for file in weight_files(folder)? {
         let mut open = std::fs::File::open(&file).with_context(|| file.display().to_string())?;
         std::io::copy(&mut open, &mut hasher).with_context(|| file.display().to_string())?;
     }

@@ -354,6 +354,7 @@ mod tests {
     #[test]
     fn a_card_names_the_checkpoint_that_others_can_find() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), "weights").unwrap();
         let local = Checkpoint::of_stage(folder.path()).unwrap();
         let plain = "---\npipeline_tag: text-classification\n---\n";
         assert_eq!(front_matter("text-classification", Some(&local)), plain);

@@ -182,7 +182,8 @@ impl Settings {
         let is_rebuilt = match (&this.class, &kind) {
             (Some(class), _) => is_rebuilt(class),
             (None, Some(kind)) => REBUILT.iter().any(|(model, _)| model == kind),
-            (None, None) => true,
+            // A whole tokenizer is taken as it is.
+            (None, None) => !tokenizer.ends_with("tokenizer.json"),
         };
         this.rule = match (config, model) {
             (Some(config), _) if is_rebuilt => Rule::Settings(config.path),

@@ -63,8 +63,9 @@ impl CocoSet {
     /// # Errors
     /// When a file cannot be read or is not of this format, two categories have the same id, there is no category, or
     /// no image is left. When an image is not in the folder, not of a sane size or comes twice. When an annotation
-    /// comes twice, is of an unknown image or category, its box has no area or is outside the image, or its
-    /// segmentation is missing or no mask of the image. Names file and id.
+    /// comes twice, is of an unknown image or category, its box has a side below 0 or is outside the image, or its
+    /// segmentation is missing or no mask of the image. Names file and id. One whose box has a side of 0 is left out with a
+    /// warning: COCO's own training set has two.
     ///
     /// Source: the format of COCO (cocodataset.org/#format-data): polygons, or runs as a list or a compressed
     /// string.

@@ -104,18 +104,25 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T> {
 }
 
 impl Annotation<'_> {
-    /// The object in its image, of this height and width.
+    /// The object in its image, of this height and width; none where its box is a line or a point.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn instance(&self, size: [usize; 2], categories: &[Category]) -> Result<Instance> {
+    pub(super) fn instance(
+        &self,
+        size: [usize; 2],
+        categories: &[Category],
+    ) -> Result<Option<Instance>> {
         let place = |category: &Category| category.id;
         let category = categories.binary_search_by_key(&self.category_id, place).map_err(|_| {
             format!("category {} is none of the list `categories`", self.category_id)
         })?;
         let [left, top, across, down] = self.bbox;
-        if !is_box(self.bbox) || across == 0.0 || down == 0.0 {
-            return Err(format!("the box {:?} (left, top, width, height) has no area", self.bbox));
+        if !is_box(self.bbox) {
+            return Err(format!(
+                "the box {:?} (left, top, width, height) has a side below 0",
+                self.bbox
+            ));
         }
         let [height, width] = size;
         let fits = |start: f64, length: f64, side: usize| {
@@ -126,6 +133,9 @@ impl Annotation<'_> {
                 "the box {:?} (left, top, width, height) is outside its image of {height} x {width} pixels",
                 self.bbox
             ));
+        }
+        if across == 0.0 || down == 0.0 {
+            return Ok(None);
         }
         let Some(segmentation) = self.segmentation else {
             return Err("no `segmentation`, and every object needs its mask".into());
@@ -140,7 +150,7 @@ impl Annotation<'_> {
             1 => true,
             other => return Err(format!("`iscrowd` is {other}, and 0 or 1 is expected")),
         };
-        Ok(Instance { id: self.id, category, bbox: self.bbox, mask, area, crowd })
+        Ok(Some(Instance { id: self.id, category, bbox: self.bbox, mask, area, crowd }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde_json::value::RawValue;
@@ -142,7 +143,8 @@ fn image(entry: &ImageEntry, folder: &Path) -> std::result::Result<CocoImage, St
     Ok(CocoImage { id, file, height, width, instances: Vec::new() })
 }
 
-/// Hands the objects to their images; those of `others` are passed over.
+/// Hands the objects to their images; those of `others` are passed over, and, with a warning, those whose box has no
+/// area, of which COCO's own training set has two: there is nothing to find.
 pub(super) fn instances(
     entries: &[&RawValue],
     categories: &[Category],
@@ -152,6 +154,7 @@ pub(super) fn instances(
 ) -> Result<()> {
     let places: HashMap<u64, usize> =
         images.iter().enumerate().map(|(place, image)| (image.id, place)).collect();
+    let flat = AtomicUsize::new(0);
     let read = |(place, raw): (usize, &&RawValue)| {
         let fail = |problem| format!("{}: {problem}", json::name("annotation", place, raw));
         let annotation: Annotation<'_> = json::parse(raw).map_err(fail)?;
@@ -164,11 +167,21 @@ pub(super) fn instances(
             };
         };
         let size = [images[image].height, images[image].width];
-        let instance = annotation.instance(size, categories).map_err(fail)?;
-        Ok(Some((image, instance)))
+        match annotation.instance(size, categories).map_err(fail)? {
+            Some(instance) => Ok(Some((image, instance))),
+            None => {
+                flat.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+        }
     };
     let read: Vec<std::result::Result<Option<(usize, Instance)>, String>> =
         entries.par_iter().enumerate().map(read).collect();
+    let flat = flat.into_inner();
+    if flat > 0 {
+        let json = broken.json.display();
+        tracing::warn!("{json}: {flat} annotations whose box has no area are left out");
+    }
     let mut ids = HashSet::new();
     for instance in read {
         match instance {

@@ -302,7 +302,8 @@ struct Fields {
 }
 
 impl Fields {
-    /// The object in a file, or that under a key of it; empty where the key is missing.
+    /// The object in a file, or, of a file of timm, what it says of the network as published: that is under a key of its
+    /// own, or, in old files, at the root. Empty where there is none.
     fn read(path: &Path, key: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
         let fail = |problem| Error::Preprocessing { path: path.into(), problem };
@@ -311,6 +312,7 @@ impl Fields {
         if let Some(key) = key {
             map = match map.remove(key) {
                 Some(Value::Object(inner)) => inner,
+                None if map.contains_key("architecture") && !map.contains_key("model_type") => map,
                 _ => Map::new(),
             };
         }
@@ -440,6 +442,11 @@ fn of_timm(fields: &Fields) -> Result<Preprocessing> {
     let resized =
         (side as f64 / crop.ok_or_else(|| fields.wrong("crop_pct", "a part of 1"))?) as usize;
     let text = |key| fields.get(key).map(|value| value.as_str().unwrap_or("?"));
+    // timm's own choice, too.
+    let (mean, std) = match (fields.get("mean"), fields.get("std")) {
+        (None, None) => IMAGENET,
+        _ => fields.normal("mean", "std")?,
+    };
     Ok(Preprocessing {
         side,
         resize: match text("crop_mode") {
@@ -454,7 +461,7 @@ fn of_timm(fields: &Fields) -> Result<Preprocessing> {
             Some("lanczos") => Interpolation::Lanczos,
             Some(_) => return Err(fields.wrong("interpolation", "bicubic, bilinear or lanczos")),
         },
-        mean: fields.normal("mean", "std")?.0,
-        std: fields.normal("mean", "std")?.1,
+        mean,
+        std,
     })
 }

@@ -154,3 +154,24 @@ fn what_is_written_is_read_again() {
         assert!(text.contains("0.406") == (preprocessing.mean[2] == 0.406), "{text}");
     }
 }
+
+#[test]
+fn old_files_of_timm_say_it_at_their_root() {
+    let root = TempDir::new().unwrap();
+    let fields = json!({
+        "architecture": "vit_small_patch16_224", "input_size": [3, 96, 96], "crop_pct": 1.0,
+        "interpolation": "bilinear"
+    });
+    fs::write(root.path().join("config.json"), fields.to_string()).unwrap();
+    let read = Preprocessing::read(root.path()).unwrap();
+    assert_eq!(
+        (read.side, read.resize, read.interpolation),
+        (96, Resize::Shorter(96), Interpolation::Bilinear)
+    );
+    // timm's own where nothing is said.
+    assert_eq!(read.mean, Preprocessing::imagenet(96).mean);
+    // A folder of transformers names its model otherwise, and its images are prepared by another file.
+    let other = json!({ "architecture": "x", "model_type": "vit", "input_size": [3, 96, 96] });
+    fs::write(root.path().join("config.json"), other.to_string()).unwrap();
+    assert!(Preprocessing::read(root.path()).is_err());
+}

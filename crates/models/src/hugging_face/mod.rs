@@ -37,7 +37,7 @@ use conditioned_nn::store::{save_tensors, write_atomic};
 use serde_json::Value;
 
 pub use open::open;
-pub use weights::WEIGHTS;
+pub use weights::{WEIGHTS, weight_files};
 
 /// The file that says what the model is.
 const CONFIG: &str = "config.json";

@@ -225,8 +225,12 @@ fn check_arguments(args: &Fields) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The network that timm calls so.
+/// The network that timm calls so, whatever it was trained on.
 fn of_name(name: &str) -> Option<VitConfig> {
+    // `vit_base_patch16_224.augreg_in21k`, and before there were tags `vit_base_patch16_224_in21k`.
+    let name = name.split('.').next()?;
+    let trained = ["_in21k", "_dino", "_sam"];
+    let name = trained.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     let name = name.strip_prefix("vit_").or_else(|| name.strip_prefix("deit_"))?;
     let (size, rest) = name.split_once("_patch")?;
     let (patch, side) = rest.split_once('_')?;

@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::{Object, PthTensors, Stack};
+use candle_core::pickle::{Object, PthTensors, Stack, TensorInfo};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use conditioned_nn::StoreError;
@@ -39,11 +39,19 @@ pub(super) fn is_state(name: &str) -> bool {
     name.split('.').any(|part| part == "conditioner" || part == FIXED_BUFFER)
 }
 
-/// The file that stands for the weights of a folder, and all tensors by their names without `prefix`.
-pub(super) fn load(
-    folder: &Path,
-    prefix: &str,
-) -> Result<(PathBuf, BTreeMap<String, Tensor>), StoreError> {
+/// The files that the weights of a folder are read from, in the order of their names.
+///
+/// # Errors
+/// When there is none, or an index of shards is damaged or names one that is missing.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    Ok(files(folder)?.1.into_iter().map(|(file, _)| file).collect())
+}
+
+/// Files of weights, and the tensors that are promised of each.
+type Promised = Vec<(PathBuf, Vec<String>)>;
+
+/// The file that stands for the weights of a folder, and those that they are in.
+fn files(folder: &Path) -> Result<(PathBuf, Promised), StoreError> {
     let Some(file) = WEIGHTS.iter().find(|file| folder.join(file).is_file()) else {
         let reason = format!("no weights in this folder; looked for {}", WEIGHTS.join(", "));
         return Err(StoreError::Format { path: folder.to_path_buf(), reason });
@@ -53,6 +61,15 @@ pub(super) fn load(
         true => shards(folder, &path)?,
         false => vec![(path.clone(), Vec::new())],
     };
+    Ok((path, files))
+}
+
+/// The file that stands for the weights of a folder, and all tensors by their names without `prefix`.
+pub(super) fn load(
+    folder: &Path,
+    prefix: &str,
+) -> Result<(PathBuf, BTreeMap<String, Tensor>), StoreError> {
+    let (path, files) = files(folder)?;
     let mut tensors = BTreeMap::new();
     for (file, promised) in files {
         let found = read(&file)?;
@@ -120,7 +137,7 @@ struct Index {
 }
 
 /// The files that an index names, and the tensors that it promises of each.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<(PathBuf, Vec<String>)>, StoreError> {
+fn shards(folder: &Path, index: &Path) -> Result<Promised, StoreError> {
     let fail = |reason| StoreError::Format { path: index.to_path_buf(), reason };
     let bytes = read_bytes(index)?;
     let index: Index = serde_json::from_slice(&bytes)
@@ -226,14 +243,45 @@ fn read_pickle(path: &Path) -> candle_core::Result<Vec<(String, Tensor)>> {
                 candle_core::bail!("`{name}` has shape {shape:?}, more than the file holds");
             }
         }
-        let names = file.tensor_infos().keys().filter(|name| !is_mask(name));
-        names
-            .filter_map(|name| Some(file.get(name).transpose()?.map(|t| (name.clone(), t))))
-            .collect()
+        let infos = file.tensor_infos().iter().filter(|(name, _)| !is_mask(name));
+        let read = |(name, info): (&String, &TensorInfo)| {
+            let tensor = match info.layout.is_contiguous() || info.layout.is_fortran_contiguous() {
+                true => file.get(name).transpose()?,
+                false => gather(path, info),
+            };
+            Some(tensor.map(|tensor| (name.clone(), tensor)))
+        };
+        infos.filter_map(read).collect()
     };
     // candle panics over objects that PyTorch does not write.
     let caught = catch_unwind(AssertUnwindSafe(read));
     caught.unwrap_or_else(|_| candle_core::bail!("its parts contradict each other"))
+}
+
+/// A tensor whose elements do not lie in order, as those of convolutions with channels last.
+fn gather(path: &Path, info: &TensorInfo) -> candle_core::Result<Tensor> {
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+    let mut bytes = Vec::new();
+    archive.by_name(&info.path)?.read_to_end(&mut bytes)?;
+    let count = bytes.len() / info.dtype.size_in_bytes();
+    let layout = &info.layout;
+    let place = |mut i: usize| {
+        let mut place = layout.start_offset();
+        for (size, stride) in layout.dims().iter().zip(layout.stride()).rev() {
+            place += i % size * stride;
+            i /= size;
+        }
+        place
+    };
+    let places: Vec<usize> = (0..layout.shape().elem_count()).map(place).collect();
+    if places.iter().any(|&place| place >= count) {
+        candle_core::bail!("`{}` goes beyond the {count} numbers of its storage", info.name);
+    }
+    let whole = &bytes[..count * info.dtype.size_in_bytes()];
+    let storage = Tensor::from_raw_buffer(whole, info.dtype, &[count], &Device::Cpu)?;
+    let places: Vec<u32> = places.into_iter().map(|place| place as u32).collect();
+    let n = places.len();
+    storage.index_select(&Tensor::from_vec(places, n, &Device::Cpu)?, 0)?.reshape(layout.shape())
 }
 
 /// What a pickle names beside tensors, the first such class or function. A pickle that cannot be followed

@@ -114,7 +114,8 @@ fn of_transformers(
         patch_size: file.side("patch_size")?,
         channels: file.size("num_channels")?,
         classes: match file.get("id2label").and_then(Value::as_object) {
-            Some(labels) => labels.len(),
+            // An encoder without a head may have been saved with none.
+            Some(labels) => labels.len().max(1),
             None => file.size_or("num_labels", CLASSES)?,
         },
         width,
@@ -147,7 +148,10 @@ pub(super) fn read_classes(folder: &Path) -> Result<Vec<String>, StoreError> {
             (&inner, "labels"),
         ],
     };
-    let is_there = |(file, key): &&(&Fields, &str)| file.get(key).is_some_and(|v| !v.is_null());
+    let is_there = |(file, key): &&(&Fields, &str)| match file.get(key) {
+        Some(Value::Object(names)) => !names.is_empty(),
+        found => found.is_some_and(|value| !value.is_null()),
+    };
     let Some((place, key)) = places.iter().find(is_there) else { return Ok(Vec::new()) };
     let (names, classes) = (names(place, key)?, parse(&file, layout)?.classes);
     match names.len() == classes {

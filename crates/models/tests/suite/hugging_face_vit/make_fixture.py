@@ -132,6 +132,11 @@ model = moved(timm.create_model(
 save_for_hf(model, here / "timm", model_config={"label_names": CLASSES}, safe_serialization=True)
 expect("timm", model, images, targets)
 
+# As timm writes what was trained with --channels-last.
+(here / "channels_last").mkdir()
+shutil.copy(here / "timm/config.json", here / "channels_last/config.json")
+torch.save(model.to(memory_format=torch.channels_last).state_dict(), here / "channels_last/pytorch_model.bin")
+
 base = ViTModel(vit.config)
 base.load_state_dict(vit.vit.state_dict(), strict=False)
 base.save_pretrained(here / "base")

@@ -150,6 +150,12 @@ fn every_layout_holds_the_same_weights() {
             }
         }
     }
+    let (_, wanted, _) = open(&fixture("timm"), DType::F32, |_| ());
+    let (_, store, _) = open(&fixture("channels_last"), DType::F32, |_| ());
+    for (name, tensor) in wanted.tensors() {
+        let found = store.get(&name).unwrap();
+        assert_eq!(distance(&found, &tensor).unwrap(), 0.0, "channels_last: {name}");
+    }
 }
 
 fn strings(list: &[&str]) -> Vec<String> {
@@ -216,7 +222,26 @@ fn published_folders_of_timm_have_sizes_by_name() {
     assert_eq!((classes.len(), &*classes[2], &*classes[10]), (11, "n2", "n10"));
     // Without a head.
     let json = serde_json::json!({ "architecture": "vit_small_patch16_224", "num_classes": 0 });
-    assert_eq!(read(json).0, VitConfig { classes: 1, ..small });
+    assert_eq!(read(json).0, VitConfig { classes: 1, ..small.clone() });
+    for name in ["vit_small_patch16_224.augreg_in21k", "vit_small_patch16_224_in21k"] {
+        assert_eq!(read(serde_json::json!({ "architecture": name })).0, small, "{name}");
+    }
+    // Those of MIIL have no biases of queries, keys and values.
+    let name = "vit_small_patch16_224_miil";
+    let json = serde_json::json!({ "architecture": name }).to_string();
+    std::fs::write(folder.path().join("config.json"), json).unwrap();
+    assert!(read_config(folder.path()).unwrap_err().to_string().contains(name));
+}
+
+#[test]
+fn an_encoder_saved_without_labels_has_one_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read(fixture("base").join("config.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    json["id2label"] = serde_json::json!({});
+    std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    assert_eq!(read_config(folder.path()).unwrap().classes, 1);
+    assert!(read_classes(folder.path()).unwrap().is_empty());
 }
 
 /// Name, folder that the weights come from, and conditioning of what is written for transformers.
