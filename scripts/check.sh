@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; }
 
 # Where there is MPI, all is built with it: a build of its own would compile most dependencies once more, since the
-# bindings ask for other features of them. So would lints of the hub on their own.
+# bindings ask for other features of them. So would lints of the hub on their own; what stands in for it without the feature
+# is compiled by the tests, and not linted.
 features="" linted=experiments/hub
 if command -v mpicc > /dev/null && command -v mpirun > /dev/null; then features=experiments/mpi linted+=,experiments/mpi; fi
 

@@ -119,6 +119,9 @@ pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Fin
         for arm in Arm::all() {
             let cells = |row: &&str| runs(results, (row, block, Budget::Steps, arm));
             let by_row: Vec<Vec<&Finished>> = rows.iter().map(cells).collect();
+            if by_row.iter().all(|runs| repeats(arm, block, runs)) {
+                continue;
+            }
             for first in by_row.first().into_iter().flatten() {
                 let of_seed = |runs: &Vec<&Finished>| {
                     let run = runs.iter().find(|run| run.cell.seed == first.cell.seed);

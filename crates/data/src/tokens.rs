@@ -101,13 +101,20 @@ fn write_one(
     tokenizer: &Tokenizer,
 ) -> Result<(bool, usize, usize)> {
     let (path, source) = (shard_path(folder, i), source_hash(documents));
-    // Of another corpus or damaged: it is made again.
-    let old = Shard::open(&path, tokenizer).ok().filter(|old| old.is_of(&source));
-    if let Some(old) = old.filter(|old| old.verify().is_ok()) {
-        return Ok((true, old.documents(), old.tokens()));
+    // None where it is missing, of another corpus or damaged.
+    let there = || {
+        let old = Shard::open(&path, tokenizer).ok().filter(|old| old.is_of(&source))?;
+        old.verify().ok().map(|()| (true, old.documents(), old.tokens()))
+    };
+    if let Some(old) = there() {
+        return Ok(old);
     }
     let (bytes, manifest) = (encode(documents, tokenizer)?, folder.join(MANIFEST));
-    // Only now is the folder unfinished: others may be reading one that needs no change.
+    // Another command may have made it in the meantime, and be reading the folder.
+    if let Some(old) = there() {
+        return Ok(old);
+    }
+    // Only now is the folder unfinished.
     match fs::remove_file(&manifest) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(Error::io(&manifest)(error));

@@ -359,6 +359,9 @@ pub(crate) fn labelled_logits(
     labels: &[u32],
 ) -> Result<(Tensor, Tensor)> {
     let total = labels.len();
+    if x.dim(0)? != total {
+        candle_core::bail!("linear-cross-entropy: {total} labels for {} rows", x.dim(0)?);
+    }
     let (rows, labels): (Vec<u32>, Vec<u32>) = (0..)
         .zip(labels.iter().copied())
         .filter(|(_, label)| *label != crate::loss::IGNORED)

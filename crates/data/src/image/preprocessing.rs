@@ -96,8 +96,8 @@ impl Preprocessing {
         Self { side, resize, ..self.clone() }
     }
 
-    /// Reads how the images of a checkpoint are prepared: `preprocessor_config.json` of Hugging Face, or the
-    /// `pretrained_cfg` in timm's `config.json`.
+    /// Reads how the images of a checkpoint are prepared: `preprocessor_config.json` of Hugging Face, or timm's
+    /// `config.json`, in its `pretrained_cfg` or, in old files, at its root.
     ///
     /// # Errors
     /// When neither is there or can be read, or asks for what is not done here: names file, key and value.
@@ -312,7 +312,7 @@ impl Fields {
         if let Some(key) = key {
             map = match map.remove(key) {
                 Some(Value::Object(inner)) => inner,
-                None if map.contains_key("architecture") && !map.contains_key("model_type") => map,
+                None if map.contains_key("input_size") && !map.contains_key("model_type") => map,
                 _ => Map::new(),
             };
         }

@@ -146,6 +146,25 @@ fn a_text_cannot_forge_an_end() {
     assert!(!ids.contains(&tokenizer.end_of_text()));
 }
 
+/// As in transformers 5, where a class of a BERT builds its tokenizer anew and no class takes the file as it is.
+#[test]
+fn a_class_decides_whether_a_file_is_taken_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::train_wordpiece(stories(0, 20), 80).unwrap().save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["normalizer"]["lowercase"] = false.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let lowers_case = |settings: &str| {
+        std::fs::write(folder.path().join("tokenizer_config.json"), settings).unwrap();
+        let tokenizer = Tokenizer::read(&path).unwrap();
+        tokenizer.encode("ONCE").unwrap() == tokenizer.encode("once").unwrap()
+    };
+    assert!(!lowers_case(r#"{"model_max_length": 512}"#));
+    assert!(lowers_case(r#"{"model_max_length": 512, "tokenizer_class": "BertTokenizer"}"#));
+}
+
 #[test]
 fn damaged_files_are_named() {
     let folder = TempDir::new().unwrap();

@@ -265,8 +265,10 @@ fn gather(path: &Path, info: &TensorInfo) -> candle_core::Result<Tensor> {
     archive.by_name(&info.path)?.read_to_end(&mut bytes)?;
     let count = bytes.len() / info.dtype.size_in_bytes();
     let layout = &info.layout;
+    // candle has the start of a tensor of a pickle in bytes.
+    let start = layout.start_offset() / info.dtype.size_in_bytes();
     let place = |mut i: usize| {
-        let mut place = layout.start_offset();
+        let mut place = start;
         for (size, stride) in layout.dims().iter().zip(layout.stride()).rev() {
             place += i % size * stride;
             i /= size;

@@ -132,10 +132,14 @@ model = moved(timm.create_model(
 save_for_hf(model, here / "timm", model_config={"label_names": CLASSES}, safe_serialization=True)
 expect("timm", model, images, targets)
 
-# As timm writes what was trained with --channels-last.
+# As timm writes what was trained with --channels-last, the convolution a view into a larger storage.
 (here / "channels_last").mkdir()
 shutil.copy(here / "timm/config.json", here / "channels_last/config.json")
-torch.save(model.to(memory_format=torch.channels_last).state_dict(), here / "channels_last/pytorch_model.bin")
+state = load_file(here / "timm/model.safetensors")
+patches = state["patch_embed.proj.weight"].permute(0, 2, 3, 1)
+storage = torch.cat([torch.ones(5), patches.flatten(), torch.ones(9)])
+state["patch_embed.proj.weight"] = storage[5:-9].view(patches.shape).permute(0, 3, 1, 2)
+torch.save(state, here / "channels_last/pytorch_model.bin")
 
 base = ViTModel(vit.config)
 base.load_state_dict(vit.vit.state_dict(), strict=False)
