@@ -215,10 +215,20 @@ mod checkpoint {
         let folder = tempfile::tempdir().unwrap();
         let snapshot = folder.path().join("0123abc");
         std::fs::create_dir(&snapshot).unwrap();
+        let model = snapshot.join("model.safetensors");
+        std::fs::write(&model, "weights").unwrap();
         let local = Checkpoint::of_stage(&snapshot).unwrap();
         assert_eq!(local.name(), "0123abc");
         let fetched = local.clone().of_hub(Some("someone/small-bert"));
         assert_eq!(fetched.name(), "someone/small-bert");
         assert_eq!(fetched, local);
+        // What is not read may come and go, what is read may not.
+        for other in ["pytorch_model.bin", "training_args.bin", "other.safetensors"] {
+            std::fs::write(snapshot.join(other), "others").unwrap();
+        }
+        local.check().unwrap();
+        std::fs::write(&model, "Weights").unwrap();
+        let error = local.check().unwrap_err().to_string();
+        assert!(error.contains("not those that this run was planned with"), "{error}");
     }
 }
