@@ -21,7 +21,7 @@ fi
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # Kernels of candle on every core.
 export CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
-# A target folder of its own: kernels of the stub in check_cuda_types.sh must never get here.
+# A target folder of its own: kernels of the stub in with_cuda_stub.sh must never get here.
 export CARGO_TARGET_DIR=$out/build
 
 bins=()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use experiments::arm::Arm;
 use experiments::results::{self, Finished};
 
@@ -75,13 +75,21 @@ impl Cell {
     /// The runs of the cell, if it is finished.
     ///
     /// # Errors
-    /// When its file is damaged.
+    /// When its file is damaged, or of another preset.
     pub(crate) fn results(&self, folder: &Path) -> Result<Option<Vec<Finished>>> {
         let file = folder.join(self.name).join(RESULTS);
         if !file.exists() {
             return Ok(None);
         }
-        results::read(&file, self.binary, &[self.row.to_string()]).map(Some)
+        let results = results::read(&file, self.binary, &[self.row.to_string()])?;
+        let preset = results.first().map_or("", |run| &run.cell.preset);
+        ensure!(
+            preset == self.preset,
+            "{}: results of preset {preset}, and this cell is of {}; restore the file",
+            file.display(),
+            self.preset
+        );
+        Ok(Some(results))
     }
 }
 

@@ -13,6 +13,7 @@ use clap::Parser;
 use conditioned_report::html::{self, Page, Section};
 use experiments::cli::{print, program};
 use experiments::report::PAGE;
+use experiments::run::folder::Folder;
 
 use crate::subject::Subject;
 
@@ -42,9 +43,15 @@ fn run(options: &Options) -> Result<()> {
     let subject = Subject::open(&options.model, options.file.as_deref())?;
     let found = subject.probe(&subject.store)?;
     let scales = subject.at_other_scales()?;
-    let name = options.model.canonicalize().unwrap_or_else(|_| options.model.clone());
-    let name = name.file_name().map(|name| name.to_string_lossy().replace(':', "-"));
-    let name = name.context("MODEL: it has no name")?;
+    let folder = Folder::new(&options.model);
+    let name = match folder.is_run() {
+        true => folder.config()?.name().replace(' ', "-"),
+        false => {
+            let path = options.model.canonicalize().unwrap_or_else(|_| options.model.clone());
+            let name = path.file_name().map(|name| name.to_string_lossy().replace(':', "-"));
+            name.context("MODEL: it has no name")?
+        }
+    };
     let out = options.out.clone().unwrap_or_else(|| format!("runs/inspect/{name}").into());
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
 

@@ -34,7 +34,7 @@ fn key(row: &str, arm: Arm) -> String {
 
 impl Shares {
     /// What was kept in `out`, or follows from the `timings` of `runs` and is kept from now on: of each arm at its
-    /// best setting. A row without baseline has none.
+    /// best setting. A row without baseline has none, nor has, with a warning, an arm that was timed at another commit.
     ///
     /// # Errors
     /// When the file is damaged, of another recipe, or cannot be written.
@@ -59,12 +59,19 @@ impl Shares {
                 );
                 continue;
             }
-            let ms = |arm: Arm| {
-                let own = |timing: &&Timing| timing.row == *row && timing.arm == arm;
-                timings.iter().find(own).map(|timing| timing.ms_per_step)
-            };
-            if let (Some(baseline), Some(own)) = (ms(Arm::BASELINE), ms(arm)) {
-                shares.insert(key, Share { recipe, share: baseline / own });
+            let timing = |arm: Arm| timings.iter().find(|t| t.row == *row && t.arm == arm);
+            match (timing(Arm::BASELINE), timing(arm)) {
+                (Some(baseline), Some(own)) if baseline.commit != own.commit => tracing::warn!(
+                    "{key}: no run at equal time, as the baseline was timed at commit {} and the arm at {}; run both \
+                     again with one binary",
+                    baseline.commit,
+                    own.commit
+                ),
+                (Some(baseline), Some(own)) => {
+                    let share = baseline.ms_per_step / own.ms_per_step;
+                    shares.insert(key, Share { recipe, share });
+                }
+                _ => {}
             }
         }
         folder::write(&file, &shares)?;

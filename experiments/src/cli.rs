@@ -12,7 +12,7 @@ use tracing::{info, info_span};
 use crate::allocator::keep_memory;
 use crate::arm::Arm;
 use crate::budget::Shares;
-use crate::plan::{Plan, Purpose, Shard};
+use crate::plan::{Plan, Purpose};
 use crate::results::Together;
 use crate::run::folder::{self, Folder};
 use crate::run::log::{self, Format};
@@ -20,6 +20,7 @@ use crate::run::queue::Launcher;
 use crate::run::worker::{self, interrupted_flag};
 use crate::run::{queue, timing};
 use crate::search::{Found, Start, Trial, Tuned};
+use crate::shard::Shard;
 use crate::table::{Command as _, Table};
 use crate::{export, report, sweep, tensorboard};
 use conditioned_models::Architecture;
@@ -38,6 +39,9 @@ struct Cli<T: Table> {
     log_format: Format,
 }
 
+/// More than anyone runs: their numbers are added to others.
+const MOST_SEEDS: u64 = 1_000_000;
+
 /// What is run, how often, where it is computed, and where it goes.
 #[derive(Args, Clone)]
 #[group(skip)]
@@ -53,7 +57,7 @@ pub struct Options<T: Table> {
     #[arg(long, value_delimiter = ',')]
     pub arms: Option<Vec<Arm>>,
     /// Seeds per cell. Default: as many as the preset says, fewer in a search or sweep.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MOST_SEEDS))]
     pub seeds: Option<u64>,
     /// Overrides a field of the recipe; a wrong key prints them all.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -112,7 +116,7 @@ enum Command<T: Table> {
     Sweep(Options<T>),
     /// Make table and curves again from the records of --out.
     Report {
-        /// Where the runs are, or a results.csv of theirs. Default: runs/NAME of this binary.
+        /// The folder of the runs, or of their results.csv alone. Default: runs/NAME of this binary.
         #[arg(long)]
         out: Option<PathBuf>,
         /// A Markdown file to put the table into, between `<!-- NAME PRESET -->` and `<!-- end -->`.

@@ -46,6 +46,7 @@ pub mod results;
 pub mod run;
 pub mod search;
 pub mod settings;
+pub mod shard;
 pub mod sweep;
 pub mod table;
 pub mod task;

@@ -17,6 +17,7 @@ use crate::recipe::Recipe;
 use crate::run::queue::Workers;
 use crate::search::{Effort, Found, Start, Tuned};
 use crate::settings::{Axes, PUBLISHED_STD, Setting};
+use crate::shard::Shard;
 use crate::table::{Change, Preset, Request, Stage, Table};
 use conditioned_models::Architecture;
 
@@ -65,50 +66,6 @@ pub enum Purpose {
     Search,
     /// A sweep; reads no test data.
     Sweep,
-}
-
-/// Which part of a plan is run here: cells i, i + n, i + 2n, ...
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    index: usize,
-    count: usize,
-}
-
-impl std::str::FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/');
-        match parts.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?))) {
-            Some((index, count)) if index < count => Ok(Self { index, count }),
-            _ => Err("expected i/n with 0 <= i < n".to_string()),
-        }
-    }
-}
-
-impl Shard {
-    /// All of a plan.
-    pub const WHOLE: Self = Self { index: 0, count: 1 };
-
-    /// Whether other shards train other cells of the same plan.
-    pub fn is_part(self) -> bool {
-        self.count > 1
-    }
-
-    /// Whether it trains a cell, the one at `place` of its plan.
-    ///
-    /// What a search has left depends on what other shards have finished by now, and the places with it; so a point
-    /// is taken by its name.
-    fn takes(self, cell: &Cell, place: usize) -> bool {
-        let number = match cell.start {
-            Start::Point(_) => {
-                let [a, b, c, d, ..] = *blake3::hash(cell.to_string().as_bytes()).as_bytes();
-                u32::from_le_bytes([a, b, c, d]) as usize
-            }
-            _ => place,
-        };
-        number % self.count == self.index
-    }
 }
 
 /// The cells of a plan, with what their later stages need.
@@ -209,6 +166,7 @@ impl<T: Table> Plan<T> {
         let recipe = recipe(&self.preset, known, self.init.is_some(), &self.set)?;
         let tables = T::has_embedding_tables(&recipe);
         let axes = self.preset.grid.axes(arm, recipe.shared(), tables);
+        let axes = if self.init.is_some() { axes.with_given_tables() } else { axes };
         if !self.rates_alone {
             return Ok(axes);
         }
@@ -376,6 +334,19 @@ impl<T: Table> Plan<T> {
                 cells.runs.push(RunConfig { best, ..run });
                 cells.settings.push(setting);
             }
+            let recorded = |run: &&RunConfig| {
+                run.cell.row == name(*row)
+                    && matches!(run.cell.start, Start::Published | Start::Tuned)
+            };
+            if let Some(run) = cells.runs.iter().find(recorded) {
+                let (own, hash) = run.job.task.data();
+                if let Some(searched) = self.tuned.other_data(hash) {
+                    tracing::warn!(
+                        "{}: its settings were searched on {searched}, and this is {own}; `tune` searches on it",
+                        run.cell.row
+                    );
+                }
+            }
             cells.data.push((name(*row), data));
         }
         Ok(cells)
@@ -490,36 +461,4 @@ pub(crate) fn distinct<V: PartialEq + Copy>(values: &[V]) -> Vec<V> {
 /// The standard deviation that embedding tables have at a setting, until the arm finds its own.
 pub fn embedding_std(setting: Setting) -> f64 {
     setting.embedding_std.unwrap_or(PUBLISHED_STD)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_share_a_search_whatever_is_left_of_it() {
-        let cells: Vec<Cell> = (0..40)
-            .map(|i| Cell {
-                row: "vit".to_string(),
-                arm: Arm::BASELINE,
-                start: Start::Point(Setting::published(f64::from(i + 1))),
-                budget: Budget::Steps,
-                seed: 0,
-            })
-            .collect();
-        let shards = [0, 1, 2].map(|index| Shard { index, count: 3 });
-        let taken = |shard: Shard, from: usize| -> Vec<String> {
-            let left = cells[from..].iter().enumerate();
-            left.filter(|(at, cell)| shard.takes(cell, *at))
-                .map(|(_, cell)| cell.to_string())
-                .collect()
-        };
-        let whole = shards.map(|shard| taken(shard, 0));
-        assert_eq!(whole.iter().map(Vec::len).sum::<usize>(), cells.len());
-        assert!(whole.iter().all(|share| share.len() > 5), "{whole:?}");
-        // Of what is left each takes what it would have taken of all.
-        for (shard, whole) in shards.into_iter().zip(&whole) {
-            assert!(taken(shard, 7).iter().all(|cell| whole.contains(cell)));
-        }
-    }
 }

@@ -74,12 +74,12 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
 /// Puts a table between the lines `<!-- mark -->` and `<!-- end -->` of a Markdown file.
 fn replace(file: &Path, mark: &str, table: &str) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let begin = format!("<!-- {mark} -->\n");
+    let begin = format!("<!-- {mark} -->");
     let place = text.split_once(&begin).and_then(|(before, rest)| {
         let (_, after) = rest.split_once("<!-- end -->")?;
-        Some(format!("{before}{begin}\n{}\n\n<!-- end -->{after}", table.trim()))
+        Some(format!("{before}{begin}\n\n{}\n\n<!-- end -->{after}", table.trim()))
     });
-    ensure!(place.is_some(), "{}: no lines {} and <!-- end -->", file.display(), begin.trim());
+    ensure!(place.is_some(), "{}: no lines {begin} and <!-- end -->", file.display());
     write_atomic(file, place.unwrap_or_default().as_bytes())
         .with_context(|| file.display().to_string())
 }

@@ -12,7 +12,7 @@ use conditioned_nn::Precision;
 use conditioned_train::{Event, Findings, MuonRule, record};
 use serde::{Deserialize, Serialize};
 
-use crate::arm::Arm;
+use crate::arm::{self, Arm};
 use crate::cell::{Budget, Cell, RunConfig, Summary};
 use crate::job::Init;
 use crate::plan::name;
@@ -135,13 +135,14 @@ pub fn parse(text: &str) -> Result<Vec<Finished>> {
             Some((stage, _)) => drop(cells[at].later.insert(stage.to_string(), line.data)),
             None => cells[at].data = line.data,
         }
-        let metric = line.metric.clone();
+        let Line { row, arm, seed, metric, value, .. } = line;
         ensure!(
-            cells[at].metrics.insert(line.metric, line.value).is_none(),
-            "{} {} seed {}: {metric} twice",
-            line.row,
-            line.arm,
-            line.seed
+            value.is_none_or(f64::is_finite),
+            "{row} {arm} seed {seed}: {metric} is not finite; such a value is left empty"
+        );
+        ensure!(
+            cells[at].metrics.insert(metric.clone(), value).is_none(),
+            "{row} {arm} seed {seed}: {metric} twice"
         );
     }
     Ok(cells)
@@ -251,11 +252,13 @@ fn line(config: &RunConfig, summary: &Summary, start: Block, commit: String) -> 
 
 /// Numbers that follow from the configuration.
 fn facts(config: &RunConfig) -> Vec<(&'static str, f64)> {
-    let fit = &config.job.fit;
-    // The first steps of a batch ramp are one micro-batch long, as is the step that is timed.
-    let per_step = if fit.ramp > 0.0 { 1 } else { fit.accumulate };
+    let accumulate = config.job.fit.accumulate;
     let mut facts = config.job.task.facts();
-    facts.push(("timed_steps", (config.job.micro_batches() / per_step) as f64));
+    // A task knows its micro-batches.
+    for (_, tokens) in facts.iter_mut().filter(|(name, _)| *name == "step_tokens") {
+        *tokens *= accumulate as f64;
+    }
+    facts.push(("timed_steps", (config.job.micro_batches() / accumulate) as f64));
     facts
 }
 
@@ -286,8 +289,16 @@ fn records<T: Table>(folder: &Folder) -> Result<Records> {
     Ok((means.collect(), probes))
 }
 
-/// What the runs of an arm at a setting share: what is done to the model, and what Muon moves.
-type Setup = (ConditioningConfig, Option<MuonRule>);
+/// What the runs of an arm at a setting share, in any seed.
+#[derive(Clone, PartialEq)]
+struct Setup {
+    conditioning: ConditioningConfig,
+    muon: Option<MuonRule>,
+    /// Peak, and that of embedding tables over it.
+    learning_rates: [f64; 2],
+    /// Deviations of embedding tables; nothing where every seed finds its own.
+    stds: Option<TableStds>,
+}
 
 /// What the runs of one table, or of one search, must share.
 #[derive(Default)]
@@ -300,7 +311,7 @@ impl Together {
     /// Adds a run in the folder `at`.
     ///
     /// # Errors
-    /// When it does not belong to those before: another recipe, or another strength, placement or optimiser of its arm.
+    /// When it does not belong to those before: another recipe, or another setting of its arm.
     pub fn check(&mut self, at: &Path, config: &RunConfig) -> Result<()> {
         let common = config.common();
         let key = (config.cell.row.clone(), config.stage.clone(), config.cell.budget);
@@ -312,14 +323,20 @@ impl Together {
             first_at.display(),
             at.display()
         );
-        let own = (config.job.network.conditioning(), config.job.fit.muon.clone());
+        let (network, fit) = (&config.job.network, &config.job.fit);
+        let own = Setup {
+            conditioning: network.conditioning(),
+            muon: fit.muon.clone(),
+            learning_rates: [fit.schedule.peak, fit.groups.table_rate],
+            stds: (config.cell.arm.method != arm::Method::Init).then(|| network.table_stds()),
+        };
         let Cell { row, arm, start, budget, .. } = &config.cell;
         // A setting may have its own, and so may a budget (it decides how long a ramp is) and a stage.
         let key = (row.clone(), *arm, start.to_string(), *budget, config.stage.clone());
         ensure!(
             *self.arms.entry(key).or_insert_with(|| own.clone()) == own,
-            "{}: another strength, placement or optimiser than in other runs of {arm}; they do not belong in \
-             one table; separate them",
+            "{}: another learning rate, embedding table, strength, placement or optimiser than other seeds of {arm} \
+             have; they do not belong in one table; separate them",
             at.display()
         );
         Ok(())

@@ -173,6 +173,10 @@ impl Search {
                 "{setting}: not searched with seed {seed}; run the same search again, without --shard"
             );
         }
+        ensure!(
+            ranked(&points, |_| true).first().is_none_or(|best| best.rank().1.is_finite()),
+            "every setting diverged: search at smaller learning rates"
+        );
         let best = |keep: fn(&Setting) -> bool| ranked(&points, keep).first().map(|p| p.setting);
         match (best(Setting::is_published), best(|_| true)) {
             (Some(published), Some(tuned)) => Ok(Self { strength, published, tuned, points }),
@@ -337,8 +341,19 @@ impl Tuned {
                 );
                 tuned.rows.entry(row).or_default().extend(arms);
             }
+            for (known, of_file) in
+                [(&mut tuned.data, other.data), (&mut tuned.data_hash, other.data_hash)]
+            {
+                *known = if known.is_empty() { of_file } else { format!("{known}; {of_file}") };
+            }
         }
         Ok(tuned)
+    }
+
+    /// The names of the data that were searched on, if those of this hash are not among them.
+    pub fn other_data(&self, hash: &str) -> Option<&str> {
+        let known = self.data_hash.split("; ").any(|of| of == hash);
+        (!known).then_some(&self.data)
     }
 
     /// The search of an arm.

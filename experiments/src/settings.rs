@@ -144,6 +144,7 @@ pub struct Axes {
     from: Option<Vec<Setting>>,
     grid: Grid,
     tables: bool,
+    /// Whether the deviation of the tables is found by the arm, or given.
     own_std: bool,
     learning_rates: Axis,
     scales: Axis,
@@ -154,6 +155,11 @@ pub struct Axes {
 }
 
 impl Axes {
+    /// The same where the embedding tables are those of a checkpoint, whose deviation is given.
+    pub fn with_given_tables(self) -> Self {
+        Self { own_std: true, ..self }
+    }
+
     /// The learning rates alone, from these settings on.
     pub fn rates_alone(self, from: Vec<Setting>) -> Self {
         let fixed = || Axis::new(std::iter::empty());
@@ -318,8 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn init_finds_its_own_deviation() {
-        let settings = GRID.axes(adamw(Method::Init), &Shared::default(), true).begin();
-        assert!(settings.iter().all(|setting| setting.embedding_std.is_none()));
+    fn init_finds_its_own_deviation_and_a_checkpoint_has_one() {
+        let init = GRID.axes(adamw(Method::Init), &Shared::default(), true);
+        let given = GRID.axes(Arm::BASELINE, &Shared::default(), true).with_given_tables();
+        for axes in [init, given] {
+            let begin = axes.begin();
+            let all = begin.iter().flat_map(|at| axes.neighbours(*at)).chain(begin.clone());
+            assert!(all.into_iter().all(|setting| setting.embedding_std.is_none()));
+            assert_eq!(begin.len(), 4);
+        }
     }
 }

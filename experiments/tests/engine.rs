@@ -17,7 +17,7 @@ use experiments::run::folder::Folder;
 use experiments::run::timing;
 use experiments::search::Start;
 
-use support::{Binary, lines, results, stderr, text, untrained};
+use support::{Binary, LONGEST, lines, results, stderr, text, untrained};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
 const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
@@ -202,6 +202,11 @@ fn equal_time_is_counted_in_micro_batches() {
     assert_eq!(timed.job.micro_batches() / timed.job.fit.evaluate_every, 4);
     // A ramp is the same part of it.
     assert_eq!(2 * timed.job.network.conditioning().ramp_steps, quarter);
+    // Times of two commits are not compared.
+    timings[1].commit = "another".to_string();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let shares = Shares::keep(elsewhere.path(), &timings, &runs).unwrap();
+    assert!(shares.at_equal_time(&runs).is_empty());
 }
 
 #[test]
@@ -281,8 +286,47 @@ fn another_strength_is_another_table() {
             binary.success(&[&own[..], &row, &rate].concat());
         }
         let error = binary.failure(&["report", "--out", both.to_str().unwrap()]);
-        assert!(error.contains("another strength, placement or optimiser"), "{error}");
+        assert!(error.contains("another learning rate, embedding table, strength"), "{error}");
     }
+}
+
+#[test]
+fn seeds_at_other_rates_are_another_table() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let own = ["--preset", "smoke", "--models", "vit", "--arms", "baseline", "--seeds", "2"];
+    for (shard, rate) in [("0/2", "learning_rate=1e-3"), ("1/2", "learning_rate=5e-2")] {
+        TABLE1.success(&[&own[..], &["--set", rate, "--shard", shard, "--out", &out]].concat());
+    }
+    let error = TABLE1.failure(&["report", "--out", &out]);
+    assert!(error.contains("another learning rate"), "{error}");
+}
+
+/// A worker trains the configuration that it finds in its folder.
+#[test]
+fn a_run_that_another_command_has_claimed_is_no_result() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let run = ["--preset", "smoke", "--models", "vit", "--seeds", "1", "--threads", "1"];
+    let arms = ["--arms", "baseline,per-sequence", "--out", &out];
+    let slow = ["--set", "learning_rate=1e-3", "--set", "epochs=40"];
+    let mut first = TABLE1.command(&[&run[..], &arms, &slow].concat());
+    let first = first.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let [baseline, other] = ["baseline", "per-sequence"]
+        .map(|arm| root.path().join(format!("out/vit/{arm}-set/seed100")));
+    let limit = std::time::Instant::now() + LONGEST;
+    while !baseline.join("metrics.jsonl").exists() {
+        assert!(std::time::Instant::now() < limit, "not begun");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // As another command claims it before it is begun.
+    let claimed = other.join("run.json");
+    let mut config = Folder::new(&other).config().unwrap();
+    config.job.fit.schedule.peak = 0.05;
+    std::fs::write(&claimed, serde_json::to_string(&config).unwrap()).unwrap();
+    let output = first.wait_with_output().unwrap();
+    let error = stderr(&output);
+    assert!(!output.status.success() && error.contains("another command has put"), "{error}");
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn finite_peak(values: &[f64]) -> Option<f64> {
 
 /// 1 where squares of values up to `peak` are far from the ends of f64, as those of f32 always are; else the power of
 /// two that brings `peak` into [1, 2), as far as f64 has one.
-fn power_of_two_below_inverse(peak: f64) -> f64 {
+pub(crate) fn power_of_two_below_inverse(peak: f64) -> f64 {
     if peak == 0.0 || (1e-50..1e50).contains(&peak) {
         return 1.0;
     }
@@ -252,7 +252,8 @@ pub(crate) fn check_channels(x: &Tensor, d: usize) -> Result<()> {
     }
 }
 
-fn read_mask(mask: &Tensor, x: &Tensor) -> Result<Vec<u8>> {
+/// That mask is (..., N) u8 for x: (..., N, d).
+pub(crate) fn check_mask(mask: &Tensor, x: &Tensor) -> Result<()> {
     let leading = &x.dims()[..x.rank() - 1];
     if mask.dims() != leading {
         return Err(Error::Shape {
@@ -264,6 +265,11 @@ fn read_mask(mask: &Tensor, x: &Tensor) -> Result<Vec<u8>> {
     if mask.dtype() != DType::U8 {
         return Err(Error::Dtype { tensor: "mask", found: mask.dtype(), expected: "u8" });
     }
+    Ok(())
+}
+
+fn read_mask(mask: &Tensor, x: &Tensor) -> Result<Vec<u8>> {
+    check_mask(mask, x)?;
     Ok(mask.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
 }
 

@@ -17,8 +17,9 @@
 //! counts. There it is a heuristic; so these functions report and do not assert.
 
 use candle_core::Tensor;
-use faer::{Mat, MatRef};
+use faer::{Mat, MatRef, Scale};
 
+use crate::blocks::power_of_two_below_inverse;
 use crate::host::matrix;
 use crate::svd::singular_values;
 use crate::{Error, Result};
@@ -106,7 +107,8 @@ fn softmax(S: Mat<f64>) -> Mat<f64> {
 }
 
 fn kappa(X: MatRef<'_, f64>) -> Result<f64> {
-    let sigma = singular_values(X)?;
+    let scale = power_of_two_below_inverse(X.norm_max());
+    let sigma = singular_values((X * Scale(scale)).as_ref())?;
     Ok(match (sigma.first(), sigma.last()) {
         (Some(&top), Some(&low)) if low > 0.0 => top / low,
         _ => f64::INFINITY,

@@ -75,9 +75,11 @@ pub enum Error {
     #[error("strength t is {0}, expected a finite number, 0 or more")]
     Strength(f64),
 
-    /// A setting of pooled conditioning is outside (0, 1].
-    #[error("{setting} is {value}, expected a number in (0, 1]")]
+    /// A setting is outside of its range.
+    #[error("{setting} is {value}, expected a number in {range}")]
     Fraction {
+        /// The range.
+        range: &'static str,
         /// Which setting.
         setting: &'static str,
         /// Its value.

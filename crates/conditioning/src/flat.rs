@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::blocks::check_channels;
+use crate::blocks::{check_channels, check_mask};
 use crate::{Error, Result};
 
 /// x: (..., d) -> (R, d), f64 on the CPU, at least f32 elsewhere (Metal has no f64).
@@ -31,6 +31,7 @@ pub(crate) fn restore(y: &Tensor, x: &Tensor, mask: Option<&Tensor>) -> Result<T
 
 /// The mask of tokens (...,) as a mask of entries (..., d).
 pub(crate) fn spread(mask: &Tensor, x: &Tensor) -> Result<Tensor> {
+    check_mask(mask, x)?;
     let mask = mask.to_device(x.device())?.unsqueeze(mask.rank())?;
     Ok(mask.broadcast_as(x.shape())?.contiguous()?)
 }

@@ -40,6 +40,16 @@ impl GramSum {
     /// The tokens are cut into blocks by their number alone and the blocks are added in order, so
     /// that the bits do not depend on the number of threads.
     pub(crate) fn of(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
+        Self::of_named("x", x, mask, channels)
+    }
+
+    /// The same of a tensor that has this name in errors.
+    pub(crate) fn of_named(
+        name: &'static str,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+        channels: usize,
+    ) -> Result<Self> {
         check_channels(x, channels)?;
         if x.device().is_cuda() {
             let found = Self::by_tensors(x, mask, channels)?;
@@ -50,7 +60,7 @@ impl GramSum {
         }
         let rows = x.elem_count() / channels.max(1);
         let layout = Layout::rows(x, mask, BLOCK.max(rows.div_ceil(BLOCKS)))?;
-        let parts = each_block("x", x, &layout, |block| {
+        let parts = each_block(name, x, &layout, |block| {
             let X = block.matrix();
             Ok((gram(X.transpose(), block.scale.recip() * block.scale.recip()), X.nrows()))
         })?;

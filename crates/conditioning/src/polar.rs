@@ -65,7 +65,7 @@ impl Polar {
     pub(crate) fn checked(self) -> Result<Self> {
         match self {
             Self::Iterative { tolerance } if !(tolerance > 0.0 && tolerance < 1.0) => {
-                Err(Error::Fraction { setting: "tolerance", value: tolerance })
+                Err(Error::Fraction { range: "(0, 1)", setting: "tolerance", value: tolerance })
             }
             polar => Ok(polar),
         }

@@ -254,7 +254,7 @@ impl Pooled {
     pub fn start_from_tables(&self, tables: &[&Tensor]) -> Result<()> {
         let mut sum = vec![0.0; self.channels * self.channels];
         for table in tables {
-            let gram = self.gram(table, None)?;
+            let gram = GramSum::of_named("table", table, None, self.channels)?.mean()?;
             sum.iter_mut().zip(&gram).for_each(|(sum, entry)| *sum += entry);
         }
         if tables.is_empty() {
@@ -390,15 +390,14 @@ impl Pooled {
         self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gram(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
-        GramSum::of(x, mask, self.channels)?.mean()
-    }
-
     fn training_matrix(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Option<Arc<Mat<f64>>>> {
         match self.config.source {
             _ if self.config.strength == 0.0 => Ok(None),
             Source::Earlier => self.running_matrix(),
-            Source::Current => Ok(Some(self.matrix(&self.gram(x, mask)?)?)),
+            Source::Current => {
+                let gram = GramSum::of(x, mask, self.channels)?.mean()?;
+                Ok(Some(self.matrix(&gram)?))
+            }
         }
     }
 
@@ -416,8 +415,7 @@ impl Pooled {
         if let Some(folded) = lock().as_ref().filter(|folded| folded.gram == gram) {
             return Ok(Some(folded.M.clone()));
         }
-        // Not under the lock: the root runs on the thread pool, where a waiting thread may take up
-        // another task of the caller's that wants the same lock.
+        // Not under the lock, which others would wait for as long as the root takes.
         let M = self.matrix(&gram)?;
         *lock() = Some(Folded { gram, M: M.clone() });
         Ok(Some(M))

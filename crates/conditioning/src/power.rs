@@ -34,9 +34,11 @@ const SQUARINGS: usize = 12;
 pub fn spectral_norm(x: &Tensor) -> Result<Tensor> {
     let leading = &x.dims()[..x.rank().saturating_sub(2)];
     if x.device().is_cpu() {
-        let found = each_block("x", x, &Layout::sequences(x, None)?, |block| {
+        let mut found = each_block("x", x, &Layout::sequences(x, None)?, |block| {
             Ok(rayleigh(block.matrix()) / block.scale)
         })?;
+        // Sequences without tokens are no blocks.
+        found.resize(leading.iter().product(), None);
         let values = found.into_iter().map(|top| top.unwrap_or(0.0)).collect::<Vec<_>>();
         return Ok(Tensor::from_vec(values, leading, &Device::Cpu)?);
     }

@@ -148,7 +148,11 @@ fn check(tensor: &'static str, found: &Tensor, shape: &[usize]) -> Result<()> {
 
 /// That a setting is in (0, 1].
 pub(crate) fn checked_fraction(setting: &'static str, value: f64) -> Result<()> {
-    if value > 0.0 && value <= 1.0 { Ok(()) } else { Err(Error::Fraction { setting, value }) }
+    if value > 0.0 && value <= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::Fraction { range: "(0, 1]", setting, value })
+    }
 }
 
 /// That a statistic holds no NaN or infinity, on which an eigenproblem has no solution.

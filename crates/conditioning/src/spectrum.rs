@@ -122,10 +122,12 @@ fn per_sequence(x: &Tensor, f: impl Fn(&Spectrum) -> f64) -> Result<Tensor> {
 
 fn spectra_of(x: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Spectrum>> {
     let layout = Layout::sequences(x, mask)?;
-    let found = each_block("x", x, &layout, |block| {
+    let mut found = each_block("x", x, &layout, |block| {
         let mut values = singular_values(block.matrix())?;
         values.iter_mut().for_each(|sigma| *sigma /= block.scale);
         Ok(Spectrum { values })
     })?;
+    // Sequences without tokens are no blocks.
+    found.resize_with(x.dims()[..x.rank() - 2].iter().product(), || None);
     Ok(found.into_iter().map(|s| s.unwrap_or(Spectrum { values: Vec::new() })).collect())
 }

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Module, Tensor};
 
+use crate::blocks::check_channels;
 use crate::flat::{flatten, restore, spread};
 use crate::running::Running;
 use crate::{Error, Result};
@@ -163,6 +164,25 @@ impl Standardise {
         self.add(x, Some(mask))
     }
 
+    /// [`Standardise::forward_train`] and then [`Standardise::collect`] of the same tokens, whose statistics are
+    /// computed once. [`Standardise::commit`] ends the step.
+    ///
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn forward_train_collected(&self, x: &Tensor) -> Result<Tensor> {
+        self.train_collected(x, None)
+    }
+
+    /// [`Standardise::forward_train_collected`] over the real tokens; mask: (..., N) u8, 1 = real.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Standardise::forward_train_masked`] and [`Standardise::collect_masked`].
+    pub fn forward_train_collected_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        self.train_collected(x, Some(mask))
+    }
+
     /// Moves the running averages once, towards the statistics of all collected tokens; without any
     /// it does nothing.
     ///
@@ -224,6 +244,7 @@ impl Standardise {
     }
 
     fn evaluate(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        check_channels(x, self.channels)?;
         let Some([mean, variance]) = self.running.averages()? else {
             return Ok(x.clone());
         };
@@ -238,9 +259,14 @@ impl Standardise {
     }
 
     fn train(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        Batch::new(x, mask, self.channels)?.standardised(x, mask)
+    }
+
+    fn train_collected(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let batch = Batch::new(x, mask, self.channels)?;
-        let deviation = (batch.variance + EPSILON)?.sqrt()?;
-        restore(&batch.centred.broadcast_div(&deviation)?, x, mask)
+        let y = batch.standardised(x, mask)?;
+        self.lock_collected().push(batch.into());
+        Ok(y)
     }
 
     fn add(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<()> {
@@ -266,8 +292,13 @@ struct Part {
 
 impl Part {
     fn of(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
-        let Batch { tokens, mean, variance, .. } = Batch::new(&x.detach(), mask, channels)?;
-        Ok(Self { tokens, mean, variance })
+        Ok(Batch::new(&x.detach(), mask, channels)?.into())
+    }
+}
+
+impl From<Batch> for Part {
+    fn from(Batch { tokens, mean, variance, .. }: Batch) -> Self {
+        Self { tokens, mean: mean.detach(), variance: variance.detach() }
     }
 }
 
@@ -319,6 +350,7 @@ struct Batch {
 
 impl Batch {
     fn new(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
+        check_channels(x, channels)?;
         let (x, weight) = match mask {
             // Zeros instead of padding, which may hold anything: 0 times NaN is NaN.
             Some(mask) => (spread(mask, x)?.where_cond(x, &x.zeros_like()?)?, mask.ne(0u8)?),
@@ -338,6 +370,12 @@ impl Batch {
         let centred = tokens.broadcast_sub(&mean)?;
         let variance = weight.matmul(&centred.sqr()?)?;
         Ok(Self { centred, mean, variance, tokens: count })
+    }
+
+    /// The tokens x that it was made of, standardised.
+    fn standardised(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let deviation = (&self.variance + EPSILON)?.sqrt()?;
+        restore(&self.centred.broadcast_div(&deviation)?, x, mask)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
-use faer::{Mat, MatRef, Par};
+use faer::linalg::svd::{ComputeSvdVectors, SvdParams, svd, svd_scratch};
+use faer::{Auto, Mat, MatRef, Par};
 
 use crate::{Error, Result};
 
@@ -30,7 +30,12 @@ fn decompose(X: MatRef<'_, f64>, vectors: ComputeSvdVectors) -> Result<Svd> {
     let kept = if vectors == ComputeSvdVectors::No { 0 } else { rank };
     let (mut U, mut V) = (Mat::zeros(rows, kept), Mat::zeros(columns, kept));
     let mut sigma = vec![0.0; rank];
-    let scratch = svd_scratch::<f64>(rows, columns, vectors, vectors, Par::Seq, Default::default());
+    // By QR steps alone, at any size: faer's way of dividing larger matrices does not converge for some whose rows are all
+    // alike, and has singular values of 1e-4 sigma_1 for zeros of others.
+    let mut parameters = <SvdParams as Auto<f64>>::auto();
+    parameters.recursion_threshold = usize::MAX;
+    let parameters = parameters.into();
+    let scratch = svd_scratch::<f64>(rows, columns, vectors, vectors, Par::Seq, parameters);
     svd(
         X,
         DiagMut::from_slice_mut(&mut sigma),
@@ -38,7 +43,7 @@ fn decompose(X: MatRef<'_, f64>, vectors: ComputeSvdVectors) -> Result<Svd> {
         (kept > 0).then_some(V.as_mut()),
         Par::Seq,
         MemStack::new(&mut MemBuffer::new(scratch)),
-        Default::default(),
+        parameters,
     )
     .map_err(|_| Error::NoConvergence {
         decomposition: "singular value decomposition",

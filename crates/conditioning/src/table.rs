@@ -118,7 +118,13 @@ impl ConditionedTable {
 fn matrix_of(weight: &Tensor, t: f64) -> Result<Arc<Mat<f64>>> {
     let d = weight.dim(1)?;
     // The mean instead of the sum only scales G, and M does not depend on its scale.
-    inverse_root_map("weight", &GramSum::of(weight, None, d)?.mean()?, d, t, POOLED_FLOOR)
+    inverse_root_map(
+        "weight",
+        &GramSum::of_named("weight", weight, None, d)?.mean()?,
+        d,
+        t,
+        POOLED_FLOOR,
+    )
 }
 
 impl Module for ConditionedTable {

@@ -39,9 +39,12 @@ impl Sample {
 
 impl Sample {
     /// The two-sided p value of the mean against 0, by Student's t with n - 1 degrees of freedom; `None` of one
-    /// value. Of values that are all the same it is 0, or 1 where they are 0.
+    /// value, and where a value is not finite. Of values that are all the same it is 0, or 1 where they are 0.
     pub fn p_value(&self) -> Option<f64> {
         let error = self.sd? / (self.n as f64).sqrt();
+        if !self.mean.is_finite() || !error.is_finite() {
+            return None;
+        }
         if error == 0.0 {
             return Some(if self.mean == 0.0 { 1.0 } else { 0.0 });
         }

@@ -33,3 +33,25 @@ pub(crate) mod metrics {
         Ok(values.into_iter().map(|(name, v)| (name, v.unwrap_or(f64::NAN))).collect())
     }
 }
+
+/// For a map of lists of numbers.
+pub(crate) mod spectra {
+    use std::collections::BTreeMap;
+
+    use super::{Deserialize, Deserializer, Serializer};
+
+    type Spectra = BTreeMap<String, Vec<f32>>;
+
+    pub(crate) fn serialize<S: Serializer>(spectra: &Spectra, to: S) -> Result<S::Ok, S::Error> {
+        let finite = |values: &Vec<f32>| -> Vec<Option<f32>> {
+            values.iter().map(|v| v.is_finite().then_some(*v)).collect()
+        };
+        to.collect_map(spectra.iter().map(|(name, values)| (name, finite(values))))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Spectra, D::Error> {
+        let spectra = BTreeMap::<String, Vec<Option<f32>>>::deserialize(from)?;
+        let values = |list: Vec<Option<f32>>| list.into_iter().map(|v| v.unwrap_or(f32::NAN));
+        Ok(spectra.into_iter().map(|(name, list)| (name, values(list).collect())).collect())
+    }
+}

@@ -269,8 +269,12 @@ impl Slot {
         let directions =
             orthogonalise(&matrices, config.polar).map_err(candle_core::Error::from)?;
         let (_, rows, columns) = directions.dims3()?;
-        let update =
-            (self.packed.pack(&directions)? * (rate * config.scale.factor(rows, columns)))?;
+        // As each stands in the weight.
+        let factor = match self.packed.axis {
+            0 => config.scale.factor(rows, columns),
+            _ => config.scale.factor(columns, rows),
+        };
+        let update = (self.packed.pack(&directions)? * (rate * factor))?;
         let kept = (var.as_detached_tensor() * (1.0 - rate * weight_decay))?;
         var.set(&(kept - update.reshape(var.shape())?)?)?;
         self.momentum = momentum;

@@ -3,6 +3,9 @@
 use crate::config::{FitConfig, Length};
 use crate::error::{Result, TrainError};
 
+/// Micro-batches of a run at most: what is kept of each step is held in memory.
+const MOST: usize = 100_000_000;
+
 /// Where each optimiser step stands among the micro-batches of the run. Steps here count those done,
 /// so step 0 is the first to come.
 #[derive(Debug, Clone)]
@@ -34,9 +37,13 @@ impl Plan {
             return Err(TrainError::Config { field: "batches per epoch", reason });
         }
         let (total, unit) = match config.length {
-            Length::Epochs(epochs) => (epochs * batches, batches),
+            Length::Epochs(epochs) => (epochs.saturating_mul(batches), batches),
             Length::MicroBatches(count) => (count, 1),
         };
+        if total > MOST {
+            let reason = format!("makes {total} micro-batches, and {MOST} are the most");
+            return Err(TrainError::Config { field: "length", reason });
+        }
         let evaluate_every = config.evaluate_every.saturating_mul(unit);
         let checkpoint_every = config.checkpoint_every.saturating_mul(unit);
         let ends = match config.length {

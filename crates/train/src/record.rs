@@ -60,6 +60,7 @@ pub enum Event {
         #[serde(with = "finite::metrics")]
         metrics: Metrics,
         /// Singular values, largest first, by the name of the matrix.
+        #[serde(with = "finite::spectra")]
         spectra: BTreeMap<String, Vec<f32>>,
     },
 }
@@ -100,8 +101,10 @@ impl Recorder {
         let kept: Vec<&Event> = events.iter().filter(belongs).collect();
         let last = kept.iter().map(|event| event.step()).max().unwrap_or(0);
         if last != step {
-            let reason =
-                format!("ends at step {last}, but the checkpoint is at {step}; restore the file");
+            let reason = format!(
+                "ends at step {last}, but the checkpoint is at {step}; restore the file, or remove the folder of \
+                     the run to start anew"
+            );
             return Err(TrainError::Record { path: path.to_path_buf(), reason });
         }
         let lines: Vec<String> = kept.into_iter().map(|e| line(path, e)).collect::<Result<_>>()?;
@@ -146,7 +149,10 @@ fn parse(path: &Path, text: &[u8]) -> Result<Vec<Event>> {
     let event = |(index, line): (usize, &[u8])| {
         serde_json::from_slice(line).map_err(|e| TrainError::Record {
             path: path.to_path_buf(),
-            reason: format!("line {}: {e}", index + 1),
+            reason: format!(
+                "line {} is damaged ({e}); restore the file, or remove the folder of the run to start anew",
+                index + 1
+            ),
         })
     };
     lines.map(event).collect()

@@ -78,8 +78,10 @@ pub(crate) fn decode(path: PathBuf, bytes: &[u8], config_hash: &str) -> Result<S
     let state: State = serde_json::from_str(state).map_err(|e| failed(&path, e.to_string()))?;
     if state.format != FORMAT {
         let (format, version) = (state.format, state.version);
-        let reason =
-            format!("has format {format} (version {version}), this version reads {FORMAT}");
+        let reason = format!(
+            "has format {format} (version {version}), and this version reads {FORMAT}; go on with the other \
+                 version, or remove the folder of the run to start anew"
+        );
         return Err(failed(&path, reason));
     }
     if state.config_hash != config_hash {
@@ -112,7 +114,10 @@ impl Snapshot {
                 like.dtype(),
                 like.shape()
             ),
-            None => format!("has no tensor `{name}`, which the run wants"),
+            None => format!(
+                "has no tensor `{name}`, which the run wants; restore the file, or remove the folder of the run to \
+                 start anew"
+            ),
         };
         Err(failed(&self.path, reason))
     }
@@ -126,7 +131,11 @@ impl Snapshot {
             return Ok(());
         }
         let names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        let reason = format!("has tensors that the run does not know: {}", names.join(", "));
+        let reason = format!(
+            "has tensors that the run does not know: {}; restore the file, or remove the folder of the run to start \
+             anew",
+            names.join(", ")
+        );
         Err(failed(&self.path, reason))
     }
 }

@@ -83,3 +83,11 @@ fn both_lengths_have_the_steps_of_the_old_plan() {
         }
     }
 }
+
+#[test]
+fn a_run_without_end_is_refused() {
+    for length in [Length::Epochs(usize::MAX / 2 + 1), Length::MicroBatches(1_000_000_000_000)] {
+        let error = Plan::new(&FitConfig { length, ..config() }, 2).unwrap_err().to_string();
+        assert!(error.contains("`length` makes") && error.contains("the most"), "{error}");
+    }
+}

@@ -10,7 +10,7 @@ const LINES: [&str; 4] = [
     r#"{"event":"coverage","step":1,"zero_gradients":["key.bias"]}"#,
     r#"{"event":"step","step":1,"epoch":0,"loss":0.1,"rate":0.001,"grad_norm":null}"#,
     r#"{"event":"evaluation","step":2,"epoch":0,"metrics":{"accuracy":0.5,"kappa":null}}"#,
-    r#"{"event":"probe","step":2,"metrics":{"x/kappa":null},"spectra":{"x":[2.5,0.1]}}"#,
+    r#"{"event":"probe","step":2,"metrics":{"x/kappa":null},"spectra":{"x":[2.5,0.1,null]}}"#,
 ];
 
 fn events() -> [Event; 4] {
@@ -22,7 +22,7 @@ fn events() -> [Event; 4] {
         Event::Probe {
             step: 2,
             metrics: Metrics::from([("x/kappa".to_string(), f64::INFINITY)]),
-            spectra: [("x".to_string(), vec![2.5, 0.1])].into(),
+            spectra: [("x".to_string(), vec![2.5, 0.1, f32::INFINITY])].into(),
         },
     ]
 }
@@ -43,6 +43,7 @@ fn events_are_lines_and_what_is_not_finite_is_null() {
     let read = record::read(&path).unwrap();
     assert!(matches!(read[1], Event::Step { grad_norm, .. } if grad_norm.is_nan()));
     assert!(matches!(&read[2], Event::Evaluation { metrics, .. } if metrics["kappa"].is_nan()));
+    assert!(matches!(&read[3], Event::Probe { spectra, .. } if spectra["x"][2].is_nan()));
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn a_record_that_ends_before_the_checkpoint_is_an_error() {
 fn a_damaged_line_is_named() {
     let (_folder, path) = file(&format!("{}\nnonsense\n{}\n", LINES[0], LINES[1]));
     let error = Recorder::open(&path, 1).unwrap_err().to_string();
-    assert!(error.contains("metrics.jsonl: line 2: "), "{error}");
+    assert!(error.contains("metrics.jsonl: line 2 is damaged"), "{error}");
     let (_folder, path) =
         file("{\"event\":\"coverage\",\"step\":1,\"zero_gradients\":[],\"x\":1}\n");
     assert!(record::read(&path).unwrap_err().to_string().contains("unknown field `x`"));

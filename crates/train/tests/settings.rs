@@ -114,7 +114,7 @@ fn settings_that_make_no_sense_are_named() {
         change(&mut config);
         config.validate().unwrap_err().to_string()
     };
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 14] = [
         (|c| c.length = Length::Epochs(0), "`length.epochs` must be at least 1"),
         (|c| c.length = Length::MicroBatches(0), "`length.micro-batches` must be at least 1"),
         (|c| c.evaluate_every = 0, "`evaluate_every` must be at least 1"),
@@ -132,6 +132,8 @@ fn settings_that_make_no_sense_are_named() {
         ),
         (|c| c.ramp = 1.5, "`ramp` must lie in [0, 1], is 1.5"),
         (|c| c.adamw.beta2 = 1.0, "`adamw.beta2` must lie in [0, 1), is 1"),
+        (|c| c.adamw.eps = 0.0, "`adamw.eps` must be finite and above 0, is 0e0"),
+        (|c| c.adamw.eps = 1e-50, "`adamw.eps` must be finite and above 0, is 1e-50"),
         (|c| c.groups.table_rate = -1.0, "`groups.table_rate` must be finite and not negative"),
     ];
     for (change, text) in cases {

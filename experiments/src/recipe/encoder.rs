@@ -80,7 +80,7 @@ pub struct EncoderRecipe {
     pub clip: Option<f64>,
     /// Evaluations of the tuning slice on the way.
     pub evaluations: usize,
-    /// Windows of an evaluation, at most.
+    /// Windows of an evaluation, at most, rounded up to whole micro-batches.
     pub evaluation_windows: usize,
     /// Generated pairs to train on; 0 with files.
     pub task_rows: usize,

@@ -23,6 +23,8 @@ use crate::run::worker::peak_memory;
 
 /// The configuration of a run.
 const CONFIG: &str = "run.json";
+/// The result of a run that is complete.
+const SUMMARY: &str = "summary.json";
 /// Pictures of what a finished run finds, where its task draws any.
 pub const PICTURES: &str = "pictures.png";
 
@@ -100,13 +102,27 @@ impl Folder {
     /// # Errors
     /// When it belongs to a run of another configuration or layout, or that cannot be read.
     pub fn check(&self, config: &RunConfig) -> Result<()> {
-        if !self.path.join("metrics.jsonl").exists() {
+        if !["metrics.jsonl", SUMMARY].iter().any(|file| self.path.join(file).exists()) {
             return Ok(());
         }
         if self.config()? != *config {
             bail!(
                 "{}: this folder holds a run of another configuration; choose another --out, or \
                  remove it to start anew",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that the folder still holds `config`, which was claimed.
+    ///
+    /// # Errors
+    /// When another command has claimed it since.
+    pub fn check_claim(&self, config: &RunConfig) -> Result<()> {
+        if self.config()? != *config {
+            bail!(
+                "{}: another command has put another configuration there meanwhile; give each its own --out",
                 self.path.display()
             );
         }
@@ -206,8 +222,10 @@ impl Folder {
     /// # Errors
     /// When the file is of another form.
     pub fn summary(&self) -> Result<Option<Summary>> {
-        let file = self.path.join("summary.json");
-        if file.exists() { read(&file).map(Some) } else { Ok(None) }
+        let file = self.path.join(SUMMARY);
+        let damaged =
+            "the result of this run is damaged; remove the file, and `run` finishes the run again";
+        if file.exists() { read(&file).map(Some).context(damaged) } else { Ok(None) }
     }
 
     /// Writes the result: the run is complete.
@@ -215,7 +233,7 @@ impl Folder {
     /// # Errors
     /// When the file cannot be written.
     pub fn finish(&self, summary: &Summary) -> Result<()> {
-        write(&self.path.join("summary.json"), summary)
+        write(&self.path.join(SUMMARY), summary)
     }
 
     /// Keeps other writers out for as long as the returned file lives.

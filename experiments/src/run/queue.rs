@@ -98,10 +98,15 @@ pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBoo
                 let _in_table = parent.enter();
                 while !stop.load(Ordering::Relaxed) && lock(&failure).is_none() {
                     let Some(run) = lock(&queue).pop_front() else { break };
-                    let (name, folder) = (run.name(), run.folder(out));
+                    let (name, folder) = (run.name(), folder(run));
                     let cell = info_span!("cell", cell = name);
-                    let trained =
-                        cell.in_scope(|| train_one(&name, &folder, &board, workers, stop));
+                    // A worker trains what it finds. After it as well, since what is begun is claimed by no other.
+                    let claimed = || folder.check_claim(run);
+                    let trained = cell.in_scope(|| {
+                        claimed()?;
+                        train_one(&name, folder.path(), &board, workers, stop)?;
+                        claimed()
+                    });
                     if let Err(error) = trained {
                         lock(&failure).get_or_insert(error.context(name));
                     }

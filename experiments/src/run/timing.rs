@@ -171,7 +171,9 @@ pub fn parse(text: &str) -> Result<Vec<Timing>> {
 /// # Errors
 /// When a step fails.
 pub fn time(folder: &Folder) -> Result<ExitCode> {
-    let config = folder.config()?;
+    let mut config = folder.config()?;
+    // Whole steps: the first ones of a batch ramp have fewer micro-batches.
+    config.job.fit.ramp = 0.0;
     let nowhere = tempfile::tempdir()?;
     let run = Run { folder: nowhere.path().to_path_buf(), identity: String::new() };
     let stop = stop_flag()?;

@@ -33,7 +33,7 @@ pub struct MaskedConfig {
     pub batch_size: usize,
     /// Share of the tokens that are hidden.
     pub mask: f64,
-    /// Windows of an evaluation, at most.
+    /// Windows of an evaluation, at most, rounded up to whole micro-batches.
     pub evaluation_windows: usize,
 }
 

@@ -141,3 +141,42 @@ fn recalibrated_standardisation_is_that_of_all_tokens_at_once() {
         Err(Error::NoTokens)
     ));
 }
+
+#[test]
+fn standardise_refuses_what_does_not_fit() {
+    let cpu = &Device::Cpu;
+    let (layer, x) = (Standardise::new(4).unwrap(), normal(1, &[2, 3, 4]));
+    let scalar = Tensor::new(1f64, cpu).unwrap();
+    for x in [&scalar, &normal(2, &[2, 3, 5])] {
+        assert!(matches!(layer.forward_train(x), Err(Error::Shape { .. })));
+        assert!(matches!(layer.forward(x), Err(Error::Shape { .. })));
+        assert!(matches!(layer.observe(x), Err(Error::Shape { .. })));
+    }
+    layer.observe(&x).unwrap();
+    for shape in [&[3][..], &[2, 1], &[2, 3, 4]] {
+        let mask = Tensor::ones(shape, DType::U8, cpu).unwrap();
+        assert!(matches!(layer.forward_masked(&x, &mask), Err(Error::Shape { .. })), "{shape:?}");
+        assert!(matches!(layer.forward_train_masked(&x, &mask), Err(Error::Shape { .. })));
+    }
+    let mask = Tensor::ones((2, 3), DType::U32, cpu).unwrap();
+    assert!(matches!(layer.forward_masked(&x, &mask), Err(Error::Dtype { .. })));
+}
+
+#[test]
+fn standardise_collects_in_the_same_pass() {
+    let x = normal(3, &[2, 3, 4]);
+    let mask = Tensor::new(&[[1u8, 1, 0], [1, 0, 1]], &Device::Cpu).unwrap();
+    let (once, twice) = (Standardise::new(4).unwrap(), Standardise::new(4).unwrap());
+    let (y, z) = (once.forward_train_collected(&x).unwrap(), twice.forward_train(&x).unwrap());
+    assert_eq!(bits(&y), bits(&z));
+    let y = once.forward_train_collected_masked(&x, &mask).unwrap();
+    assert_eq!(bits(&y), bits(&twice.forward_train_masked(&x, &mask).unwrap()));
+    twice.collect(&x).unwrap();
+    twice.collect_masked(&x, &mask).unwrap();
+    for layer in [&once, &twice] {
+        layer.commit().unwrap();
+    }
+    for ((name, one), (_, two)) in once.named_tensors().into_iter().zip(twice.named_tensors()) {
+        assert_eq!(bits(&one), bits(&two), "{name}");
+    }
+}

@@ -1,8 +1,11 @@
 //! Singular values, condition numbers, entropy.
 
-use candle_conditioning::{condition_number, effective_condition_number, spectra, spectra_masked};
+use candle_conditioning::{
+    condition_number, effective_condition_number, spectra, spectra_masked, spectral_norm,
+};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
+use rand::Rng;
 
 use crate::support::*;
 
@@ -116,4 +119,53 @@ fn masked_spectra_are_those_of_the_real_rows() {
     assert!(found[1].singular_values().is_empty());
     assert_eq!((found[1].entropy(), found[1].effective_rank()), (0.0, 0.0));
     assert_eq!(found[1].condition_number(), f64::INFINITY);
+}
+
+/// Larger than any matrix that a divided decomposition leaves whole.
+const LARGE: [[usize; 2]; 8] = [
+    [240, 136],
+    [378, 351],
+    [211, 142],
+    [232, 199],
+    [233, 372],
+    [226, 230],
+    [131, 130],
+    [419, 180],
+];
+
+#[test]
+fn large_matrices_that_lack_directions_have_their_zeros() {
+    for (seed, [n, d]) in LARGE.into_iter().enumerate() {
+        // All rows alike: one direction, of size sqrt(n) |row|.
+        let row = normal(seed as u64, &[1, d]);
+        let alike = row.broadcast_as((n, d)).unwrap().contiguous().unwrap();
+        let size = (n as f64 * values(&row).iter().map(|v| v * v).sum::<f64>()).sqrt();
+        let mut wanted = vec![0.0; n.min(d)];
+        wanted[0] = size;
+        assert_close(spectra(&alike).unwrap()[0].singular_values(), &wanted, EXACT, size);
+        // One entry a row: orthogonal columns, whose norms are the singular values.
+        let mut rng = rng(seed as u64);
+        let mut counts = vec![0.0f64; d];
+        let mut one_hot = vec![0.0f64; n * d];
+        for i in 0..n {
+            let j = rng.random_range(0..d);
+            one_hot[i * d + j] = 1.0;
+            counts[j] += 1.0;
+        }
+        let one_hot = Tensor::from_vec(one_hot, (n, d), &Device::Cpu).unwrap();
+        let mut wanted: Vec<f64> = counts.iter().map(|count| count.sqrt()).collect();
+        wanted.sort_by(|a, b| b.total_cmp(a));
+        wanted.truncate(n.min(d));
+        assert_close(spectra(&one_hot).unwrap()[0].singular_values(), &wanted, EXACT, wanted[0]);
+    }
+}
+
+#[test]
+fn sequences_without_tokens_or_channels_have_empty_spectra() {
+    for shape in [[2, 0, 4], [2, 3, 0]] {
+        let x = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(spectra(&x).unwrap().len(), 2);
+        assert_eq!(values(&condition_number(&x).unwrap()), [f64::INFINITY; 2]);
+        assert_eq!(values(&spectral_norm(&x).unwrap()), [0.0; 2]);
+    }
 }

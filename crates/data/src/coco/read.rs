@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde_json::value::RawValue;
@@ -154,7 +153,6 @@ pub(super) fn instances(
 ) -> Result<()> {
     let places: HashMap<u64, usize> =
         images.iter().enumerate().map(|(place, image)| (image.id, place)).collect();
-    let flat = AtomicUsize::new(0);
     let read = |(place, raw): (usize, &&RawValue)| {
         let fail = |problem| format!("{}: {problem}", json::name("annotation", place, raw));
         let annotation: Annotation<'_> = json::parse(raw).map_err(fail)?;
@@ -167,31 +165,25 @@ pub(super) fn instances(
             };
         };
         let size = [images[image].height, images[image].width];
-        match annotation.instance(size, categories).map_err(fail)? {
-            Some(instance) => Ok(Some((image, instance))),
-            None => {
-                flat.fetch_add(1, Ordering::Relaxed);
-                Ok(None)
-            }
-        }
+        Ok(Some((image, annotation.instance(size, categories).map_err(fail)?)))
     };
-    let read: Vec<std::result::Result<Option<(usize, Instance)>, String>> =
-        entries.par_iter().enumerate().map(read).collect();
-    let flat = flat.into_inner();
-    if flat > 0 {
-        let json = broken.json.display();
-        tracing::warn!("{json}: {flat} annotations whose box has no area are left out");
-    }
-    let mut ids = HashSet::new();
+    type Read = std::result::Result<Option<(usize, Option<Instance>)>, String>;
+    let read: Vec<Read> = entries.par_iter().enumerate().map(read).collect();
+    let (mut ids, mut flat) = (HashSet::new(), 0_usize);
     for instance in read {
         match instance {
             Err(problem) => broken.add(problem)?,
-            Ok(Some((_, instance))) if !ids.insert(instance.id) => {
+            Ok(Some((_, Some(instance)))) if !ids.insert(instance.id) => {
                 broken.add(format!("annotation {} comes twice", instance.id))?;
             }
-            Ok(Some((image, instance))) => images[image].instances.push(instance),
+            Ok(Some((image, Some(instance)))) => images[image].instances.push(instance),
+            Ok(Some((_, None))) => flat += 1,
             Ok(None) => {}
         }
+    }
+    if flat > 0 {
+        let json = broken.json.display();
+        tracing::warn!("{json}: {flat} annotations whose box has no area are left out");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Resizing with antialiasing, as Pillow does it.
 
 use std::cell::RefCell;
+use std::error::Error;
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -38,31 +39,36 @@ pub(crate) fn resize(
     [height, width]: [u32; 2],
     interpolation: Interpolation,
 ) -> Result<RgbImage, String> {
-    let fail = |e: &dyn std::fmt::Display| format!("cannot be resized to {height} x {width}: {e}");
-    // With the type of the pixel given: otherwise the code for every type would be compiled into this crate.
-    let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
-        .map_err(|e| fail(&e))?;
     let Rect { top, left, height: rows, width: columns } = rect;
     let [left, top, columns, rows] = [left, top, columns, rows].map(|side| side as u32);
-    let part =
-        TypedCroppedImage::from_ref(&source, left, top, columns, rows).map_err(|e| fail(&e))?;
     let filter = match interpolation {
         Interpolation::Bilinear => FilterType::Bilinear,
         Interpolation::Bicubic => FilterType::CatmullRom,
         Interpolation::Lanczos => FilterType::Lanczos3,
     };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     // Rows first, then columns, as Pillow has it: each pass rounds to bytes and cuts off at black and white, so
     // that their order shows at edges.
-    let mut rows_done = TypedImage::<U8x3>::new(width, rows);
+    let both = || {
+        let rows_done = pass(image, [left, top, columns, rows], [rows, width], filter)?;
+        pass(&rows_done, [0, 0, width, rows], [height, width], filter)
+    };
+    both().map_err(|e| format!("cannot be resized to {height} x {width}: {e}"))
+}
+
+/// Resizes the part [left, top, width, height] of an image in one direction.
+///
+/// One function for both, with the type of the pixel given: the library's code is compiled anew for every type.
+fn pass(
+    image: &RgbImage,
+    [left, top, columns, rows]: [u32; 4],
+    [height, width]: [u32; 2],
+    filter: FilterType,
+) -> Result<RgbImage, Box<dyn Error>> {
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())?;
+    let part = TypedCroppedImage::from_ref(&source, left, top, columns, rows)?;
     let mut target = RgbImage::new(width, height);
-    let mut view =
-        TypedImage::<U8x3>::from_buffer(width, height, &mut target).map_err(|e| fail(&e))?;
-    RESIZER
-        .with_borrow_mut(|resizer| {
-            resizer.resize_typed(&part, &mut rows_done, &options)?;
-            resizer.resize_typed(&rows_done, &mut view, &options)
-        })
-        .map_err(|e| fail(&e))?;
+    let mut view = TypedImage::<U8x3>::from_buffer(width, height, &mut target)?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    RESIZER.with_borrow_mut(|resizer| resizer.resize_typed(&part, &mut view, &options))?;
     Ok(target)
 }

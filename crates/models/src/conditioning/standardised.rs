@@ -33,16 +33,8 @@ impl TokenMap for Standardise {
         let y = match (mask, pass.mode.is_train()) {
             (None, false) => Standardise::forward(self, x)?,
             (Some(mask), false) => self.forward_masked(x, mask)?,
-            (None, true) => {
-                let y = self.forward_train(x)?;
-                self.collect(x)?;
-                y
-            }
-            (Some(mask), true) => {
-                let y = self.forward_train_masked(x, mask)?;
-                self.collect_masked(x, mask)?;
-                y
-            }
+            (None, true) => self.forward_train_collected(x)?,
+            (Some(mask), true) => self.forward_train_collected_masked(x, mask)?,
         };
         if pass.ends_step() {
             self.commit()?;

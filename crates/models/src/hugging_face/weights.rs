@@ -91,14 +91,10 @@ pub(super) fn load(
     Ok((path, tensors))
 }
 
-/// Bytes of the files of weights in a folder; none where there is no such file.
+/// Bytes of the files that the weights of a folder are read from; none where they cannot be.
 pub(super) fn bytes(folder: &Path) -> Option<u64> {
-    let files = std::fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
-    let sizes = files.filter_map(|entry| Some(std::fs::metadata(entry.path()).ok()?.len()));
-    sizes.reduce(u64::saturating_add)
+    let size = |file: PathBuf| Some(std::fs::metadata(file).ok()?.len());
+    weight_files(folder).ok()?.into_iter().map(size).sum()
 }
 
 /// Checks that the values of tensors are finite.

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs a command of cargo that only checks types, such as `cargo clippy --features experiments/cuda`, on a machine without
+# CUDA: a stub stands in for nvcc. It has a target folder of its own, since a real build would reuse the stub's empty kernels.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda-types
+# Always the same path: cargo builds the kernels again when it changes.
+stub=$CARGO_TARGET_DIR/stub
+mkdir -p "$stub"
+cat > "$stub/nvcc" <<'STUB'
+#!/usr/bin/env bash
+out="" dir="" src="" ptx=0
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --version)
+      printf 'nvcc\nx\nx\nCuda compilation tools, release 12.8, V12.8.93\n'
+      exit 0
+      ;;
+    -o) out="$2"; shift ;;
+    --output-directory) dir="$2"; shift ;;
+    --ptx) ptx=1 ;;
+    *.cu) src="$1" ;;
+  esac
+  shift
+done
+if [ -n "$out" ]; then : > "$out"; fi
+if [ "$ptx" = 1 ]; then : > "$dir/$(basename "${src%.cu}").ptx"; fi
+STUB
+chmod +x "$stub/nvcc"
+PATH="$stub:$PATH" NVCC="$stub/nvcc" CUDA_COMPUTE_CAP=80 CUDARC_CUDA_VERSION=12080 "$@"
