@@ -36,7 +36,7 @@ struct Cli {
 enum Action {
     /// Print all cells with their state and time (the default).
     List,
-    /// Search and run cells, and keep their results; what is there already is not run again.
+    /// Search and run the cells that are named, or all that have no results yet, and keep their results.
     Run {
         /// The cells, by name. Default: all whose data are there and that are not finished.
         cells: Vec<String>,
@@ -124,6 +124,13 @@ fn run(names: &[String], data: Option<&Path>, out: &Path, results: &Path) -> Res
                 chosen.push(cell);
             }
         }
+    }
+    if chosen.is_empty() {
+        let place = results.display();
+        print(&format!(
+            "nothing to do: the cells whose data are there have results in {place}; name one, and another --results, \
+             to run it anew"
+        ))?;
     }
     for cell in chosen {
         let began = Instant::now();

@@ -329,7 +329,7 @@ fn axis(lines: &[Line]) -> (f64, f64, f64, usize) {
 
 /// What these cells cannot say.
 const LIMITS: &str = "## Limits\n\n\
-    Networks of 50,000 to 250,000 parameters, data of minutes: nothing here says what is left of an effect at a \
+    Networks of 85,000 to 274,000 parameters, data of minutes: nothing here says what is left of an effect at a \
     hundred times the size or the steps. With eight seeds and some fifty comparisons the corrected test tells an \
     effect from 0 that is twice the spread of the paired differences: smaller ones show in the intervals alone. \
     Equal time is that of this implementation on one processor, at settings that were tuned at equal steps: \
