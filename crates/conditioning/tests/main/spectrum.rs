@@ -121,30 +121,23 @@ fn masked_spectra_are_those_of_the_real_rows() {
     assert_eq!(found[1].condition_number(), f64::INFINITY);
 }
 
-/// Larger than any matrix that a divided decomposition leaves whole.
-const LARGE: [[usize; 2]; 8] = [
-    [240, 136],
-    [378, 351],
-    [211, 142],
-    [232, 199],
-    [233, 372],
-    [226, 230],
-    [131, 130],
-    [419, 180],
-];
+/// Seeds and sizes where faer's division of large matrices fails: at the first two it does not converge for rows that are
+/// all alike, at the others it has 5e-5 sigma_1 for a zero of one-hot rows.
+const HARD: [(u64, [usize; 2]); 4] =
+    [(14, [131, 130]), (27, [232, 199]), (213, [233, 372]), (181, [226, 230])];
 
 #[test]
 fn large_matrices_that_lack_directions_have_their_zeros() {
-    for (seed, [n, d]) in LARGE.into_iter().enumerate() {
+    for (seed, [n, d]) in HARD {
         // All rows alike: one direction, of size sqrt(n) |row|.
-        let row = normal(seed as u64, &[1, d]);
+        let row = normal(seed, &[1, d]);
         let alike = row.broadcast_as((n, d)).unwrap().contiguous().unwrap();
         let size = (n as f64 * values(&row).iter().map(|v| v * v).sum::<f64>()).sqrt();
         let mut wanted = vec![0.0; n.min(d)];
         wanted[0] = size;
         assert_close(spectra(&alike).unwrap()[0].singular_values(), &wanted, EXACT, size);
         // One entry a row: orthogonal columns, whose norms are the singular values.
-        let mut rng = rng(seed as u64);
+        let mut rng = rng(seed);
         let mut counts = vec![0.0f64; d];
         let mut one_hot = vec![0.0f64; n * d];
         for i in 0..n {
