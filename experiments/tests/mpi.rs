@@ -114,8 +114,10 @@ fn with_several_micro_batches_each_pooled_statistics_see_all_of_them() {
 fn a_killed_process_ends_the_run_with_one_error_and_it_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let (one, two) = (root.path().join("one"), root.path().join("two"));
-    let set = "--preset short --arms baseline --set learning_rate=8e-3 --set steps=60 --set evaluations=6 --set \
-               test_windows=16 --set tune_windows=16 --set prefix_windows=8";
+    // Long enough to be killed in the middle, and timed once, as a smoke test is.
+    let set = "--preset smoke --arms baseline --set learning_rate=8e-3 --set width=64 --set depth=4 --set heads=4 --set \
+               context=128 --set stories=400 --set steps=60 --set evaluations=6 --set test_windows=16 --set \
+               tune_windows=16 --set prefix_windows=8";
     let set: Vec<&str> = set.split_whitespace().collect();
     let launched = [&set[..], &["--launch", TWO]].concat();
     succeed(&one, &set);
