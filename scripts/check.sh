@@ -16,7 +16,7 @@ step "format"
 cargo fmt --all --check
 
 # In one pass with all features, those of a GPU among them, whose tests are compiled nowhere else. What stands in for a
-# feature is compiled by the tests.
+# feature that is off is compiled by the tests below, and not linted.
 step "lints, and types of the CUDA build without CUDA"
 scripts/with_cuda_stub.sh cargo clippy --workspace --all-targets --features "$linted" --locked -- -D warnings
 

@@ -3,10 +3,12 @@
 # CUDA: a stub stands in for nvcc. It has a target folder of its own, since a real build would reuse the stub's empty kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda-types
-# Always the same path: cargo builds the kernels again when it changes.
+target=${CARGO_TARGET_DIR:-target}/cuda-types
+mkdir -p "$target/stub"
+# Absolute, as build scripts run elsewhere; and always the same path, as cargo builds the kernels again when it changes.
+CARGO_TARGET_DIR=$(cd "$target" && pwd)
+export CARGO_TARGET_DIR
 stub=$CARGO_TARGET_DIR/stub
-mkdir -p "$stub"
 cat > "$stub/nvcc" <<'STUB'
 #!/usr/bin/env bash
 out="" dir="" src="" ptx=0

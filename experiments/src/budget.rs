@@ -1,6 +1,6 @@
 //! The budget in time: how many micro-batches an arm has for what the baseline takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -42,6 +42,7 @@ impl Shares {
         let file = out.join("budgets.json");
         let mut shares: BTreeMap<String, Share> =
             if file.exists() { folder::read(&file)? } else { BTreeMap::new() };
+        let mut told = BTreeSet::new();
         for run in runs.iter().filter(|run| run.is_at_best()) {
             let (row, arm) = (&run.cell.row, run.cell.arm);
             let (key, recipe) = (key(row, arm), recipe(run)?);
@@ -61,16 +62,16 @@ impl Shares {
             }
             let timing = |arm: Arm| timings.iter().find(|t| t.row == *row && t.arm == arm);
             match (timing(Arm::BASELINE), timing(arm)) {
-                (Some(baseline), Some(own)) if baseline.commit != own.commit => tracing::warn!(
-                    "{key}: no run at equal time, as the baseline was timed at commit {} and the arm at {}; run both \
-                     again with one binary",
-                    baseline.commit,
-                    own.commit
-                ),
-                (Some(baseline), Some(own)) => {
+                (Some(baseline), Some(own)) if baseline.commit == own.commit => {
                     let share = baseline.ms_per_step / own.ms_per_step;
                     shares.insert(key, Share { recipe, share });
                 }
+                (Some(baseline), Some(own)) if told.insert(key.clone()) => tracing::warn!(
+                    "{key}: no run at equal time, as the baseline was timed at commit {} and the arm at {}; name both in \
+                     --arms to time them together",
+                    baseline.commit,
+                    own.commit
+                ),
                 _ => {}
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_models::Architecture;
@@ -14,7 +14,9 @@ use conditioned_models::hugging_face::{bert, gpt2, timm, vit};
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use conditioned_nn::store::load_tensors;
-use conditioned_train::{Control, Findings, FitConfig, Length, Outcome, Run, Status, Task, fit};
+use conditioned_train::{
+    Control, Findings, FitConfig, Length, MOST_MICRO_BATCHES, Outcome, Run, Status, Task, fit,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::RunConfig;
@@ -140,7 +142,7 @@ impl Job {
     pub fn micro_batches(&self) -> usize {
         let (.., per_epoch) = self.task.sizes();
         match self.fit.length {
-            Length::Epochs(epochs) => epochs * per_epoch,
+            Length::Epochs(epochs) => epochs.saturating_mul(per_epoch),
             Length::MicroBatches(count) => count,
         }
     }
@@ -179,6 +181,11 @@ impl Job {
     /// Names the first setting that cannot be used.
     pub fn validate(&self) -> Result<()> {
         self.network.validate()?;
+        ensure!(
+            self.micro_batches() <= MOST_MICRO_BATCHES,
+            "{} micro-batches are more than a run can have ({MOST_MICRO_BATCHES}); set fewer epochs or steps",
+            self.micro_batches()
+        );
         Ok(self.fit.validate()?)
     }
 

@@ -340,7 +340,7 @@ impl<T: Table> Plan<T> {
             };
             if let Some(run) = cells.runs.iter().find(recorded) {
                 let (own, hash) = run.job.task.data();
-                if let Some(searched) = self.tuned.other_data(hash) {
+                if let Some(searched) = self.tuned.other_data(&run.cell.row, hash) {
                     tracing::warn!(
                         "{}: its settings were searched on {searched}, and this is {own}; `tune` searches on it",
                         run.cell.row

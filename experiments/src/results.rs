@@ -267,7 +267,13 @@ type Records = (Vec<(usize, f64)>, Vec<(usize, Findings)>);
 
 fn records<T: Table>(folder: &Folder) -> Result<Records> {
     let (mut points, mut probes) = (Vec::new(), Vec::new());
-    for event in record::read(&folder.path().join("metrics.jsonl"))? {
+    let file = folder.path().join("metrics.jsonl");
+    ensure!(
+        file.exists(),
+        "{}: the record of this finished run is gone; restore it, or remove the folder of the run to train it anew",
+        file.display()
+    );
+    for event in record::read(&file)? {
         match (event, T::CURVE) {
             (Event::Evaluation { step, metrics, .. }, Curve::Evaluation(name, _)) => {
                 points.extend(metrics.get(name).map(|value| (step, *value)));

@@ -173,9 +173,13 @@ impl Search {
                 "{setting}: not searched with seed {seed}; run the same search again, without --shard"
             );
         }
+        let is_finite = |keep: fn(&Setting) -> bool| {
+            let mut losses = ranked(&points, keep).into_iter().flat_map(|point| &point.loss);
+            losses.any(Option::is_some)
+        };
         ensure!(
-            ranked(&points, |_| true).first().is_none_or(|best| best.rank().1.is_finite()),
-            "every setting diverged: search at smaller learning rates"
+            is_finite(Setting::is_published),
+            "every setting with embedding tables as published diverged: search at smaller learning rates"
         );
         let best = |keep: fn(&Setting) -> bool| ranked(&points, keep).first().map(|p| p.setting);
         match (best(Setting::is_published), best(|_| true)) {
@@ -305,6 +309,9 @@ pub struct Tuned {
     data: String,
     data_hash: String,
     rows: BTreeMap<String, BTreeMap<Arm, Search>>,
+    /// The same of rows that are those of a file of `--tuned`.
+    #[serde(skip)]
+    data_of_file: BTreeMap<String, (String, String)>,
 }
 
 impl Tuned {
@@ -318,11 +325,17 @@ impl Tuned {
         preset: &str,
         known: &[String],
     ) -> Result<Self> {
-        let (data, data_hash) = (String::new(), String::new());
+        let (data, data_hash, data_of_file) = Default::default();
         let mut tuned = match recorded {
             Some(text) => serde_json::from_str(text)
                 .with_context(|| format!("recorded settings of preset {preset}"))?,
-            None => Self { preset: preset.to_string(), data, data_hash, rows: BTreeMap::new() },
+            None => Self {
+                preset: preset.to_string(),
+                data,
+                data_hash,
+                rows: BTreeMap::new(),
+                data_of_file,
+            },
         };
         if let Some(path) = file {
             let other: Self = folder::read(path)?;
@@ -339,21 +352,19 @@ impl Tuned {
                     path.display(),
                     known.join(", ")
                 );
+                let data = (other.data.clone(), other.data_hash.clone());
+                tuned.data_of_file.insert(row.clone(), data);
                 tuned.rows.entry(row).or_default().extend(arms);
-            }
-            for (known, of_file) in
-                [(&mut tuned.data, other.data), (&mut tuned.data_hash, other.data_hash)]
-            {
-                *known = if known.is_empty() { of_file } else { format!("{known}; {of_file}") };
             }
         }
         Ok(tuned)
     }
 
-    /// The names of the data that were searched on, if those of this hash are not among them.
-    pub fn other_data(&self, hash: &str) -> Option<&str> {
-        let known = self.data_hash.split("; ").any(|of| of == hash);
-        (!known).then_some(&self.data)
+    /// The names of the data that a row was searched on, if those of this hash are not among them.
+    pub fn other_data(&self, row: &str, hash: &str) -> Option<&str> {
+        let of_file = self.data_of_file.get(row).map(|(data, hashes)| (data, hashes));
+        let (data, hashes) = of_file.unwrap_or((&self.data, &self.data_hash));
+        (!hashes.split("; ").any(|of| of == hash)).then_some(data)
     }
 
     /// The search of an arm.
@@ -392,7 +403,7 @@ impl Tuned {
             rows.entry(row).or_default().insert(arm, search);
         }
         let [preset, data, data_hash] = [preset, data, data_hash].map(str::to_string);
-        Ok(Self { preset, data, data_hash, rows })
+        Ok(Self { preset, data, data_hash, rows, data_of_file: BTreeMap::new() })
     }
 
     /// What every arm was given, and where its best lies.

@@ -302,6 +302,55 @@ fn seeds_at_other_rates_are_another_table() {
     assert!(error.contains("another learning rate"), "{error}");
 }
 
+#[test]
+fn a_step_has_the_tokens_of_all_its_micro_batches() {
+    let root = tempfile::tempdir().unwrap();
+    let numbers = |accumulate: usize| -> [f64; 2] {
+        let (out, set) = (at(&root, &accumulate.to_string()), format!("accumulate={accumulate}"));
+        let own = ["--preset", "smoke", "--arms", "baseline", "--seeds", "1", "--out", &out];
+        TABLE5.success(&[&own[..], &["--set", &set, "--set", "learning_rate=1e-3"]].concat());
+        let lines = lines(Path::new(&out));
+        ["step_tokens", "timed_steps"].map(|metric| {
+            let line = lines.iter().find(|line| line["metric"] == metric).unwrap();
+            line["value"].parse().unwrap()
+        })
+    };
+    let ([tokens, steps], [more_tokens, same_steps]) = (numbers(1), numbers(3));
+    assert_eq!((3.0 * tokens, steps), (more_tokens, same_steps));
+}
+
+#[test]
+fn what_no_run_can_have_is_refused_before_anything_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    for epochs in ["18000000000000000000", "900000000"] {
+        let set = format!("epochs={epochs}");
+        let more = ["--preset", "smoke", "--models", "vit", "--set", &set, "--out", &out];
+        for command in ["plan", "run"] {
+            let error = TABLE1.failure(&[&[command], &more[..]].concat());
+            assert!(error.contains("more than a run can have"), "{error}");
+        }
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_finished_run_without_its_record_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let out = at(&root, "out");
+    let run = [&ONE[..], &["--arms", "baseline", "--out", &out]].concat();
+    TABLE1.success(&run);
+    let folder = Path::new(&out).join("vit/baseline-published/seed100");
+    std::fs::remove_file(folder.join("metrics.jsonl")).unwrap();
+    let error = TABLE1.failure(&["report", "--out", &out]);
+    assert!(error.contains("the record of this finished run is gone; restore it"), "{error}");
+    // Another configuration does not take its place.
+    let before = text(&folder.join("run.json"));
+    let error = TABLE1.failure(&[&run[..], &["--set", "epochs=3"]].concat());
+    assert!(error.contains("another configuration"), "{error}");
+    assert_eq!(text(&folder.join("run.json")), before);
+}
+
 /// A worker trains the configuration that it finds in its folder.
 #[test]
 fn a_run_that_another_command_has_claimed_is_no_result() {

@@ -232,3 +232,26 @@ mod checkpoint {
         assert!(error.contains("not those that this run was planned with"), "{error}");
     }
 }
+
+mod results {
+    use experiments::results::parse;
+
+    #[test]
+    fn a_value_that_is_not_finite_is_empty_or_an_error() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = here.join("table1_imagenet/results/short/results.csv");
+        let text = std::fs::read_to_string(file).unwrap();
+        let (heads, lines) = text.split_once('\n').unwrap();
+        let value = heads.split(',').position(|head| head == "value").unwrap();
+        let with = |new: &str| {
+            let mut line: Vec<&str> = lines.lines().next().unwrap().split(',').collect();
+            line[value] = new;
+            parse(&format!("{heads}\n{}\n", line.join(",")))
+        };
+        assert_eq!(with("").unwrap().len(), 1);
+        for value in ["NaN", "inf", "-inf"] {
+            let error = with(value).unwrap_err().to_string();
+            assert!(error.contains("is not finite"), "{error}");
+        }
+    }
+}

@@ -31,7 +31,7 @@ fn decompose(X: MatRef<'_, f64>, vectors: ComputeSvdVectors) -> Result<Svd> {
     let (mut U, mut V) = (Mat::zeros(rows, kept), Mat::zeros(columns, kept));
     let mut sigma = vec![0.0; rank];
     // By QR steps alone, at any size: faer's way of dividing larger matrices does not converge for some whose rows are all
-    // alike, and has singular values of 1e-4 sigma_1 for zeros of others.
+    // alike, and has 5e-5 sigma_1 for zeros of others.
     let mut parameters = <SvdParams as Auto<f64>>::auto();
     parameters.recursion_threshold = usize::MAX;
     let parameters = parameters.into();

@@ -31,14 +31,15 @@ impl AdamWConfig {
     /// Whether the numbers make sense.
     ///
     /// # Errors
-    /// When a beta lies outside [0, 1), or eps is not finite, or not above 0 in f32: the update of an element whose
+    /// When a beta lies outside [0, 1), or eps is not above 0 and finite in f32: the update of an element whose
     /// gradient was always 0 would be 0 / 0.
     pub fn validate(&self) -> Result<()> {
         for (field, beta) in [("adamw.beta1", self.beta1), ("adamw.beta2", self.beta2)] {
             require_below_one(field, beta)?;
         }
-        if !(self.eps as f32 > 0.0 && self.eps.is_finite()) {
-            let reason = format!("must be finite and above 0, is {:e}", self.eps);
+        let eps = self.eps as f32;
+        if !(eps > 0.0 && eps.is_finite()) {
+            let reason = format!("must be above 0 and finite in f32, is {:e}", self.eps);
             return Err(TrainError::Config { field: "adamw.eps", reason });
         }
         Ok(())

@@ -132,7 +132,7 @@ pub use groups::{Group, GroupRule};
 pub use mpi::Mpi;
 pub use muon::{Muon, MuonConfig, Packed, UpdateScale};
 pub use optimizer::{MuonRule, Optimizer};
-pub use plan::Plan;
+pub use plan::{MOST_MICRO_BATCHES, Plan};
 pub use record::{Event, Recorder};
 pub use run::{Control, Outcome, Progress, Run, Status};
 pub use schedule::{Schedule, Shape};

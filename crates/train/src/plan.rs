@@ -3,8 +3,8 @@
 use crate::config::{FitConfig, Length};
 use crate::error::{Result, TrainError};
 
-/// Micro-batches of a run at most: what is kept of each step is held in memory.
-const MOST: usize = 100_000_000;
+/// The most micro-batches of a run: what is kept of each step is held in memory.
+pub const MOST_MICRO_BATCHES: usize = 100_000_000;
 
 /// Where each optimiser step stands among the micro-batches of the run. Steps here count those done,
 /// so step 0 is the first to come.
@@ -40,8 +40,9 @@ impl Plan {
             Length::Epochs(epochs) => (epochs.saturating_mul(batches), batches),
             Length::MicroBatches(count) => (count, 1),
         };
-        if total > MOST {
-            let reason = format!("makes {total} micro-batches, and {MOST} are the most");
+        if total > MOST_MICRO_BATCHES {
+            let reason =
+                format!("makes {total} micro-batches, and {MOST_MICRO_BATCHES} are the most");
             return Err(TrainError::Config { field: "length", reason });
         }
         let evaluate_every = config.evaluate_every.saturating_mul(unit);

@@ -132,8 +132,8 @@ fn settings_that_make_no_sense_are_named() {
         ),
         (|c| c.ramp = 1.5, "`ramp` must lie in [0, 1], is 1.5"),
         (|c| c.adamw.beta2 = 1.0, "`adamw.beta2` must lie in [0, 1), is 1"),
-        (|c| c.adamw.eps = 0.0, "`adamw.eps` must be finite and above 0, is 0e0"),
-        (|c| c.adamw.eps = 1e-50, "`adamw.eps` must be finite and above 0, is 1e-50"),
+        (|c| c.adamw.eps = 0.0, "`adamw.eps` must be above 0 and finite in f32, is 0e0"),
+        (|c| c.adamw.eps = 1e-50, "`adamw.eps` must be above 0 and finite in f32, is 1e-50"),
         (|c| c.groups.table_rate = -1.0, "`groups.table_rate` must be finite and not negative"),
     ];
     for (change, text) in cases {

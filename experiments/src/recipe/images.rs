@@ -149,7 +149,7 @@ impl ImageRecipe {
         stage: &Stage<'_>,
     ) -> Result<Job> {
         let Self { drop_path, batch_size, epochs, target, .. } = *request.recipe;
-        let steps = epochs * data.train_images.div_ceil(batch_size);
+        let steps = epochs.saturating_mul(data.train_images.div_ceil(batch_size));
         let mut network = Network::preset(&request.recipe.model)?;
         if !data.classes.is_empty() {
             network.set_classes(data.classes.len())?;

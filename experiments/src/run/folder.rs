@@ -132,12 +132,19 @@ impl Folder {
     /// Creates the folder with its configuration.
     ///
     /// # Errors
-    /// Those of [`Folder::check`], and when it cannot be written.
+    /// Those of [`Folder::check`], when another process trains the run, and when it cannot be written.
     pub fn claim(&self, config: &RunConfig) -> Result<()> {
         self.check(config)?;
         std::fs::create_dir_all(&self.path)
             .with_context(|| format!("{}: cannot create the run folder", self.path.display()))?;
-        write(&self.path.join(CONFIG), config)
+        let file = self.path.join(CONFIG);
+        if file.exists() && self.config().is_ok_and(|claimed| claimed == *config) {
+            return Ok(());
+        }
+        // Whoever trains the run holds the lock.
+        let _lock = self.lock()?;
+        self.check(config)?;
+        write(&file, config)
     }
 
     /// Records that this process trains the run, after the others that did.
@@ -223,9 +230,16 @@ impl Folder {
     /// When the file is of another form.
     pub fn summary(&self) -> Result<Option<Summary>> {
         let file = self.path.join(SUMMARY);
-        let damaged =
-            "the result of this run is damaged; remove the file, and `run` finishes the run again";
-        if file.exists() { read(&file).map(Some).context(damaged) } else { Ok(None) }
+        if !file.exists() {
+            return Ok(None);
+        }
+        let read = || anyhow::Ok(serde_json::from_str(&std::fs::read_to_string(&file)?)?);
+        read().map(Some).with_context(|| {
+            let file = file.display();
+            format!(
+                "{file}: cannot be read; if it is damaged, remove it, and `run` trains the run anew"
+            )
+        })
     }
 
     /// Writes the result: the run is complete.

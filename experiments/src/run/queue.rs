@@ -100,7 +100,7 @@ pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBoo
                     let Some(run) = lock(&queue).pop_front() else { break };
                     let (name, folder) = (run.name(), folder(run));
                     let cell = info_span!("cell", cell = name);
-                    // A worker trains what it finds. After it as well, since what is begun is claimed by no other.
+                    // A worker trains what it finds in the folder: so it must be this run, before and after.
                     let claimed = || folder.check_claim(run);
                     let trained = cell.in_scope(|| {
                         claimed()?;

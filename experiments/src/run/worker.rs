@@ -124,6 +124,8 @@ fn lead(
     collective: &dyn Collective,
 ) -> Result<ExitCode> {
     let _lock = folder.lock()?;
+    // From here on no other command can claim it.
+    folder.check_claim(config)?;
     folder.enter()?;
     let mut reporter = Reporter::default();
     let mut progress = |p: conditioned_train::Progress| {

@@ -121,7 +121,7 @@ fn masked_spectra_are_those_of_the_real_rows() {
     assert_eq!(found[1].condition_number(), f64::INFINITY);
 }
 
-/// Seeds and sizes where faer's division of large matrices fails: at the first two it does not converge for rows that are
+/// Seeds and sizes where faer's division of large matrices fails on a processor with AVX-512: at the first two it does not converge for rows that are
 /// all alike, at the others it has 5e-5 sigma_1 for a zero of one-hot rows.
 const HARD: [(u64, [usize; 2]); 4] =
     [(14, [131, 130]), (27, [232, 199]), (213, [233, 372]), (181, [226, 230])];
