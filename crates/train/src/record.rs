@@ -92,11 +92,11 @@ impl Recorder {
     /// When the file cannot be read or written, another line than the last is no event, or events
     /// up to `step` are missing.
     pub fn open(path: &Path, step: usize) -> Result<Self> {
-        let text = match std::fs::read(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(TrainError::io(path))?,
+        let found = match std::fs::read(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            other => Some(other.map_err(TrainError::io(path))?),
         };
-        let events = parse(path, &text)?;
+        let events = parse(path, found.as_deref().unwrap_or_default())?;
         let belongs = |event: &&Event| step > 0 && event.step() <= step;
         let kept: Vec<&Event> = events.iter().filter(belongs).collect();
         let last = kept.iter().map(|event| event.step()).max().unwrap_or(0);
@@ -109,10 +109,11 @@ impl Recorder {
         }
         let lines: Vec<String> = kept.into_iter().map(|e| line(path, e)).collect::<Result<_>>()?;
         let lines = lines.concat();
-        if lines.as_bytes() != text {
+        // A new file too: its name must be on the disk before a checkpoint counts on its lines.
+        if found.as_deref() != Some(lines.as_bytes()) {
             write_atomic(path, lines.as_bytes()).map_err(TrainError::io(path))?;
         }
-        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = OpenOptions::new().append(true).open(path);
         Ok(Self { file: file.map_err(TrainError::io(path))?, path: path.to_path_buf() })
     }
 
