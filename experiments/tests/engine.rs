@@ -346,7 +346,7 @@ fn a_finished_run_without_its_record_is_named() {
     assert!(error.contains("the record of this finished run is gone; restore it"), "{error}");
     // Another configuration does not take its place.
     let before = text(&folder.join("run.json"));
-    let error = TABLE1.failure(&[&run[..], &["--set", "epochs=3"]].concat());
+    let error = TABLE1.failure(&[&run[..], &["--set", "epochs=7"]].concat());
     assert!(error.contains("another configuration"), "{error}");
     assert_eq!(text(&folder.join("run.json")), before);
 }

@@ -137,14 +137,15 @@ impl Folder {
         self.check(config)?;
         std::fs::create_dir_all(&self.path)
             .with_context(|| format!("{}: cannot create the run folder", self.path.display()))?;
-        let file = self.path.join(CONFIG);
-        if file.exists() && self.config().is_ok_and(|claimed| claimed == *config) {
+        let (file, text) = (self.path.join(CONFIG), json(config)?);
+        // Byte by byte: configurations are equal where only the folders of their files differ.
+        if std::fs::read_to_string(&file).is_ok_and(|claimed| claimed == text) {
             return Ok(());
         }
         // Whoever trains the run holds the lock.
         let _lock = self.lock()?;
         self.check(config)?;
-        write(&file, config)
+        write_atomic(&file, text.as_bytes()).with_context(|| file.display().to_string())
     }
 
     /// Records that this process trains the run, after the others that did.
@@ -302,14 +303,17 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
+/// What is in a JSON file.
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
 /// Writes a JSON file in one step.
 ///
 /// # Errors
 /// When it cannot be written; the file is named.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    write_atomic(path, text.as_bytes()).with_context(|| path.display().to_string())
+    write_atomic(path, json(value)?.as_bytes()).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
