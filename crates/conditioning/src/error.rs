@@ -53,10 +53,10 @@ pub enum Error {
         channel: usize,
     },
 
-    /// A conditioned value exceeds the range of the dtype that has to hold it.
+    /// A result, a conditioned token or a gradient, exceeds the range of the dtype that has to hold it.
     #[error(
-        "conditioned value {value:e} at batch {batch}, token {token}, channel {channel} \
-         exceeds the range of {dtype:?}: use a wider dtype or a smaller strength"
+        "the result is {value:e} at batch {batch}, token {token}, channel {channel}, which exceeds the range of \
+         {dtype:?}: use a wider dtype, smaller values or a smaller strength"
     )]
     Overflow {
         /// The dtype that cannot hold it.

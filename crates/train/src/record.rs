@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 
 use conditioned_nn::store::write_atomic;
@@ -89,7 +90,7 @@ impl Recorder {
     /// that was cut off, are removed, in one atomic replacement; all events of a run that begins anew.
     ///
     /// # Errors
-    /// When the file cannot be read or written, another line than the last is no event, or events
+    /// When the file cannot be read or written, another line than the last is no event, steps do not rise, or events
     /// up to `step` are missing.
     pub fn open(path: &Path, step: usize) -> Result<Self> {
         let found = match std::fs::read(path) {
@@ -138,7 +139,7 @@ impl Recorder {
 /// Reads all events of a record; a last line that was cut off is left out.
 ///
 /// # Errors
-/// When the file cannot be read, or another line than the last is no event.
+/// When the file cannot be read, another line than the last is no event, or steps do not rise.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     parse(path, &std::fs::read(path).map_err(TrainError::io(path))?)
 }
@@ -147,16 +148,25 @@ fn parse(path: &Path, text: &[u8]) -> Result<Vec<Event>> {
     // What follows the last newline was cut off; nothing follows it in a whole file.
     let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let lines = text[..whole].split_inclusive(|&byte| byte == b'\n').enumerate();
-    let event = |(index, line): (usize, &[u8])| {
-        serde_json::from_slice(line).map_err(|e| TrainError::Record {
-            path: path.to_path_buf(),
-            reason: format!(
-                "line {} is damaged ({e}); restore the file, or remove the folder of the run to start anew",
-                index + 1
-            ),
-        })
+    let damaged = |index: usize, what: String| TrainError::Record {
+        path: path.to_path_buf(),
+        reason: format!(
+            "line {} is damaged ({what}); restore the file, or remove the folder of the run to start anew",
+            index + 1
+        ),
     };
-    lines.map(event).collect()
+    let mut events: Vec<Event> = Vec::new();
+    for (index, line) in lines {
+        let event: Event =
+            serde_json::from_slice(line).map_err(|e| damaged(index, e.to_string()))?;
+        let (step, kind) = (event.step(), discriminant(&event));
+        let mut not_before = events.iter().rev().take_while(|other| other.step() >= step);
+        if not_before.any(|other| other.step() > step || discriminant(other) == kind) {
+            return Err(damaged(index, format!("step {step} comes a second time, or too late")));
+        }
+        events.push(event);
+    }
+    Ok(events)
 }
 
 fn line(path: &Path, event: &Event) -> Result<String> {

@@ -79,3 +79,14 @@ fn a_damaged_line_is_named() {
         file("{\"event\":\"coverage\",\"step\":1,\"zero_gradients\":[],\"x\":1}\n");
     assert!(record::read(&path).unwrap_err().to_string().contains("unknown field `x`"));
 }
+
+#[test]
+fn a_step_that_comes_twice_or_too_late_is_named() {
+    let [_, step, evaluation, probe] = LINES;
+    for lines in [[probe, probe], [step, step], [evaluation, step]] {
+        let (_folder, path) = file(&(lines.join("\n") + "\n"));
+        let error = record::read(&path).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl: line 2 is damaged (step"), "{error}");
+        assert!(Recorder::open(&path, 2).is_err());
+    }
+}
