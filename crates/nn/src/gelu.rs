@@ -41,10 +41,10 @@ pub(crate) fn gate<T: Real>(form: Gelu, x: T) -> T {
     match form {
         Gelu::Erf => {
             let half = T::from_f64(0.5);
-            half + half * (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()
+            (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf().mul_add(half, half)
         }
         Gelu::Tanh => {
-            let inner = T::ONE + T::from_f64(CUBIC) * x * x;
+            let inner = (T::from_f64(CUBIC) * x).mul_add(x, T::ONE);
             T::ONE / (T::ONE + (T::from_f64(-2.0 * SQRT_2_OVER_PI) * x * inner).exp())
         }
     }
@@ -64,11 +64,12 @@ pub(crate) fn slope<T: Real>(form: Gelu, x: T) -> T {
     match form {
         Gelu::Erf => {
             let density = (T::from_f64(-0.5) * x * x).exp() * T::from_f64(0.5 * SQRT_2_OVER_PI);
-            gate + x * density
+            x.mul_add(density, gate)
         }
         Gelu::Tanh => {
-            let inner = T::ONE + T::from_f64(3.0 * CUBIC) * x * x;
-            gate + x * gate * (T::ONE - gate) * T::from_f64(2.0 * SQRT_2_OVER_PI) * inner
+            let inner = (T::from_f64(3.0 * CUBIC) * x).mul_add(x, T::ONE);
+            let slope = (T::ONE - gate) * T::from_f64(2.0 * SQRT_2_OVER_PI) * inner;
+            (x * gate).mul_add(slope, gate)
         }
     }
 }

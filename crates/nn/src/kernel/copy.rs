@@ -1,4 +1,4 @@
-//! Copies of matrices to adjacent rows.
+//! Copies of matrices to panels: some columns, row by row.
 
 use std::ops::Range;
 
@@ -56,34 +56,121 @@ impl Square for f32 {
     }
 }
 
-/// Copies a matrix to rows of adjacent elements that begin `stride` apart.
+/// Copies a matrix to panels of `width` columns that lie `apart`, with zeros behind the last column.
 ///
 /// # Safety
-/// `to` is the caller's alone, with room for all rows.
+/// `to` is the caller's alone, with room for the panels.
 ///
 /// # Panics
 /// When the view leaves the slice: an error of the calling kernel.
 #[allow(unsafe_code)]
-pub(crate) unsafe fn copy<T: Real>(from: &[T], view: View, to: *mut T, stride: usize) {
+pub(crate) unsafe fn copy_to_panels<T: Real>(
+    (from, view): (&[T], View),
+    to: *mut T,
+    (width, apart): (usize, usize),
+) {
     assert!(view.end() <= from.len(), "a copy from beyond its slice");
     if view.end() == 0 {
         return;
     }
     let from = from.as_ptr().wrapping_add(view.start);
-    // SAFETY: inside of the slice, by the assertion, and of `to`, as the caller promises.
+    let part = |i: usize, cols: usize| {
+        (from.wrapping_add(i * width * view.col_stride), View { cols, ..view })
+    };
+    let (whole, left) = (view.cols / width, view.cols % width);
+    // SAFETY: inside of the slice, by the assertion, and of the panels; those are the caller's.
     unsafe {
         if view.col_stride == 1 {
-            for row in 0..view.rows {
-                let from = from.add(row * view.row_stride);
-                std::ptr::copy_nonoverlapping(from, to.add(row * stride), view.cols);
+            super::vectorised(
+                #[inline(always)]
+                || rows_to_panels((from, view), to, (width, apart), whole),
+            );
+        } else {
+            (0..whole).for_each(|i| transposed(part(i, width), to.add(i * apart), width));
+        }
+        if left > 0 {
+            let last = to.add(whole * apart);
+            (0..view.rows)
+                .for_each(|row| last.add(row * width + left).write_bytes(0, width - left));
+            match view.col_stride {
+                1 => one_by_one(part(whole, left), last, width, (0..view.rows, 0..left)),
+                _ => transposed(part(whole, left), last, width),
             }
-        } else if view.row_stride == 1 {
+        }
+    }
+}
+
+/// Panels that rows are copied to side by side. Lines of more would not stay in the first cache, where panels that lie a
+/// power of two apart compete for a few places.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Copies rows of adjacent elements to whole panels.
+///
+/// # Safety
+/// As [`copy_to_panels`].
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn rows_to_panels<T: Real>(
+    (from, view): (*const T, View),
+    to: *mut T,
+    (width, apart): (usize, usize),
+    panels: usize,
+) {
+    /// With rows of a known width, which are copied without a call.
+    #[inline(always)]
+    unsafe fn of<const W: usize, T: Real>(
+        (from, view): (*const T, View),
+        to: *mut T,
+        apart: usize,
+        panels: Range<usize>,
+    ) {
+        for row in 0..view.rows {
+            for panel in panels.clone() {
+                // SAFETY: promised by the caller.
+                unsafe {
+                    let from = from.add(row * view.row_stride + panel * W).cast::<[T; W]>();
+                    *to.add(panel * apart + row * W).cast::<[T; W]>() = *from;
+                }
+            }
+        }
+    }
+    for panels in (0..panels).step_by(SIDE_BY_SIDE).map(|at| at..panels.min(at + SIDE_BY_SIDE)) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            match width {
+                4 => of::<4, T>((from, view), to, apart, panels),
+                6 => of::<6, T>((from, view), to, apart, panels),
+                8 => of::<8, T>((from, view), to, apart, panels),
+                12 => of::<12, T>((from, view), to, apart, panels),
+                16 => of::<16, T>((from, view), to, apart, panels),
+                24 => of::<24, T>((from, view), to, apart, panels),
+                32 => of::<32, T>((from, view), to, apart, panels),
+                48 => of::<48, T>((from, view), to, apart, panels),
+                64 => of::<64, T>((from, view), to, apart, panels),
+                _ => panels.for_each(|panel| {
+                    let (part, to) = (from.add(panel * width), to.add(panel * apart));
+                    one_by_one((part, view), to, width, (0..view.rows, 0..width));
+                }),
+            }
+        }
+    }
+}
+
+/// Copies a matrix whose columns are not adjacent to rows of adjacent elements that begin `stride` apart.
+///
+/// # Safety
+/// As [`copy_to_panels`].
+#[allow(unsafe_code)]
+unsafe fn transposed<T: Real>((from, view): (*const T, View), to: *mut T, stride: usize) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        if view.row_stride == 1 {
             super::vectorised(
                 #[inline(always)]
                 || transpose(from, view, to, stride),
             );
         } else {
-            one_by_one(from, view, 0..view.rows, 0..view.cols, to, stride);
+            one_by_one((from, view), to, stride, (0..view.rows, 0..view.cols));
         }
     }
 }
@@ -110,8 +197,8 @@ unsafe fn transpose<T: Real>(from: *const T, view: View, to: *mut T, stride: usi
     }
     // SAFETY: promised by the caller.
     unsafe {
-        one_by_one(from, view, 0..rows, cols..view.cols, to, stride);
-        one_by_one(from, view, rows..view.rows, 0..view.cols, to, stride);
+        one_by_one((from, view), to, stride, (0..rows, cols..view.cols));
+        one_by_one((from, view), to, stride, (rows..view.rows, 0..view.cols));
     }
 }
 
@@ -121,12 +208,10 @@ unsafe fn transpose<T: Real>(from: *const T, view: View, to: *mut T, stride: usi
 /// As [`copy`], for a view inside of its slice.
 #[allow(unsafe_code)]
 unsafe fn one_by_one<T: Real>(
-    from: *const T,
-    view: View,
-    rows: Range<usize>,
-    cols: Range<usize>,
+    (from, view): (*const T, View),
     to: *mut T,
     stride: usize,
+    (rows, cols): (Range<usize>, Range<usize>),
 ) {
     for row in rows {
         for col in cols.clone() {
@@ -144,26 +229,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_the_matrix_and_nothing_else_is_written() {
-        for (rows, cols) in [(0, 3), (5, 0), (1, 1), (3, 5), (4, 4), (9, 16), (17, 35), (64, 7)] {
-            let from: Vec<f32> = (0..2 + 3 * rows * (cols + 2)).map(|i| i as f32).collect();
-            let strides = [(cols + 1, 1), (1, rows + 2), (3 * (cols + 1), 3)];
-            for (row_stride, col_stride) in strides {
+    fn panels_are_the_matrix_with_zeros_behind_it_and_nothing_else_is_written() {
+        let shapes = [(0, 3), (5, 0), (1, 1), (3, 5), (4, 4), (9, 16), (17, 35), (64, 7), (7, 130)];
+        for ((rows, cols), width) in
+            shapes.into_iter().flat_map(|s| [4, 5, 6, 8, 16, 24, 32, 48, 64].map(|w| (s, w)))
+        {
+            let from: Vec<f32> = (0..2 + 3 * rows * (cols + 2)).map(|i| 1.0 + i as f32).collect();
+            for (row_stride, col_stride) in [(cols + 1, 1), (1, rows + 2), (3 * (cols + 1), 3)] {
                 let view = View { rows, cols, start: 2, row_stride, col_stride };
-                let stride = cols + 3;
-                let mut to = vec![-1.0; rows * stride];
-                // SAFETY: as long as all rows.
+                let len = rows * cols.next_multiple_of(width);
+                let mut to = vec![-1.0; len + 3];
+                // SAFETY: as long as all panels.
                 #[allow(unsafe_code)]
                 unsafe {
-                    copy(&from, view, to.as_mut_ptr(), stride);
+                    copy_to_panels((&from, view), to.as_mut_ptr(), (width, rows * width));
                 }
                 for (i, to) in to.into_iter().enumerate() {
-                    let (row, col) = (i / stride, i % stride);
-                    let want = match col < cols {
-                        true => from[2 + row * row_stride + col * col_stride],
-                        false => -1.0,
+                    let (row, col) = match rows {
+                        0 => (0, 0),
+                        _ => (i / width % rows, i / (rows * width) * width + i % width),
                     };
-                    assert!(to == want, "{rows} x {cols}, {row_stride} and {col_stride}: {i}");
+                    let want = match (i < len, col < cols) {
+                        (true, true) => from[2 + row * row_stride + col * col_stride],
+                        (true, false) => 0.0,
+                        (false, _) => -1.0,
+                    };
+                    assert!(to == want, "{rows} x {cols} by {width}, {row_stride}: {i}");
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Matrix products over strided views.
 //!
 //! A product packs its right operand into panels, once and on all threads, and then makes pieces of its output, each a row
-//! of tiles after the other (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). The
-//! tiles are gemm's; its own products would pack the right operand once for each piece, and sum small ones in another order.
+//! of tiles after the other (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). A left operand
+//! is read where it lies, or packed too where its columns are not adjacent. The tiles are gemm's; its own products would pack
+//! the right operand once for each piece, and sum small ones in another order.
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ use super::{Real, Shared, View};
 /// Terms whose panels are packed together.
 const PACKED_DEPTH: usize = 4 * DEPTH;
 
-/// Numbers that are packed together, at most or a few columns more: what they take stays with the thread.
+/// Numbers of an operand that are packed together, at most or a panel more: what they take stays with the thread.
 const PACKED: usize = 1 << 21;
 
 /// Multiplications worth a piece of their own, a few microseconds.
@@ -101,23 +102,31 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
     if d.rows == 0 || d.cols == 0 {
         return;
     }
-    let dst = dst.part(0, d.end());
+    let product = Product { dst: (dst.part(0, d.end()), d), lhs: (lhs, l), alpha, onto };
     let tiles = T::tiles();
-    let most = (PACKED / l.cols.clamp(1, PACKED_DEPTH)).next_multiple_of(tiles.cols);
-    let product = Product { dst: (dst, d), lhs: (lhs, l), alpha, onto };
     for terms in parts(0..l.cols, PACKED_DEPTH) {
-        for columns in parts(0..d.cols, most) {
-            let (rows, cols) = piece(d.rows, columns.len(), terms.len(), &tiles);
-            let pieces = parts(0..d.rows, rows).flat_map(|rows| {
-                parts(columns.clone(), cols).map(move |columns| (rows.clone(), columns))
-            });
-            Packed::with(&tiles, (rhs, r), terms.clone(), columns.clone(), |packed| {
-                threads::for_each(pieces, |_, (rows, columns)| {
-                    // SAFETY: the views lie inside their slices (asserted above), the elements of `d` are ours alone, as
-                    // the caller promises, and pieces, which begin with a panel, have none in common.
-                    unsafe { packed.multiply(&product, &rows, &columns) }
+        let columns = even(d.cols, PACKED / terms.len().max(1), tiles.cols);
+        let work = |left: Option<&Packed<T>>| {
+            for columns in parts(0..d.cols, columns) {
+                let size = piece(d.rows, columns.len(), terms.len(), &tiles);
+                let pieces = parts(0..d.rows, size.0).flat_map(|rows| {
+                    parts(columns.clone(), size.1).map(move |columns| (rows.clone(), columns))
                 });
-            });
+                Packed::right(&tiles, (rhs, r), (terms.clone(), columns.clone()), |right| {
+                    threads::for_each(pieces, |_, (rows, columns)| {
+                        // SAFETY: the views lie inside their slices (asserted above), the elements of `d` are ours alone,
+                        // as the caller promises, and pieces, which begin with panels, have none in common.
+                        unsafe { product.multiply(&tiles, (left, right), &rows, &columns) }
+                    });
+                });
+            }
+        };
+        // Pieces side by side have the same rows. Where many are, rows that have to be packed are packed for all of them.
+        let wide = d.rows < d.cols && d.rows * terms.len() <= PACKED;
+        if wide && l.col_stride != 1 {
+            Packed::left(&tiles, (lhs, l), (terms.clone(), 0..d.rows), |left| work(Some(left)));
+        } else {
+            work(None);
         }
     }
 }
@@ -180,6 +189,11 @@ pub(crate) fn parts(
 ) -> impl Iterator<Item = Range<usize>> + Clone {
     let starts = range.start..range.end.max(range.start + 1);
     starts.step_by(size).map(move |from| from..range.end.min(from + size))
+}
+
+/// The size of as many parts as there are when each has `most` elements at most: all alike, and a multiple of `step`.
+fn even(len: usize, most: usize, step: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(step)
 }
 
 /// Rows and columns of a piece of an output: as many pieces for every thread, if they are worth it.

@@ -1,4 +1,4 @@
-//! Products with a packed right operand: the loops around the tiles.
+//! Packed operands, and the loops around the tiles.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -8,7 +8,7 @@ use std::thread::LocalKey;
 use conditioned_threads as threads;
 use gemm_common::cache::CACHE_INFO;
 
-use super::copy::copy;
+use super::copy::copy_to_panels;
 use super::matmul::{Onto, parts};
 use super::tiles::Tiles;
 use super::{Real, Shared, View};
@@ -18,6 +18,9 @@ pub(crate) const DEPTH: usize = 512;
 
 /// Numbers that are packed at once.
 const AT_ONCE: usize = 1 << 14;
+
+/// Those of a row among them, at least.
+const ADJACENT: usize = 128;
 
 /// What a product is besides its right operand.
 pub(crate) struct Product<'a, T> {
@@ -31,64 +34,89 @@ pub(crate) struct Product<'a, T> {
     pub(crate) onto: Onto<'a, T>,
 }
 
-/// Some rows, the terms of a sum, and columns of a right operand, packed for the tiles.
+/// Some columns of the rows `terms` of a matrix, packed for the tiles.
 ///
-/// Block by block of [`DEPTH`] rows and panel by panel of as many columns as a tile: row by row, with zeros behind the
-/// last column.
-pub(crate) struct Packed<'a, T: 'static> {
-    tiles: &'a Tiles<T>,
+/// Block by block of [`DEPTH`] rows and panel by panel of `width` columns: row by row, with zeros behind the last column.
+pub(crate) struct Packed<T: 'static> {
+    width: usize,
     terms: Range<usize>,
     columns: Range<usize>,
     panels: Shared<T>,
 }
 
-impl<'a, T: Real> Packed<'a, T> {
-    /// Packs them on all threads and calls `work` with them.
-    pub(crate) fn with<R>(
-        tiles: &'a Tiles<T>,
-        (rhs, r): (&[T], View),
-        terms: Range<usize>,
-        columns: Range<usize>,
+impl<T: Real> Packed<T> {
+    /// Packs them on all threads into `scratch` and calls `work` with them.
+    fn with<R>(
+        scratch: &'static LocalKey<Cell<Vec<Line>>>,
+        width: usize,
+        (matrix, view): (&[T], View),
+        (terms, columns): (Range<usize>, Range<usize>),
         work: impl FnOnce(&Self) -> R,
     ) -> R {
-        let width = columns.len().next_multiple_of(tiles.cols);
-        with_scratch(&PANELS, terms.len() * width, |panels| {
-            let packed = Self { tiles, terms, columns, panels };
-            packed.fill((rhs, r));
+        let len = terms.len() * columns.len().next_multiple_of(width);
+        with_scratch(scratch, len, |panels| {
+            let packed = Self { width, terms, columns, panels };
+            packed.fill((matrix, view));
             work(&packed)
         })
     }
 
+    /// A right operand in panels as wide as a tile.
+    pub(crate) fn right<R>(
+        tiles: &Tiles<T>,
+        operand: (&[T], View),
+        part: (Range<usize>, Range<usize>),
+        work: impl FnOnce(&Self) -> R,
+    ) -> R {
+        Self::with(&RIGHT, tiles.cols, operand, part, work)
+    }
+
+    /// A left operand, as the columns of its transpose, in panels as wide as a tile is high.
+    pub(crate) fn left<R>(
+        tiles: &Tiles<T>,
+        (lhs, l): (&[T], View),
+        part: (Range<usize>, Range<usize>),
+        work: impl FnOnce(&Self) -> R,
+    ) -> R {
+        Self::with(&LEFT, tiles.rows, (lhs, l.t()), part, work)
+    }
+
     #[allow(unsafe_code)]
-    fn fill(&self, (rhs, r): (&[T], View)) {
-        let width = self.tiles.cols;
-        let panels = (AT_ONCE / (width * self.terms.len().clamp(1, DEPTH))).max(1);
-        let pieces = parts(self.terms.clone(), DEPTH).flat_map(|terms| {
-            parts(self.columns.clone(), panels * width).map(move |columns| (terms.clone(), columns))
+    fn fill(&self, (matrix, view): (&[T], View)) {
+        let width = self.width;
+        let columns = ADJACENT.next_multiple_of(width);
+        let pieces = parts(self.terms.clone(), DEPTH).flat_map(|block| {
+            parts(block.clone(), AT_ONCE / columns).flat_map(move |terms| {
+                let block = block.clone();
+                parts(self.columns.clone(), columns)
+                    .map(move |columns| (block.clone(), terms.clone(), columns))
+            })
         });
-        threads::for_each(pieces, |_, (terms, columns)| {
-            for columns in parts(columns, width) {
-                let (view, panel) = (r.part(&terms, &columns), self.panel(&terms, columns.start));
-                // SAFETY: a panel is written here alone.
-                unsafe {
-                    if view.cols < width {
-                        panel.zero(View::rows(view.rows, width - view.cols, view.cols, width));
-                    }
-                    copy(rhs, view, panel.start(), width);
-                }
-            }
+        threads::for_each(pieces, |_, (block, terms, columns)| {
+            let from = (matrix, view.part(&terms, &columns));
+            let to = self.panels.part(self.at(&block, columns.start), 0).start();
+            let to = to.wrapping_add((terms.start - block.start) * width);
+            // SAFETY: these rows of these panels are written here alone.
+            unsafe { copy_to_panels(from, to, (width, block.len() * width)) }
         });
     }
 
-    /// The panel of one block that begins with a column.
-    fn panel(&self, terms: &Range<usize>, column: usize) -> Shared<T> {
-        let width = self.columns.len().next_multiple_of(self.tiles.cols);
-        let block = (terms.start - self.terms.start) * width;
-        let before = (column - self.columns.start) * terms.len();
-        self.panels.part(block + before, terms.len() * self.tiles.cols)
+    /// Where the panel of one block begins that begins with a column.
+    fn at(&self, terms: &Range<usize>, column: usize) -> usize {
+        let width = self.columns.len().next_multiple_of(self.width);
+        (terms.start - self.terms.start) * width + (column - self.columns.start) * terms.len()
     }
 
-    /// Some rows and columns of a product; the columns begin with a panel.
+    /// That panel.
+    fn panel(&self, terms: &Range<usize>, column: usize) -> *const T {
+        self.panels.part(self.at(terms, column), terms.len() * self.width).start()
+    }
+}
+
+impl<T: Real> Product<'_, T> {
+    /// Some rows and columns of it, for the terms that are packed; they begin with a panel of what is packed.
+    ///
+    /// A left operand whose columns are adjacent is read where it lies; one that is not packed is packed here.
     ///
     /// # Safety
     /// They are rows of the product and columns of those that are packed, and nobody else reads or writes them. The views lie
@@ -96,50 +124,56 @@ impl<'a, T: Real> Packed<'a, T> {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn multiply(
         &self,
-        product: &Product<'_, T>,
+        tiles: &Tiles<T>,
+        (left, right): (Option<&Packed<T>>, &Packed<T>),
         rows: &Range<usize>,
         columns: &Range<usize>,
     ) {
-        let (lhs, l) = product.lhs;
-        for terms in parts(self.terms.clone(), DEPTH) {
-            let view = l.part(rows, &terms);
-            // SAFETY: promised by the caller; the scratch has room for the copy.
-            unsafe {
-                if view.col_stride == 1 {
-                    let lhs = lhs.as_ptr().wrapping_add(view.start);
-                    self.block(product, (lhs, view.row_stride), rows, columns, &terms);
-                } else {
-                    with_scratch(&LEFT, view.rows * view.cols, |left| {
-                        copy(lhs, view, left.start(), view.cols);
-                        self.block(product, (left.start(), view.cols), rows, columns, &terms);
-                    });
-                }
+        let (lhs, l) = self.lhs;
+        for terms in parts(right.terms.clone(), DEPTH) {
+            let multiply = |left: &dyn Fn(usize) -> (*const T, [usize; 2])| {
+                // SAFETY: promised by the caller.
+                unsafe { self.block(tiles, (left, right), rows, columns, &terms) }
+            };
+            let of_packed = |left: &Packed<T>| {
+                multiply(&|row| (left.panel(&terms, row), [1, tiles.rows]));
+            };
+            if l.col_stride == 1 {
+                multiply(&|row| {
+                    let at = l.start + row * l.row_stride + terms.start;
+                    (lhs.as_ptr().wrapping_add(at), [l.row_stride, 1])
+                });
+            } else if let Some(left) = left {
+                of_packed(left);
+            } else {
+                Packed::left(tiles, (lhs, l), (terms.clone(), rows.clone()), of_packed);
             }
         }
     }
 
-    /// The terms of one block, by a left operand of adjacent columns.
+    /// The terms of one block; `left` tells where a row of the left operand begins that is the first of a tile, and how far
+    /// rows and terms lie apart.
     ///
     /// # Safety
-    /// As [`Packed::multiply`].
+    /// As [`Product::multiply`].
     #[allow(unsafe_code)]
     unsafe fn block(
         &self,
-        product: &Product<'_, T>,
-        (lhs, stride): (*const T, usize),
+        tiles: &Tiles<T>,
+        (left, right): (&dyn Fn(usize) -> (*const T, [usize; 2]), &Packed<T>),
         rows: &Range<usize>,
         columns: &Range<usize>,
         terms: &Range<usize>,
     ) {
-        let (tiles, (dst, d)) = (self.tiles, product.dst);
-        let onto = if terms.start > 0 { Onto::Itself } else { product.onto };
+        let (dst, d) = self.dst;
+        let at = |row, col| d.start + row * d.row_stride + col;
+        let onto = if terms.start > 0 { Onto::Itself } else { self.onto };
         let accumulate = !matches!(onto, Onto::Nothing);
         // Panels that stay in the second cache, beside rows and output, while all rows are multiplied by them.
         let bytes = (terms.len() * tiles.cols * size_of::<T>()).max(1);
         let group = (CACHE_INFO[1].cache_bytes / 3 / bytes).max(1) * tiles.cols;
         for group in parts(columns.clone(), group) {
             for tile_rows in parts(rows.clone(), tiles.rows) {
-                let at = |row, col| d.start + row * d.row_stride + col;
                 if let Onto::Rows(begin) = onto {
                     for row in tile_rows.clone() {
                         let part = dst.part(at(row, group.start), group.len());
@@ -147,15 +181,14 @@ impl<'a, T: Real> Packed<'a, T> {
                         begin(row, group.clone(), unsafe { part.zeros() });
                     }
                 }
-                let lhs = lhs.wrapping_add((tile_rows.start - rows.start) * stride);
+                let lhs = left(tile_rows.start);
                 for columns in parts(group.clone(), tiles.cols) {
                     let size = (tile_rows.len(), columns.len(), terms.len());
                     let to = dst.part(at(tile_rows.start, columns.start), 0).start();
-                    let to = (to, d.row_stride);
-                    let panel = self.panel(terms, columns.start).start();
+                    let rhs = right.panel(terms, columns.start);
                     // SAFETY: promised by the caller.
                     unsafe {
-                        tiles.multiply(size, to, (lhs, stride), panel, product.alpha, accumulate);
+                        tiles.multiply(size, (to, d.row_stride), lhs, rhs, self.alpha, accumulate);
                     }
                 }
             }
@@ -165,8 +198,8 @@ impl<'a, T: Real> Packed<'a, T> {
 
 thread_local! {
     /// For packed right operands.
-    static PANELS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    /// For copies of left operands.
+    static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// For packed left operands.
     static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 

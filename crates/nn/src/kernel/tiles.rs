@@ -64,8 +64,8 @@ tiled!(f64, gemm_f64, 2);
 impl<T: super::Real> Tiles<T> {
     /// dst <- alpha lhs rhs (+ dst when `accumulate`) for a tile of (rows, cols), a sum of `depth` terms.
     ///
-    /// `dst` and `lhs` have adjacent columns and rows as far apart as they say; `rhs` is a panel: `depth` rows of [`Tiles::cols`]
-    /// numbers.
+    /// `dst` has adjacent columns and rows as far apart as it says, `lhs` rows and columns as far apart as it says; `rhs` is a
+    /// panel: `depth` rows of [`Tiles::cols`] numbers.
     ///
     /// # Safety
     /// The tile is not empty and no larger than the largest, the operands are readable and the output is the
@@ -75,7 +75,7 @@ impl<T: super::Real> Tiles<T> {
         &self,
         (rows, cols, depth): (usize, usize, usize),
         (dst, stride): (*mut T, usize),
-        (lhs, lhs_stride): (*const T, usize),
+        (lhs, [row_stride, term_stride]): (*const T, [usize; 2]),
         rhs: *const T,
         alpha: T,
         accumulate: bool,
@@ -94,8 +94,8 @@ impl<T: super::Real> Tiles<T> {
                 stride as isize,
                 1,
                 self.cols as isize,
-                1,
-                lhs_stride as isize,
+                term_stride as isize,
+                row_stride as isize,
                 T::ONE,
                 alpha,
                 accumulate.into(),
@@ -120,10 +120,11 @@ mod tests {
     fn check<T: Real>(tiles: Tiles<T>) {
         let number = |i: usize| T::from_f64((i % 7) as f64 - 3.0);
         for (rows, cols) in (1..=tiles.rows).flat_map(|m| (1..=tiles.cols).map(move |n| (m, n))) {
-            for depth in [0, 1, 9] {
-                // Rows may overlap: adjacent ones are what a NEON kernel reads in another way.
-                let (stride, lhs_stride) = (cols + 3, if depth == 1 { 1 } else { depth + 2 });
-                let lhs: Vec<T> = (0..rows * lhs_stride).map(number).collect();
+            // Rows apart, and side by side in a panel, which a NEON kernel reads in another way.
+            let layouts = |depth| [[depth + 2, 1], [1, tiles.rows]].map(|strides| (depth, strides));
+            for (depth, strides) in [0, 1, 9].into_iter().flat_map(layouts) {
+                let stride = cols + 3;
+                let lhs: Vec<T> = (0..tiles.rows * (depth + 2)).map(number).collect();
                 let panel: Vec<T> = (0..depth * tiles.cols).map(|i| number(5 * i + 1)).collect();
                 for accumulate in [false, true] {
                     let before: Vec<T> = (0..rows * stride).map(number).collect();
@@ -132,13 +133,14 @@ mod tests {
                     unsafe {
                         let (dst, lhs) = (dst.as_mut_ptr(), lhs.as_ptr());
                         let (size, alpha) = ((rows, cols, depth), T::from_f64(0.5));
-                        let (dst, lhs) = ((dst, stride), (lhs, lhs_stride));
+                        let (dst, lhs) = ((dst, stride), (lhs, strides));
                         tiles.multiply(size, dst, lhs, panel.as_ptr(), alpha, accumulate);
                     }
                     for (at, (value, before)) in dst.iter().zip(&before).enumerate() {
                         let (row, col) = (at / stride, at % stride);
                         let terms = |k: usize| {
-                            lhs[row * lhs_stride + k].wide() * panel[k * tiles.cols + col].wide()
+                            lhs[row * strides[0] + k * strides[1]].wide()
+                                * panel[k * tiles.cols + col].wide()
                         };
                         let want = match (col < cols, accumulate) {
                             (false, _) => before.wide(),
