@@ -36,6 +36,7 @@ struct CrossEntropyOp {
 
 impl CrossEntropyOp {
     /// log sum_k exp(x_k) of a row, stable.
+    #[inline(always)]
     fn log_sum_exp<T: Real>(x: &[T]) -> f64 {
         let max = kernel::maximum(x);
         let sum = kernel::sum_map(x, |v| (v - max).exp());
@@ -44,13 +45,18 @@ impl CrossEntropyOp {
 
     /// The mean loss, accumulated in f64.
     fn loss<T: Real>(logits: &[T], targets: &[T], classes: usize) -> T {
-        let rows = logits.chunks_exact(classes).zip(targets.chunks_exact(classes));
-        let total: f64 = rows
-            .map(|(x, t)| {
-                let total_target = kernel::sum_map(t, |t| t).to_f64();
-                total_target * Self::log_sum_exp(x) - kernel::sum_map2(x, t, |x, t| x * t).to_f64()
-            })
-            .sum();
+        let mut total = 0.0;
+        kernel::vectorised(
+            #[inline(always)]
+            || {
+                let rows = logits.chunks_exact(classes).zip(targets.chunks_exact(classes));
+                for (x, t) in rows {
+                    let mass = kernel::sum_map(t, |t| t).to_f64();
+                    let of_targets = kernel::sum_map2(x, t, |x, t| x * t).to_f64();
+                    total += mass * Self::log_sum_exp(x) - of_targets;
+                }
+            },
+        );
         T::from_f64(total / (logits.len() / classes) as f64)
     }
 }
