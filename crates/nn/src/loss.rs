@@ -39,7 +39,11 @@ impl CrossEntropyOp {
     #[inline(always)]
     fn log_sum_exp<T: Real>(x: &[T]) -> f64 {
         let max = kernel::maximum(x);
-        let sum = kernel::sum_map(x, |v| (v - max).exp());
+        let sum = kernel::sum_map(
+            x,
+            #[inline(always)]
+            |v| (v - max).exp(),
+        );
         max.to_f64() + sum.to_f64().ln()
     }
 

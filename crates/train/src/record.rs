@@ -90,8 +90,8 @@ impl Recorder {
     /// that was cut off, are removed, in one atomic replacement; all events of a run that begins anew.
     ///
     /// # Errors
-    /// When the file cannot be read or written, another line than the last is no event, steps do not rise, or events
-    /// up to `step` are missing.
+    /// When the file cannot be read or written, another line than the last is no event, steps do not rise, or the
+    /// record ends before `step`.
     pub fn open(path: &Path, step: usize) -> Result<Self> {
         let found = match std::fs::read(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => None,

@@ -83,10 +83,20 @@ fn a_damaged_line_is_named() {
 #[test]
 fn a_step_that_comes_twice_or_too_late_is_named() {
     let [_, step, evaluation, probe] = LINES;
-    for lines in [[probe, probe], [step, step], [evaluation, step]] {
+    for (lines, last) in [([probe, probe], 2), ([step, step], 1), ([evaluation, step], 1)] {
         let (_folder, path) = file(&(lines.join("\n") + "\n"));
-        let error = record::read(&path).unwrap_err().to_string();
-        assert!(error.contains("metrics.jsonl: line 2 is damaged (step"), "{error}");
-        assert!(Recorder::open(&path, 2).is_err());
+        for error in [record::read(&path).unwrap_err(), Recorder::open(&path, last).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("metrics.jsonl: line 2 is damaged (step"), "{error}");
+        }
     }
+    // Events of several kinds at one step, in the order in which a run writes them.
+    let [coverage, step, ..] = LINES;
+    let first = probe.replace("\"step\":2", "\"step\":0");
+    let lines =
+        [&first, coverage, step, &probe.replace("\"step\":2", "\"step\":1")].join("\n") + "\n";
+    let (_folder, path) = file(&lines);
+    assert_eq!(record::read(&path).unwrap().len(), 4);
+    Recorder::open(&path, 1).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), lines);
 }

@@ -105,10 +105,11 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
     let product = Product { dst: (dst.part(0, d.end()), d), lhs: (lhs, l), alpha, onto };
     let tiles = T::tiles();
     for terms in parts(0..l.cols, PACKED_DEPTH) {
-        let columns = even(d.cols, PACKED / terms.len().max(1), tiles.cols);
-        let work = |left: Option<&Packed<T>>| {
-            for columns in parts(0..d.cols, columns) {
-                let size = piece(d.rows, columns.len(), terms.len(), &tiles);
+        let most = PACKED / terms.len().max(1);
+        let across = even(d.cols, most, tiles.cols);
+        let size = piece(d.rows, across, terms.len(), &tiles);
+        let multiply = |left: Option<&Packed<T>>| {
+            for columns in parts(0..d.cols, across) {
                 let pieces = parts(0..d.rows, size.0).flat_map(|rows| {
                     parts(columns.clone(), size.1).map(move |columns| (rows.clone(), columns))
                 });
@@ -121,12 +122,12 @@ pub(crate) unsafe fn matmul_shared<T: Real>(
                 });
             }
         };
-        // Pieces side by side have the same rows. Where many are, rows that have to be packed are packed for all of them.
-        let wide = d.rows < d.cols && d.rows * terms.len() <= PACKED;
-        if wide && l.col_stride != 1 {
-            Packed::left(&tiles, (lhs, l), (terms.clone(), 0..d.rows), |left| work(Some(left)));
+        // Pieces side by side have the same rows: what has to be packed of those is packed once, before.
+        let side_by_side = size.1 < d.cols && d.rows <= most;
+        if l.col_stride != 1 && side_by_side {
+            Packed::left(&tiles, (lhs, l), (terms.clone(), 0..d.rows), |left| multiply(Some(left)));
         } else {
-            work(None);
+            multiply(None);
         }
     }
 }
@@ -191,7 +192,7 @@ pub(crate) fn parts(
     starts.step_by(size).map(move |from| from..range.end.min(from + size))
 }
 
-/// The size of as many parts as there are when each has `most` elements at most: all alike, and a multiple of `step`.
+/// The size of parts of `len`: as few as `most` allows, and as even as multiples of `step` are.
 fn even(len: usize, most: usize, step: usize) -> usize {
     len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(step)
 }

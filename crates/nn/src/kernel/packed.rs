@@ -16,10 +16,10 @@ use super::{Real, Shared, View};
 /// Terms of a sum that a tile adds up before they are added to the output: a block.
 pub(crate) const DEPTH: usize = 512;
 
-/// Numbers that are packed at once.
+/// Numbers that are packed at once, about.
 const AT_ONCE: usize = 1 << 14;
 
-/// Those of a row among them, at least.
+/// Those of a row among them, at least where there are so many.
 const ADJACENT: usize = 128;
 
 /// What a product is besides its right operand.
@@ -84,9 +84,9 @@ impl<T: Real> Packed<T> {
     #[allow(unsafe_code)]
     fn fill(&self, (matrix, view): (&[T], View)) {
         let width = self.width;
-        let columns = ADJACENT.next_multiple_of(width);
+        let (rows, columns) = at_once(self.terms.len().min(DEPTH), self.columns.len(), width);
         let pieces = parts(self.terms.clone(), DEPTH).flat_map(|block| {
-            parts(block.clone(), AT_ONCE / columns).flat_map(move |terms| {
+            parts(block.clone(), rows).flat_map(move |terms| {
                 let block = block.clone();
                 parts(self.columns.clone(), columns)
                     .map(move |columns| (block.clone(), terms.clone(), columns))
@@ -120,7 +120,7 @@ impl<T: Real> Product<'_, T> {
     ///
     /// # Safety
     /// They are rows of the product and columns of those that are packed, and nobody else reads or writes them. The views lie
-    /// inside their slices, and the left operand has the terms that are packed.
+    /// inside their slices, and the left operand has the terms that are packed; if it is packed, all rows of the same terms.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn multiply(
         &self,
@@ -196,6 +196,12 @@ impl<T: Real> Product<'_, T> {
     }
 }
 
+/// Rows and columns that are packed at once, of so many in a block: whole panels.
+fn at_once(rows: usize, columns: usize, width: usize) -> (usize, usize) {
+    let across = (AT_ONCE / rows.clamp(1, AT_ONCE / ADJACENT)).next_multiple_of(width);
+    (AT_ONCE / across.min(columns.next_multiple_of(width)).clamp(1, AT_ONCE), across)
+}
+
 thread_local! {
     /// For packed right operands.
     static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
@@ -224,4 +230,30 @@ fn with_scratch<T: Real, R>(
     let result = work(unsafe { Shared::at(lines.as_mut_ptr().cast(), len) });
     scratch.set(lines);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads are not woken for a few numbers, and rows are read in stretches of some length.
+    #[test]
+    fn small_operands_are_packed_in_one_piece() {
+        for width in [4, 6, 16, 64] {
+            for (rows, columns) in
+                [(0, 5), (5, 0), (10, 192), (16, 640), (384, 10), (8, 1500), (1, 10_000)]
+            {
+                let (down, across) = at_once(rows, columns, width);
+                assert!(across.is_multiple_of(width) && down > 0);
+                let pieces = rows.div_ceil(down) * columns.div_ceil(across);
+                let numbers = rows * columns.next_multiple_of(width);
+                assert!(
+                    pieces <= numbers.div_ceil(AT_ONCE),
+                    "{rows} x {columns} by {width}: {pieces}"
+                );
+            }
+            let (down, across) = at_once(DEPTH, 1536, width);
+            assert!(across >= ADJACENT && down * across <= AT_ONCE && 2 * down * across > AT_ONCE);
+        }
+    }
 }

@@ -8,9 +8,9 @@ use gemm_common::microkernel::MicroKernelFn;
 /// and an addition where the processor has no fused one). So the bits of an element do not depend on the tile it is in.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles<T: 'static> {
-    /// Rows of the largest tile.
+    /// Rows of the largest tile, and columns of a panel of a transposed left operand.
     pub(crate) rows: usize,
-    /// Columns of the largest tile, and of a panel.
+    /// Columns of the largest tile, and of a panel of a right operand.
     pub(crate) cols: usize,
     /// Numbers in a vector.
     lanes: usize,
