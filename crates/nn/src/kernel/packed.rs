@@ -113,6 +113,9 @@ impl<T: Real> Packed<T> {
     }
 }
 
+/// Where a row of a left operand begins that is the first of a tile, and how far rows and terms lie apart.
+type RowAt<'a, T> = dyn Fn(usize) -> (*const T, [usize; 2]) + 'a;
+
 impl<T: Real> Product<'_, T> {
     /// Some rows and columns of it, for the terms that are packed; they begin with a panel of what is packed.
     ///
@@ -131,7 +134,7 @@ impl<T: Real> Product<'_, T> {
     ) {
         let (lhs, l) = self.lhs;
         for terms in parts(right.terms.clone(), DEPTH) {
-            let multiply = |left: &dyn Fn(usize) -> (*const T, [usize; 2])| {
+            let multiply = |left: &RowAt<'_, T>| {
                 // SAFETY: promised by the caller.
                 unsafe { self.block(tiles, (left, right), rows, columns, &terms) }
             };
@@ -151,8 +154,7 @@ impl<T: Real> Product<'_, T> {
         }
     }
 
-    /// The terms of one block; `left` tells where a row of the left operand begins that is the first of a tile, and how far
-    /// rows and terms lie apart.
+    /// The terms of one block.
     ///
     /// # Safety
     /// As [`Product::multiply`].
@@ -160,7 +162,7 @@ impl<T: Real> Product<'_, T> {
     unsafe fn block(
         &self,
         tiles: &Tiles<T>,
-        (left, right): (&dyn Fn(usize) -> (*const T, [usize; 2]), &Packed<T>),
+        (left, right): (&RowAt<'_, T>, &Packed<T>),
         rows: &Range<usize>,
         columns: &Range<usize>,
         terms: &Range<usize>,
