@@ -41,10 +41,10 @@ pub(crate) fn gate<T: Real>(form: Gelu, x: T) -> T {
     match form {
         Gelu::Erf => {
             let half = T::from_f64(0.5);
-            (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf().mul_add(half, half)
+            half + half * (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()
         }
         Gelu::Tanh => {
-            let inner = (T::from_f64(CUBIC) * x).mul_add(x, T::ONE);
+            let inner = T::ONE + T::from_f64(CUBIC) * x * x;
             T::ONE / (T::ONE + (T::from_f64(-2.0 * SQRT_2_OVER_PI) * x * inner).exp())
         }
     }
@@ -64,12 +64,11 @@ pub(crate) fn slope<T: Real>(form: Gelu, x: T) -> T {
     match form {
         Gelu::Erf => {
             let density = (T::from_f64(-0.5) * x * x).exp() * T::from_f64(0.5 * SQRT_2_OVER_PI);
-            x.mul_add(density, gate)
+            gate + x * density
         }
         Gelu::Tanh => {
-            let inner = (T::from_f64(3.0 * CUBIC) * x).mul_add(x, T::ONE);
-            let slope = (T::ONE - gate) * T::from_f64(2.0 * SQRT_2_OVER_PI) * inner;
-            (x * gate).mul_add(slope, gate)
+            let inner = T::ONE + T::from_f64(3.0 * CUBIC) * x * x;
+            gate + x * gate * (T::ONE - gate) * T::from_f64(2.0 * SQRT_2_OVER_PI) * inner
         }
     }
 }

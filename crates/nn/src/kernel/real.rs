@@ -6,9 +6,6 @@ use super::copy::Square;
 use super::tiles::Tiled;
 
 /// A scalar of the CPU kernels, with functions that vectorise in `f32`.
-///
-/// They belong inside of [`super::vectorised`]: elsewhere, and on an x86-64 without FMA, each fused multiplication and addition is a
-/// call, exact and slow.
 pub(crate) trait Real: WithDType + Square + Tiled {
     /// Zero.
     const ZERO: Self;
@@ -20,8 +17,6 @@ pub(crate) trait Real: WithDType + Square + Tiled {
     fn erf(self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
-    /// self a + b, rounded once.
-    fn mul_add(self, a: Self, b: Self) -> Self;
     /// The same number as f64.
     fn wide(self) -> f64;
     /// The larger of two numbers; a NaN on the right is lost, which callers do not rely on.
@@ -44,20 +39,20 @@ impl Real for f32 {
     fn exp(self) -> Self {
         /// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer without a call.
         const ROUND: f32 = 12_582_912.0;
-        // ln 2 in two parts.
+        // ln 2 in two parts; the first has few bits, so that n * LN_2_HIGH is exact.
         const LN_2_HIGH: f32 = 0.693_359_4;
         const LN_2_LOW: f32 = -2.121_944_4e-4;
         let x = if self > 88.0 { 88.0 } else { self };
         let x = if x < -87.0 { -87.0 } else { x };
-        let n = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
-        let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
-        let p = 1.987_569_1e-4f32;
-        let p = p.mul_add(r, 1.398_199_9e-3);
-        let p = p.mul_add(r, 8.333_452e-3);
-        let p = p.mul_add(r, 4.166_579_6e-2);
-        let p = p.mul_add(r, 1.666_666_6e-1);
-        let p = p.mul_add(r, 0.5);
-        let e = (p * r).mul_add(r, r) + 1.0;
+        let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+        let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+        let p = 1.987_569_1e-4;
+        let p = p * r + 1.398_199_9e-3;
+        let p = p * r + 8.333_452e-3;
+        let p = p * r + 4.166_579_6e-2;
+        let p = p * r + 1.666_666_6e-1;
+        let p = p * r + 0.5;
+        let e = p * r * r + r + 1.0;
         e * f32::from_bits(((n as i32 + 127) as u32) << 23)
     }
 
@@ -67,29 +62,24 @@ impl Real for f32 {
         let x = if self > 4.0 { 4.0 } else { self };
         let x = if x < -4.0 { -4.0 } else { x };
         let z = x * x;
-        let p = -2.726_142_3e-10f32;
-        let p = p.mul_add(z, 2.770_681_4e-8);
-        let p = p.mul_add(z, -2.101_024e-6);
-        let p = p.mul_add(z, -5.692_506_4e-5);
-        let p = p.mul_add(z, -7.349_906_3e-4);
-        let p = p.mul_add(z, -2.954_6e-3);
-        let p = p.mul_add(z, -1.609_603_3e-2);
-        let q = -1.456_607_2e-5f32;
-        let q = q.mul_add(z, -2.133_740_6e-4);
-        let q = q.mul_add(z, -1.682_827e-3);
-        let q = q.mul_add(z, -7.373_329e-3);
-        let q = q.mul_add(z, -1.426_473_9e-2);
+        let p = -2.726_142_3e-10;
+        let p = p * z + 2.770_681_4e-8;
+        let p = p * z - 2.101_024e-6;
+        let p = p * z - 5.692_506_4e-5;
+        let p = p * z - 7.349_906_3e-4;
+        let p = p * z - 2.954_6e-3;
+        let p = p * z - 1.609_603_3e-2;
+        let q = -1.456_607_2e-5;
+        let q = q * z - 2.133_740_6e-4;
+        let q = q * z - 1.682_827e-3;
+        let q = q * z - 7.373_329e-3;
+        let q = q * z - 1.426_473_9e-2;
         x * p / q
     }
 
     #[inline(always)]
     fn sqrt(self) -> Self {
         f32::sqrt(self)
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        f32::mul_add(self, a, b)
     }
 }
 
@@ -115,11 +105,6 @@ impl Real for f64 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         f64::sqrt(self)
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        f64::mul_add(self, a, b)
     }
 }
 
