@@ -172,10 +172,20 @@ impl Table for Finetune {
             request.recipe.shared().embedding_std.is_none(),
             "--set embedding_std: the checkpoint has embedding tables of its own"
         );
+        let Options { task, dev, scores, skip_broken, .. } = request.options;
         match request.row {
-            // The layer norm of its embedding follows.
-            Row::Bert => request.check_norm_matched(),
-            Row::Vit => Ok(()),
+            Row::Bert => {
+                ensure!(!skip_broken, "--skip-broken: is for images");
+                // The layer norm of its embedding follows.
+                request.check_norm_matched()
+            }
+            Row::Vit => {
+                ensure!(
+                    task.is_none() && dev.is_none() && !scores,
+                    "--task, --dev and --scores are for texts; images to report on are in the folder `val` of --data"
+                );
+                Ok(())
+            }
         }
     }
 

@@ -133,11 +133,12 @@ fn what_if(found: &Findings, scales: &[(f64, f64)]) -> String {
     let tables = match scales.iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
         None => "It has no position table or class token to scale.".to_string(),
         Some((factor, best)) if *best < 0.9 * kappa(found, "layer1/tokens") => format!(
-            "Position table, and class token where there is one, {factor} times as large: {}; a new training can begin so at no \
-             cost.",
+            "Tokens that enter layer 1 with a position table, and class token where there is one, {factor} times as large: κ {}; a \
+             new training can begin so at no cost.",
             shown(*best)
         ),
-        Some(_) => "No other scale of position table and class token, from 0.25 to 16, lowers it by a tenth."
+        Some(_) => "No other scale of position table and class token, from 0.25 to 16, lowers κ of the tokens that enter layer 1 by a \
+                    tenth."
             .to_string(),
     };
     format!(

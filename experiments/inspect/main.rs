@@ -22,7 +22,7 @@ use crate::subject::Subject;
 #[command(version)]
 struct Options {
     /// A folder of transformers (BERT, GPT-2, ViT, DeiT) or timm (ViT, DeiT, Swin, XCiT, DaViT), hub:ID, or the folder
-    /// of a finished run of this project.
+    /// of a finished run of this project (of any table but 2).
     model: PathBuf,
     /// What the model looks at: a text with blank lines between its parts, an image, or a folder of either. Default: a
     /// page of a novel, digits, or what a run was trained on.

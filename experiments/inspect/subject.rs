@@ -9,7 +9,7 @@ use conditioned_models::hugging_face;
 use conditioned_models::network::Network;
 use conditioned_nn::Store;
 use conditioned_train::Findings;
-use experiments::job::{self, Prober, WEIGHTS};
+use experiments::job::{self, Prober, TaskConfig, WEIGHTS};
 use experiments::run::folder::Folder;
 use experiments::run::worker::boxed;
 use experiments::{hub, probe};
@@ -59,6 +59,10 @@ impl Subject {
 
     fn of_run(folder: &Folder, file: Option<&Path>) -> Result<Self> {
         let (config, path) = (folder.config()?, folder.path().display());
+        ensure!(
+            !matches!(config.job.task, TaskConfig::Detection(_)),
+            "{path}: a detector, which `inspect` cannot look into; it takes runs of every table but 2"
+        );
         ensure!(
             folder.path().join(WEIGHTS).is_file(),
             "{path}: no {WEIGHTS}; a run has one when it is finished, and a run of a search has none"

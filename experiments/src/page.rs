@@ -143,7 +143,8 @@ fn pictures(folder: &Folder, name: &str) -> Result<Option<Section>> {
 
 /// Every run with the setting that it had.
 fn runs(results: &[Finished]) -> Grid {
-    let heads = ["row", "arm", "embedding tables", "seed", "learning rate", "data", "commit"];
+    let heads =
+        ["row", "arm", "embedding tables", "seed", "steps", "learning rate", "data", "commit"];
     let row = |run: &Finished| {
         let cell = &run.cell;
         vec![
@@ -151,6 +152,7 @@ fn runs(results: &[Finished]) -> Grid {
             cell.arm.to_string(),
             cell.start.label().to_string(),
             cell.seed.to_string(),
+            cell.steps.to_string(),
             cell.learning_rate.to_string(),
             run.data.clone(),
             cell.commit.clone(),

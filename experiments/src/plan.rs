@@ -87,6 +87,11 @@ impl<T: Table> Plan<T> {
         let preset = T::presets().into_iter().find(|preset| preset.name == name);
         let preset = preset.with_context(|| format!("unknown preset `{name}`"))?;
         device::open(&options.device, 0)?;
+        ensure!(
+            matches!(purpose, Purpose::Table | Purpose::Plan)
+                || options.seeds.is_none_or(|seeds| seeds <= FIRST_SEED),
+            "--seeds: at most {FIRST_SEED} here, as the seeds of the table begin there"
+        );
         let mut arms = distinct(options.arms.as_deref().unwrap_or(preset.arms));
         let left_out = match purpose {
             Purpose::Table | Purpose::Plan if options.arms.is_none() => preset.left_out,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use conditioned_nn::Precision;
 use conditioned_nn::store::write_atomic;
@@ -75,13 +75,19 @@ pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
 fn replace(file: &Path, mark: &str, table: &str) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let begin = format!("<!-- {mark} -->");
-    let place = text.split_once(&begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once("<!-- end -->")?;
-        Some(format!("{before}{begin}\n\n{}\n\n<!-- end -->{after}", table.trim()))
-    });
-    ensure!(place.is_some(), "{}: no lines {begin} and <!-- end -->", file.display());
-    write_atomic(file, place.unwrap_or_default().as_bytes())
-        .with_context(|| file.display().to_string())
+    let with_table = between(&text, &begin, "<!-- end -->", table);
+    let with_table = with_table
+        .with_context(|| format!("{}: no lines {begin} and <!-- end -->", file.display()))?;
+    write_atomic(file, with_table.as_bytes()).with_context(|| file.display().to_string())
+}
+
+/// A text with a table between two lines, which keeps its ends of lines; `None` without those lines.
+fn between(text: &str, begin: &str, end: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    let new_line = if rest.starts_with("\r\n") { "\r\n" } else { "\n" };
+    let table = table.trim().replace('\n', new_line);
+    Some(format!("{before}{begin}{new_line}{new_line}{table}{new_line}{new_line}{end}{after}"))
 }
 
 /// The runs of a cell of the table. Where the best of all settings has embedding tables as published, its
@@ -297,4 +303,23 @@ fn texts(results: &[Finished]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_takes_the_place_of_the_old_one_and_ends_its_lines_as_the_text_does() {
+        for new_line in ["\n", "\r\n"] {
+            let lines = |lines: &[&str]| lines.join(new_line);
+            let text = lines(&["# Runs", "<!-- t -->", "", "old", "", "<!-- end -->", "more", ""]);
+            let new =
+                lines(&["# Runs", "<!-- t -->", "", "a", "b", "", "<!-- end -->", "more", ""]);
+            let put = |table| between(&text, "<!-- t -->", "<!-- end -->", table);
+            assert_eq!(put("a\nb\n"), Some(new));
+            assert_eq!(put("old"), Some(text.clone()));
+        }
+        assert_eq!(between("no marks", "<!-- t -->", "<!-- end -->", "a"), None);
+    }
 }

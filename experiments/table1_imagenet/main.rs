@@ -15,7 +15,7 @@ use experiments::hub;
 use experiments::job::Job;
 use experiments::plan;
 use experiments::recipe::images::{DIGITS_GRID, ImageRecipe, SMOKE_GRID};
-use experiments::recipe::{Shared, Training};
+use experiments::recipe::{Shared, Training, images_left};
 use experiments::results::Finished;
 use experiments::settings::Grid;
 use experiments::table::{
@@ -296,7 +296,8 @@ impl Table for Table1 {
         let (recipe, Options { data, skip_broken }) = (request.recipe, request.options);
         match (request.preset, data) {
             ("paper", None) => {
-                let train = recipe.train_images.unwrap_or(IMAGENET_IMAGES - recipe.tune_images);
+                let left = images_left(IMAGENET_IMAGES, recipe.tune_images)?;
+                let train = recipe.train_images.unwrap_or(left);
                 Ok(ImageData::announced("ImageNet-1k", [train, recipe.tune_images]))
             }
             _ => {

@@ -10,7 +10,7 @@ use experiments::arm::Arm;
 use experiments::column::{self, Column};
 use experiments::job::Job;
 use experiments::recipe::detection::DetectionRecipe;
-use experiments::recipe::{Shared, Training};
+use experiments::recipe::{Shared, Training, images_left};
 use experiments::results::Finished;
 use experiments::settings::Grid;
 use experiments::table::{Curve, NoCommands, Preset, Request, Stage, Table};
@@ -191,7 +191,7 @@ impl Table for Table2 {
         match (request.preset, data) {
             ("paper", None) => {
                 let ([train, test], categories) = COCO;
-                let images = [train - recipe.tune_images, recipe.tune_images, test];
+                let images = [images_left(train, recipe.tune_images)?, recipe.tune_images, test];
                 Ok(DetectionData::announced("COCO 2017", categories, images))
             }
             _ => recipe.data(data.as_deref(), *skip_broken),

@@ -317,6 +317,7 @@ fn what_cannot_be_is_one_error_that_names_it() {
     write("dev.csv", &dev);
     let scores = ["--init", &scene.str("model"), "--task", "rte", "--data", "x", "--scores"];
     assert!(FINETUNE.failure(&scores).contains("--scores: is for files"));
+    assert!(scene.fails(&["--skip-broken"]).contains("--skip-broken: is for images"));
     write("train.csv", "text,text2,label\na,b,same\nc,d,same\n");
     assert!(scene.fails(&[]).contains("same"), "one class");
     std::fs::remove_file(scene.path("model/tokenizer.json")).unwrap();

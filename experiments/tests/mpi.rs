@@ -6,11 +6,10 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 use conditioned_train::{Event, record};
 use experiments::run::folder::{self, Folder};
-use support::{Binary, LONGEST, has_checkpoint, stderr, text};
+use support::{Binary, has_checkpoint, stderr, text, wait_until};
 
 const TABLE5: Binary = Binary(env!("CARGO_BIN_EXE_table5-tinystories"));
 
@@ -124,11 +123,7 @@ fn a_killed_process_ends_the_run_with_one_error_and_it_goes_on() {
     let child = command(&two, &launched).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.unwrap();
     let run = two.join("gpt2/baseline-set/seed100");
-    let began = Instant::now();
-    while !has_checkpoint(&run) {
-        assert!(began.elapsed() < LONGEST, "no checkpoint after two minutes");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    wait_until("a checkpoint", || has_checkpoint(&run));
     let second = *processes(&run).iter().max().unwrap();
     assert!(Command::new("kill").args(["-9", &second.to_string()]).status().unwrap().success());
     let error = error(&child.wait_with_output().unwrap());

@@ -7,9 +7,8 @@ mod support;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use support::{Binary, LONGEST, has_checkpoint, lines, results, text, untrained};
+use support::{Binary, has_checkpoint, lines, results, text, untrained, wait_until};
 
 const TABLE1: Binary = Binary(env!("CARGO_BIN_EXE_table1-imagenet"));
 
@@ -100,21 +99,14 @@ fn a_killed_run_resumes_to_the_same_results() {
         .spawn()
         .unwrap();
     let folder = killed.join("vit/baseline-published/seed100");
-    let limit = Instant::now() + LONGEST;
-    while !has_checkpoint(&folder) {
-        assert!(Instant::now() < limit, "no checkpoint after two minutes");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("a checkpoint", || has_checkpoint(&folder));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.join("results.csv").exists(), "it was killed in the middle");
 
     // The orphaned worker stops when its input closes; until then its folder is locked.
     let lock = std::fs::File::open(folder.join("lock")).unwrap();
-    while lock.try_lock().is_err() {
-        assert!(Instant::now() < limit, "the worker outlives its parent");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the end of the worker, whose parent is gone", || lock.try_lock().is_ok());
     drop(lock);
 
     for out in [&killed, &whole] {
@@ -226,6 +218,11 @@ fn bad_input_gets_one_clear_error() {
         (&["--data", "hub:owner/images"], &["hub:owner/images", "--features hub"]),
         (&["--set", "epochs=few"], &["--set epochs=few"]),
         (&["--seeds", "0"], &["--seeds", "0 is not in 1.."]),
+        (&["tune", "--preset", "smoke", "--seeds", "101"], &["--seeds", "at most 100"]),
+        (
+            &["plan", "--preset", "paper", "--set", "tune_images=2000000"],
+            &["tune_images=2000000", "1281167 training images"],
+        ),
         (&["--threads", "0"], &["--threads", "at least 1"]),
         (&["--shard", "2/2"], &["--shard", "0 <= i < n"]),
         (&["--device", "cuda:0"], &["built without CUDA"]),

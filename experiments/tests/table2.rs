@@ -14,6 +14,7 @@ use conditioned_data::{
 use support::{Binary, lines, results, text};
 
 const TABLE2: Binary = Binary(env!("CARGO_BIN_EXE_table2-coco"));
+const INSPECT: Binary = Binary(env!("CARGO_BIN_EXE_inspect"));
 const DETECT: Binary = Binary(env!("CARGO_BIN_EXE_detect"));
 
 /// One step a batch for two epochs, at a rate that need not be searched.
@@ -105,6 +106,8 @@ fn images_of_ones_own_train_and_broken_annotations_are_named() {
     let page = text(&out.join("report.html"));
     assert_eq!(page.matches("data:image/png;base64,").count(), 2, "a sheet for each arm");
     detections_are_drawn_and_written(&data, &run, &root.path().join("found"));
+    let error = INSPECT.failure(&[run.to_str().unwrap()]);
+    assert!(error.contains("a detector, which `inspect` cannot look into"), "{error}");
 
     let (broken, elsewhere) = (root.path().join("broken"), root.path().join("elsewhere"));
     write_set(&broken, "[10,5,200,20]");

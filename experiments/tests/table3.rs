@@ -141,6 +141,7 @@ fn what_is_missing_or_contradicts_is_said_before_anything_is_written() {
         (&["--lra", folder, "--models", "listops"], "holds none of the folders listops-1000"),
         (&["--set", "leave_out_black=true", "--models", "listops"], "has no pixels"),
         (&["--set", "steps=7"], "must be a multiple of evaluations"),
+        (&["--set", "accumulate=0"], "--set accumulate=0"),
         (&["--set", "landmarks=-1"], "landmarks"),
         (&["--set", "convolution=4"], "convolution 4 must be odd"),
     ] {

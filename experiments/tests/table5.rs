@@ -254,6 +254,7 @@ fn bad_input_gets_one_clear_error() {
         ),
         (set("epoch=3"), &["unknown key `epoch`", "steps"]),
         (set("steps=10"), &["steps=10", "multiple of evaluations"]),
+        (set("accumulate=0"), &["--set accumulate=0"]),
         (set("width=15"), &["2 heads do not divide width 15"]),
         (set("strength=-1"), &["-1"]),
         (set("tokenizer=gpt2"), &["no tokenizer at gpt2", "bpe-V"]),

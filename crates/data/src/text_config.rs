@@ -222,13 +222,46 @@ impl TextSplits {
             let documents = part.documents().to_vec().into_iter();
             documents.map(move |i| part.tokens().document(i))
         };
-        let mut counted = 0;
-        let training = documents(&self.train).take_while(|document| {
-            counted += document.as_ref().map_or(0, Vec::len);
-            counted <= NGRAM_TOKENS
-        });
+        let training = first_tokens(documents(&self.train), NGRAM_TOKENS);
         let model = Ngram::train(NGRAM_ORDER, self.tokenizer.vocab_size(), training)?;
         let test = documents(&self.test).collect::<Result<Vec<_>>>()?;
         Ok(model.score(test)?.nats_per_token())
+    }
+}
+
+/// Documents up to so many tokens in all; the last one is cut there.
+fn first_tokens(
+    documents: impl Iterator<Item = Result<Vec<u32>>>,
+    limit: usize,
+) -> impl Iterator<Item = Result<Vec<u32>>> {
+    let mut left = limit;
+    documents.map_while(move |document| {
+        (left > 0).then(|| {
+            let mut ids = document?;
+            ids.truncate(left);
+            left -= ids.len();
+            Ok(ids)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_cut_where_the_tokens_are_enough() {
+        let first = |lengths: &[usize]| {
+            let documents = lengths.iter().map(|&length| Ok(vec![7; length]));
+            let lengths = first_tokens(documents, 10).map(|ids| ids.map(|ids| ids.len()));
+            lengths.collect::<Result<Vec<_>>>().unwrap()
+        };
+        assert_eq!(first(&[3, 11, 3]), [3, 7]);
+        assert_eq!(first(&[11]), [10]);
+        assert_eq!(first(&[4, 6, 1]), [4, 6]);
+        assert_eq!(first(&[4, 0, 2]), [4, 0, 2]);
+        let error = || Err(Error::config("order", 0, "expected 1 to 32"));
+        let with_error = [Ok(vec![7; 3]), error()];
+        assert!(first_tokens(with_error.into_iter(), 10).collect::<Result<Vec<_>>>().is_err());
     }
 }

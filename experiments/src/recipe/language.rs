@@ -95,6 +95,7 @@ impl Recipe for LanguageRecipe {
         at_least_one([
             ("batch_size", *batch_size),
             ("steps", *steps),
+            ("accumulate", self.training.accumulate),
             ("evaluations", *evaluations),
             ("tune_windows", self.tune_windows),
             ("test_windows", self.test_windows),

@@ -8,7 +8,7 @@ pub mod language;
 pub mod sequences;
 pub mod texts;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use conditioned_models::architecture::PackedWeight;
 use conditioned_models::conditioning::Placement;
 use conditioned_models::{Architecture, EMBEDDING_TABLES, OUTER_MATRICES};
@@ -162,6 +162,17 @@ pub fn at_least_one<const N: usize>(counts: [(&str, usize); N]) -> Result<()> {
         ensure!(count > 0, "--set {key}=0: at least one is needed");
     }
     Ok(())
+}
+
+/// How many of so many training images are left to train on when the tuning slice is taken off.
+///
+/// # Errors
+/// When none is.
+pub fn images_left(all: usize, tune_images: usize) -> Result<usize> {
+    let left = all.checked_sub(tune_images).filter(|left| *left > 0);
+    left.with_context(|| {
+        format!("--set tune_images={tune_images}: there are {all} training images")
+    })
 }
 
 /// How the layers of a checkpoint learn.

@@ -82,6 +82,7 @@ impl Recipe for SequenceRecipe {
         at_least_one([
             ("batch_size", self.batch_size),
             ("steps", steps),
+            ("accumulate", self.accumulate),
             ("evaluations", evaluations),
             ("max_length", self.max_length),
         ])?;

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use experiments::run::folder::Folder;
 
-use crate::support::{LONGEST, has_checkpoint, stderr, text, untrained};
+use crate::support::{has_checkpoint, stderr, text, untrained, wait_until};
 use crate::{FIGURE, ONE, TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, at};
 
 #[test]
@@ -67,11 +67,7 @@ fn a_run_that_another_command_has_claimed_is_no_result() {
     let first = first.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let [baseline, other] = ["baseline", "per-sequence"]
         .map(|arm| root.path().join(format!("out/vit/{arm}-set/seed100")));
-    let limit = std::time::Instant::now() + LONGEST;
-    while !baseline.join("metrics.jsonl").exists() {
-        assert!(std::time::Instant::now() < limit, "not begun");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    wait_until("a record", || baseline.join("metrics.jsonl").exists());
     // As another command claims it before it is begun.
     let claimed = other.join("run.json");
     let mut config = Folder::new(&other).config().unwrap();
@@ -148,11 +144,7 @@ fn an_interrupted_folder_of_runs_can_be_moved() {
     let mut child =
         TABLE5.command(&[]).args(arguments(&out)).stderr(Stdio::null()).spawn().unwrap();
     let run = out.join("gpt2/pooled-published/seed100");
-    let limit = std::time::Instant::now() + LONGEST;
-    while !has_checkpoint(&run) {
-        assert!(std::time::Instant::now() < limit, "no checkpoint after two minutes");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    wait_until("a checkpoint", || has_checkpoint(&run));
     child.kill().unwrap();
     child.wait().unwrap();
     let lock = std::fs::File::open(run.join("lock")).unwrap();

@@ -71,14 +71,11 @@ impl Binary {
     fn killed(self, run: &Path, copy: PathBuf) -> Option<PathBuf> {
         let folder = untrained(run, copy);
         let mut child = self.worker(&folder, "1").spawn().unwrap();
-        let limit = Instant::now() + LONGEST;
-        while !has_checkpoint(&folder) && !folder.join("summary.json").exists() {
-            assert!(Instant::now() < limit, "no checkpoint after two minutes");
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        let finished = || folder.join("summary.json").exists();
+        wait_until("a checkpoint", || has_checkpoint(&folder) || finished());
         child.kill().unwrap();
         child.wait().unwrap();
-        (!folder.join("summary.json").exists() && has_checkpoint(&folder)).then_some(folder)
+        (!finished() && has_checkpoint(&folder)).then_some(folder)
     }
 
     /// A worker as `run` starts it.
@@ -94,7 +91,19 @@ impl Binary {
 const KILLS: usize = 30;
 
 /// How long a test waits for something that takes moments.
-pub(crate) const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Waits for what another process does.
+///
+/// # Panics
+/// When it is not done after [`LONGEST`].
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LONGEST, "{what}: not after {LONGEST:?}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
 
 /// Whether a run has written a checkpoint.
 pub(crate) fn has_checkpoint(folder: &Path) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::folder::{ImageFolder, TEST, TRAIN, TUNE};
 use super::preprocessing::Preprocessing;
@@ -45,11 +45,17 @@ impl Shards {
     /// # Errors
     /// When several folders have some.
     pub(super) fn find(folder: &Path) -> Result<Option<Self>> {
-        let entries = WalkDir::new(folder).max_depth(2).follow_links(true).sort_by_file_name();
+        let entries = WalkDir::new(folder).max_depth(3).follow_links(true).sort_by_file_name();
+        // Two folders below lie the parts of a configuration, or classes, of which there may be many files.
+        let is_part = |entry: &DirEntry| entry.file_name().to_str().and_then(part).is_some();
+        let entries = entries.into_iter().filter_entry(|entry| {
+            entry.depth() < 2 || !entry.file_type().is_dir() || is_part(entry)
+        });
         // What cannot be read here is found by who lists the folders of classes.
-        let paths = entries.into_iter().flatten().filter(|entry| entry.file_type().is_file());
+        let paths = entries.flatten().filter(|entry| entry.file_type().is_file());
         let paths = paths.filter_map(|e| e.path().strip_prefix(folder).ok().map(PathBuf::from));
-        let paths: Vec<PathBuf> = paths.filter(|path| place(path).is_some()).collect();
+        let near = |path: &Path| place(path).is_some_and(|(root, _)| root.components().count() < 2);
+        let paths: Vec<PathBuf> = paths.filter(|path| near(path)).collect();
         let places = || paths.iter().filter_map(|path| Some((place(path)?, path)));
         let training = places().filter(|((_, part), _)| *part == Part::Train);
         let roots: BTreeSet<&Path> = training.map(|((root, _), _)| root).collect();

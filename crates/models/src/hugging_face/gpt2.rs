@@ -87,7 +87,8 @@ pub fn read_weights(
     Ok(others.into_keys().collect())
 }
 
-/// Writes the model of `store` as it is: to be read here, with the state of its conditioning.
+/// Writes the model of `store` as it is: to be read here, with the state of its conditioning and without
+/// its ramp.
 ///
 /// Without conditioning transformers reads it too. With one, transformers would compute something
 /// else; so the model type then is one that its `Auto` classes refuse (`GPT2LMHeadModel` warns), and
@@ -251,8 +252,10 @@ fn to_json(config: &Gpt2Config, end_of_text: Option<u32>) -> Result<Value, Store
         "torch_dtype": "float32",
     });
     if !plain {
+        // What is written has been trained: it does not begin again.
+        let conditioning = ConditioningConfig { ramp_steps: 0, ..config.conditioning };
         json["conditioning"] =
-            serde_json::to_value(config.conditioning).map_err(candle_core::Error::wrap)?;
+            serde_json::to_value(conditioning).map_err(candle_core::Error::wrap)?;
         json["allow_future_leak"] = json!(config.allow_future_leak);
     }
     Ok(json)

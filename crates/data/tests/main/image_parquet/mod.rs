@@ -167,6 +167,7 @@ fn rows_are_what_a_tree_of_the_same_images_is() {
         ),
         ("train/0000.parquet", "train/0001.parquet", "test/0000.parquet"),
         ("data/train-0.parquet", "data/train-1.parquet", "data/val.parquet"),
+        ("default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"),
     ] {
         let folder = TempDir::new().unwrap();
         let at = |name| folder.path().join(name);
