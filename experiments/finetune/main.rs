@@ -182,7 +182,7 @@ impl Table for Finetune {
             Row::Vit => {
                 ensure!(
                     task.is_none() && dev.is_none() && !scores,
-                    "--task, --dev and --scores are for texts; images to report on are in the folder `val` of --data"
+                    "--task, --dev and --scores are for texts; images to report on are those in `val` or `test` of --data, or drawn from it"
                 );
                 Ok(())
             }

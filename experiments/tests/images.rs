@@ -246,7 +246,9 @@ fn what_cannot_be_trained_on_is_named() {
     let init = fails(&["--arms", "baseline,init"]);
     assert!(init.contains("arm init: a checkpoint has embedding tables of its own"), "{init}");
     assert!(fails(&["--models", "bert"]).contains("--models bert: it takes texts"));
-    assert!(fails(&["--dev", "x"]).contains("in the folder `val` of --data"));
+    for of_texts in [&["--dev", "x"][..], &["--scores"]] {
+        assert!(fails(of_texts).contains("--task, --dev and --scores are for texts"));
+    }
     fs::rename(model.join("preprocessor_config.json"), scene.path("away")).unwrap();
     assert!(fails(&[]).contains("preprocessor_config.json"));
     fs::rename(scene.path("away"), model.join("preprocessor_config.json")).unwrap();

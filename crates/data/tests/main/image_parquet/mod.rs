@@ -175,6 +175,9 @@ fn rows_are_what_a_tree_of_the_same_images_is() {
         write(&at(second), COLUMNS, said(), &train[10..]);
         write(&at(val), COLUMNS, said(), &test);
         fs::write(at("README.md"), "---").unwrap();
+        // Below the parts of a configuration nothing is looked for.
+        fs::create_dir_all(at("other/train")).unwrap();
+        fs::write(at("other/train/train-0.parquet"), "").unwrap();
         let (data, splits) = read(folder.path());
         assert_eq!(data.classes, NAMES);
         assert_eq!((&data.hash, data.broken()), (&expected.hash, 0), "{first}");
