@@ -27,7 +27,7 @@ export CARGO_TARGET_DIR=$out/build
 bins=()
 for program in "${programs[@]}"; do bins+=(--bin "$program"); done
 # The kernels of our own, which NVRTC compiles on the GPU's machine.
-nvcc --ptx -o /dev/null crates/nn/src/cuda/kernels.cu
+cat crates/nn/src/cuda/{common,kernels,attention}.cu | nvcc --ptx -arch=compute_80 -o /dev/null -x cu -
 cargo build --release --locked --features cuda -p experiments "${bins[@]}" --example train-step
 tests=$(cargo test --release --locked --no-run --message-format json --test suite \
   -p conditioned-nn -p conditioned-models --features conditioned-models/cuda)

@@ -143,7 +143,7 @@ fn conditioning_ms(method: Method, tokens: &Tensor) -> Result<Option<f64>> {
     let channels = tokens.dim(D::Minus1)?;
     let pooled = match method {
         Method::None => return Ok(None),
-        Method::Pooled(config) => Some(Pooled::new(config, channels)?),
+        Method::Pooled(config) => Some(Pooled::new(config, channels, tokens.device())?),
         _ => None,
     };
     let forward = |x: &Tensor| match (&pooled, &method) {

@@ -151,6 +151,7 @@ impl<T: Table> Plan<T> {
             preset: self.preset.name,
             options: &self.options,
             row,
+            rows: &self.rows,
             recipe,
             arms: &self.arms,
             out: &self.out,

@@ -238,7 +238,9 @@ pub struct Request<'a, T: Table> {
     pub options: &'a T::Options,
     /// The row.
     pub row: T::Row,
-    /// Its recipe, with what was set on the command line.
+    /// All rows that were asked for, this one among them.
+    pub rows: &'a [(T::Row, T::Recipe)],
+    /// The recipe of the row, with what was set on the command line.
     pub recipe: &'a T::Recipe,
     /// The arms.
     pub arms: &'a [Arm],

@@ -186,6 +186,25 @@ fn released(request: &Request<'_, Table3>, folder: &str) -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
+/// An option with files that none of the rows reads, and the rows that would.
+fn unread(request: &Request<'_, Table3>) -> Option<(&'static str, &'static str)> {
+    let Options { lra, texts, images } = request.options;
+    let any = |rows: &[Row]| request.rows.iter().any(|(row, _)| rows.contains(row));
+    let reads = |folder: &str, row| released(request, folder).is_some() && any(&[row]);
+    let pairs = released(request, "tsv_data").is_some();
+    if texts.is_some() && !any(if pairs { &[Row::Text] } else { &[Row::Text, Row::Retrieval] }) {
+        return Some(("--texts", if pairs { "text" } else { "text or retrieval" }));
+    }
+    if images.is_some() && !any(&[Row::Image]) {
+        return Some(("--images", "image"));
+    }
+    let [listops, pairs, pathfinder] = TASKS;
+    let read = reads(listops, Row::Listops)
+        || reads(pairs, Row::Retrieval)
+        || reads(pathfinder, Row::Pathfinder);
+    (lra.is_some() && !read).then_some(("--lra", "the rows whose files it has"))
+}
+
 /// Where the sequences of a row come from.
 fn source(request: &Request<'_, Table3>) -> Result<SequenceSource> {
     let (recipe, short) = (request.recipe, is_short(request.preset));
@@ -314,6 +333,9 @@ impl Table for Table3 {
             && TASKS.iter().all(|task| released(request, task).is_none())
         {
             bail!("--lra {}: holds none of the folders {}", folder.display(), TASKS.join(", "));
+        }
+        if let Some((option, rows)) = unread(request) {
+            bail!("{option}: no row of this command reads it; take --models with {rows}");
         }
         match missing(request) {
             Some(needed) if !request.plan_only => bail!(

@@ -133,12 +133,18 @@ fn what_is_missing_or_contradicts_is_said_before_anything_is_written() {
     let out = root.path().join("out");
     let out = out.to_str().unwrap();
     let folder = root.path().to_str().unwrap();
+    let released = root.path().join("lra");
+    fs::create_dir_all(released.join("listops-1000")).unwrap();
+    let released = released.to_str().unwrap();
     for (options, expected) in [
         (&["--preset", "lra-cpu", "--models", "text"][..], "needs --texts"),
         (&["--preset", "lra-cpu", "--models", "image"], "needs --images"),
         (&["--preset", "lra-cpu", "--models", "retrieval"], "needs --lra with the folder tsv_data"),
         (&["--preset", "short", "--texts", folder], "data of its own"),
         (&["--lra", folder, "--models", "listops"], "holds none of the folders listops-1000"),
+        (&["--texts", folder], "--texts: no row of this command reads it; take --models with text"),
+        (&["--images", folder, "--models", "text", "--texts", folder], "--images: no row"),
+        (&["--lra", released, "--models", "pathfinder"], "--lra: no row"),
         (&["--set", "leave_out_black=true", "--models", "listops"], "has no pixels"),
         (&["--set", "steps=7"], "must be a multiple of evaluations"),
         (&["--set", "accumulate=0"], "--set accumulate=0"),

@@ -34,7 +34,7 @@ fn tokens((b, n, d): (usize, usize, usize)) -> Tensor {
 
 fn pooled(x: &Tensor) -> Pooled {
     let config = PooledConfig { source: Source::Current, ..PooledConfig::default() };
-    let pooled = Pooled::new(config, x.dim(2).unwrap()).unwrap();
+    let pooled = Pooled::new(config, x.dim(2).unwrap(), x.device()).unwrap();
     pooled.observe(x).unwrap();
     pooled
 }

@@ -25,7 +25,8 @@ fn main() -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let embedding = normal(&mut rng, vocabulary, channels, 0.5)?;
     let positions = normal(&mut rng, tokens, channels, 0.02)?;
-    let pooled = Pooled::new(PooledConfig { strength: 0.3, ..PooledConfig::default() }, channels)?;
+    let config = PooledConfig { strength: 0.3, ..PooledConfig::default() };
+    let pooled = Pooled::new(config, channels, &Device::Cpu)?;
 
     // Training: the model's forward takes M from earlier batches, then shows it this one.
     for _ in 0..20 {

@@ -42,11 +42,6 @@ impl Layout {
         self.mask.is_some()
     }
 
-    /// How many rows the mask says are real; none without a mask.
-    pub(crate) fn real(&self) -> usize {
-        self.mask.iter().flatten().filter(|&&real| real != 0).count()
-    }
-
     fn is_real(&self, row: usize) -> bool {
         self.mask.as_ref().is_none_or(|mask| mask[row] != 0)
     }

@@ -4,7 +4,7 @@
 //! G = X^T X / R   (d, d),   X: (R, d) all real tokens of a batch
 //! ```
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use conditioned_threads as threads;
 
 use crate::blocks::{Layout, check_channels};
@@ -52,7 +52,8 @@ impl GramSum {
     ) -> Result<Self> {
         check_channels(x, channels)?;
         if x.device().is_cuda() {
-            let found = Self::by_tensors(x, mask, channels)?;
+            // (d, d) is copied to the host and not the tokens.
+            let found = DeviceGram::of(x, mask, channels)?.on_host(channels)?;
             // Else the host finds the number that is to blame, or has the range.
             if found.sum.iter().all(|entry| entry.is_finite()) {
                 return Ok(found);
@@ -73,27 +74,6 @@ impl GramSum {
         });
         total.tokens = parts.iter().flatten().map(|(_, tokens)| tokens).sum();
         Ok(total)
-    }
-
-    /// The same in f64 on the device of x, so that (d, d) is copied to the host and not the tokens; not on Metal, which
-    /// has no f64.
-    fn by_tensors(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
-        let rows = x.elem_count() / channels.max(1);
-        if x.elem_count() == 0 {
-            return Ok(Self::zero(channels));
-        }
-        let x = x.detach();
-        let (x, tokens) = match mask {
-            Some(mask) => {
-                // Checks the mask, too, and counts.
-                let tokens = Layout::rows(&x, Some(mask), rows.max(1))?.real();
-                (spread(mask, &x)?.where_cond(&x, &x.zeros_like()?)?, tokens)
-            }
-            None => (x, rows),
-        };
-        let X = x.reshape((rows, channels))?.to_dtype(DType::F64)?;
-        let sum = X.t()?.matmul(&X)?.flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?;
-        Ok(Self { sum, channels, tokens })
     }
 
     /// Whether it is the sum of no tokens.
@@ -123,6 +103,58 @@ impl GramSum {
     }
 }
 
+/// A sum of outer products of tokens in f64 on their device: not on Metal, which has no f64. The host waits for nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceGram {
+    /// X^T X: (d, d).
+    sum: Tensor,
+    /// The number of tokens: (), f64.
+    tokens: Tensor,
+}
+
+impl DeviceGram {
+    /// Of the real tokens of x: (..., N, d), mask (..., N).
+    pub(crate) fn of(x: &Tensor, mask: Option<&Tensor>, channels: usize) -> Result<Self> {
+        check_channels(x, channels)?;
+        let (x, device) = (x.detach(), x.device());
+        let rows = x.elem_count() / channels.max(1);
+        let (x, tokens) = match mask {
+            Some(mask) => {
+                let x = spread(mask, &x)?.where_cond(&x, &x.zeros_like()?)?;
+                let real = mask.to_device(device)?.ne(0u8)?.to_dtype(DType::F64)?;
+                (x, real.sum_all()?)
+            }
+            None => (x, Tensor::new(rows as f64, device)?),
+        };
+        if rows == 0 {
+            let sum = Tensor::zeros((channels, channels), DType::F64, device)?;
+            return Ok(Self { sum, tokens });
+        }
+        let X = x.reshape((rows, channels))?.to_dtype(DType::F64)?;
+        Ok(Self { sum: X.t()?.matmul(&X)?, tokens })
+    }
+
+    /// The sum with another one.
+    pub(crate) fn plus(&self, other: &Self) -> Result<Self> {
+        Ok(Self { sum: (&self.sum + &other.sum)?, tokens: (&self.tokens + &other.tokens)? })
+    }
+
+    /// G: (d, d), zero of no tokens.
+    pub(crate) fn mean(&self) -> Result<Tensor> {
+        Ok(self.sum.broadcast_div(&self.tokens.maximum(1.0)?)?)
+    }
+
+    /// The number of tokens: (), f64.
+    pub(crate) fn tokens(&self) -> &Tensor {
+        &self.tokens
+    }
+
+    fn on_host(&self, channels: usize) -> Result<GramSum> {
+        let sum = self.sum.flatten_all()?.to_vec1()?;
+        Ok(GramSum { sum, channels, tokens: self.tokens.to_scalar::<f64>()? as usize })
+    }
+}
+
 fn add(sum: &mut [f64], part: &[f64]) {
     for (sum, part) in sum.iter_mut().zip(part) {
         *sum += part;
@@ -131,19 +163,27 @@ fn add(sum: &mut [f64], part: &[f64]) {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     /// Sums of a few hundred products in another order.
     const TOLERANCE: f64 = 1e-12;
 
     #[test]
-    fn by_tensors_it_is_the_same() -> Result<()> {
+    fn on_a_device_it_is_the_same() -> Result<()> {
         let cpu = &Device::Cpu;
         let x = Tensor::randn(0f32, 1.0, (3, 7, 5), cpu)?;
         let mask = Tensor::new(&[[1u8; 7], [1, 1, 0, 1, 0, 0, 0], [0; 7]], cpu)?;
         for mask in [None, Some(&mask)] {
             let want = GramSum::of(&x, mask, 5)?.mean()?;
-            let got = GramSum::by_tensors(&x, mask, 5)?.mean()?;
+            let on_device = DeviceGram::of(&x, mask, 5)?;
+            let twice = on_device.plus(&on_device)?.mean()?.flatten_all()?;
+            let twice = twice.to_vec1::<f64>()?;
+            let got = on_device.on_host(5)?.mean()?;
+            for (twice, got) in twice.iter().zip(&got) {
+                assert!((twice - got).abs() < TOLERANCE, "{twice} {got}");
+            }
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < TOLERANCE, "{got} {want}");
             }

@@ -115,6 +115,7 @@ mod host;
 mod householder;
 mod inverse_root;
 mod iterative;
+mod iterative_map;
 mod map;
 mod norm_matched;
 mod op;

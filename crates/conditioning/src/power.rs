@@ -143,7 +143,7 @@ impl Rows {
             Estimate::Above => (logarithm.exp()? * norm(&H)?)?,
             Estimate::Rayleigh => {
                 // tr(P H) / tr(P), with the diagonal of P taken by the identity.
-                let eye = Tensor::eye(P.dim(1)?, P.dtype(), P.device())?;
+                let eye = identity(P.dim(1)?, P.dtype(), P.device())?;
                 let trace = one_if_zero(&total(&P.broadcast_mul(&eye)?)?)?;
                 (total(&(&P * &H)?)? / trace)?
             }
@@ -161,8 +161,14 @@ fn norm(x: &Tensor) -> Result<Tensor> {
     Ok(total(&x.sqr()?)?.sqrt()?)
 }
 
+/// I (k, k), made on the device: `Tensor::eye` would copy it there.
+pub(crate) fn identity(k: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let at = Tensor::arange(0u32, k as u32, device)?;
+    Ok(at.unsqueeze(1)?.broadcast_eq(&at.unsqueeze(0)?)?.to_dtype(dtype)?)
+}
+
 /// x with ones for zeros, to divide by.
-fn one_if_zero(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn one_if_zero(x: &Tensor) -> Result<Tensor> {
     Ok((x + x.eq(&x.zeros_like()?)?.to_dtype(x.dtype())?)?)
 }
 

@@ -9,7 +9,7 @@ pub(crate) const WEIGHT: &str = "running_weight";
 
 /// K statistics averaged over batches, and the number of observations that went in.
 ///
-/// The tensors are f64 on the CPU and shared with whoever supplied them: nothing is kept beside
+/// The tensors are f64, on the CPU or on CUDA, and shared with whoever supplied them: nothing is kept beside
 /// them, so a write by anyone is seen by all. Tensors that are not variables can only be read.
 #[derive(Debug)]
 pub(crate) struct Running<const K: usize> {
@@ -19,10 +19,10 @@ pub(crate) struct Running<const K: usize> {
 }
 
 impl<const K: usize> Running<K> {
-    /// Fresh variables: no observation, averages zero.
-    pub(crate) fn new(names: [&'static str; K], shape: &[usize]) -> Result<Self> {
+    /// Fresh variables on `device`, which has f64: no observation, averages zero.
+    pub(crate) fn new(names: [&'static str; K], shape: &[usize], device: &Device) -> Result<Self> {
         let zeros = |shape: &[usize]| -> Result<Tensor> {
-            Ok(Var::zeros(shape, DType::F64, &Device::Cpu)?.into_inner())
+            Ok(Var::zeros(shape, DType::F64, device)?.into_inner())
         };
         let mut averages = Vec::with_capacity(K);
         for _ in names {
@@ -46,7 +46,46 @@ impl<const K: usize> Running<K> {
             check(name, average, shape)?;
         }
         check(WEIGHT, &weight, &[])?;
+        if averages.iter().any(|average| !average.device().same_device(weight.device())) {
+            let expected = "f64 on the device of the averages";
+            return Err(Error::Dtype { tensor: WEIGHT, found: weight.dtype(), expected });
+        }
         Ok(Self { names, averages, weight })
+    }
+
+    /// Where the tensors lie.
+    pub(crate) fn device(&self) -> &Device {
+        self.weight.device()
+    }
+
+    /// The averages as they are now, constants for a gradient; zero before the first observation.
+    pub(crate) fn tensors(&self) -> Result<[Tensor; K]> {
+        let is_known = self.weight.detach().gt(0.0)?.to_dtype(DType::F64)?;
+        let mut tensors = self.averages.clone();
+        for tensor in &mut tensors {
+            *tensor = tensor.detach().broadcast_mul(&is_known)?;
+        }
+        Ok(tensors)
+    }
+
+    /// [`Running::observe`] of means over `tokens` () f64 tokens, without waiting for the device; no tokens are no
+    /// observation.
+    pub(crate) fn observe_tensors(
+        &self,
+        batch: &[Tensor; K],
+        tokens: &Tensor,
+        momentum: f64,
+    ) -> Result<()> {
+        let weight = self.weight.detach();
+        let counts = tokens.gt(0.0)?.to_dtype(DType::F64)?;
+        let is_first = weight.eq(0.0)?.to_dtype(DType::F64)?;
+        let share = (is_first.affine(1.0 - momentum, momentum)? * &counts)?;
+        let mut tensors = Vec::with_capacity(K + 1);
+        for (average, batch) in self.tensors()?.iter().zip(batch) {
+            tensors.push((average + (batch - average)?.broadcast_mul(&share)?)?);
+        }
+        tensors.push((weight + counts)?);
+        self.write(&tensors)
     }
 
     /// The number of observations so far.
@@ -86,9 +125,9 @@ impl<const K: usize> Running<K> {
         }
         let mut tensors = Vec::with_capacity(K + 1);
         for (values, target) in averages.into_iter().zip(&self.averages) {
-            tensors.push(Tensor::from_vec(values, target.shape(), &Device::Cpu)?);
+            tensors.push(Tensor::from_vec(values, target.shape(), target.device())?);
         }
-        tensors.push(Tensor::new(self.observations()? + 1.0, &Device::Cpu)?);
+        tensors.push(Tensor::new(self.observations()? + 1.0, self.device())?);
         self.write(&tensors)
     }
 
@@ -98,7 +137,7 @@ impl<const K: usize> Running<K> {
         averages.chain([(WEIGHT, self.weight.clone())]).collect()
     }
 
-    /// Sets every tensor from one of the same name, shape and dtype; others are errors.
+    /// Sets every tensor from one of the same name, shape and dtype, on any device; others are errors.
     pub(crate) fn load<S: AsRef<str>>(
         &self,
         tensors: impl IntoIterator<Item = (S, Tensor)>,
@@ -117,7 +156,8 @@ impl<const K: usize> Running<K> {
         let mut tensors = Vec::with_capacity(own.len());
         for (tensor, (name, _)) in found.into_iter().zip(&own) {
             // A copy, because a variable refuses values that live in its own storage.
-            tensors.push(tensor.ok_or(Error::MissingTensor(name))?.copy()?);
+            let tensor = tensor.ok_or(Error::MissingTensor(name))?;
+            tensors.push(tensor.to_device(self.device())?.copy()?);
         }
         self.write(&tensors)
     }
@@ -140,8 +180,8 @@ fn check(tensor: &'static str, found: &Tensor, shape: &[usize]) -> Result<()> {
         let (found, expected) = (found.shape().clone(), format!("{shape:?}"));
         return Err(Error::Shape { tensor, found, expected });
     }
-    if found.dtype() != DType::F64 || !found.device().is_cpu() {
-        return Err(Error::Dtype { tensor, found: found.dtype(), expected: "f64 on the CPU" });
+    if found.dtype() != DType::F64 {
+        return Err(Error::Dtype { tensor, found: found.dtype(), expected: "f64" });
     }
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Standardise {
     ///
     /// Those of candle.
     pub fn new(channels: usize) -> Result<Self> {
-        Ok(Self::over(channels, Running::new([MEAN, VARIANCE], &[channels])?))
+        Ok(Self::over(channels, Running::new([MEAN, VARIANCE], &[channels], &Device::Cpu)?))
     }
 
     /// An instance over the given tensors, shared and not copied; if they are not variables it can
@@ -58,7 +58,7 @@ impl Standardise {
     ///
     /// # Errors
     ///
-    /// Tensors other than (d,), (d,) and () f64 on the CPU.
+    /// Tensors other than (d,), (d,) and () f64.
     pub fn with_state(
         running_mean: Tensor,
         running_var: Tensor,

@@ -381,6 +381,10 @@ pub(crate) fn attention_from(
     causal: bool,
     first: usize,
 ) -> Result<Tensor> {
+    let width = qkv.dim(D::Minus1)? / (3 * heads.max(1));
+    if first == 0 && cuda::serves_attention(qkv, width) {
+        return cuda::attention(qkv, heads, causal);
+    }
     reference::attention_with(qkv, heads, first, |q, k| {
         if !cuda::serves(q) {
             return softmax(&reference::scores(q, k, causal)?);

@@ -17,8 +17,8 @@ use crate::error::{Result, TrainError};
 ///
 /// With equal micro-batches and mean losses this is the gradient of the one big batch. Only
 /// gradients of `parameters` are kept: candle also returns those of constants, such as images and
-/// masks, which would pile up. A loss that is not finite ends the sum: it is returned, and what has
-/// no meaning is not differentiated.
+/// masks, which would pile up. A loss that is not finite ends the sum on the CPU: it is returned, and what has
+/// no meaning is not differentiated. From a GPU losses are read at the end, as reading one waits for it.
 ///
 /// # Errors
 /// When a loss fails, is not a scalar, or cannot be differentiated.
@@ -30,11 +30,19 @@ pub fn accumulate(
 ) -> Result<(f64, GradStore)> {
     let mut mean = 0.0;
     let mut sum = GradStore::default();
+    let mut unread = Vec::new();
     for &number in numbers {
         let loss = loss(number)?;
-        mean += scalar(&loss)? / count as f64;
-        if !mean.is_finite() {
-            break;
+        if loss.rank() != 0 {
+            return Err(TrainError::LossShape { found: loss.dims().to_vec() });
+        }
+        if loss.device().is_cpu() {
+            mean += scalar(&loss)? / count as f64;
+            if !mean.is_finite() {
+                break;
+            }
+        } else {
+            unread.push(loss.detach());
         }
         let share = if count == 1 { loss } else { (loss * (1.0 / count as f64))? };
         let mut all = backward(share)?;
@@ -46,14 +54,14 @@ pub fn accumulate(
         }
         sum.extend(grads)?;
     }
+    for loss in unread {
+        mean += scalar(&loss)? / count as f64;
+    }
     Ok((mean, sum))
 }
 
 /// The value of a loss.
 fn scalar(loss: &Tensor) -> Result<f64> {
-    if loss.rank() != 0 {
-        return Err(TrainError::LossShape { found: loss.dims().to_vec() });
-    }
     // Not every device has f64, and f32 holds every narrower type.
     Ok(match loss.dtype() {
         DType::F64 => loss.to_scalar()?,

@@ -3,6 +3,7 @@
 use candle_conditioning::{
     Conditioner, Error, Gradient, POOLED_FLOOR, Pooled, PooledConfig, Source,
 };
+use candle_core::Device;
 
 #[test]
 fn a_conditioner_survives_json() {
@@ -26,7 +27,7 @@ fn invalid_strengths_are_refused() {
     for t in [-0.1, f64::NAN, f64::INFINITY] {
         assert!(matches!(Conditioner::default().with_strength(t), Err(Error::Strength(_))));
         let config = PooledConfig { strength: t, ..PooledConfig::default() };
-        assert!(matches!(Pooled::new(config, 3), Err(Error::Strength(_))));
+        assert!(matches!(Pooled::new(config, 3, &Device::Cpu), Err(Error::Strength(_))));
     }
     let error = serde_json::from_str::<Conditioner>(r#"{"strength":-1}"#).unwrap_err();
     assert!(error.to_string().contains("strength t is -1"), "{error}");
@@ -50,7 +51,7 @@ fn pooled_settings() {
     for value in [0.0, -0.1, 1.1, f64::NAN] {
         let (momentum, floor) =
             (PooledConfig { momentum: value, ..config }, PooledConfig { floor: value, ..config });
-        let is_refused = |config, name| matches!(Pooled::new(config, 3), Err(Error::Fraction { setting, .. }) if setting == name);
+        let is_refused = |config, name| matches!(Pooled::new(config, 3, &Device::Cpu), Err(Error::Fraction { setting, .. }) if setting == name);
         assert!(is_refused(momentum, "momentum") && is_refused(floor, "floor"));
     }
 }

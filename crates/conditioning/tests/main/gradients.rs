@@ -125,7 +125,7 @@ fn pooled_has_a_frozen_matrix() {
     let (x, weights) = (normal(11, &[2, 5, 4]), normal(12, &[2, 5, 4]));
     for source in [Source::Earlier, Source::Current] {
         let config = PooledConfig { source, ..PooledConfig::default() };
-        let pooled = Pooled::new(config, 4).unwrap();
+        let pooled = Pooled::new(config, 4, &Device::Cpu).unwrap();
         pooled.observe(&x).unwrap();
         let found = gradient(&x, &weights, |x| pooled.forward_train(x).unwrap());
         // Evaluation keeps M of the base point while x moves.
@@ -139,7 +139,7 @@ fn pooled_has_a_frozen_matrix() {
 fn pooled_padding_passes_its_gradient_unchanged() {
     let (x, weights) = (normal(17, &[2, 4, 3]), normal(18, &[2, 4, 3]));
     let mask = Tensor::new(&[[1u8, 1, 1, 0], [1, 0, 0, 1]], &Device::Cpu).unwrap();
-    let pooled = Pooled::new(PooledConfig::default(), 3).unwrap();
+    let pooled = Pooled::new(PooledConfig::default(), 3, &Device::Cpu).unwrap();
     pooled.observe_masked(&x, &mask).unwrap();
     let f = |x: &Tensor| pooled.forward_masked(x, &mask).unwrap();
     assert_close(&gradient(&x, &weights, f), &differences(&x, &weights, f), DIFFERENCES, 10.0);

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use crate::support::*;
 
 fn pooled(source: Source, t: f64, d: usize) -> Pooled {
-    Pooled::new(PooledConfig { strength: t, source, ..PooledConfig::default() }, d).unwrap()
+    Pooled::new(PooledConfig { strength: t, source, ..PooledConfig::default() }, d, &Device::Cpu)
+        .unwrap()
 }
 
 fn ok(x: &Tensor) -> Result<Tensor, Error> {
@@ -42,7 +43,7 @@ proptest! {
         let config = PooledConfig {
             strength: t, source: Source::Current, floor: TAU, ..PooledConfig::default()
         };
-        let y = Pooled::new(config, d).unwrap().forward_train(&tensor(X.as_ref())).unwrap();
+        let y = Pooled::new(config, d, &Device::Cpu).unwrap().forward_train(&tensor(X.as_ref())).unwrap();
         let wanted: Vec<f64> = singular_values(&X).iter().map(|s| s + t).collect();
         // The Gram matrix squares kappa: sigma_i is good to 1e-16 kappa^2, relatively.
         assert_close(&singular_values(&matrix(&y)), &wanted, EXACT + 1e-15 * kappa * kappa, 1.0 + t);
@@ -63,7 +64,7 @@ fn weak_and_absent_directions_are_stretched_to_the_floor() {
             let X = normal_matrix(1, rows, rank) * &right;
             let config =
                 PooledConfig { strength: t, source: Source::Current, floor, ..Default::default() };
-            let layer = Pooled::new(config, d).unwrap();
+            let layer = Pooled::new(config, d, &Device::Cpu).unwrap();
             layer.observe(&tensor(X.as_ref())).unwrap();
             let svd = X.thin_svd().unwrap();
             let (V, top) = (svd.V(), svd.S()[0]);
@@ -283,7 +284,7 @@ fn the_batches_of_a_step_share_m_and_move_the_average_once() {
 #[test]
 fn the_running_average() {
     let config = PooledConfig { momentum: 0.25, ..PooledConfig::default() };
-    let layer = Pooled::new(config, 3).unwrap();
+    let layer = Pooled::new(config, 3, &Device::Cpu).unwrap();
     let (first, second) = (normal(8, &[2, 5, 3]), normal(9, &[4, 3]));
     layer.observe(&first).unwrap();
     assert_close(&state(&layer).0, &gram(&first), EXACT, 1.0);
@@ -391,7 +392,7 @@ fn the_floor_limits_the_stretch_of_directions_not_seen() {
     let new = Tensor::new(&[[0.0, 0.0, 1e-3]], &Device::Cpu).unwrap();
     for floor in [1e-7, 1e-2] {
         let config = PooledConfig { strength: 0.3, floor, ..PooledConfig::default() };
-        let layer = Pooled::new(config, 3).unwrap();
+        let layer = Pooled::new(config, 3, &Device::Cpu).unwrap();
         layer.observe(&seen).unwrap();
         let wanted = 1e-3 * (1.0 + 0.3 / floor);
         assert_close(&values(&layer.forward(&new).unwrap())[2..], &[wanted], EXACT, wanted);

@@ -96,14 +96,16 @@ fn small_zero_and_invalid_tables() {
 
 #[test]
 fn the_pooled_control_has_the_norm_of_pooled_tokens() {
-    let layer = Pooled::new(PooledConfig { strength: 0.7, ..PooledConfig::default() }, 5).unwrap();
+    let layer =
+        Pooled::new(PooledConfig { strength: 0.7, ..PooledConfig::default() }, 5, &Device::Cpu)
+            .unwrap();
     assert_eq!(layer.norm_matched_scale().unwrap(), 1.0);
     let x = normal(9, &[3, 8, 5]);
     layer.observe(&x).unwrap();
     let norm = |x: &Tensor| values(x).iter().map(|v| v * v).sum::<f64>().sqrt();
     let wanted = norm(&layer.forward(&x).unwrap()) / norm(&x);
     assert_close(&[layer.norm_matched_scale().unwrap()], &[wanted], EXACT, wanted);
-    let empty = Pooled::new(PooledConfig::default(), 2).unwrap();
+    let empty = Pooled::new(PooledConfig::default(), 2, &Device::Cpu).unwrap();
     empty.observe(&Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap()).unwrap();
     assert_eq!(empty.norm_matched_scale().unwrap(), 1.0);
 }

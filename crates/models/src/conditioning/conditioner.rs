@@ -11,8 +11,7 @@ use super::token_map::{Pass, State, TokenMap};
 
 /// The method of one model, with its state.
 ///
-/// State lives in the model's store as buffers `running_*` (f64, on the CPU), so it is saved and
-/// resumed with the parameters.
+/// State lives in the model's store as buffers `running_*` (f64), so it is saved and resumed with the parameters.
 #[derive(Debug)]
 pub(crate) struct TokenConditioner {
     map: Box<dyn TokenMap>,

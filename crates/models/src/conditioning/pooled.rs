@@ -1,9 +1,10 @@
 //! Y = X M with one matrix M for all sequences, from the pooled Gram.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_conditioning::{Pooled, PooledConfig, Source};
 use candle_core::{Result, Tensor};
+use conditioned_nn::Mode;
 
 use super::token_map::{Pass, State, TokenMap, TokenMethod};
 
@@ -67,6 +68,8 @@ impl TokenMap for PooledMap {
 pub(super) struct Statistics {
     pub(super) pooled: Pooled,
     channels: usize,
+    /// The latest forward pass of training that had statistics: those behind it need not ask, which waits for a GPU.
+    begun: Mutex<Option<u64>>,
     /// What evaluations before the first observation take.
     provisional: Mutex<Option<Provisional>>,
 }
@@ -81,10 +84,12 @@ struct Provisional {
 impl Statistics {
     /// Over the buffers `running_gram` and `running_weight`.
     pub(super) fn new(config: PooledConfig, state: &State<'_>) -> Result<Self> {
+        let state = state.on(Pooled::state_device);
         let gram = state.buffer("running_gram", &[state.channels, state.channels], 0.0)?;
         let weight = state.buffer("running_weight", &[], 0.0)?;
         let pooled = Pooled::with_state(config, gram, weight)?;
-        Ok(Self { pooled, channels: state.channels, provisional: Mutex::new(None) })
+        let (provisional, begun) = Default::default();
+        Ok(Self { pooled, channels: state.channels, provisional, begun })
     }
 
     /// Runs `work` with the statistics that a pass takes, and ends the optimiser step with its last pass.
@@ -94,17 +99,39 @@ impl Statistics {
         work: impl FnOnce(&Pooled) -> Result<R>,
     ) -> Result<R> {
         let Pass { tables, mode } = pass;
-        if !tables.is_empty() && self.pooled.observations()? == 0.0 {
-            if !mode.is_train() {
-                return work(&*self.provisional(tables)?);
+        if !tables.is_empty() && !self.has_begun(mode) {
+            let is_new = self.pooled.observations()? == 0.0;
+            match mode {
+                Mode::Eval if is_new => return work(&*self.provisional(tables)?),
+                Mode::Eval => {}
+                Mode::Train { step, .. } => {
+                    if is_new {
+                        self.pooled.start_from_tables(tables)?;
+                    }
+                    *self.lock_begun() = Some(step);
+                }
             }
-            self.pooled.start_from_tables(tables)?;
         }
         let result = work(&self.pooled)?;
         if pass.ends_step() {
             self.pooled.commit()?;
         }
         Ok(result)
+    }
+
+    /// Whether a pass before this one of training had statistics.
+    fn has_begun(&self, mode: Mode) -> bool {
+        let Mode::Train { step, .. } = mode else { return false };
+        let mut begun = self.lock_begun();
+        let goes_on = begun.is_some_and(|begun| begun < step);
+        if goes_on {
+            *begun = Some(step);
+        }
+        goes_on
+    }
+
+    fn lock_begun(&self) -> MutexGuard<'_, Option<u64>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The statistics of `tables`, computed anew only when their values have changed.
@@ -118,7 +145,7 @@ impl Statistics {
         }
         let copies =
             tables.iter().map(|table| table.detach().copy()).collect::<Result<Vec<_>>>()?;
-        let pooled = Pooled::new(*self.pooled.config(), self.channels)?;
+        let pooled = Pooled::new(*self.pooled.config(), self.channels, tables[0].device())?;
         pooled.start_from_tables(&copies.iter().collect::<Vec<_>>())?;
         let pooled = Arc::new(pooled);
         *lock() = Some(Provisional { tables: copies, pooled: pooled.clone() });

@@ -84,7 +84,7 @@ impl Pass<'_> {
     }
 }
 
-/// Where the state of a method lies: buffers of the model's store, f64 on the CPU.
+/// Where the state of a method lies: buffers of the model's store, f64, on the CPU unless said otherwise.
 pub(super) struct State<'a> {
     vb: VarBuilder<'a>,
     /// Where the parameters of the model lie.
@@ -96,6 +96,13 @@ pub(super) struct State<'a> {
 impl<'a> State<'a> {
     pub(super) fn new(vb: VarBuilder<'a>, channels: usize) -> Self {
         Self { vb: vb.clone().set_device(Device::Cpu), parameters: vb, channels }
+    }
+
+    /// The same with buffers where `place` wants them for parameters on a device.
+    pub(super) fn on(&self, place: impl Fn(&Device) -> &Device) -> Self {
+        let Self { parameters, channels, .. } = self;
+        let vb = parameters.clone().set_device(place(parameters.device()).clone());
+        Self { vb, parameters: parameters.clone(), channels: *channels }
     }
 
     /// The trainable weight `name`, (C, C), which begins with zeros.

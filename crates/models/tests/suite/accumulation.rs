@@ -155,7 +155,7 @@ fn one_micro_batch_a_step_is_one_observation() -> Result<()> {
         };
         let store = Store::new(1, DType::F32, &Device::Cpu);
         let vit = Vit::new(&config, store.builder())?;
-        let oracle = Pooled::new(pooled, config.width)?;
+        let oracle = Pooled::new(pooled, config.width, &Device::Cpu)?;
         for step in 0..3 {
             let images = uniform(&[4, 1, 8, 8], step)?.to_dtype(DType::F32)?;
             oracle.observe(&vit.tokens(&images)?.plain)?;

@@ -276,7 +276,7 @@ fn evaluating_and_folding_a_fresh_model_change_no_state() -> Result<()> {
             };
             let tables: Vec<Var> = names.iter().map(|name| store.get(name).unwrap()).collect();
             let tables: Vec<&Tensor> = tables.iter().map(Var::as_tensor).collect();
-            let pooled = Pooled::new(PooledConfig::default(), 12)?;
+            let pooled = Pooled::new(PooledConfig::default(), 12, &Device::Cpu)?;
             pooled.start_from_tables(&tables)?;
             for (name, tensor) in pooled.named_tensors() {
                 other.get(&format!("conditioner.{name}")).unwrap().set(&tensor.detach())?;

@@ -112,6 +112,37 @@ fn gpu_conditioned_models_equal_those_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
+/// Statistics that move from step to step, of tables and then of batches, and the evaluation by them.
+#[test]
+fn gpu_running_statistics_equal_those_of_the_cpu() -> Result<()> {
+    let gpu = Device::new_cuda(0)?;
+    let config =
+        Gpt2Config { vocabulary: 11, context: 9, ..Gpt2Config::preset("gpt2-6x384").unwrap() };
+    let config = Gpt2Config { conditioning: Method::pooled_earlier(0.3).unwrap().into(), ..config };
+    let run = |device: &Device| -> Result<Vec<Tensor>> {
+        let store = Store::new(7, DType::F32, device);
+        let model = Gpt2::new(&config, store.builder())?;
+        let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
+        let tokens = Tensor::from_vec(tokens, (2, 8), device)?;
+        let (ids, targets) = (tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?);
+        let modes = [Mode::train(4, 0), Mode::train(4, 1), Mode::train(4, 2), Mode::Eval];
+        let mut found = Vec::new();
+        for mode in modes {
+            found.push(model.loss(&ids, &targets, mode)?.to_device(&Device::Cpu)?);
+        }
+        for (_, buffer) in store.buffers() {
+            found.push(buffer.to_device(&Device::Cpu)?.to_dtype(DType::F32)?);
+        }
+        Ok(found)
+    };
+    for (got, want) in run(&gpu)?.iter().zip(&run(&Device::Cpu)?) {
+        let size = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let d = distance(got, want)? / f64::from(size);
+        assert!(d < DEVICE_TOLERANCE, "{d}");
+    }
+    Ok(())
+}
+
 #[test]
 fn gpu_gpt2_equals_that_of_the_cpu() -> Result<()> {
     let config =

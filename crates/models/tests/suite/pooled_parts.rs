@@ -53,7 +53,7 @@ fn step(model: &Gpt2, store: &Store, step: u64) -> Result<(f64, [Tensor; 2])> {
 fn first_map(store: &Store) -> Result<Tensor> {
     let config =
         PooledConfig { strength: STRENGTH, source: Source::Earlier, ..PooledConfig::default() };
-    let pooled = Pooled::new(config, 12)?;
+    let pooled = Pooled::new(config, 12, &Device::Cpu)?;
     let [words, positions] = ["wte.weight", "wpe.weight"].map(|name| store.get(name).unwrap());
     pooled.start_from_tables(&[words.as_tensor(), positions.as_tensor()])?;
     Ok(pooled.fold()?)

@@ -3,16 +3,17 @@
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CudaStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
 };
 
 use super::op::NAME;
 
-/// The kernels, in CUDA C++.
+/// The kernels, in CUDA C++: what all need, and the files that are compiled with it, each for itself.
 #[doc(hidden)]
-pub const SOURCE: &str = include_str!("kernels.cu");
+pub const SOURCES: [&str; 3] =
+    [include_str!("common.cu"), include_str!("kernels.cu"), include_str!("attention.cu")];
 
-/// One launch of a kernel of [`SOURCE`].
+/// One launch of a kernel of [`SOURCES`].
 ///
 /// Its arguments are pointers to the inputs and to the result, rows and width as i32, and four f32.
 #[doc(hidden)]
@@ -137,6 +138,16 @@ pub(crate) fn serves(x: &Tensor) -> bool {
     device && counted && matches!(x.dtype(), DType::F32 | DType::BF16)
 }
 
+/// Whether the device of `x` multiplies bf16 on tensor cores: from compute 8.0 on.
+pub(crate) fn has_tensor_cores(x: &Tensor) -> bool {
+    match x.device() {
+        Device::Cpu => HOST.get().is_some(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => device::is_ampere(cuda),
+        _ => false,
+    }
+}
+
 impl Launch {
     fn start(&self, layout: &Layout) -> Result<usize> {
         match layout.contiguous_offsets() {
@@ -185,16 +196,14 @@ mod device {
     use std::sync::OnceLock;
 
     use candle_core::backend::BackendStorage;
+    use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
     use candle_core::cuda_backend::cudarc::driver::{
         CudaView, CudaViewMut, LaunchConfig, PushKernelArg,
     };
-    use candle_core::cuda_backend::cudarc::nvrtc::compile_ptx;
+    use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
     use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
-    use super::{CudaStorage, DType, Launch, Layout, Result, SOURCE, Shape};
-
-    /// The name under which candle keeps the compiled kernels of a device.
-    const MODULE: &str = "conditioned-nn";
+    use super::{CudaStorage, DType, Launch, Layout, Result, SOURCES, Shape};
 
     /// What a kernel writes.
     enum Out<'a> {
@@ -207,6 +216,36 @@ mod device {
         F32(CudaView<'a, f32>),
         Bf16(CudaView<'a, half::bf16>),
         U32(CudaView<'a, u32>),
+    }
+
+    /// Whether a device is of compute 8.0 or later.
+    pub(super) fn is_ampere(device: &CudaDevice) -> bool {
+        let major = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+        // A device that does not say takes the way that needs nothing.
+        device.cuda_stream().context().attribute(major).is_ok_and(|major| major >= 8)
+    }
+
+    /// The name under which candle keeps the compiled file of a kernel on a device, and its PTX.
+    fn module(kernel: &str) -> Result<(&'static str, &'static str)> {
+        static PTX: [OnceLock<std::result::Result<String, String>>; 2] =
+            [const { OnceLock::new() }; 2];
+        let [common, kernels, attention] = SOURCES;
+        let (at, name, source, arch) = match kernel.starts_with("attention") {
+            false => (0, "conditioned-nn", kernels, None),
+            // The first with tensor cores for bf16; its PTX runs on all that came later.
+            true => (1, "conditioned-nn-attention", attention, Some("compute_80")),
+        };
+        let compiled = PTX[at].get_or_init(|| {
+            let options = CompileOptions { arch, ..Default::default() };
+            match compile_ptx_with_opts(format!("{common}{source}"), options) {
+                Ok(ptx) => Ok(ptx.to_src()),
+                Err(error) => Err(format!("{error:?}")),
+            }
+        });
+        match compiled {
+            Ok(ptx) => Ok((name, ptx)),
+            Err(error) => candle_core::bail!("the kernels for CUDA could not be compiled: {error}"),
+        }
     }
 
     impl Launch {
@@ -227,18 +266,8 @@ mod device {
             inputs: &[(&CudaStorage, &Layout)],
             mut out: Out<'_>,
         ) -> Result<()> {
-            static PTX: OnceLock<std::result::Result<String, String>> = OnceLock::new();
-            let ptx = PTX.get_or_init(|| match compile_ptx(SOURCE) {
-                Ok(ptx) => Ok(ptx.to_src()),
-                Err(error) => Err(format!("{error:?}")),
-            });
-            let ptx = match ptx {
-                Ok(ptx) => ptx,
-                Err(error) => {
-                    candle_core::bail!("the kernels for CUDA could not be compiled: {error}")
-                }
-            };
-            let function = device.get_or_load_custom_func(&self.kernel, MODULE, ptx)?;
+            let (module, ptx) = module(&self.kernel)?;
+            let function = device.get_or_load_custom_func(&self.kernel, module, ptx)?;
             let views = inputs.iter().map(|(storage, layout)| self.view(storage, layout));
             let views = views.collect::<Result<Vec<_>>>()?;
             let sizes = [self.rows as i32, self.width as i32];

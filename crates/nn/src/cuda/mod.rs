@@ -5,6 +5,7 @@
 //! | layer norm and RMS norm, forward and backward | a copy forward, a dozen operations backward |
 //! | bias | a copy in bf16, a slow sum backward |
 //! | rows of a table by index, forward and backward | sums backward by one thread a column |
+//! | attention in bf16, heads of 32 or 64, without its matrix of scores, forward and backward | products, softmax, transposes |
 //! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
 //! | GELU, forward and backward | a dozen operations backward |
 //! | dropout and drop path, the mask drawn in place | masks drawn on the host |
@@ -20,9 +21,9 @@ mod op;
 
 use candle_core::{DType, Result, Shape, Tensor, Var};
 
-pub use launch::{Host, Launch, SOURCE, emulate};
+pub use launch::{Host, Launch, SOURCES, emulate};
 
-pub(crate) use launch::serves;
+pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
 
 use crate::Gelu;
@@ -147,6 +148,50 @@ pub(crate) fn softmax(x: &Tensor, scale: f64, queries: Option<usize>) -> Result<
         Ok([Some(launch.run(&[&y.detach(), &g.contiguous()?])?)])
     };
     x.apply_op1(Op { launch, backward })
+}
+
+/// Rows of a tile of [`attention`].
+const TILE: usize = 64;
+
+/// Whether [`attention`] takes packed tokens (B, N, 3C) with heads of this width.
+pub(crate) fn serves_attention(qkv: &Tensor, width: usize) -> bool {
+    let is_taken = qkv.dtype() == DType::BF16 && matches!(width, 32 | 64);
+    is_taken && serves(qkv) && has_tensor_cores(qkv)
+}
+
+/// x contiguous, from a place on where eight numbers can be read at once.
+fn aligned(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    if x.layout().start_offset() % 8 == 0 { Ok(x) } else { x.copy() }
+}
+
+/// Self-attention of packed queries, keys and values in bf16, (B, N, 3C) to (B, N, C), without its matrix of scores.
+pub(crate) fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    let (batch, n, width) = qkv.dims3()?;
+    let (c, d) = (width / 3, width / 3 / heads);
+    let qkv = aligned(qkv)?;
+    let len = batch * n * c;
+    let launch = Launch {
+        kernel: format!("attention_{d}"),
+        rows: n,
+        width: c,
+        numbers: [1.0 / (d as f32).sqrt(), f32::from(causal), heads as f32, 0.0],
+        blocks: batch * heads * n.div_ceil(TILE),
+        threads: 2 * TILE,
+        // Behind y lie the logarithms, f32 (B, H, N).
+        shape: Shape::from(len + 2 * batch * heads * n),
+        dtype: DType::BF16,
+    };
+    let of_gradient = Launch {
+        kernel: format!("attention_gradient_{d}"),
+        blocks: 2 * launch.blocks,
+        shape: qkv.shape().clone(),
+        ..launch.clone()
+    };
+    let backward = move |[x]: [&Tensor; 1], y: &Tensor, g: &Tensor| {
+        Ok([Some(of_gradient.clone().run(&[&x.detach(), &y.detach(), &aligned(g)?])?)])
+    };
+    qkv.apply_op1(Op { launch, backward })?.narrow(0, 0, len)?.reshape((batch, n, c))
 }
 
 /// The GELU of x.

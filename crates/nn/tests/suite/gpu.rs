@@ -5,7 +5,8 @@ use candle_core::{DType, Device, Result, Var};
 use conditioned_nn::{LayerNorm, Sequence, Store, linear};
 
 use crate::networks::{
-    FULL, MIXED, MIXED_TOLERANCE, adamw_is_its_formula, assert_near, images, layers, masks,
+    BF16_TOLERANCE, FULL, MIXED, MIXED_TOLERANCE, TILES, adamw_is_its_formula, assert_near, images,
+    layers, masks, packed_attention,
 };
 use crate::{distance, uniform};
 
@@ -31,6 +32,18 @@ fn gpu_masks_equal_those_of_the_cpu() -> Result<()> {
     let got = masks(&Device::new_cuda(0)?, FULL)?;
     for (got, want) in got.iter().zip(&masks(&Device::Cpu, FULL)?) {
         assert_eq!(distance(got, want)?, 0.0);
+    }
+    Ok(())
+}
+
+/// The kernel without a matrix of scores, on tensor cores.
+#[test]
+fn gpu_attention_in_tiles_equals_its_definition() -> Result<()> {
+    let gpu = Device::new_cuda(0)?;
+    for (sizes, causal) in TILES {
+        let got = packed_attention(&gpu, DType::BF16, sizes, causal)?;
+        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal)?;
+        assert_near(&got, &want, BF16_TOLERANCE)?;
     }
     Ok(())
 }

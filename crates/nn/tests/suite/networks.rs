@@ -5,7 +5,7 @@ use conditioned_nn::cuda::{AdamWStep, adamw};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
     Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, Precision,
-    RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy,
+    RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy, reference,
 };
 
 use crate::{F32_TOLERANCE, distance, uniform};
@@ -37,6 +37,39 @@ pub(crate) fn assert_near(got: &Found, want: &Found, tolerance: f64) -> Result<(
     Ok(())
 }
 
+/// One rounding to bf16, and what it moves in a few operations after it.
+pub(crate) const BF16_TOLERANCE: f64 = 1.5e-2;
+
+/// Attention of packed tokens [B, N, H, D] in `dtype`: y and the gradient of sum(y w) for fixed w, by what a device has or
+/// by the definition.
+pub(crate) fn packed_attention(
+    device: &Device,
+    dtype: DType,
+    [b, n, h, d]: [usize; 4],
+    causal: bool,
+) -> Result<Found> {
+    // Both sides begin with the same rounded numbers.
+    let qkv = (uniform(&[b, n, 3 * h * d], 1)? * 3.0)?.to_dtype(DType::BF16)?.to_dtype(dtype)?;
+    let w = uniform(&[b, n, h * d], 77)?.to_dtype(DType::BF16)?.to_dtype(dtype)?;
+    let qkv = Var::from_tensor(&qkv.to_device(device)?)?;
+    let y = match dtype {
+        DType::F64 => reference::attention(&qkv, h, causal)?,
+        _ => conditioned_nn::device::attention(&qkv, h, causal)?,
+    };
+    let grads = (&y * w.to_device(device)?)?.sum_all()?.backward()?;
+    let host = |x: &Tensor| x.to_device(&Device::Cpu)?.to_dtype(DType::F64);
+    let gradient = host(grads.get(&qkv).expect("a gradient"))?;
+    Ok(vec![("y".to_string(), host(&y)?), ("gradient".to_string(), gradient)])
+}
+
+/// Sizes that end within a tile of 64 tokens, and causal tiles of which some see nothing of each other.
+pub(crate) const TILES: [([usize; 4], bool); 4] = [
+    ([2, 70, 1, 32], false),
+    ([1, 130, 1, 64], false),
+    ([1, 130, 2, 64], true),
+    ([3, 5, 2, 32], true),
+];
+
 /// A network of every layer on a device: loss and gradients by name.
 pub(crate) fn layers(device: &Device, mode: Mode) -> Result<Found> {
     let store = Store::new(7, DType::F32, device);
@@ -66,7 +99,13 @@ pub(crate) fn layers(device: &Device, mode: Mode) -> Result<Found> {
         linear(vb.pp("qkv3"), 24, 72)?.into(),
         NystromAttention::new(3, 4).convolution(vb.pp("conv"), 3)?.into(),
     ]);
-    let x = landmarks.forward(&x, mode)?;
+    // Heads of 32: in bf16 on CUDA those of the kernel in tiles.
+    let tiles = Sequence::residual([
+        linear(vb.pp("qkv4"), 24, 192)?.into(),
+        Attention { heads: 2, causal: false }.into(),
+        linear(vb.pp("proj4"), 64, 24)?.into(),
+    ]);
+    let x = tiles.forward(&landmarks.forward(&x, mode)?, mode)?;
     let y = mlp.forward(&attention.forward(&x, mode)?, mode)?;
     let y = LayerNorm::new(vb.pp("norm"), 24, 1e-5)?.forward(&y)?;
     let loss = linear_cross_entropy(&y, &table, &ids, mode.precision())?;

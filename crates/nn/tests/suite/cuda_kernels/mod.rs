@@ -2,23 +2,23 @@
 //!
 //! What runs here on a GPU are the same launches of the same text; only NVRTC and the hardware are missing.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, Module, Result, Tensor, Var};
-use conditioned_nn::cuda::{Launch, SOURCE, emulate};
+use conditioned_nn::cuda::{Launch, SOURCES, emulate};
 use conditioned_nn::{Gelu, Linear, Precision, device, reference};
 use proptest::prelude::*;
 
 use crate::networks::{
-    FULL, MIXED, MIXED_TOLERANCE, adamw_is_its_formula, assert_near, images, layers, masks,
+    BF16_TOLERANCE, FULL, MIXED, MIXED_TOLERANCE, TILES, adamw_is_its_formula, assert_near, images,
+    layers, masks, packed_attention,
 };
 use crate::{F32_TOLERANCE, distance, uniform};
-
-/// One rounding to bf16, and what it moves in a few operations after it.
-const BF16_TOLERANCE: f64 = 1.5e-2;
 
 type Entry = unsafe extern "C" fn(
     kernel: *mut c_void,
@@ -41,11 +41,19 @@ fn library() -> &'static Mutex<libloading::Library> {
     LIBRARY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let (source, built) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
-        std::fs::write(&source, SOURCE).unwrap();
+        std::fs::write(&source, SOURCES.concat()).unwrap();
         let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/cuda_kernels/host.h");
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
         let mut command = Command::new(&compiler);
-        command.args(["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off"]);
+        command.args([
+            "-std=c++20",
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+        ]);
         command.arg("-include").arg(host).arg(source).arg("-o").arg(&built);
         let done = command.output();
         let done = done.unwrap_or_else(|error| {
@@ -66,9 +74,15 @@ fn start(storage: &CpuStorage, at: usize) -> *const c_void {
     }
 }
 
+thread_local! {
+    /// The kernels that this thread has launched.
+    static LAUNCHED: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+}
+
 /// Runs a launch on the CPU.
 #[allow(unsafe_code)]
 fn host(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) -> Result<()> {
+    LAUNCHED.with_borrow_mut(|launched| launched.insert(launch.kernel().to_string()));
     let library = library().lock().unwrap_or_else(PoisonError::into_inner);
     let out = match out {
         CpuStorage::F32(out) => out.as_mut_ptr().cast(),
@@ -156,6 +170,17 @@ fn norms_agree(rows: usize, c: usize) {
     .unwrap();
 }
 
+/// Without its matrix of scores, tile by tile.
+#[test]
+fn attention_in_tiles() -> Result<()> {
+    for (sizes, causal) in TILES {
+        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, sizes, causal))?;
+        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal)?;
+        assert_near(&got, &want, BF16_TOLERANCE)?;
+    }
+    Ok(())
+}
+
 /// Two parts of rows.
 #[test]
 fn norms_of_many_rows() {
@@ -194,6 +219,15 @@ proptest! {
                 |v| reference::attention(&v[0], h, causal),
             ).unwrap();
         }
+    }
+
+    // In tiles of 64 tokens.
+    #[test]
+    fn attention_without_scores(n in 1usize..80, h in 1usize..3, causal: bool) {
+        let sizes = [1, n, h, 32];
+        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, sizes, causal)).unwrap();
+        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal).unwrap();
+        assert_near(&got, &want, BF16_TOLERANCE).unwrap();
     }
 
     #[test]
@@ -273,6 +307,9 @@ fn networks_in_mixed_precision() -> Result<()> {
     for network in [layers, images] {
         let kernels = emulate(host, || network(&Device::Cpu, MIXED))?;
         assert_near(&kernels, &network(&Device::Cpu, FULL)?, MIXED_TOLERANCE)?;
+    }
+    for kernel in ["attention_32", "attention_gradient_32", "gelu_forward_bf16", "add_bias_bf16"] {
+        assert!(LAUNCHED.with_borrow(|launched| launched.contains(kernel)), "no {kernel}");
     }
     Ok(())
 }

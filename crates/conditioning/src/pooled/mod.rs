@@ -1,18 +1,17 @@
 //! Pooled conditioning: one matrix for all sequences.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod map;
 
-use candle_core::{Module, Tensor};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Module, Tensor};
 use faer::{Mat, MatRef};
 
-use crate::blocks::check_channels;
+use self::map::{Collected, Step};
 use crate::conditioner::checked_strength;
-use crate::flat::{flatten, restore};
 use crate::gram::GramSum;
-use crate::map::{inverse_root_map, tensor};
-use crate::op::{Backward, attach};
+use crate::map::tensor;
 use crate::pooled_config::{PooledConfig, Source};
-use crate::product::{check_finite, product};
 use crate::running::{Running, checked_fraction};
 use crate::{Error, Result};
 
@@ -35,16 +34,23 @@ const GRAM: &str = "running_gram";
 /// step. Directions in which G is weak are stretched by up to 1 + t / floor whatever the new tokens
 /// hold there, see [`PooledConfig::floor`].
 ///
-/// Nothing flows back through G: dL/dX = dL/dY M. G and M are computed in f64. On the CPU the products with M are
-/// taken in f32 for f32 tokens, else in f64, and NaN and overflow are errors; on other devices they pass through.
+/// Nothing flows back through G: dL/dX = dL/dY M. G and M are computed in f64.
+///
+/// | | M | products with M | NaN, overflow |
+/// | --- | --- | --- | --- |
+/// | CPU | from the eigenproblem | f32 for f32 tokens, else f64 | errors |
+/// | CUDA | by matrix products alone, sigma_1 to 4e-4: no step waits for the host | f32, f64 for f64 tokens | pass through |
+/// | Metal, which has no f64 | on the CPU | f32 | pass through |
+///
+/// [`Pooled::fold`] and [`Pooled::norm_matched_scale`] take the eigenproblem on every device.
 ///
 /// *Several batches a step.* With gradient accumulation the running average must stand still within a
 /// step and move once, at its end: [`Pooled::forward_train_collected`] for every micro-batch and
 /// [`Pooled::commit`] after the last. What is collected is no state: a checkpoint stands between
 /// steps.
 ///
-/// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64 on the
-/// CPU. Before the first observation M = I. Give a training store's variables to
+/// State: `running_gram` (d, d) and `running_weight` (), the number of observations, both f64, for tokens on CUDA
+/// on their device, else on the CPU. Before the first observation M = I. Give a training store's variables to
 /// [`Pooled::with_state`] and they are saved and resumed with the model; give its frozen tensors of
 /// the same storage to a second instance and it evaluates with what the first has learnt.
 ///
@@ -55,8 +61,9 @@ pub struct Pooled {
     config: PooledConfig,
     channels: usize,
     running: Running<1>,
-    /// The tokens collected since the running average last moved.
-    collected: Mutex<Option<GramSum>>,
+    /// Whether M is made on the device of the state.
+    on_device: bool,
+    step: Mutex<Step>,
     folded: Mutex<Option<Folded>>,
 }
 
@@ -68,22 +75,27 @@ struct Folded {
 }
 
 impl Pooled {
-    /// A new instance for tokens of `channels` channels with its own variables.
+    /// A new instance with its own variables, for tokens of `channels` channels on `device`.
     ///
     /// # Errors
     ///
     /// An invalid strength, momentum or floor.
-    pub fn new(config: PooledConfig, channels: usize) -> Result<Self> {
-        let running = Running::new([GRAM], &[channels, channels])?;
+    pub fn new(config: PooledConfig, channels: usize, device: &Device) -> Result<Self> {
+        let running = Running::new([GRAM], &[channels, channels], Self::state_device(device))?;
         Self::over(config, channels, running)
     }
 
-    /// An instance over the given tensors, shared and not copied; if they are not variables it can
-    /// only evaluate.
+    /// Where the state of tokens on `device` lies: there on CUDA, else on the CPU.
+    pub fn state_device(device: &Device) -> &Device {
+        if device.is_cuda() { device } else { &Device::Cpu }
+    }
+
+    /// An instance over the given tensors on [`Pooled::state_device`], shared and not copied; if they are not
+    /// variables it can only evaluate.
     ///
     /// # Errors
     ///
-    /// An invalid strength, momentum or floor; tensors other than (d, d) and () f64 on the CPU.
+    /// An invalid strength, momentum or floor; tensors other than (d, d) and () f64 on one device.
     pub fn with_state(
         config: PooledConfig,
         running_gram: Tensor,
@@ -99,8 +111,9 @@ impl Pooled {
         checked_strength(config.strength)?;
         checked_fraction("momentum", config.momentum)?;
         checked_fraction("floor", config.floor)?;
-        let (collected, folded) = (Mutex::new(None), Mutex::new(None));
-        Ok(Self { config, channels, running, collected, folded })
+        let on_device = !running.device().is_cpu();
+        let (step, folded) = Default::default();
+        Ok(Self { config, channels, running, on_device, step, folded })
     }
 
     /// The settings.
@@ -124,7 +137,7 @@ impl Pooled {
     /// Another number of channels or dtype; NaN or infinity in x, by position; a result beyond the
     /// range of the dtype; no convergence.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.apply(x, None, self.running_matrix()?)
+        self.apply(x, None, self.running_map()?)
     }
 
     /// [`Pooled::forward`] that leaves padding alone; mask: (..., N) u8, 1 = real.
@@ -133,7 +146,7 @@ impl Pooled {
     ///
     /// Those of [`Pooled::forward`], and a mask of another shape or dtype.
     pub fn forward_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        self.apply(x, Some(mask), self.running_matrix()?)
+        self.apply(x, Some(mask), self.running_map()?)
     }
 
     /// Training: Y = X M with M of this batch (`Current`) or of earlier ones (`Earlier`).
@@ -146,7 +159,7 @@ impl Pooled {
     ///
     /// Those of [`Pooled::forward`].
     pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
-        self.apply(x, None, self.training_matrix(x, None)?)
+        self.apply(x, None, self.training_map(x, None)?)
     }
 
     /// [`Pooled::forward_train`] over the real tokens; mask: (..., N) u8, 1 = real. Padding takes no
@@ -156,7 +169,7 @@ impl Pooled {
     ///
     /// Those of [`Pooled::forward_train`], and a mask of another shape or dtype.
     pub fn forward_train_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        self.apply(x, Some(mask), self.training_matrix(x, Some(mask))?)
+        self.apply(x, Some(mask), self.training_map(x, Some(mask))?)
     }
 
     /// Moves the running average towards G of x: (..., N, d), and of whatever has been collected; the
@@ -187,7 +200,7 @@ impl Pooled {
     ///
     /// No tokens; NaN or infinity in x, by position; another number of channels.
     pub fn collect(&self, x: &Tensor) -> Result<()> {
-        self.add(GramSum::of(x, None, self.channels)?)
+        self.add(self.sum(x, None)?)
     }
 
     /// [`Pooled::collect`] of the real tokens; mask: (..., N) u8, 1 = real.
@@ -196,7 +209,7 @@ impl Pooled {
     ///
     /// Those of [`Pooled::collect`], and a mask of another shape or dtype.
     pub fn collect_masked(&self, x: &Tensor, mask: &Tensor) -> Result<()> {
-        self.add(GramSum::of(x, Some(mask), self.channels)?)
+        self.add(self.sum(x, Some(mask))?)
     }
 
     /// Moves the running average once, towards G of all collected tokens; without any it does
@@ -206,15 +219,19 @@ impl Pooled {
     ///
     /// Frozen state. What was collected is then gone.
     pub fn commit(&self) -> Result<()> {
-        match self.lock_collected().take() {
-            Some(sum) => self.running.observe([sum.mean()?], self.config.momentum),
+        let step = std::mem::take(&mut *self.lock_step());
+        match step.collected {
+            Some(Collected::Host(sum)) => self.running.observe([sum.mean()?], self.config.momentum),
+            Some(Collected::Device(sum)) => {
+                self.running.observe_tensors(&[sum.mean()?], sum.tokens(), self.config.momentum)
+            }
             None => Ok(()),
         }
     }
 
     /// Drops what has been collected, as of a step that was broken off.
     pub fn discard(&self) {
-        *self.lock_collected() = None;
+        *self.lock_step() = Step::default();
     }
 
     /// Replaces the running average by G over all tokens of `batches`, each token with equal weight;
@@ -234,7 +251,7 @@ impl Pooled {
         for batch in batches {
             total.add(&GramSum::of(&batch.map_err(Into::into)?, None, self.channels)?);
         }
-        self.running.replace([total.mean()?])
+        self.replace(total.mean()?)
     }
 
     /// Sets the running average to G of tokens that are sums of one row of each of `tables` (V_k, d),
@@ -260,7 +277,7 @@ impl Pooled {
         if tables.is_empty() {
             return Err(Error::NoTokens);
         }
-        self.running.replace([sum])
+        self.replace(sum)
     }
 
     /// M of the running average: (d, d) f64 on the CPU, for folding it into the maps before it.
@@ -312,6 +329,7 @@ impl Pooled {
         &self,
         tensors: impl IntoIterator<Item = (S, Tensor)>,
     ) -> Result<()> {
+        self.discard_map();
         self.running.load(tensors)
     }
 
@@ -362,86 +380,15 @@ impl Pooled {
     }
 
     fn train_collected(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let sum = GramSum::of(x, mask, self.channels)?;
+        let sum = self.sum(x, mask)?;
         let M = match self.config.source {
-            Source::Current if self.config.strength > 0.0 => {
-                Some(self.matrix(&sum.clone().mean()?)?)
-            }
-            _ => self.running_matrix()?,
+            Source::Current if self.config.strength > 0.0 => Some(self.map_of(&sum)?),
+            _ if self.on_device => self.step_map()?,
+            _ => self.running_map()?,
         };
         let y = self.apply(x, mask, M)?;
         self.add(sum)?;
         Ok(y)
-    }
-
-    /// Adds a sum of tokens to those collected.
-    fn add(&self, sum: GramSum) -> Result<()> {
-        if sum.is_empty() {
-            return Err(Error::NoTokens);
-        }
-        match &mut *self.lock_collected() {
-            Some(collected) => collected.add(&sum),
-            none => *none = Some(sum),
-        }
-        Ok(())
-    }
-
-    fn lock_collected(&self) -> MutexGuard<'_, Option<GramSum>> {
-        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn training_matrix(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Option<Arc<Mat<f64>>>> {
-        match self.config.source {
-            _ if self.config.strength == 0.0 => Ok(None),
-            Source::Earlier => self.running_matrix(),
-            Source::Current => {
-                let gram = GramSum::of(x, mask, self.channels)?.mean()?;
-                Ok(Some(self.matrix(&gram)?))
-            }
-        }
-    }
-
-    /// M of the running average, `None` for the identity.
-    fn running_matrix(&self) -> Result<Option<Arc<Mat<f64>>>> {
-        if self.config.strength == 0.0 {
-            return Ok(None);
-        }
-        let Some([gram]) = self.running.averages()? else {
-            return Ok(None);
-        };
-        let lock = || self.folded.lock().unwrap_or_else(PoisonError::into_inner);
-        // The whole Gram matrix is the key: its storage is shared, so no counter of ours could
-        // know of every write.
-        if let Some(folded) = lock().as_ref().filter(|folded| folded.gram == gram) {
-            return Ok(Some(folded.M.clone()));
-        }
-        // Not under the lock, which others would wait for as long as the root takes.
-        let M = self.matrix(&gram)?;
-        *lock() = Some(Folded { gram, M: M.clone() });
-        Ok(Some(M))
-    }
-
-    fn matrix(&self, gram: &[f64]) -> Result<Arc<Mat<f64>>> {
-        let PooledConfig { strength, floor, .. } = self.config;
-        inverse_root_map(GRAM, gram, self.channels, strength, floor)
-    }
-
-    fn apply(&self, x: &Tensor, mask: Option<&Tensor>, M: Option<Arc<Mat<f64>>>) -> Result<Tensor> {
-        check_channels(x, self.channels)?;
-        let Some(M) = M else {
-            // What M would refuse, the identity before the first observation refuses too.
-            if self.config.strength > 0.0 && x.device().is_cpu() {
-                check_finite("x", x, mask)?;
-            }
-            return Ok(x.clone());
-        };
-        if x.device().is_cpu() {
-            let values = product("x", x, mask, &M)?;
-            return attach(x, values, Backward::Product { M, mask: mask.cloned() });
-        }
-        let tokens = flatten(x, self.channels)?;
-        let M = tensor(&M)?.to_dtype(tokens.dtype())?.to_device(x.device())?;
-        restore(&tokens.matmul(&M)?, x, mask)
     }
 }
 
