@@ -38,6 +38,19 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// A tensor lies on another device than what it goes with.
+    #[error("{tensor} is on {found}, {other} on {expected}")]
+    Device {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Where it lies.
+        found: String,
+        /// What it goes with.
+        other: &'static str,
+        /// Where that lies.
+        expected: String,
+    },
+
     /// A token holds NaN or an infinity: no singular value decomposition exists.
     #[error("{tensor} is {value} at batch {batch}, token {token}, channel {channel}")]
     NonFinite {

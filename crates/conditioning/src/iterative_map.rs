@@ -35,6 +35,10 @@ const UNRESOLVED: f64 = 1e-3;
 /// The steps begin a little below the floor, so that what lies below it certainly has a larger weight.
 const MARGIN: f64 = 0.9;
 
+/// The least floor that the iteration is taken for: it lifts what rounding leaves of a direction that G has not, 1e-16 to
+/// 1e-15 sigma_1^2, by 1 / floor^2, and diverges where that comes near 1.
+pub(crate) const LEAST_FLOOR: f64 = 1e-5;
+
 /// M = I + t sigma_1 L of a Gram matrix (d, d) f64; symmetric. For zero it is I.
 ///
 /// sigma_1 is that of a power iteration: at most ln(d) / 16384 too small, relatively, where singular values crowd below
@@ -122,9 +126,11 @@ mod tests {
         };
         let crowded = (0..40).map(|i| 1.0 - 1e-5 * f64::from(i)).collect();
         let low_rank = [spread(9, 0.2), vec![0.0; 13]].concat();
-        for sigma in [vec![3.0], vec![1.0; 8], spread(24, 0.1), spread(33, 1e-6), crowded, low_rank]
+        let large = [spread(100, 0.01), vec![0.0; 100]].concat();
+        for sigma in
+            [vec![3.0], vec![1.0; 8], spread(24, 0.1), spread(33, 1e-6), crowded, low_rank, large]
         {
-            for floor in [1.0, 0.3, 1e-1, 1e-3, 1e-4] {
+            for floor in [1.0, 0.3, 1e-1, 1e-3, 1e-4, LEAST_FLOOR] {
                 let (d, t) = (sigma.len(), 0.7);
                 let gram = gram(&sigma);
                 let want = tensor(&*inverse_root_map("G", &gram, d, t, floor)?)?;

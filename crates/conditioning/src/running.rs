@@ -1,6 +1,6 @@
 //! Running averages whose tensors may belong to someone else.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, DeviceLocation, Tensor, Var};
 
 use crate::{Error, Result};
 
@@ -46,9 +46,8 @@ impl<const K: usize> Running<K> {
             check(name, average, shape)?;
         }
         check(WEIGHT, &weight, &[])?;
-        if averages.iter().any(|average| !average.device().same_device(weight.device())) {
-            let expected = "f64 on the device of the averages";
-            return Err(Error::Dtype { tensor: WEIGHT, found: weight.dtype(), expected });
+        for (name, average) in names.into_iter().zip(&averages) {
+            check_device(name, average, WEIGHT, weight.device())?;
         }
         Ok(Self { names, averages, weight })
     }
@@ -184,6 +183,25 @@ fn check(tensor: &'static str, found: &Tensor, shape: &[usize]) -> Result<()> {
         return Err(Error::Dtype { tensor, found: found.dtype(), expected: "f64" });
     }
     Ok(())
+}
+
+/// That a tensor lies where another does.
+pub(crate) fn check_device(
+    tensor: &'static str,
+    found: &Tensor,
+    other: &'static str,
+    expected: &Device,
+) -> Result<()> {
+    if found.device().same_device(expected) {
+        return Ok(());
+    }
+    let name = |device: &Device| match device.location() {
+        DeviceLocation::Cpu => "the CPU".to_string(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    };
+    let (found, expected) = (name(found.device()), name(expected));
+    Err(Error::Device { tensor, found, other, expected })
 }
 
 /// That a setting is in (0, 1].

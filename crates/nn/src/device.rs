@@ -381,8 +381,7 @@ pub(crate) fn attention_from(
     causal: bool,
     first: usize,
 ) -> Result<Tensor> {
-    let width = qkv.dim(D::Minus1)? / (3 * heads.max(1));
-    if first == 0 && cuda::serves_attention(qkv, width) {
+    if first == 0 && cuda::serves_attention(qkv, heads) {
         return cuda::attention(qkv, heads, causal);
     }
     reference::attention_with(qkv, heads, first, |q, k| {

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use candle_core::Tensor;
 use faer::Mat;
 
-use super::{Folded, GRAM, Pooled, PooledConfig, Source};
+use super::{GRAM, Known, Pooled, PooledConfig, Source};
 use crate::blocks::check_channels;
 use crate::flat::{flatten, restore};
 use crate::gram::{DeviceGram, GramSum};
@@ -13,6 +13,7 @@ use crate::iterative_map::iterative_map;
 use crate::map::{inverse_root_map, tensor};
 use crate::op::{Backward, attach};
 use crate::product::{check_finite, product};
+use crate::running::check_device;
 use crate::{Error, Result};
 
 /// What is known of an optimiser step under way.
@@ -47,6 +48,7 @@ impl Pooled {
             return Err(Error::NoTokens);
         }
         if self.on_device {
+            check_device("x", x, GRAM, self.running.device())?;
             return Ok(Collected::Device(DeviceGram::of(x, mask, self.channels)?));
         }
         let sum = GramSum::of(x, mask, self.channels)?;
@@ -102,23 +104,38 @@ impl Pooled {
 
     /// M of the running average, `None` for the identity.
     pub(super) fn running_map(&self) -> Result<Option<Map>> {
-        if self.on_device && self.config.strength > 0.0 {
-            let [gram] = self.running.tensors()?;
-            return Ok(Some(Map::Device(self.device_matrix(&gram)?)));
+        if !self.on_device || self.config.strength == 0.0 {
+            return Ok(self.running_matrix()?.map(Map::Host));
         }
-        Ok(self.running_matrix()?.map(Map::Host))
+        // Reading the key waits for the device, which evaluations can afford: else each would make M anew.
+        let Some([gram]) = self.running.averages()? else {
+            return Ok(None);
+        };
+        let lock = || self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().as_ref().filter(|known| known.gram == gram) {
+            return Ok(Some(Map::Device(known.M.clone())));
+        }
+        let M = self.device_running_matrix()?;
+        *lock() = Some(Known { gram, M: M.clone() });
+        Ok(Some(Map::Device(M)))
     }
 
-    /// M of the running average on its device, made once for all micro-batches of a step.
+    fn device_running_matrix(&self) -> Result<Tensor> {
+        let [gram] = self.running.tensors()?;
+        self.device_matrix(&gram)
+    }
+
+    /// M of the running average on its device, made once for all micro-batches of a step: nothing waits for the device.
     pub(super) fn step_map(&self) -> Result<Option<Map>> {
+        if self.config.strength == 0.0 {
+            return Ok(None);
+        }
         if let Some(M) = &self.lock_step().M {
             return Ok(Some(Map::Device(M.clone())));
         }
-        let map = self.running_map()?;
-        if let Some(Map::Device(M)) = &map {
-            self.lock_step().M = Some(M.clone());
-        }
-        Ok(map)
+        let M = self.device_running_matrix()?;
+        self.lock_step().M = Some(M.clone());
+        Ok(Some(Map::Device(M)))
     }
 
     /// M of the running average on the host, `None` for the identity.
@@ -137,7 +154,7 @@ impl Pooled {
         }
         // Not under the lock, which others would wait for as long as the root takes.
         let M = self.matrix(&gram)?;
-        *lock() = Some(Folded { gram, M: M.clone() });
+        *lock() = Some(Known { gram, M: M.clone() });
         Ok(Some(M))
     }
 
@@ -237,6 +254,8 @@ mod tests {
                 &device.forward_masked(&x(1, 4)?, &mask)?,
                 &host.forward_masked(&x(1, 4)?, &mask)?,
             )?;
+            let ratio = device.norm_matched_scale()? / host.norm_matched_scale()?;
+            assert!((ratio - 1.0).abs() < TOLERANCE, "{ratio}");
             device.recalibrate([Ok::<_, Error>(x(2, 7)?)])?;
             host.recalibrate([Ok::<_, Error>(x(2, 7)?)])?;
             assert_close(&device.forward_train(&x(1, 4)?)?, &host.forward_train(&x(1, 4)?)?)?;

@@ -4,14 +4,16 @@ mod map;
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use faer::{Mat, MatRef};
 
-use self::map::{Collected, Step};
+use self::map::{Collected, Map, Step};
 use crate::conditioner::checked_strength;
 use crate::gram::GramSum;
+use crate::iterative_map::LEAST_FLOOR;
 use crate::map::tensor;
 use crate::pooled_config::{PooledConfig, Source};
+use crate::power;
 use crate::running::{Running, checked_fraction};
 use crate::{Error, Result};
 
@@ -39,10 +41,11 @@ const GRAM: &str = "running_gram";
 /// | | M | products with M | NaN, overflow |
 /// | --- | --- | --- | --- |
 /// | CPU | from the eigenproblem | f32 for f32 tokens, else f64 | errors |
-/// | CUDA | by matrix products alone, sigma_1 to 4e-4: no step waits for the host | f32, f64 for f64 tokens | pass through |
+/// | CUDA | by matrix products alone, sigma_1 to 4e-4: no step waits for the host. Below a floor of 1e-5 on the CPU | f32, f64 for f64 tokens | pass through |
 /// | Metal, which has no f64 | on the CPU | f32 | pass through |
 ///
-/// [`Pooled::fold`] and [`Pooled::norm_matched_scale`] take the eigenproblem on every device.
+/// [`Pooled::fold`] takes the eigenproblem on every device. Where no step waits for the host, a batch of padding alone is
+/// no error there but no observation.
 ///
 /// *Several batches a step.* With gradient accumulation the running average must stand still within a
 /// step and move once, at its end: [`Pooled::forward_train_collected`] for every micro-batch and
@@ -64,14 +67,16 @@ pub struct Pooled {
     /// Whether M is made on the device of the state.
     on_device: bool,
     step: Mutex<Step>,
-    folded: Mutex<Option<Folded>>,
+    folded: Mutex<Option<Known<Arc<Mat<f64>>>>>,
+    /// The same on the device of the state.
+    resident: Mutex<Option<Known<Tensor>>>,
 }
 
 /// M of the running average, kept until that changes.
 #[derive(Debug)]
-struct Folded {
+struct Known<T> {
     gram: Vec<f64>,
-    M: Arc<Mat<f64>>,
+    M: T,
 }
 
 impl Pooled {
@@ -111,9 +116,9 @@ impl Pooled {
         checked_strength(config.strength)?;
         checked_fraction("momentum", config.momentum)?;
         checked_fraction("floor", config.floor)?;
-        let on_device = !running.device().is_cpu();
-        let (step, folded) = Default::default();
-        Ok(Self { config, channels, running, on_device, step, folded })
+        let on_device = !running.device().is_cpu() && config.floor >= LEAST_FLOOR;
+        let (step, folded, resident) = Default::default();
+        Ok(Self { config, channels, running, on_device, step, folded, resident })
     }
 
     /// The settings.
@@ -304,6 +309,14 @@ impl Pooled {
     ///
     /// No convergence.
     pub fn norm_matched_scale(&self) -> Result<f64> {
+        if let Some(Map::Device(M)) = self.running_map()? {
+            let [gram] = self.running.tensors()?;
+            let trace = |A: Tensor| -> Result<f64> { Ok(A.sum_all()?.to_scalar()?) };
+            // M and G are symmetric.
+            let before = trace((power::identity(self.channels, DType::F64, M.device())? * &gram)?)?;
+            let after = trace((M.matmul(&gram)? * &M)?)?;
+            return Ok(if before == 0.0 { 1.0 } else { (after / before).sqrt() });
+        }
         let (Some(M), Some([gram])) = (self.running_matrix()?, self.running.averages()?) else {
             return Ok(1.0);
         };
@@ -324,7 +337,7 @@ impl Pooled {
     ///
     /// # Errors
     ///
-    /// Frozen state; a missing or unknown name; another shape, dtype or device.
+    /// Frozen state; a missing or unknown name; another shape or dtype.
     pub fn load<S: AsRef<str>>(
         &self,
         tensors: impl IntoIterator<Item = (S, Tensor)>,

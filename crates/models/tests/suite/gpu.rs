@@ -167,12 +167,17 @@ fn pairs(device: &Device) -> Result<(BertInput, Tensor)> {
 
 #[test]
 fn gpu_bert_equals_that_of_the_cpu() -> Result<()> {
-    let config =
+    let plain =
         BertConfig { vocabulary: 11, context: 9, ..BertConfig::preset("bert-4x128").unwrap() };
-    compare(|store, mode| {
-        let (input, labels) = pairs(store.device())?;
-        BertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, mode)
-    })
+    // Padding takes no part in pooled tokens.
+    for method in [Method::None, Method::pooled(0.3)?, Method::pooled_earlier(0.3)?] {
+        let config = BertConfig { conditioning: method.into(), ..plain.clone() };
+        compare(|store, mode| {
+            let (input, labels) = pairs(store.device())?;
+            BertClassifier::new(&config, 2, store.builder())?.loss(&input, &labels, mode)
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -26,7 +26,7 @@ __device__ inline void product(float *d, const unsigned int *a, unsigned int b0,
 
 struct alignas(16) Eight { unsigned int pairs[4]; };
 
-// A tile as it is, and one with rows and columns exchanged; rows are padded so that a warp meets no bank twice.
+// A tile as it is, and one with rows and columns exchanged; rows are padded so that a warp that reads meets no bank twice.
 template <int D> struct alignas(16) Rows { bf16 at[TILE][D + 8]; };
 
 template <int D> struct alignas(16) Columns { bf16 at[D][TILE + 8]; };

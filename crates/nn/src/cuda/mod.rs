@@ -153,16 +153,17 @@ pub(crate) fn softmax(x: &Tensor, scale: f64, queries: Option<usize>) -> Result<
 /// Rows of a tile of [`attention`].
 const TILE: usize = 64;
 
-/// Whether [`attention`] takes packed tokens (B, N, 3C) with heads of this width.
-pub(crate) fn serves_attention(qkv: &Tensor, width: usize) -> bool {
-    let is_taken = qkv.dtype() == DType::BF16 && matches!(width, 32 | 64);
-    is_taken && serves(qkv) && has_tensor_cores(qkv)
+/// Whether [`attention`] takes packed tokens (B, N, 3C) with this many heads.
+pub(crate) fn serves_attention(qkv: &Tensor, heads: usize) -> bool {
+    let width = qkv.dims().last().copied().unwrap_or(0);
+    let is_taken = [32, 64].iter().any(|d| width == 3 * heads * d);
+    is_taken && qkv.dtype() == DType::BF16 && serves(qkv) && has_tensor_cores(qkv)
 }
 
 /// x contiguous, from a place on where eight numbers can be read at once.
 fn aligned(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
-    if x.layout().start_offset() % 8 == 0 { Ok(x) } else { x.copy() }
+    if x.layout().start_offset() % 8 == 0 { Ok(x) } else { x.force_contiguous() }
 }
 
 /// Self-attention of packed queries, keys and values in bf16, (B, N, 3C) to (B, N, C), without its matrix of scores.
