@@ -89,6 +89,9 @@ impl Pooled {
     pub(super) fn training_map(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Option<Map>> {
         match self.config.source {
             _ if self.config.strength == 0.0 => Ok(None),
+            Source::Earlier if self.on_device => {
+                Ok(Some(Map::Device(self.device_running_matrix()?)))
+            }
             Source::Earlier => self.running_map(),
             Source::Current => Ok(Some(self.map_of(&self.sum(x, mask)?)?)),
         }

@@ -41,11 +41,11 @@ const GRAM: &str = "running_gram";
 /// | | M | products with M | NaN, overflow |
 /// | --- | --- | --- | --- |
 /// | CPU | from the eigenproblem | f32 for f32 tokens, else f64 | errors |
-/// | CUDA | by matrix products alone, sigma_1 to 4e-4: no step waits for the host. Below a floor of 1e-5 on the CPU | f32, f64 for f64 tokens | pass through |
+/// | CUDA | by matrix products alone, sigma_1 to 4e-4: the host waits for no training step. With a floor below 1e-5 on the CPU | f32, f64 for f64 tokens | pass through |
 /// | Metal, which has no f64 | on the CPU | f32 | pass through |
 ///
-/// [`Pooled::fold`] takes the eigenproblem on every device. Where no step waits for the host, a batch of padding alone is
-/// no error there but no observation.
+/// [`Pooled::fold`] takes the eigenproblem on every device. On CUDA, with a floor of 1e-5 or more, a batch of padding alone
+/// is no error and no observation, and what others write into the state amid a step counts from the next one on.
 ///
 /// *Several batches a step.* With gradient accumulation the running average must stand still within a
 /// step and move once, at its end: [`Pooled::forward_train_collected`] for every micro-batch and
@@ -203,7 +203,7 @@ impl Pooled {
     ///
     /// # Errors
     ///
-    /// No tokens; NaN or infinity in x, by position; another number of channels.
+    /// No tokens; NaN or infinity in x, by position; another number of channels; tokens elsewhere than state on CUDA.
     pub fn collect(&self, x: &Tensor) -> Result<()> {
         self.add(self.sum(x, None)?)
     }
@@ -309,7 +309,8 @@ impl Pooled {
     ///
     /// No convergence.
     pub fn norm_matched_scale(&self) -> Result<f64> {
-        if let Some(Map::Device(M)) = self.running_map()? {
+        let map = self.running_map()?;
+        if let Some(Map::Device(M)) = map {
             let [gram] = self.running.tensors()?;
             let trace = |A: Tensor| -> Result<f64> { Ok(A.sum_all()?.to_scalar()?) };
             // M and G are symmetric.
@@ -317,7 +318,7 @@ impl Pooled {
             let after = trace((M.matmul(&gram)? * &M)?)?;
             return Ok(if before == 0.0 { 1.0 } else { (after / before).sqrt() });
         }
-        let (Some(M), Some([gram])) = (self.running_matrix()?, self.running.averages()?) else {
+        let (Some(Map::Host(M)), Some([gram])) = (map, self.running.averages()?) else {
             return Ok(1.0);
         };
         let G = MatRef::from_row_major_slice(&gram, self.channels, self.channels);

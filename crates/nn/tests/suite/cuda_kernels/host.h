@@ -76,7 +76,7 @@ static unsigned int __float_as_uint(float x) {
 
 static int min(int a, int b) { return a < b ? a : b; }
 
-// `threads` a multiple of 32. Each kernel has `inputs` inputs; see kernels.cu.
+// `threads` a multiple of 32. Each kernel has `inputs` inputs; see common.cu.
 extern "C" void launch(void *kernel, int inputs, const void *a, const void *b, const void *c, void *out, int rows,
                        int width, const float *n, int blocks, int threads) {
   using One = void (*)(const void *, void *, int, int, float, float, float, float);

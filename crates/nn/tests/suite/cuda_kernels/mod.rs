@@ -91,7 +91,7 @@ fn host(launch: &Launch, inputs: &[(&CpuStorage, usize)], out: &mut CpuStorage) 
     };
     let pointer = |i: usize| inputs.get(i).map_or(std::ptr::null(), |&(x, at)| start(x, at));
     let ([rows, width], [blocks, threads]) = (launch.sizes(), launch.geometry());
-    // SAFETY: `launch` and the kernels are what host.h and kernels.cu declare.
+    // SAFETY: `launch` and the kernels are what host.h and the kernels declare.
     unsafe {
         let entry = library.get::<Entry>(b"launch").unwrap();
         let kernel = library.get::<*mut c_void>(launch.kernel().as_bytes()).unwrap();
