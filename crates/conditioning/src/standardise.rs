@@ -235,7 +235,7 @@ impl Standardise {
     ///
     /// # Errors
     ///
-    /// Frozen state; a missing or unknown name; another shape, dtype or device.
+    /// Frozen state; a missing or unknown name; another shape or dtype.
     pub fn load<S: AsRef<str>>(
         &self,
         tensors: impl IntoIterator<Item = (S, Tensor)>,
