@@ -364,6 +364,10 @@ pub fn padded_attention(
     causal: bool,
     padding: &Padding,
 ) -> Result<Tensor> {
+    padding.check(qkv.dims())?;
+    if cuda::serves_attention(qkv, heads) {
+        return cuda::attention(qkv, heads, causal, Some(padding));
+    }
     let mask = padding.mask(qkv.device())?;
     let keys = mask.unsqueeze(1)?.unsqueeze(1)?; // (B, 1, 1, N)
     let probabilities = |q: &Tensor, k: &Tensor| {
@@ -382,7 +386,7 @@ pub(crate) fn attention_from(
     first: usize,
 ) -> Result<Tensor> {
     if first == 0 && cuda::serves_attention(qkv, heads) {
-        return cuda::attention(qkv, heads, causal);
+        return cuda::attention(qkv, heads, causal, None);
     }
     reference::attention_with(qkv, heads, first, |q, k| {
         if !cuda::serves(q) {

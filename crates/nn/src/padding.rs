@@ -63,6 +63,12 @@ impl Padding {
         Tensor::from_vec(mask, (self.lengths.len(), self.tokens), device)
     }
 
+    /// The lengths (B,) u32.
+    pub(crate) fn lengths_on(&self, device: &Device) -> Result<Tensor> {
+        let lengths = self.lengths.iter().map(|&length| length as u32);
+        Tensor::from_iter(lengths, device)
+    }
+
     /// Refuses tokens (B, N, ...) of another shape.
     pub(crate) fn check(&self, dims: &[usize]) -> Result<()> {
         if dims.get(..2) != Some(&[self.lengths.len(), self.tokens]) {

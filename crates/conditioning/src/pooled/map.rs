@@ -1,11 +1,11 @@
 //! Where pooled conditioning gathers its tokens, makes M and applies it: on the host, or on the device of the tokens.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 use faer::Mat;
 
-use super::{GRAM, Known, Pooled, PooledConfig, Source};
+use super::{GRAM, Pooled, PooledConfig, Source};
 use crate::blocks::check_channels;
 use crate::flat::{flatten, restore};
 use crate::gram::{DeviceGram, GramSum};
@@ -38,6 +38,32 @@ pub(super) enum Map {
     Host(Arc<Mat<f64>>),
     /// (d, d) f64, on the device of the tokens.
     Device(Tensor),
+}
+
+/// M of the running average, kept until that changes.
+#[derive(Debug)]
+pub(super) struct Kept<T>(Mutex<Option<(Vec<f64>, T)>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    /// M of `gram`: the one that is kept, or what `make` gives.
+    fn of(&self, gram: Vec<f64>, make: impl FnOnce(&[f64]) -> Result<T>) -> Result<T> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The whole Gram matrix is the key: its storage is shared, so no counter of ours could
+        // know of every write.
+        if let Some((_, M)) = lock().as_ref().filter(|(known, _)| *known == gram) {
+            return Ok(M.clone());
+        }
+        // Not under the lock, which others would wait for as long as the root takes.
+        let M = make(&gram)?;
+        *lock() = Some((gram, M.clone()));
+        Ok(M)
+    }
 }
 
 impl Pooled {
@@ -107,20 +133,30 @@ impl Pooled {
 
     /// M of the running average, `None` for the identity.
     pub(super) fn running_map(&self) -> Result<Option<Map>> {
-        if !self.on_device || self.config.strength == 0.0 {
+        if !self.on_device {
             return Ok(self.running_matrix()?.map(Map::Host));
         }
         // Reading the key waits for the device, which evaluations can afford: else each would make M anew.
-        let Some([gram]) = self.running.averages()? else {
-            return Ok(None);
+        let Some(gram) = self.running_gram()? else { return Ok(None) };
+        let shape = (self.channels, self.channels);
+        let make = |gram: &[f64]| {
+            self.device_matrix(&Tensor::from_slice(gram, shape, self.running.device())?)
         };
-        let lock = || self.resident.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().as_ref().filter(|known| known.gram == gram) {
-            return Ok(Some(Map::Device(known.M.clone())));
+        Ok(Some(Map::Device(self.resident.of(gram, make)?)))
+    }
+
+    /// M of the running average on the host, `None` for the identity.
+    pub(super) fn running_matrix(&self) -> Result<Option<Arc<Mat<f64>>>> {
+        let Some(gram) = self.running_gram()? else { return Ok(None) };
+        self.folded.of(gram, |gram| self.matrix(gram)).map(Some)
+    }
+
+    /// The running average as it is now, row by row; `None` where M is the identity.
+    fn running_gram(&self) -> Result<Option<Vec<f64>>> {
+        if self.config.strength == 0.0 {
+            return Ok(None);
         }
-        let M = self.device_running_matrix()?;
-        *lock() = Some(Known { gram, M: M.clone() });
-        Ok(Some(Map::Device(M)))
+        Ok(self.running.averages()?.map(|[gram]| gram))
     }
 
     fn device_running_matrix(&self) -> Result<Tensor> {
@@ -139,26 +175,6 @@ impl Pooled {
         let M = self.device_running_matrix()?;
         self.lock_step().M = Some(M.clone());
         Ok(Some(Map::Device(M)))
-    }
-
-    /// M of the running average on the host, `None` for the identity.
-    pub(super) fn running_matrix(&self) -> Result<Option<Arc<Mat<f64>>>> {
-        if self.config.strength == 0.0 {
-            return Ok(None);
-        }
-        let Some([gram]) = self.running.averages()? else {
-            return Ok(None);
-        };
-        let lock = || self.folded.lock().unwrap_or_else(PoisonError::into_inner);
-        // The whole Gram matrix is the key: its storage is shared, so no counter of ours could
-        // know of every write.
-        if let Some(folded) = lock().as_ref().filter(|folded| folded.gram == gram) {
-            return Ok(Some(folded.M.clone()));
-        }
-        // Not under the lock, which others would wait for as long as the root takes.
-        let M = self.matrix(&gram)?;
-        *lock() = Some(Known { gram, M: M.clone() });
-        Ok(Some(M))
     }
 
     fn matrix(&self, gram: &[f64]) -> Result<Arc<Mat<f64>>> {

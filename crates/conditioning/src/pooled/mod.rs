@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Module, Tensor};
 use faer::{Mat, MatRef};
 
-use self::map::{Collected, Map, Step};
+use self::map::{Collected, Kept, Map, Step};
 use crate::conditioner::checked_strength;
 use crate::gram::GramSum;
 use crate::iterative_map::LEAST_FLOOR;
@@ -67,16 +67,9 @@ pub struct Pooled {
     /// Whether M is made on the device of the state.
     on_device: bool,
     step: Mutex<Step>,
-    folded: Mutex<Option<Known<Arc<Mat<f64>>>>>,
+    folded: Kept<Arc<Mat<f64>>>,
     /// The same on the device of the state.
-    resident: Mutex<Option<Known<Tensor>>>,
-}
-
-/// M of the running average, kept until that changes.
-#[derive(Debug)]
-struct Known<T> {
-    gram: Vec<f64>,
-    M: T,
+    resident: Kept<Tensor>,
 }
 
 impl Pooled {

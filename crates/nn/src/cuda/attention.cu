@@ -1,8 +1,9 @@
 // Self-attention of one head a block, tile by tile, so that no matrix of scores is kept: y = softmax(Q K^T / sqrt(D)) V and
 // its gradient, in bf16 with f32 sums, for heads of width D (32 or 64).
 //
-// Packed tokens (n, 3 C) hold queries, keys and values side by side, C = heads D. A block of four warps has a tile of 64
-// rows, each warp 16 of them, and goes through the tiles of the other side in order. Products are those of tensor cores.
+// Packed tokens (n, 3 C) hold queries, keys and values side by side, C = heads D. The first `real` of a sequence are tokens,
+// the others padding, which is not seen and gets zeros. A block of four warps has a tile of 64 rows, each warp 16 of them,
+// and goes through the tiles of the other side in order. Products are those of tensor cores.
 //
 // Source: Dao, "FlashAttention-2", 2023 (arXiv 2307.08691), Algorithms 1 and 2. As nothing is added up by atomics here, the
 // gradient of queries has blocks of its own, which take P and dP again.
@@ -145,34 +146,43 @@ __device__ inline Place place_of(long long block, int n, int heads, bool causal)
 }
 
 // One past the last key that a query sees.
-__device__ inline int seen_by(int query, int n, bool causal) { return causal ? min(n, query + 1) : n; }
+__device__ inline int seen_by(int query, int real, bool causal) { return causal ? min(real, query + 1) : real; }
 
-// y (B, n, C), and behind it, as pairs of bf16, for each sequence, head and query the binary logarithm l of the sum of
-// 2^(score log2(e)), f32.
+// One past the last key that a tile of queries sees: none if all of them are padding.
+__device__ inline int seen_by_tile(int first, int real, bool causal) {
+  return first < real ? seen_by(first + TILE - 1, real, causal) : 0;
+}
+
+// y (B, n, C), and behind it in f32 what the gradient needs: for each sequence, head and token the binary logarithm l of the
+// sum of 2^(score log2(e)), and for each sequence its `real`. lengths: (B), or null without padding.
 template <int D>
-__device__ void attention(const bf16 *qkv, bf16 *out, int n, int c, float scale, bool causal, int heads) {
+__device__ void attention(const bf16 *qkv, const unsigned int *lengths, bf16 *out, int n, int c, float scale, bool causal,
+                          int heads) {
   __shared__ Rows<D> keys;
   __shared__ Columns<D> values;
   Place at = place_of(blockIdx.x, n, heads, causal);
   long long sequences = (long long)gridDim.x / ((n + TILE - 1) / TILE) / heads;
-  float *logarithms = (float *)(out + sequences * n * c) + (at.sequence * heads + at.head) * n;
+  int real = lengths == nullptr ? n : (int)lengths[at.sequence];
+  float *logarithms = (float *)(out + sequences * n * c);
+  if (at.tile == 0 && at.head == 0 && threadIdx.x == 0) logarithms[sequences * heads * n + at.sequence] = (float)real;
+  logarithms += (at.sequence * heads + at.head) * n;
   qkv += at.sequence * n * 3 * c + at.head * D;
   int first = at.tile * TILE, query = first + (int)threadIdx.x / 32 * 16 + lane() / 4, column = lane() % 4 * 2;
   const float unseen = -__uint_as_float(0x7f800000u), binary = scale * 1.44269504f;
   unsigned int q[D / 16][4];
-  rows_of_warp<D>(qkv, 3 * c, first, n, q);
+  rows_of_warp<D>(qkv, 3 * c, first, real, q);
   float y[D / 8][4] = {}, largest[2] = {unseen, unseen}, sum[2] = {0.0f, 0.0f};
-  int end = seen_by(first + TILE - 1, n, causal);
+  int end = seen_by_tile(first, real, causal);
   for (int from = 0; from < end; from += TILE) {
     __syncthreads();
-    load_tile<D>(qkv + c, 3 * c, from, n, &keys, nullptr);
-    load_tile<D>(qkv + 2 * c, 3 * c, from, n, nullptr, &values);
+    load_tile<D>(qkv + c, 3 * c, from, real, &keys, nullptr);
+    load_tile<D>(qkv + 2 * c, 3 * c, from, real, nullptr, &values);
     __syncthreads();
     float s[TILE / 8][4];
     against_rows<D>(s, q, keys);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int seen = seen_by(query + 8 * half, n, causal) - from - column;
+      int seen = seen_by(query + 8 * half, real, causal) - from - column;
       float top = largest[half];
 #pragma unroll
       for (int j = 0; j < TILE / 8; j++) {
@@ -182,7 +192,7 @@ __device__ void attention(const bf16 *qkv, bf16 *out, int n, int c, float scale,
           top = fmaxf(top, s[j][i]);
         }
       }
-      // Every query sees the first key, so that this is a number.
+      // Every query sees the first key, padding too, so that this is a number.
       top = row_max(top);
       float shrink = exp2f(largest[half] - top);
       largest[half] = top;
@@ -203,11 +213,15 @@ __device__ void attention(const bf16 *qkv, bf16 *out, int n, int c, float scale,
     }
     add_product<D>(y, s, values);
   }
-  sum[0] = row_sum(sum[0]);
-  sum[1] = row_sum(sum[1]);
-  write_rows<D>(out + at.sequence * n * c + at.head * D, c, first, n, y, 1.0f / sum[0], 1.0f / sum[1]);
-  if (column == 0 && query < n) logarithms[query] = largest[0] + log2f(sum[0]);
-  if (column == 0 && query + 8 < n) logarithms[query + 8] = largest[1] + log2f(sum[1]);
+  float by[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    bool is_real = query + 8 * half < real;
+    sum[half] = row_sum(sum[half]);
+    by[half] = is_real ? 1.0f / sum[half] : 0.0f;
+    if (column == 0 && is_real) logarithms[query + 8 * half] = largest[half] + log2f(sum[half]);
+  }
+  write_rows<D>(out + at.sequence * n * c + at.head * D, c, first, n, y, by[0], by[1]);
 }
 
 // p = 2^(s binary - l) where the key is seen and 0 where not, and s = p (dp - along): the gradient of the scores.
@@ -219,14 +233,14 @@ __device__ inline void score_gradient(float *p, float *s, float dp, float binary
 // The gradient of the queries of a tile: dQ = scale dS K.
 template <int D>
 __device__ void query_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, const float *logarithms, bf16 *out, int first,
-                               int n, int c, float scale, bool causal, Rows<D> &keys, Columns<D> &turned_keys,
+                               int real, int n, int c, float scale, bool causal, Rows<D> &keys, Columns<D> &turned_keys,
                                Rows<D> &values) {
   int query = first + (int)threadIdx.x / 32 * 16 + lane() / 4, column = lane() % 4 * 2;
   const float binary = scale * 1.44269504f;
   unsigned int q[D / 16][4], dy[D / 16][4], output[D / 16][4];
-  rows_of_warp<D>(qkv, 3 * c, first, n, q);
-  rows_of_warp<D>(g, c, first, n, dy);
-  rows_of_warp<D>(y, c, first, n, output);
+  rows_of_warp<D>(qkv, 3 * c, first, real, q);
+  rows_of_warp<D>(g, c, first, real, dy);
+  rows_of_warp<D>(y, c, first, real, output);
   // along = sum(P dP) = sum(y dy) of each query.
   float along[2] = {0.0f, 0.0f}, l[2];
 #pragma unroll
@@ -239,14 +253,14 @@ __device__ void query_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, co
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     along[half] = row_sum(along[half]);
-    l[half] = query + 8 * half < n ? logarithms[query + 8 * half] : 0.0f;
+    l[half] = query + 8 * half < real ? logarithms[query + 8 * half] : 0.0f;
   }
   float dq[D / 8][4] = {};
-  int end = seen_by(first + TILE - 1, n, causal);
+  int end = seen_by_tile(first, real, causal);
   for (int from = 0; from < end; from += TILE) {
     __syncthreads();
-    load_tile<D>(qkv + c, 3 * c, from, n, &keys, &turned_keys);
-    load_tile<D>(qkv + 2 * c, 3 * c, from, n, &values, nullptr);
+    load_tile<D>(qkv + c, 3 * c, from, real, &keys, &turned_keys);
+    load_tile<D>(qkv + 2 * c, 3 * c, from, real, &values, nullptr);
     __syncthreads();
     float s[TILE / 8][4], dp[TILE / 8][4];
     against_rows<D>(s, q, keys);
@@ -257,7 +271,8 @@ __device__ void query_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, co
       for (int i = 0; i < 4; i++) {
         int of = query + i / 2 * 8, key = from + 8 * j + column + i % 2;
         float p;
-        score_gradient(&p, &s[j][i], dp[j][i], binary, l[i / 2], along[i / 2], of < n && key < seen_by(of, n, causal));
+        bool seen = of < real && key < seen_by(of, real, causal);
+        score_gradient(&p, &s[j][i], dp[j][i], binary, l[i / 2], along[i / 2], seen);
       }
     }
     add_product<D>(dq, s, turned_keys);
@@ -268,22 +283,24 @@ __device__ void query_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, co
 // The gradients of the keys and values of a tile: dK = scale dS^T Q, dV = P^T dy. Rows are keys here and columns queries.
 template <int D>
 __device__ void key_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, const float *logarithms, bf16 *out, int first,
-                             int n, int c, float scale, bool causal, Rows<D> &queries, Columns<D> &turned_queries,
-                             Rows<D> &dy, Columns<D> &turned_dy, float *l, float *along) {
+                             int real, int n, int c, float scale, bool causal, Rows<D> &queries,
+                             Columns<D> &turned_queries, Rows<D> &dy, Columns<D> &turned_dy, float *l, float *along) {
   int key = first + (int)threadIdx.x / 32 * 16 + lane() / 4, column = lane() % 4 * 2;
   const float binary = scale * 1.44269504f;
   unsigned int k[D / 16][4], v[D / 16][4];
-  rows_of_warp<D>(qkv + c, 3 * c, first, n, k);
-  rows_of_warp<D>(qkv + 2 * c, 3 * c, first, n, v);
+  rows_of_warp<D>(qkv + c, 3 * c, first, real, k);
+  rows_of_warp<D>(qkv + 2 * c, 3 * c, first, real, v);
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-  for (int from = causal ? first : 0; from < n; from += TILE) {
+  // No query sees padding.
+  int end = first < real ? real : 0;
+  for (int from = causal ? first : 0; from < end; from += TILE) {
     __syncthreads();
-    load_tile<D>(qkv, 3 * c, from, n, &queries, &turned_queries);
-    load_tile<D>(g, c, from, n, &dy, &turned_dy);
+    load_tile<D>(qkv, 3 * c, from, real, &queries, &turned_queries);
+    load_tile<D>(g, c, from, real, &dy, &turned_dy);
     // Two threads a query, half of its width each.
     int query = from + (int)threadIdx.x / 2;
     float half = 0.0f;
-    if (query < n) {
+    if (query < real) {
       long long start = (long long)query * c + (int)threadIdx.x % 2 * (D / 2);
       for (int i = 0; i < D / 2; i += 2) {
         unsigned int a = pair_at(y + start + i), b = pair_at(g + start + i);
@@ -293,7 +310,7 @@ __device__ void key_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, cons
     half += __shfl_xor_sync(0xffffffffu, half, 1);
     if (threadIdx.x % 2 == 0) {
       along[threadIdx.x / 2] = half;
-      l[threadIdx.x / 2] = query < n ? logarithms[query] : 0.0f;
+      l[threadIdx.x / 2] = query < real ? logarithms[query] : 0.0f;
     }
     __syncthreads();
     float p[TILE / 8][4], s[TILE / 8][4], dp[TILE / 8][4];
@@ -304,7 +321,7 @@ __device__ void key_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g, cons
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int of = 8 * j + column + i % 2;
-        bool seen = from + of < n && key + i / 2 * 8 < seen_by(from + of, n, causal);
+        bool seen = from + of < real && key + i / 2 * 8 < seen_by(from + of, real, causal);
         score_gradient(&p[j][i], &s[j][i], dp[j][i], binary, l[of], along[of], seen);
       }
     }
@@ -327,21 +344,27 @@ __device__ void attention_gradient(const bf16 *qkv, const bf16 *y, const bf16 *g
   // The first keys are seen by the most queries, the last queries see the most keys.
   Place at = place_of(block, n, heads, causal && !of_keys);
   long long sequences = blocks / ((n + TILE - 1) / TILE) / heads;
-  const float *logarithms = (const float *)(y + sequences * n * c) + (at.sequence * heads + at.head) * n;
+  const float *logarithms = (const float *)(y + sequences * n * c);
+  int real = (int)logarithms[sequences * heads * n + at.sequence];
+  logarithms += (at.sequence * heads + at.head) * n;
   long long packed = at.sequence * n * 3 * c + at.head * D, plain = at.sequence * n * c + at.head * D;
   if (of_keys) {
-    key_gradient<D>(qkv + packed, y + plain, g + plain, logarithms, out + packed, at.tile * TILE, n, c, scale, causal,
-                    first_rows, first_columns, second_rows, second_columns, l, along);
+    key_gradient<D>(qkv + packed, y + plain, g + plain, logarithms, out + packed, at.tile * TILE, real, n, c, scale,
+                    causal, first_rows, first_columns, second_rows, second_columns, l, along);
   } else {
-    query_gradient<D>(qkv + packed, y + plain, g + plain, logarithms, out + packed, at.tile * TILE, n, c, scale, causal,
-                      first_rows, first_columns, second_rows);
+    query_gradient<D>(qkv + packed, y + plain, g + plain, logarithms, out + packed, at.tile * TILE, real, n, c, scale,
+                      causal, first_rows, first_columns, second_rows);
   }
 }
 
 #define OF_WIDTH(D)                                                                                                      \
   extern "C" __global__ void attention_##D(const bf16 *qkv, bf16 *out, int n, int c, float scale, float causal,          \
                                            float heads, float) {                                                         \
-    attention<D>(qkv, out, n, c, scale, causal != 0.0f, (int)heads);                                                     \
+    attention<D>(qkv, nullptr, out, n, c, scale, causal != 0.0f, (int)heads);                                            \
+  }                                                                                                                      \
+  extern "C" __global__ void attention_padded_##D(const bf16 *qkv, const unsigned int *lengths, bf16 *out, int n, int c, \
+                                                  float scale, float causal, float heads, float) {                       \
+    attention<D>(qkv, lengths, out, n, c, scale, causal != 0.0f, (int)heads);                                            \
   }                                                                                                                      \
   extern "C" __global__ void attention_gradient_##D(const bf16 *qkv, const bf16 *y, const bf16 *g, bf16 *out, int n,     \
                                                     int c, float scale, float causal, float heads, float) {              \

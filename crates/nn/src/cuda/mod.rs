@@ -5,7 +5,7 @@
 //! | layer norm and RMS norm, forward and backward | a copy forward, a dozen operations backward |
 //! | bias | a copy in bf16, a slow sum backward |
 //! | rows of a table by index, forward and backward | sums backward by one thread a column |
-//! | attention in bf16, heads of 32 or 64, without its matrix of scores, forward and backward | products, softmax, transposes |
+//! | attention in bf16, heads of 32 or 64, padded or not, without its matrix of scores, forward and backward | products, softmax, transposes |
 //! | softmax of scaled and hidden scores, forward and backward | scale, mask, softmax, four operations backward |
 //! | GELU, forward and backward | a dozen operations backward |
 //! | dropout and drop path, the mask drawn in place | masks drawn on the host |
@@ -26,8 +26,8 @@ pub use launch::{Host, Launch, SOURCES, emulate};
 pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
 
-use crate::Gelu;
 use crate::device::sum_rows;
+use crate::{Gelu, Padding};
 
 /// The kernel for the dtype of x.
 fn typed(kernel: &str, x: &Tensor) -> String {
@@ -166,21 +166,29 @@ fn aligned(x: &Tensor) -> Result<Tensor> {
     if x.layout().start_offset() % 8 == 0 { Ok(x) } else { x.force_contiguous() }
 }
 
-/// Self-attention of packed queries, keys and values in bf16, (B, N, 3C) to (B, N, C), without its matrix of scores.
-pub(crate) fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+/// Self-attention of packed queries, keys and values in bf16, (B, N, 3C) to (B, N, C), without its matrix of scores;
+/// padding is not seen and gets zeros.
+pub(crate) fn attention(
+    qkv: &Tensor,
+    heads: usize,
+    causal: bool,
+    padding: Option<&Padding>,
+) -> Result<Tensor> {
     let (batch, n, width) = qkv.dims3()?;
     let (c, d) = (width / 3, width / 3 / heads);
     let qkv = aligned(qkv)?;
     let len = batch * n * c;
+    let lengths = padding.map(|padding| padding.lengths_on(qkv.device())).transpose()?;
+    let form = if lengths.is_some() { "attention_padded" } else { "attention" };
     let launch = Launch {
-        kernel: format!("attention_{d}"),
+        kernel: format!("{form}_{d}"),
         rows: n,
         width: c,
         numbers: [1.0 / (d as f32).sqrt(), f32::from(causal), heads as f32, 0.0],
         blocks: batch * heads * n.div_ceil(TILE),
         threads: 2 * TILE,
-        // Behind y lie the logarithms, f32 (B, H, N).
-        shape: Shape::from(len + 2 * batch * heads * n),
+        // Behind y lies what the gradient needs, in f32: (B, H, N) and (B,).
+        shape: Shape::from(len + 2 * batch * (heads * n + 1)),
         dtype: DType::BF16,
     };
     let of_gradient = Launch {
@@ -189,10 +197,20 @@ pub(crate) fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tens
         shape: qkv.shape().clone(),
         ..launch.clone()
     };
-    let backward = move |[x]: [&Tensor; 1], y: &Tensor, g: &Tensor| {
-        Ok([Some(of_gradient.clone().run(&[&x.detach(), &y.detach(), &aligned(g)?])?)])
+    let gradient = move |x: &Tensor, y: &Tensor, g: &Tensor| {
+        of_gradient.clone().run(&[&x.detach(), &y.detach(), &aligned(g)?]).map(Some)
     };
-    qkv.apply_op1(Op { launch, backward })?.narrow(0, 0, len)?.reshape((batch, n, c))
+    let found = match lengths {
+        None => {
+            let backward = move |[x]: [&Tensor; 1], y: &_, g: &_| Ok([gradient(x, y, g)?]);
+            qkv.apply_op1(Op { launch, backward })?
+        }
+        Some(lengths) => {
+            let backward = move |[x, _]: [&Tensor; 2], y: &_, g: &_| Ok([gradient(x, y, g)?, None]);
+            qkv.apply_op2(&lengths, Op { launch, backward })?
+        }
+    };
+    found.narrow(0, 0, len)?.reshape((batch, n, c))
 }
 
 /// The GELU of x.

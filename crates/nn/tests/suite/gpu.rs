@@ -40,9 +40,9 @@ fn gpu_masks_equal_those_of_the_cpu() -> Result<()> {
 #[test]
 fn gpu_attention_in_tiles_equals_its_definition() -> Result<()> {
     let gpu = Device::new_cuda(0)?;
-    for (sizes, causal) in TILES {
-        let got = packed_attention(&gpu, DType::BF16, sizes, causal)?;
-        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal)?;
+    for case in &TILES {
+        let got = packed_attention(&gpu, DType::BF16, case)?;
+        let want = packed_attention(&Device::Cpu, DType::F64, case)?;
         assert_near(&got, &want, BF16_TOLERANCE)?;
     }
     Ok(())

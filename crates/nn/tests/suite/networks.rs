@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use conditioned_nn::cuda::{AdamWStep, adamw};
 use conditioned_nn::{
     Attention, AveragePool, BatchNorm2d, Conv2d, DepthwiseConv2d, DropPath, Dropout, GatedGelu,
-    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, Precision,
-    RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy, reference,
+    Gelu, HeadNorm, LayerNorm, LayerScale, MergePatches, Mode, NystromAttention, Padding,
+    Precision, RmsNorm, Sequence, Store, embedding, linear, linear_cross_entropy, reference,
 };
 
 use crate::{F32_TOLERANCE, distance, uniform};
@@ -40,19 +40,27 @@ pub(crate) fn assert_near(got: &Found, want: &Found, tolerance: f64) -> Result<(
 /// One rounding to bf16, and what it moves in a few operations after it.
 pub(crate) const BF16_TOLERANCE: f64 = 1.5e-2;
 
-/// Attention of packed tokens [B, N, H, D] in `dtype`: y and the gradient of sum(y w) for fixed w, by what a device has or
-/// by the definition.
-pub(crate) fn packed_attention(
-    device: &Device,
-    dtype: DType,
-    [b, n, h, d]: [usize; 4],
-    causal: bool,
-) -> Result<Found> {
+/// Attention of packed tokens [B, N, H, D], padded where there are lengths.
+pub(crate) struct Packed<'a> {
+    pub(crate) sizes: [usize; 4],
+    pub(crate) causal: bool,
+    pub(crate) lengths: &'a [usize],
+}
+
+/// y and the gradient of sum(y w) for fixed w in `dtype`, by what a device has or, in f64, by the definition.
+pub(crate) fn packed_attention(device: &Device, dtype: DType, case: &Packed<'_>) -> Result<Found> {
+    let Packed { sizes: [b, n, h, d], causal, lengths } = *case;
     // Both sides begin with the same rounded numbers.
     let qkv = (uniform(&[b, n, 3 * h * d], 1)? * 3.0)?.to_dtype(DType::BF16)?.to_dtype(dtype)?;
     let w = uniform(&[b, n, h * d], 77)?.to_dtype(DType::BF16)?.to_dtype(dtype)?;
     let qkv = Var::from_tensor(&qkv.to_device(device)?)?;
     let y = match dtype {
+        _ if !lengths.is_empty() => {
+            let row = |&length: &usize| (0..n).map(move |i| u8::from(i < length));
+            let mask = lengths.iter().flat_map(row).collect();
+            let padding = Padding::of(&Tensor::from_vec(mask, (b, n), &Device::Cpu)?)?;
+            conditioned_nn::device::padded_attention(&qkv, h, causal, &padding)?
+        }
         DType::F64 => reference::attention(&qkv, h, causal)?,
         _ => conditioned_nn::device::attention(&qkv, h, causal)?,
     };
@@ -62,12 +70,14 @@ pub(crate) fn packed_attention(
     Ok(vec![("y".to_string(), host(&y)?), ("gradient".to_string(), gradient)])
 }
 
-/// Sizes that end within a tile of 64 tokens, and causal tiles of which some see nothing of each other.
-pub(crate) const TILES: [([usize; 4], bool); 4] = [
-    ([2, 70, 1, 32], false),
-    ([1, 130, 1, 64], false),
-    ([1, 130, 2, 64], true),
-    ([3, 5, 2, 32], true),
+/// Sizes that end within a tile of 64 tokens, causal tiles of which some see nothing of each other, and tiles of padding.
+pub(crate) const TILES: [Packed<'_>; 6] = [
+    Packed { sizes: [2, 70, 1, 32], causal: false, lengths: &[] },
+    Packed { sizes: [1, 130, 1, 64], causal: false, lengths: &[] },
+    Packed { sizes: [1, 130, 2, 64], causal: true, lengths: &[] },
+    Packed { sizes: [3, 5, 2, 32], causal: true, lengths: &[] },
+    Packed { sizes: [3, 130, 1, 64], causal: false, lengths: &[130, 1, 64] },
+    Packed { sizes: [2, 70, 2, 32], causal: true, lengths: &[65, 30] },
 ];
 
 /// A network of every layer on a device: loss and gradients by name.

@@ -15,8 +15,8 @@ use conditioned_nn::{Gelu, Linear, Precision, device, reference};
 use proptest::prelude::*;
 
 use crate::networks::{
-    BF16_TOLERANCE, FULL, MIXED, MIXED_TOLERANCE, TILES, adamw_is_its_formula, assert_near, images,
-    layers, masks, packed_attention,
+    BF16_TOLERANCE, FULL, MIXED, MIXED_TOLERANCE, Packed, TILES, adamw_is_its_formula, assert_near,
+    images, layers, masks, packed_attention,
 };
 use crate::{F32_TOLERANCE, distance, uniform};
 
@@ -173,10 +173,13 @@ fn norms_agree(rows: usize, c: usize) {
 /// Without its matrix of scores, tile by tile.
 #[test]
 fn attention_in_tiles() -> Result<()> {
-    for (sizes, causal) in TILES {
-        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, sizes, causal))?;
-        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal)?;
+    for case in &TILES {
+        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, case))?;
+        let want = packed_attention(&Device::Cpu, DType::F64, case)?;
         assert_near(&got, &want, BF16_TOLERANCE)?;
+    }
+    for kernel in ["attention_32", "attention_64", "attention_padded_32", "attention_padded_64"] {
+        assert!(LAUNCHED.with_borrow(|launched| launched.contains(kernel)), "no {kernel}");
     }
     Ok(())
 }
@@ -223,10 +226,11 @@ proptest! {
 
     // In tiles of 64 tokens.
     #[test]
-    fn attention_without_scores(n in 1usize..80, h in 1usize..3, causal: bool) {
-        let sizes = [1, n, h, 32];
-        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, sizes, causal)).unwrap();
-        let want = packed_attention(&Device::Cpu, DType::F64, sizes, causal).unwrap();
+    fn attention_without_scores(n in 1usize..80, padding in 0usize..70, h in 1usize..3, causal: bool) {
+        let lengths: &[usize] = if padding == 0 { &[] } else { &[n] };
+        let case = Packed { sizes: [1, n + padding, h, 32], causal, lengths };
+        let got = emulate(host, || packed_attention(&Device::Cpu, DType::BF16, &case)).unwrap();
+        let want = packed_attention(&Device::Cpu, DType::F64, &case).unwrap();
         assert_near(&got, &want, BF16_TOLERANCE).unwrap();
     }
 
