@@ -28,7 +28,7 @@ case " $libraries" in
     ;;
   " ") exec "$program" "$@" ;;
   *)
-    echo "error: $name needs CUDA 13, and this machine lacks $libraries(pip install nvidia-cublas nvidia-curand nvidia-cuda-runtime nvidia-cuda-nvrtc)" >&2
+    echo "error: $name needs CUDA 13, and this machine lacks $libraries(pip install nvidia-cublas nvidia-curand nvidia-cuda-runtime 'nvidia-cuda-nvrtc==13.0.*')" >&2
     exit 1
     ;;
 esac

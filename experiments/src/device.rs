@@ -19,8 +19,12 @@ pub fn open(name: &str, local_rank: usize) -> Result<Device> {
             if !candle_core::utils::cuda_is_available() {
                 bail!("device `{name}`: this binary was built without CUDA; add --features cuda");
             }
-            Device::new_cuda(first + local_rank)
-                .with_context(|| format!("device `{name}` cannot be opened"))
+            let open = || -> candle_core::Result<Device> {
+                let device = Device::new_cuda(first + local_rank)?;
+                conditioned_nn::cuda::keep_memory(&device)?;
+                Ok(device)
+            };
+            open().with_context(|| format!("device `{name}` cannot be opened"))
         }
         ("metal", "0") => {
             if !candle_core::utils::metal_is_available() {

@@ -103,8 +103,9 @@ impl Rows {
     /// Of x: (B, N, d) or (N, d), with rows of padding set to zero, in `dtype`.
     pub(crate) fn new(x: &Tensor, mask: Option<&Tensor>, dtype: DType) -> Result<Self> {
         working_dtype(x)?;
-        let layout = Layout::sequences(x, mask)?;
-        if x.device().is_cpu() {
+        let on_cpu = x.device().is_cpu();
+        let layout = Layout::sequences(x, mask.filter(|_| on_cpu))?;
+        if on_cpu {
             each_block("x", x, &layout, |_| Ok(()))?;
         }
         let x = match mask {

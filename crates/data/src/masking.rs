@@ -28,9 +28,9 @@ impl Masking {
 pub struct MaskedBatch {
     /// Token ids with the hidden ones replaced, (B, T) in u32.
     pub inputs: Tensor,
-    /// Places of the hidden tokens in their window, rising, (B, M) in u32.
+    /// Places of the hidden tokens in their window, rising, (B, M) in u32 on the CPU like `targets`.
     pub positions: Tensor,
-    /// What stood there, (B, M) in u32 on the CPU, where the loss reads it without waiting for a GPU.
+    /// What stood there, (B, M) in u32 on the CPU, where a loss reads it without waiting for a GPU.
     pub targets: Tensor,
 }
 
@@ -147,7 +147,7 @@ impl MaskedWindows {
         let shape = (rows, self.count);
         Ok(MaskedBatch {
             inputs: Tensor::from_vec(inputs, (rows, length), device)?,
-            positions: Tensor::from_vec(positions, shape, device)?,
+            positions: Tensor::from_vec(positions, shape, &Device::Cpu)?,
             targets: Tensor::from_vec(targets, shape, &Device::Cpu)?,
         })
     }

@@ -58,7 +58,7 @@ pub struct SequenceBatch {
     pub positions: Tensor,
     /// 1 for tokens and 0 for what was filled up, (S, N) in u8.
     pub mask: Tensor,
-    /// Classes, (B) in u32.
+    /// Classes, (B) in u32, on the CPU, where a loss reads them without waiting for a GPU.
     pub labels: Tensor,
     /// Places of the rows in the set, B of them.
     pub indices: Vec<usize>,
@@ -194,7 +194,7 @@ impl SequenceLoader {
             ids: Tensor::from_vec(ids, shape, &self.device)?,
             positions: Tensor::from_vec(positions, shape, &self.device)?,
             mask: Tensor::from_vec(mask, shape, &self.device)?,
-            labels: Tensor::from_vec(labels, indices.len(), &self.device)?,
+            labels: Tensor::from_vec(labels, indices.len(), &Device::Cpu)?,
             indices: indices.to_vec(),
         })
     }

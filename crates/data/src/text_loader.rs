@@ -53,7 +53,7 @@ pub struct TextBatch {
     pub types: Tensor,
     /// 1 for tokens of the text and 0 for what was filled up, (B, N) in u8.
     pub mask: Tensor,
-    /// Classes, (B) in u32, or scores, (B) in f32.
+    /// Classes, (B) in u32, or scores, (B) in f32, on the CPU, where a loss reads them without waiting for a GPU.
     pub labels: Tensor,
     /// Places of the texts in the set, B of them.
     pub indices: Vec<usize>,
@@ -198,9 +198,9 @@ impl TextLoader {
         let labels = match self.texts.labels() {
             Labels::Classes(_) => {
                 let classes = labels.map(|label| label as u32).collect();
-                Tensor::from_vec(classes, indices.len(), &self.device)?
+                Tensor::from_vec(classes, indices.len(), &Device::Cpu)?
             }
-            Labels::Score => Tensor::from_vec(labels.collect(), indices.len(), &self.device)?,
+            Labels::Score => Tensor::from_vec(labels.collect(), indices.len(), &Device::Cpu)?,
         };
         Ok(TextBatch { ids, types, mask, labels, indices: indices.to_vec() })
     }

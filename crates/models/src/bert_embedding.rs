@@ -108,6 +108,6 @@ pub(crate) fn rows_at(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
     let rows = positions.iter().enumerate();
     let rows: Vec<u32> =
         rows.flat_map(|(i, row)| row.iter().map(move |p| (i * n) as u32 + p)).collect();
-    let rows = Tensor::from_vec(rows, (b, per_sequence), x.device())?;
+    let rows = Tensor::from_vec(rows, (b, per_sequence), &Device::Cpu)?;
     embedding(&rows, &x.reshape(((), c))?)
 }

@@ -1,6 +1,6 @@
 //! What is put on a [`Bert`]: a classifier of texts, and a head that restores masked words.
 
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{Dropout, LayerNorm, Linear, Mode, cross_entropy, gelu, linear_cross_entropy};
 
@@ -52,7 +52,8 @@ impl BertClassifier {
     /// # Errors
     /// As [`Bert::hidden`].
     pub fn pooled(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        let first = input.ids.narrow(1, 0, 1)?.zeros_like()?;
+        // On the CPU, where places are read without waiting for a GPU.
+        let first = Tensor::zeros((input.ids.dim(0)?, 1), DType::U32, &Device::Cpu)?;
         let hidden = self.bert.hidden_at(input, &first, mode)?.squeeze(1)?;
         self.pooler.forward(&hidden)?.tanh()
     }
@@ -76,7 +77,7 @@ impl BertClassifier {
 }
 
 /// The mean cross-entropy of `labels` (B) of u32 below K for logits (B, K), K at least 2; with K = 1 the
-/// mean squared error of scores in f32.
+/// mean squared error of scores in f32. Labels on the CPU are read without waiting for a GPU.
 ///
 /// # Errors
 /// When the labels are of neither kind.
@@ -84,11 +85,12 @@ pub fn classification_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let outputs = logits.dim(1)?;
     match labels.dtype() {
         DType::U32 if outputs > 1 => {
-            let targets = candle_nn::encoding::one_hot(labels.clone(), outputs, 1f32, 0f32)?;
-            cross_entropy(logits, &targets.to_dtype(logits.dtype())?)
+            let labels = labels.to_device(&Device::Cpu)?;
+            let targets = candle_nn::encoding::one_hot(labels, outputs, 1f32, 0f32)?;
+            cross_entropy(logits, &targets.to_dtype(logits.dtype())?.to_device(logits.device())?)
         }
         DType::F32 | DType::F64 if outputs == 1 => {
-            let scores = labels.to_dtype(logits.dtype())?;
+            let scores = labels.to_dtype(logits.dtype())?.to_device(logits.device())?;
             (logits.squeeze(1)? - scores)?.sqr()?.mean_all()
         }
         found => candle_core::bail!(

@@ -1,6 +1,6 @@
 //! What is put on a [`CrammedBert`]: a classifier of texts, and a head that restores masked words.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{Dropout, Linear, Mode, linear_cross_entropy};
 
@@ -54,7 +54,8 @@ impl CrammedBertClassifier {
     /// # Errors
     /// As [`CrammedBert::hidden`].
     pub fn pooled(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        let first = input.ids.narrow(1, 0, 1)?.zeros_like()?;
+        // On the CPU, where places are read without waiting for a GPU.
+        let first = Tensor::zeros((input.ids.dim(0)?, 1), DType::U32, &Device::Cpu)?;
         let hidden = self.bert.hidden_at(input, &first, mode)?.squeeze(1)?;
         self.pooler.forward(&hidden)?.tanh()
     }

@@ -12,7 +12,7 @@
 
 use std::cell::OnceCell;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{Mode, Padding, Pass, embedding};
 
@@ -208,7 +208,7 @@ impl Stem {
             Way::Plain => Ok(x),
             Way::Keep(cell) => {
                 let ids: Vec<u32> = (0..b).flat_map(tokens).collect();
-                let ids = Tensor::new(ids, x.device())?.unsqueeze(0)?;
+                let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
                 drop(cell.set(embedding(&ids, &flat)?));
                 Ok(x)
             }
@@ -225,13 +225,13 @@ impl Stem {
                     mask.extend((0..longest).map(|k| u8::from(image * longest + k < ids.len())));
                     ids.resize((image + 1) * longest, 0);
                 }
-                let mask = Tensor::from_vec(mask, (b, longest), &candle_core::Device::Cpu)?;
+                let mask = Tensor::from_vec(mask, (b, longest), &Device::Cpu)?;
                 let padding = Padding::of(&mask)?;
-                let ids = Tensor::from_vec(ids, (b, longest), x.device())?;
+                let ids = Tensor::from_vec(ids, (b, longest), &Device::Cpu)?;
                 let pass = Way::Conditioned(pass.padded(Some(&padding)));
                 let y = self.at(place, embedding(&ids, &flat)?, &[], pass)?;
                 let y = Tensor::cat(&[y.reshape((b * longest, c))?, flat], 0)?;
-                embedding(&Tensor::from_vec(back, (b, h, w), x.device())?, &y)
+                embedding(&Tensor::from_vec(back, (b, h, w), &Device::Cpu)?, &y)
             }
         }
     }

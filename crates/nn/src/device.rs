@@ -410,6 +410,15 @@ pub fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
     }
 }
 
+/// The gated GELU; see [`crate::GatedGelu`].
+///
+/// # Errors
+/// When the last dimension is odd or the dtype is not a float.
+pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
+    let halves = x.chunk(2, D::Minus1)?;
+    &halves[0] * gelu(&halves[1], Gelu::Erf)?
+}
+
 /// Mean over labelled rows of -log softmax(x W^T)_label; see [`crate::linear_cross_entropy`].
 ///
 /// # Errors

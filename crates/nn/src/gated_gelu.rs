@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::gelu::{Gelu, gate, slope};
 use crate::kernel::{self, Real};
 use crate::layer::{At, Gradients, Input, Kernel, Wanted};
-use crate::{Mode, Pass, reference, sequence};
+use crate::{Mode, Pass, device, sequence};
 
 /// y = a gelu(b) for x = (a, b), the halves of the last dimension: (..., 2H) -> (..., H).
 ///
@@ -38,7 +38,7 @@ impl Kernel for GatedGelu {
     }
 
     fn on_device(&self, x: &Tensor, _: Pass<'_>) -> Result<Tensor> {
-        reference::gated_gelu(x)
+        device::gated_gelu(x)
     }
 
     fn forward<T: Real>(&self, input: Input<'_, T>) -> Result<Vec<T>> {

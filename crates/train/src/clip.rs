@@ -1,7 +1,7 @@
 //! The global norm of the gradient, and clipping by it.
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
+use candle_core::{CpuStorage, D, DType, Storage, Tensor, Var};
 use conditioned_threads as threads;
 
 use crate::error::{Result, TrainError};
@@ -75,7 +75,9 @@ impl<'a> GradientNorms<'a> {
 /// The sums of squares on a device without a kernel here: one transfer for all, since each waits
 /// for the device.
 fn by_tensors(grads: &[&Tensor]) -> Result<Vec<f64>> {
-    let sum = |grad: &&Tensor| grad.to_dtype(DType::F32)?.sqr()?.sum_all();
+    // candle sums each number of a result on one multiprocessor of a GPU: rows first, which are many.
+    let sum =
+        |grad: &&Tensor| grad.to_dtype(DType::F32)?.sqr()?.unsqueeze(0)?.sum(D::Minus1)?.sum_all();
     let sums = grads.iter().map(sum).collect::<candle_core::Result<Vec<_>>>()?;
     let sums = Tensor::stack(&sums, 0)?.to_vec1::<f32>()?;
     Ok(sums.into_iter().map(f64::from).collect())
@@ -124,8 +126,10 @@ mod tests {
     fn tensor_operations_equal_the_kernel() -> Result<()> {
         let a = Tensor::new(&[[1f32, -2.0], [3.0, 0.5]], &Device::Cpu)?;
         let b = Tensor::new(&[0f32, 4.0], &Device::Cpu)?;
+        let c = Tensor::new(3f32, &Device::Cpu)?;
         // Exact in f32.
-        assert_eq!(by_tensors(&[&a, &b])?, [squared_norm(&a)?, squared_norm(&b)?]);
+        let want = [squared_norm(&a)?, squared_norm(&b)?, squared_norm(&c)?];
+        assert_eq!(by_tensors(&[&a, &b, &c])?, want);
         Ok(())
     }
 }

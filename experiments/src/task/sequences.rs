@@ -9,9 +9,10 @@ use candle_nn::VarBuilder;
 use conditioned_data::{
     SequenceBatch, SequenceData, SequenceLoader, SequenceLoaderConfig, SequenceSet,
 };
+use conditioned_models::bert_heads::classification_loss;
 use conditioned_models::nystromformer::{NystromformerConfig, Sequences};
 use conditioned_models::nystromformer_heads::NystromformerClassifier;
-use conditioned_nn::{Mode, Padding, Store, cross_entropy};
+use conditioned_nn::{Mode, Padding, Store};
 use conditioned_report::statistics::median;
 use conditioned_train::{Batches, Findings, Metrics, Task, TaskError};
 use serde::{Deserialize, Serialize};
@@ -124,9 +125,9 @@ fn score(
         let batch = batch?;
         let logits = model.logits(&input(&batch)?, Mode::Eval)?;
         let labels: Vec<u32> = batch.labels.to_vec1()?;
-        let targets = candle_nn::encoding::one_hot(batch.labels, logits.dim(1)?, 1f32, 0f32)?;
         let count = labels.len() as f64;
-        loss += count * f64::from(cross_entropy(&logits, &targets)?.to_scalar::<f32>()?);
+        let mean = classification_loss(&logits, &batch.labels)?.to_scalar::<f32>()?;
+        loss += count * f64::from(mean);
         let guesses: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         right += guesses.iter().zip(&labels).filter(|(guess, label)| guess == label).count() as f64;
         n += count;

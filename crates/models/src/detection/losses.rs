@@ -53,7 +53,7 @@ pub(super) fn rows_or_none(x: &Tensor, places: &[usize]) -> Result<(Tensor, f64)
         [] => vec![0],
         places => places.iter().map(|&place| place as u32).collect(),
     };
-    let ids = Tensor::new(ids, x.device())?;
+    let ids = Tensor::new(ids, &Device::Cpu)?;
     Ok((embedding(&ids, x)?, if places.is_empty() { 0.0 } else { 1.0 }))
 }
 

@@ -1,6 +1,6 @@
 //! The mask head (He et al. 2017): which pixels of a box are of the object.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{ConvTranspose2d, Layer, Linear, Mode, Relu, Roi, Sequence, embedding};
 
@@ -47,7 +47,7 @@ impl MaskHead {
         let logits = self.layers.forward(&x, mode)?.apply(&self.logits)?.flatten(1, 2)?;
         let (r, cells, k) = logits.dims3()?;
         let own = regions.iter().enumerate().map(|(i, (_, class))| (i * k + class) as u32);
-        let own = Tensor::from_iter(own, logits.device())?;
+        let own = Tensor::from_iter(own, &Device::Cpu)?;
         embedding(&own, &logits.transpose(1, 2)?.reshape((r * k, cells))?)
     }
 

@@ -1,6 +1,6 @@
 //! Features of regions, each from the level of the pyramid that fits its size.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use conditioned_nn::{Roi, embedding, roi_align};
 
 use super::backbone::STRIDES;
@@ -38,6 +38,6 @@ pub(super) fn features(pyramid: &[Tensor], rois: &[Roi], size: usize) -> Result<
     let all = Tensor::cat(&parts, 0)?;
     let (regions, c) = (rois.len(), all.dim(3)?);
     let all = all.reshape((regions, size * size * c))?;
-    let places = Tensor::from_vec(places, regions, all.device())?;
+    let places = Tensor::from_vec(places, regions, &Device::Cpu)?;
     embedding(&places, &all)?.reshape((regions, size, size, c))
 }

@@ -152,7 +152,8 @@ __device__ inline float gelu_slope(float x, bool by_tanh) {
 template <typename T> __device__ void add_bias(const T *x, const T *b, T *y, int rows, int width) {
   long long n = (long long)rows * width, step = (long long)gridDim.x * blockDim.x;
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += step) {
-    y[i] = narrow<T>(wide(x[i]) + wide(b[i % width]));
+    // In 32 bits, which hold every place: division in 64 takes several times as long.
+    y[i] = narrow<T>(wide(x[i]) + wide(b[(unsigned int)i % (unsigned int)width]));
   }
 }
 
@@ -174,7 +175,7 @@ template <typename T> __device__ void gelu_gradient(const T *x, const T *g, T *o
 template <typename T>
 __device__ void masked(const T *x, T *y, int rows, int width, unsigned int least, float scale, unsigned long long key) {
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < rows; i += (long long)gridDim.x * blockDim.x) {
-    unsigned long long z = key + ((unsigned long long)(i / width) + 1) * 0x9e3779b97f4a7c15ull;
+    unsigned long long z = key + ((unsigned long long)((unsigned int)i / (unsigned int)width) + 1) * 0x9e3779b97f4a7c15ull;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     z ^= z >> 31;

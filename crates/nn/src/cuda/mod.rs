@@ -17,11 +17,13 @@
 //! ([`emulate`]); **none of them has run on a GPU yet**.
 
 mod launch;
+mod memory;
 mod op;
 
 use candle_core::{DType, Result, Shape, Tensor, Var};
 
 pub use launch::{Host, Launch, SOURCES, emulate};
+pub use memory::keep_memory;
 
 pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
