@@ -172,15 +172,13 @@ fn read(folder: &Path, store: &Store, classifier: bool) -> Result<Loaded, StoreE
         }
     }
     weights::check_finite(&path, &tensors)?;
-    let has_state = store.buffers().iter().any(|(name, _)| tensors.contains_key(name));
+    let kept = weights::kept_state(store, |name| tensors.contains_key(name))?;
+    tensors.extend(kept);
     for (name, var) in store.tensors() {
         let head = !is_encoder(base(&name)) && !weights::is_state(&name);
-        let keeps = head || (!has_state && weights::is_state(&name));
-        if keeps && !tensors.contains_key(&name) {
+        if head && !tensors.contains_key(&name) {
             tensors.insert(name.clone(), var.as_detached_tensor().copy()?);
-            if head {
-                loaded.fresh.push(name);
-            }
+            loaded.fresh.push(name);
         }
     }
     store.assign(&path, tensors)?;
@@ -226,9 +224,7 @@ pub fn export(
     let prefix = if *head == Head::None { "" } else { PREFIX };
     let vb = store.frozen()?;
     let bert = Bert::new(config, if prefix.is_empty() { vb } else { vb.pp("bert") })?;
-    let parameters = store.parameters().into_iter();
-    let mut tensors: BTreeMap<String, Tensor> =
-        parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    let mut tensors = weights::plain_parameters(store);
     for (name, table) in TABLES.into_iter().zip(bert.folded_tables()?) {
         tensors.insert(format!("{prefix}{name}"), table);
     }

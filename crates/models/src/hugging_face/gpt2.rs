@@ -77,12 +77,8 @@ pub fn read_weights(
         }
     }
     weights::check_finite(&path, &tensors)?;
-    let buffers = store.buffers();
-    if !buffers.iter().any(|(name, _)| tensors.contains_key(name)) {
-        for (name, var) in buffers {
-            tensors.insert(name, var.as_detached_tensor().copy()?);
-        }
-    }
+    let kept = weights::kept_state(store, |name| tensors.contains_key(name))?;
+    tensors.extend(kept);
     store.assign(&path, tensors)?;
     Ok(others.into_keys().collect())
 }
@@ -129,9 +125,7 @@ pub fn export(
     }
     let model = Gpt2::new(config, store.frozen()?)?;
     let (tokens, positions) = model.folded_tables()?;
-    let parameters = store.parameters().into_iter();
-    let mut tensors: BTreeMap<String, Tensor> =
-        parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    let mut tensors = weights::plain_parameters(store);
     tensors.extend(model.folded_weights()?);
     // Tables that stay what they are keep the head tied.
     let tied = config.conditioning.method == Method::None && config.tie_word_embeddings;

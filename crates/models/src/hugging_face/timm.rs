@@ -268,9 +268,7 @@ pub(super) fn folded(
     store: &Store,
 ) -> Result<BTreeMap<String, Tensor>, StoreError> {
     let model = Vit::new(config, store.frozen()?)?;
-    let parameters = store.parameters().into_iter();
-    let mut tensors: BTreeMap<String, Tensor> =
-        parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    let mut tensors = weights::plain_parameters(store);
     tensors.extend(model.folded_weights()?);
     for (name, tensor) in &mut tensors {
         *tensor = match name.as_str() {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle::{Object, PthTensors, Stack, TensorInfo};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
-use conditioned_nn::StoreError;
 use conditioned_nn::store::FIXED_BUFFER;
+use conditioned_nn::{Store, StoreError};
 use serde::Deserialize;
 use zip::ZipArchive;
 
@@ -37,6 +37,26 @@ const KNOWN: [&str; 4] = ["torch", "collections", "numpy", "_codecs"];
 /// Whether a tensor is state of a conditioning rather than a parameter.
 pub(super) fn is_state(name: &str) -> bool {
     name.split('.').any(|part| part == "conditioner" || part == FIXED_BUFFER)
+}
+
+/// The parameters of the plain model in a store: what is left once a conditioning is folded away.
+pub(super) fn plain_parameters(store: &Store) -> BTreeMap<String, Tensor> {
+    let parameters = store.parameters().into_iter().filter(|(name, _)| !is_state(name));
+    parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect()
+}
+
+/// The state of a conditioning that a store keeps: all of it where the folder has none, such as a published one, and
+/// nothing where it has some.
+pub(super) fn kept_state(
+    store: &Store,
+    is_in_folder: impl Fn(&str) -> bool,
+) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let mut state = store.tensors();
+    state.retain(|(name, _)| is_state(name));
+    if state.iter().any(|(name, _)| is_in_folder(name)) {
+        return Ok(BTreeMap::new());
+    }
+    state.into_iter().map(|(name, var)| Ok((name, var.as_detached_tensor().copy()?))).collect()
 }
 
 /// The files that the weights of a folder are read from, in the order of their names.

@@ -39,6 +39,7 @@ mod vit_parity;
 mod xcit_parity;
 
 use candle_core::{DType, Device, Result, Tensor};
+use conditioned_nn::Store;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -51,6 +52,15 @@ pub fn uniform(shape: &[usize], seed: u64) -> Result<Tensor> {
     let n = shape.iter().product();
     let values: Vec<f64> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
     Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// Moves a learned map away from the identity, where there is one.
+pub fn learn_map(store: &Store) {
+    let parameters = store.parameters().into_iter();
+    for (_, map) in parameters.filter(|(name, _)| name.ends_with("conditioner.map.weight")) {
+        let noise = uniform(map.dims(), 5).unwrap().to_dtype(map.dtype()).unwrap();
+        map.set(&(noise * 0.2).unwrap()).unwrap();
+    }
 }
 
 /// The largest |a - b| over max(1, |b|); shapes must agree, NaN counts as infinite.

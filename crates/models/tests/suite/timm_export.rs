@@ -9,7 +9,7 @@ use conditioned_models::vit::{Vit, VitConfig};
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
 
-use super::{distance, uniform};
+use super::{distance, learn_map, uniform};
 
 /// f32 through two blocks; the weights are multiplied out in another order.
 const TOLERANCE: f64 = 1e-5;
@@ -37,6 +37,7 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         pooled(Placement::AfterPosition),
         pooled(Placement::BeforePosition),
         Method::pooled_norm_matched(0.5).unwrap().into(),
+        Method::LearnedMap.into(),
         ConditioningConfig { weights: WeightMethod::Weight, ..Default::default() },
         ConditioningConfig::default(),
     ] {
@@ -45,6 +46,7 @@ fn a_plain_vit_computes_what_the_conditioned_one_did() {
         let model = Vit::new(&config, store.builder()).unwrap();
         // A step of training, so that there are statistics.
         model.forward(&images, Mode::train(0, 0).into()).unwrap();
+        learn_map(&store);
         let wanted = model.forward(&images, Mode::Eval.into()).unwrap();
 
         let folder = tempfile::tempdir().unwrap();

@@ -125,18 +125,18 @@ fn read(
     }
 
     let lacks_head = !found.keys().any(|key| layout.is_head(key));
-    let has_state = store.buffers().iter().any(|(name, _)| found.contains_key(name));
-    let (mut taken, mut tensors, mut missing) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let mut tensors = weights::kept_state(store, |name| found.contains_key(name))?;
+    let (mut taken, mut missing) = (BTreeMap::new(), Vec::new());
     for (name, var) in store.tensors() {
+        if tensors.contains_key(&name) {
+            continue;
+        }
         let keys = layout.keys(&name);
         let is_head = keys.iter().any(|key| layout.is_head(key));
         // A head is there or not: half of one would be completed at random.
-        let may_lack = (is_head && lacks_head) || (!has_state && weights::is_state(&name));
-        if may_lack && !keys.iter().any(|key| found.contains_key(key)) {
+        if is_head && lacks_head {
             tensors.insert(name.clone(), var.as_detached_tensor().copy()?);
-            if is_head {
-                loaded.fresh.push(name);
-            }
+            loaded.fresh.push(name);
             continue;
         }
         let mut wanted = var.dims().to_vec();

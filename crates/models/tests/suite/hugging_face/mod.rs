@@ -18,7 +18,7 @@ use conditioned_models::perplexity::mean_nll;
 use conditioned_nn::store::load_tensors;
 use conditioned_nn::{Mode, Store, StoreError};
 
-use crate::{distance, uniform};
+use crate::{distance, learn_map, uniform};
 
 /// f32 against transformers' f64, relative to the larger of 1 and the value.
 const LOGIT_TOLERANCE: f64 = 2e-5;
@@ -200,6 +200,27 @@ fn state_of_conditioning_is_restored_and_absent_from_published_folders() {
     let store = Store::new(7, DType::F32, &Device::Cpu);
     let error = read_weights(folder.path(), &plain, &store).unwrap_err().to_string();
     assert!(error.contains("unexpected conditioner.running_gram"), "{error}");
+}
+
+#[test]
+fn a_learned_map_starts_from_a_published_folder_and_folds() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = read_config(&fixture("base")).unwrap();
+    let config = Gpt2Config { conditioning: Method::LearnedMap.into(), ..plain };
+    let store = Store::new(7, DType::F32, &Device::Cpu);
+    read_weights(&fixture("base"), &config, &store).unwrap();
+    learn_map(&store);
+    let ids = &expected()["ids"];
+    let ours = logits(&config, &store, ids);
+
+    export(folder.path(), &config, &store, None).unwrap();
+    let (plain, reread) = open(folder.path()).unwrap();
+    let there = relative(&logits(&plain, &reread, ids), &ours);
+    assert!(there < FOLD_TOLERANCE, "{there:e}");
+
+    write(folder.path(), &config, &store, None).unwrap();
+    let (again, reread) = open(folder.path()).unwrap();
+    assert_eq!(distance(&logits(&again, &reread, ids), &ours).unwrap(), 0.0);
 }
 
 /// The models that `check_written.py` loads in transformers, by the names of their folders.
