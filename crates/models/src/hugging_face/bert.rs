@@ -221,7 +221,8 @@ pub fn export(
     if config.conditioning.is_plain() {
         return write(folder, config, head, store);
     }
-    let prefix = if *head == Head::None { "" } else { PREFIX };
+    let has_prefix = store.get(&format!("{PREFIX}{}", TABLES[0])).is_some();
+    let prefix = if has_prefix { PREFIX } else { "" };
     let vb = store.frozen()?;
     let bert = Bert::new(config, if prefix.is_empty() { vb } else { vb.pp("bert") })?;
     let mut tensors = weights::plain_parameters(store);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use conditioned_models::bert::BertInput;
+use conditioned_models::bert::{Bert, BertConfig, BertInput};
 use conditioned_models::bert_heads::{BertClassifier, BertMaskedLm};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
 use conditioned_models::hugging_face::bert::{
@@ -16,7 +16,7 @@ use conditioned_models::hugging_face::bert::{
 use conditioned_nn::store::{load_tensors, save_tensors};
 use conditioned_nn::{Mode, Store};
 
-use crate::distance;
+use crate::{distance, learn_map};
 
 /// f32 against transformers' f64, relative to the larger of 1 and the value.
 const LOGIT_TOLERANCE: f64 = 2e-5;
@@ -186,6 +186,33 @@ fn bert_folders_for_transformers() {
             let d = distance(&run(&store(), &plain, &folder), &ours).unwrap();
             assert!(d < FOLD_TOLERANCE, "{name}: read here, {d:e}");
         }
+    }
+}
+
+/// The encoder lies at `bert.` where this crate builds it, and at the root where a user does.
+#[test]
+fn an_encoder_alone_folds_wherever_it_lies() {
+    for prefix in ["bert", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = read_config(&fixture("base")).unwrap();
+        config.conditioning = Method::LearnedMap.into();
+        let hidden = |config: &BertConfig, store: &Store, folder: Option<&Path>| {
+            let vb = store.builder();
+            let vb = if prefix.is_empty() { vb } else { vb.pp(prefix) };
+            let bert = Bert::new(config, vb).unwrap();
+            match folder {
+                Some(folder) => drop(read_weights(folder, store).unwrap()),
+                None => learn_map(store),
+            }
+            bert.hidden(&BertInput::new(input().ids).unwrap(), Mode::Eval).unwrap()
+        };
+        let first = store();
+        let ours = hidden(&config, &first, None);
+        export(folder.path(), &config, &Head::None, &first).unwrap();
+        let plain = read_config(folder.path()).unwrap();
+        assert!(plain.conditioning.is_plain());
+        let d = distance(&hidden(&plain, &store(), Some(folder.path())), &ours).unwrap();
+        assert!(d < FOLD_TOLERANCE, "{prefix:?}: {d:e}");
     }
 }
 
