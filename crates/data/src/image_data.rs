@@ -133,7 +133,7 @@ impl ImageData {
         }
     }
 
-    /// The images of a source, read once to name and hash them.
+    /// The images of a source, read once to name and hash them, and the headers of image files before that.
     ///
     /// # Errors
     /// When they cannot be read or are too few, a file is no image, or the path is not UTF-8.

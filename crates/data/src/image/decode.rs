@@ -1,6 +1,6 @@
 //! Image files as RGB, upright: JPEG, PNG and WebP, told apart by content and not by name.
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Read};
 
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
@@ -13,6 +13,9 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// Pixels from which Pillow takes an image for a decompression bomb and refuses it.
 pub(crate) const MOST_PIXELS: u64 = 178_956_970;
+
+/// Bytes in which most files have their header; a large preview or colour profile may stand in front of it.
+const HEADER: u64 = 64 << 10;
 
 /// Markers of a JPEG before its pixels, of which a progressive one has several, and at its end. A thumbnail has
 /// its own, in front of both.
@@ -33,6 +36,20 @@ pub(crate) fn check_header(bytes: &[u8]) -> Result<[u32; 2]> {
     };
     check_size(width, height)?;
     Ok([height, width])
+}
+
+/// [`check_header`] of a file, of which no more is read than its beginning where that will do.
+///
+/// # Errors
+/// When it cannot be read; inside, those of [`check_header`].
+pub(crate) fn read_header(mut file: impl Read) -> io::Result<Result<[u32; 2]>> {
+    let mut bytes = Vec::new();
+    file.by_ref().take(HEADER).read_to_end(&mut bytes)?;
+    if let Ok(size) = check_header(&bytes) {
+        return Ok(Ok(size));
+    }
+    file.read_to_end(&mut bytes)?;
+    Ok(check_header(&bytes))
 }
 
 /// Decodes a file: three channels of 8 bits, turned upright by its EXIF data.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::decode::{check_header, decode};
+use super::decode::{check_header, decode, read_header};
 use super::preprocessing::Preprocessing;
 use crate::{Error, Result};
 
@@ -160,16 +160,24 @@ impl ImageFiles {
         }
     }
 
+    /// Height and width of an image by its header, or why it has none.
+    fn header(&self, index: usize) -> Result<std::result::Result<[u32; 2], String>> {
+        if let Some(contents) = &self.contents {
+            return Ok(check_header(&contents[index]));
+        }
+        let path = self.full_path(&self.files[index]);
+        fs::File::open(&path).and_then(read_header).map_err(Error::io(&path))
+    }
+
     /// The files that are no images, by their headers, or, `whole`, by decoding all of them.
     ///
     /// # Errors
     /// When a file cannot be read.
     pub(crate) fn broken(&self, whole: bool) -> Result<Vec<Broken>> {
         let check = |index: usize| {
-            let bytes = self.content(index)?;
             let size = match whole {
-                true => decode(&bytes).map(|image| [image.height(), image.width()]),
-                false => check_header(&bytes),
+                true => decode(&self.content(index)?).map(|image| [image.height(), image.width()]),
+                false => self.header(index)?,
             };
             let found = size.and_then(|size| self.preprocessing.target(size));
             Ok(found.err().map(|problem| Broken { file: self.files[index].clone(), problem }))

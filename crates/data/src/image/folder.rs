@@ -1,10 +1,11 @@
 //! [`ImageFolder`]: trees with a folder of images for each class, or the same in parquet files.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::files::ImageFiles;
 use super::preprocessing::Preprocessing;
@@ -16,6 +17,9 @@ use crate::{Error, Result};
 pub(super) const TRAIN: &str = "train";
 pub(super) const TUNE: [&str; 3] = ["val", "valid", "validation"];
 pub(super) const TEST: &str = "test";
+
+/// All of them.
+const KNOWN: [&str; 5] = [TRAIN, TUNE[0], TUNE[1], TUNE[2], TEST];
 
 /// Other names that parts of a data set have: no class is called so.
 const PARTS: [&str; 10] =
@@ -79,7 +83,7 @@ impl ImageFolder {
             None => folder.to_path_buf(),
         };
         let mut passed_over = 0;
-        let classes = list(&root, &mut passed_over)?;
+        let classes = list(&root, &[], &mut passed_over)?;
         let is_part = |name: &&String| PARTS.iter().any(|part| name.eq_ignore_ascii_case(part));
         if root == folder
             && let Some(name) = classes.keys().find(is_part)
@@ -90,10 +94,8 @@ impl ImageFolder {
             )));
         }
         if root != folder {
-            let known = |name: &str| name == TRAIN || name == TEST || TUNE.contains(&name);
-            let beside = list(folder, &mut 0)?.into_iter();
-            let mut unknown = beside.filter(|(name, files)| !known(name) && !files.is_empty());
-            if let Some((name, _)) = unknown.next() {
+            let beside = list(folder, &KNOWN, &mut 0)?;
+            if let Some((name, _)) = beside.iter().find(|(_, files)| !files.is_empty()) {
                 return Err(fail(format!(
                     "the folder {name:?} with images stands beside `{TRAIN}`: call it `val` or `{TEST}` if it is to \
                      report on, or take it away; if `{TRAIN}` is a class, give it another name"
@@ -135,7 +137,7 @@ impl ImageFolder {
                 let known = names.join(", ");
                 fail(format!("class {class:?} of {part} is none of {TRAIN}, which has {known}"))
             };
-            let files = set(&root, list(&root, &mut passed_over)?).map_err(unknown)?;
+            let files = set(&root, list(&root, &[], &mut passed_over)?).map_err(unknown)?;
             match files.is_empty() {
                 true => Err(fail(format!("{part} has no images: put some there, or take it away"))),
                 false => Ok(Some(files)),
@@ -158,12 +160,23 @@ fn name(folder: &Path) -> String {
     folder.ancestors().find_map(of_hub).unwrap_or_else(|| set_name(folder))
 }
 
-/// The images of each class, as paths in `root`, sorted. Counts files of other suffixes.
-fn list(root: &Path, passed_over: &mut usize) -> Result<BTreeMap<String, Vec<PathBuf>>> {
+/// The images of each class, as paths in `root`, sorted, without the folders `left_out`, which are not entered. Counts
+/// files of other suffixes.
+fn list(
+    root: &Path,
+    left_out: &[&str],
+    passed_over: &mut usize,
+) -> Result<BTreeMap<String, Vec<PathBuf>>> {
     let mut classes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
-    let visible = |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".");
-    for entry in walk.filter_entry(|entry| entry.depth() == 0 || visible(entry.file_name())) {
+    let visible = |name: &OsStr| !name.as_encoded_bytes().starts_with(b".");
+    let is_left_out = |name: &OsStr| left_out.iter().any(|left_out| name == *left_out);
+    let enters = |entry: &DirEntry| match entry.depth() {
+        0 => true,
+        1 => visible(entry.file_name()) && !is_left_out(entry.file_name()),
+        _ => visible(entry.file_name()),
+    };
+    for entry in walk.filter_entry(enters) {
         let entry = entry.map_err(|e| {
             let path = e.path().unwrap_or(root).to_path_buf();
             Error::Io { path, reason: e.into() }

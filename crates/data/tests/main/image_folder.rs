@@ -173,6 +173,21 @@ fn files_that_are_no_images_are_named_or_left_out_and_counted() {
     }
 }
 
+/// What stands in the folders of the parts is listed with them, and not once more to find others beside them.
+#[cfg(unix)]
+#[test]
+fn parts_are_not_entered_to_find_strays() {
+    let root = TempDir::new().unwrap();
+    tree(&root.path().join("train"), &["a", "b"], 4);
+    tree(&root.path().join("val"), &["a", "b"], 2);
+    // A second name of `val`, which is not read: following it would never end.
+    let unread = root.path().join("validation");
+    fs::create_dir(&unread).unwrap();
+    std::os::unix::fs::symlink(&unread, unread.join("again")).unwrap();
+    let folder = ImageFolder::read(root.path(), &Preprocessing::imagenet(8)).unwrap();
+    assert_eq!((folder.train.len(), folder.test.unwrap().len()), (8, 4));
+}
+
 #[test]
 fn a_changed_tree_is_refused() {
     let root = TempDir::new().unwrap();
