@@ -1,4 +1,5 @@
-//! Folders of the MNIST family: MNIST, Fashion-MNIST, KMNIST, EMNIST.
+//! Folders of the MNIST family: MNIST, Fashion-MNIST, KMNIST. EMNIST is another: its files have other names, and lie
+//! transposed.
 //!
 //! IDX, big-endian: the magic number (`0x00000803` for images, `0x00000801` for labels), one 32-bit
 //! size for each axis (N, H, W or N), then one byte for each entry, the last axis fastest. Y. LeCun,
@@ -11,6 +12,11 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::{Error, Images, Result};
+
+/// What a file holds, and its axes, both as in its name.
+type Kind = (&'static str, usize);
+const IMAGES: Kind = ("images", 3);
+const LABELS: Kind = ("labels", 1);
 
 const IMAGES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
@@ -29,11 +35,12 @@ pub struct IdxFolder {
 }
 
 impl IdxFolder {
-    /// Whether a folder has a file of the MNIST family, by the names of its files.
+    /// Whether a folder has one of the files that [`read`](Self::read) reads, by its name.
     pub fn is_in(folder: &Path) -> bool {
-        let is_idx = |name: &str| name.contains("-idx") || name.contains(".idx");
-        let entries = fs::read_dir(folder).into_iter().flatten();
-        entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_idx))
+        let files =
+            ["train", "t10k"].into_iter().flat_map(|prefix| [(prefix, IMAGES), (prefix, LABELS)]);
+        let mut names = files.flat_map(|(prefix, kind)| names(prefix, kind));
+        names.any(|name| folder.join(name).is_file())
     }
 
     /// Reads the four files of a folder; the set takes the folder's name.
@@ -74,8 +81,8 @@ fn check_folder(folder: &Path) -> Result<()> {
 
 fn read_part(folder: &Path, prefix: &str, part: &str, classes: usize) -> Result<Images> {
     let (images, labels) = (format!("{part} images"), format!("{part} labels"));
-    let images_path = find(folder, prefix, "images", 3, &images)?;
-    let labels_path = find(folder, prefix, "labels", 1, &labels)?;
+    let images_path = find(folder, prefix, IMAGES, &images)?;
+    let labels_path = find(folder, prefix, LABELS, &labels)?;
     let ([n, height, width], pixels) = read_file(&images_path, IMAGES_MAGIC, &images)?;
     let ([m], labels) = read_file(&labels_path, LABELS_MAGIC, &labels)?;
     if n != m {
@@ -94,13 +101,18 @@ pub(crate) fn set_name(folder: &Path) -> String {
     full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn find(folder: &Path, prefix: &str, kind: &str, axes: usize, what: &str) -> Result<PathBuf> {
-    let names = [
+/// The names that a file may have.
+fn names(prefix: &str, (kind, axes): Kind) -> [String; 4] {
+    [
         format!("{prefix}-{kind}-idx{axes}-ubyte"),
         format!("{prefix}-{kind}-idx{axes}-ubyte.gz"),
         format!("{prefix}-{kind}.idx{axes}-ubyte"),
         format!("{prefix}-{kind}.idx{axes}-ubyte.gz"),
-    ];
+    ]
+}
+
+fn find(folder: &Path, prefix: &str, kind: Kind, what: &str) -> Result<PathBuf> {
+    let names = names(prefix, kind);
     let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| Error::Missing {
         folder: folder.into(),

@@ -13,7 +13,7 @@ use crate::{
     hold_out, split,
 };
 
-/// Classes of the MNIST family.
+/// Classes of MNIST, Fashion-MNIST and KMNIST.
 const IDX_CLASSES: usize = 10;
 
 /// Seed of every split: all who read the same data get the same images.
@@ -27,7 +27,7 @@ const TEST: f64 = 0.2;
 pub enum ImageSource {
     /// The embedded UCI digits.
     Digits,
-    /// A folder: the IDX files of the MNIST family, the binary files of CIFAR, or a folder of images for each
+    /// A folder: the IDX files of MNIST, Fashion-MNIST or KMNIST, the binary files of CIFAR, or a folder of images for each
     /// class or parquet files of the Hugging Face hub ([`ImageFolder`]).
     Folder {
         /// The folder.
@@ -279,7 +279,7 @@ struct Packed {
     classes: Vec<String>,
 }
 
-/// The images of CIFAR or of the MNIST family, if they are in a folder.
+/// The images of CIFAR, or of MNIST, Fashion-MNIST or KMNIST, if they are in a folder.
 fn packed(folder: &Path) -> Result<Option<Packed>> {
     if CifarFolder::is_in(folder) {
         let CifarFolder { train, test, names: classes } = CifarFolder::read(folder)?;

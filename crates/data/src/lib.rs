@@ -4,7 +4,7 @@
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST and its family), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class, or in parquet files), [`Images::new`] |
+//! | read images | [`digits()`] (embedded), [`IdxFolder::read`] (MNIST, Fashion-MNIST, KMNIST), [`CifarFolder::read`], [`ImageFolder::read`] (JPEG, PNG and WebP files, a folder for each class, or in parquet files), [`Images::new`] |
 //! | draw them | [`Pathfinder`] (Long Range Arena) |
 //! | prepare images of any size | [`Preprocessing`] |
 //! | choose training, tuning and test images | [`split()`], [`hold_out`] |

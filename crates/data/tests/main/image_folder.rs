@@ -86,6 +86,18 @@ fn val_beside_test_is_the_tuning_slice_and_a_plain_tree_is_split() {
 }
 
 #[test]
+fn a_file_named_like_an_index_makes_no_mnist() {
+    let root = TempDir::new().unwrap();
+    tree(root.path(), &["a", "b"], 10);
+    fs::write(root.path().join("train.idx"), "offsets").unwrap();
+    fs::write(root.path().join("my-idx-of-files.txt"), "a list").unwrap();
+    assert_eq!(read(root.path()).unwrap().classes, ["a", "b"]);
+    // One file of its own is enough to say which others are missing.
+    fs::write(root.path().join("t10k-labels.idx1-ubyte.gz"), "").unwrap();
+    assert!(read(root.path()).unwrap_err().contains("train-images-idx3-ubyte"));
+}
+
+#[test]
 fn trees_that_are_none_say_so() {
     let root = TempDir::new().unwrap();
     let at = |name: &str| root.path().join(name);
