@@ -114,7 +114,7 @@ impl MaskRcnn {
 
         let boxes: Vec<&[Corners]> = targets.iter().map(|target| &*target.boxes).collect();
         let [anchor_class, anchor_box] =
-            scored.losses(&boxes, self.config.anchor_samples, |image| {
+            scored.losses(&boxes, &sizes, self.config.anchor_samples, |image| {
                 stream(mode, image, Draw::Anchors)
             })?;
 
