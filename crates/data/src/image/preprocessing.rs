@@ -207,6 +207,14 @@ impl Preprocessing {
             );
             return Err(Error::config("preprocessing", value, expected));
         }
+        let Self { mean, std, .. } = self;
+        if let Some(mean) = mean.iter().find(|mean| !mean.is_finite()) {
+            return Err(Error::config("preprocessing.mean", mean, "expected finite numbers"));
+        }
+        if let Some(std) = std.iter().find(|std| !(**std > 0.0 && std.is_finite())) {
+            let expected = "expected finite numbers above 0: pixels are divided by it";
+            return Err(Error::config("preprocessing.std", std, expected));
+        }
         Ok(())
     }
 

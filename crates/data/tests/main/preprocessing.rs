@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use conditioned_data::{Interpolation, Preprocessing, Resize};
+use conditioned_data::{ImageFolder, Interpolation, Preprocessing, Resize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -120,6 +120,20 @@ fn what_is_not_done_here_is_named() {
         fields[key] = value;
         let error = timm(root.path(), &fields).unwrap_err();
         assert!(error.contains("config.json") && error.contains(key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_mean_or_deviation_that_makes_no_numbers_is_named() {
+    let root = TempDir::new().unwrap();
+    let good = Preprocessing::imagenet(8);
+    for (wrong, key) in [
+        (Preprocessing { mean: [0.5, f32::NAN, 0.5], ..good.clone() }, "preprocessing.mean"),
+        (Preprocessing { std: [0.5, 0.0, 0.5], ..good.clone() }, "preprocessing.std"),
+        (Preprocessing { std: [f32::INFINITY; 3], ..good }, "preprocessing.std"),
+    ] {
+        let error = ImageFolder::read(root.path(), &wrong).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
     }
 }
 
