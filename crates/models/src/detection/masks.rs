@@ -18,8 +18,14 @@ pub struct Mask {
 }
 
 impl Mask {
+    /// Its pixels as an image of one channel, (1, H, W, 1).
+    fn image(&self) -> Result<Tensor> {
+        let pixels: Vec<f64> = self.pixels.iter().map(|&pixel| f64::from(pixel)).collect();
+        Tensor::from_vec(pixels, (1, self.height, self.width, 1), &Device::Cpu)
+    }
+
     /// Probabilities in a grid of `side` x `side` over a box, pasted into an image: pixels of at least 1/2 by bilinear
-    /// interpolation, with nothing outside the box (mmdetection's `_do_paste_mask`).
+    /// interpolation, with nothing outside the box, nor where the grid is too short (mmdetection's `_do_paste_mask`).
     pub fn pasted(
         probabilities: &[f32],
         side: usize,
@@ -31,10 +37,9 @@ impl Mask {
         };
         let cell = |row: f64, column: f64| {
             let inside = |at: f64| (0.0..side as f64).contains(&at);
-            match inside(row) && inside(column) {
-                true => f64::from(probabilities[row as usize * side + column as usize]),
-                false => 0.0,
-            }
+            let place = row as usize * side + column as usize;
+            let probability = probabilities.get(place).filter(|_| inside(row) && inside(column));
+            probability.map_or(0.0, |&probability| f64::from(probability))
         };
         let value = |y: f64, x: f64| {
             let ((top, left), (b, a)) = ((y.floor(), x.floor()), (y - y.floor(), x - x.floor()));
@@ -62,13 +67,53 @@ impl Mask {
 /// Masks of one image inside boxes, each a mask by its place and a box, as grids of `side` x `side`: 1 where at least half
 /// of a cell is of the object, else 0. By RoIAlign, as mmdetection makes its targets.
 pub(super) fn cropped(masks: &[Mask], boxes: &[(usize, Corners)], side: usize) -> Result<Vec<f64>> {
-    let Some(Mask { height, width, .. }) = masks.first().filter(|_| !boxes.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let pixels = masks.iter().flat_map(|mask| &mask.pixels);
-    let pixels: Vec<f64> = pixels.map(|&pixel| f64::from(u8::from(pixel))).collect();
-    let masks = Tensor::from_vec(pixels, (masks.len(), *height, *width, 1), &Device::Cpu)?;
-    let rois = boxes.iter().map(|&(image, corners)| Roi { image, corners });
-    let shares = host(&roi_align(&masks, &rois.collect::<Vec<_>>(), side, 1.0, 0)?)?;
-    Ok(shares.into_iter().map(|share| f64::from(u8::from(share >= 0.5))).collect())
+    let cells = side * side;
+    let mut grids = vec![0.0; boxes.len() * cells];
+    for (i, mask) in masks.iter().enumerate() {
+        let mine: Vec<usize> = (0..boxes.len()).filter(|&place| boxes[place].0 == i).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let rois: Vec<Roi> =
+            mine.iter().map(|&place| Roi { image: 0, corners: boxes[place].1 }).collect();
+        // One mask at a time: as numbers each is eight times as large as it is.
+        let shares = host(&roi_align(&mask.image()?, &rois, side, 1.0, 0)?)?;
+        for (&place, shares) in mine.iter().zip(shares.chunks(cells)) {
+            let grid = &mut grids[place * cells..][..cells];
+            grid.iter_mut().zip(shares).for_each(|(cell, &share)| *cell = f64::from(share >= 0.5));
+        }
+    }
+    Ok(grids)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn each_box_is_filled_from_its_own_mask_and_no_other_is_looked_at() {
+        let mask = |columns: std::ops::Range<usize>| Mask {
+            height: 4,
+            width: 4,
+            pixels: (0..16).map(|i| columns.contains(&(i % 4))).collect(),
+        };
+        let unused = Mask { height: 100, width: 100, pixels: Vec::new() };
+        let masks = [mask(0..2), unused, mask(2..4)];
+        let whole = [0.0, 0.0, 4.0, 4.0];
+        let grids = cropped(&masks, &[(2, whole), (0, whole), (2, whole)], 2).unwrap();
+        let (left, right) = ([1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]);
+        assert_eq!(grids, [right, left, right].concat());
+        assert!(cropped(&masks, &[], 2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn where_a_grid_is_too_short_there_is_nothing() {
+        let pasted = Mask::pasted(&[1.0; 2], 2, [0.0, 0.0, 4.0, 4.0], [4, 4]);
+        assert_eq!(pasted.pixels[..8], [true; 8]);
+        assert_eq!(pasted.pixels[12..], [false; 4]);
+        let none = Mask::pasted(&[], 2, [0.0, 0.0, 4.0, 4.0], [4, 4]);
+        assert_eq!(none.pixels, [false; 16]);
+    }
 }
