@@ -33,7 +33,8 @@ pub struct CocoSet {
     json: PathBuf,
     folder: PathBuf,
     categories: Arc<[Category]>,
-    images: Vec<CocoImage>,
+    /// Shared with subsets: the annotations of COCO fill gigabytes.
+    images: Vec<Arc<CocoImage>>,
     broken: usize,
 }
 
@@ -109,7 +110,7 @@ impl CocoSet {
             json: json.into(),
             folder: folder.into(),
             categories: categories.into(),
-            images,
+            images: images.into_iter().map(Arc::new).collect(),
             broken: 0,
         };
         if skip_broken {
@@ -158,7 +159,7 @@ impl CocoSet {
     }
 
     /// The images, in the order of their ids.
-    pub fn images(&self) -> &[CocoImage] {
+    pub fn images(&self) -> &[Arc<CocoImage>] {
         &self.images
     }
 
@@ -195,7 +196,7 @@ impl CocoSet {
         Ok(pixels)
     }
 
-    /// The images at `indices`, in that order; an index may come more than once.
+    /// The images at `indices`, in that order; an index may come more than once. They are shared and not copied.
     ///
     /// # Errors
     /// When an index is past the end.
@@ -246,7 +247,7 @@ impl CocoSet {
     }
 
     fn hash_with(&self, file: impl Fn(&Path) -> Result<blake3::Hash> + Sync) -> Result<String> {
-        let hash = |image: &CocoImage| -> Result<blake3::Hash> {
+        let hash = |image: &Arc<CocoImage>| -> Result<blake3::Hash> {
             let mut hasher = blake3::Hasher::new();
             hasher.update(file(&self.folder.join(&image.file))?.as_bytes());
             for number in [image.id, image.height as u64, image.width as u64] {
@@ -290,7 +291,7 @@ impl Examples for CocoSet {
 
     fn example(&self, index: usize) -> Result<Example> {
         let pixels = self.pixels(index)?;
-        let CocoImage { id, height, width, instances, .. } = &self.images[index];
+        let CocoImage { id, height, width, instances, .. } = &*self.images[index];
         Ok(Example {
             id: *id,
             height: *height,

@@ -85,6 +85,7 @@ fn images_and_objects_are_those_of_the_file() {
         (some.len(), &some.images()[0], &some.images()[1]),
         (3, &set.images()[2], &set.images()[0])
     );
+    assert!(std::sync::Arc::ptr_eq(&some.images()[1], &set.images()[0]), "copied");
     assert!(matches!(set.subset(&[3]), Err(Error::Images { .. })));
 }
 
