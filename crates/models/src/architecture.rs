@@ -154,7 +154,8 @@ pub trait Architecture: Serialize + DeserializeOwned + Clone + PartialEq + Debug
     }
 
     /// Multiply-accumulates of one forward pass, matrix products only, of one image or of one sequence of
-    /// `tokens` tokens; models of images do not read `tokens`.
+    /// `tokens` tokens; models of images do not read `tokens`. Of a configuration that
+    /// [`validate`](Architecture::validate) refuses it means nothing.
     fn macs(&self, tokens: usize) -> usize;
 
     /// The model over `vb`, an encoder without head, at the names of its reference implementation.

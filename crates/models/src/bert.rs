@@ -1,4 +1,4 @@
-//! BERT, the bidirectional encoder, and its heads.
+//! BERT, the bidirectional encoder.
 //!
 //! ```text
 //! E   = W[ids] + P + T[types]                          (B, N, C)

@@ -140,6 +140,9 @@ impl Architecture for DavitConfig {
     }
 
     fn macs(&self, _: usize) -> usize {
+        if self.validate().is_err() {
+            return 0;
+        }
         let pyramid = self.pyramid();
         let taps = (2 * self.patch_size - 1).pow(2);
         let first = (self.image_size / self.patch_size).pow(2);

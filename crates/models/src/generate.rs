@@ -1,4 +1,4 @@
-//! Text from a GPT-2, one token after the other, and what a text costs it.
+//! Text from a GPT-2, one token after the other.
 
 use candle_core::{DType, Device, Result, Tensor};
 use conditioned_nn::Mode;

@@ -150,6 +150,9 @@ impl Architecture for SwinConfig {
     }
 
     fn macs(&self, _: usize) -> usize {
+        if self.validate().is_err() {
+            return 0;
+        }
         let pyramid = self.pyramid();
         let mut side = self.image_size / self.patch_size;
         let mut macs = side.pow(2) * self.width * self.channels * self.patch_size.pow(2);

@@ -77,9 +77,9 @@ fn is_eps_of_timm(eps: &f64) -> bool {
 }
 
 impl VitConfig {
-    /// Patches per image.
+    /// Patches per image; none where `patch_size` is 0, which [`validate`](Architecture::validate) refuses.
     pub fn patches(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
+        self.image_size.checked_div(self.patch_size).unwrap_or(0).pow(2)
     }
 
     /// Whether the conditioning folds into parameters: into patch embedding, class token and position table one

@@ -75,7 +75,7 @@ pub struct XcitConfig {
 impl XcitConfig {
     /// Channels between the convolutions of the stem, those of the image first.
     fn stem_widths(&self) -> Vec<usize> {
-        let convolutions = self.patch_size.ilog2();
+        let convolutions = self.patch_size.checked_ilog2().unwrap_or(0);
         let inner = (0..convolutions).rev().map(|i| self.width >> i);
         std::iter::once(self.channels).chain(inner).collect()
     }
@@ -178,13 +178,14 @@ impl Architecture for XcitConfig {
 
     fn macs(&self, _: usize) -> usize {
         let (c, r) = (self.width, self.mlp_ratio);
-        let n = (self.image_size / self.patch_size).pow(2);
+        let n = self.image_size.checked_div(self.patch_size).unwrap_or(0).pow(2);
+        let d = c.checked_div(self.heads).unwrap_or(0);
         let widths = self.stem_widths();
         let convolution = |(i, pair): (usize, &[usize])| {
             9 * pair[0] * pair[1] * (self.image_size >> (i + 1)).pow(2)
         };
         let stem: usize = widths.windows(2).enumerate().map(convolution).sum();
-        let block = (4 + 2 * r) * n * c * c + 2 * n * c * (c / self.heads) + 18 * n * c;
+        let block = (4 + 2 * r) * n * c * c + 2 * n * c * d + 18 * n * c;
         let class = 2 * (n + 1) * c * c + 2 * c * c + 2 * (n + 1) * c + 2 * r * c * c;
         let positions = 2 * FEATURES * n * c;
         stem + positions + self.depth * block + self.class_depth * class + c * self.classes

@@ -3,7 +3,10 @@
 use candle_conditioning::condition_number;
 use candle_core::{DType, Device, Result, Tensor};
 use conditioned_models::conditioning::{ConditioningConfig, Method, Placement};
+use conditioned_models::davit::DavitConfig;
+use conditioned_models::swin::SwinConfig;
 use conditioned_models::vit::{Vit, VitConfig};
+use conditioned_models::xcit::XcitConfig;
 use conditioned_models::{Architecture, Model};
 use conditioned_nn::{Mode, Store};
 
@@ -18,6 +21,20 @@ fn published_sizes() -> Result<()> {
     assert_eq!(count("vit_small_patch16_224")?, 22_050_664);
     assert_eq!(count("deit_tiny_patch16_224")?, 5_717_416);
     Ok(())
+}
+
+#[test]
+fn sizes_of_what_cannot_be_are_no_panic() {
+    let vit = VitConfig { patch_size: 0, ..VitConfig::preset("vit-8").unwrap() };
+    assert_eq!((vit.patches(), vit.tokens()), (0, 1));
+    vit.macs(0);
+    let xcit = XcitConfig::preset("xcit-8-tiny").unwrap();
+    XcitConfig { patch_size: 0, heads: 0, ..xcit }.macs(0);
+    let davit = DavitConfig::preset("davit-28").unwrap();
+    assert_eq!(DavitConfig { patch_size: 0, ..davit.clone() }.macs(0), 0);
+    assert_eq!(DavitConfig { heads: vec![], ..davit }.macs(0), 0);
+    let swin = SwinConfig::preset("swin-28").unwrap();
+    assert_eq!(SwinConfig { patch_size: 0, ..swin }.macs(0), 0);
 }
 
 #[test]
