@@ -117,10 +117,7 @@ impl Fields {
         other: &str,
         value: f64,
     ) -> Result<(), StoreError> {
-        let found = match self.get(key) {
-            None | Some(Value::Null) => value,
-            Some(_) => self.real(key, value)?,
-        };
+        let found = self.real(key, value)?;
         if found != value {
             tracing::warn!(
                 "{}: `{key}` is {found} and `{other}` {value}; this {} has one dropout, and where it trains \
@@ -189,9 +186,10 @@ impl Fields {
         }
     }
 
+    /// The number under a key, or `absent` where there is none.
     pub(super) fn real(&self, key: &str, absent: f64) -> Result<f64, StoreError> {
         match self.get(key) {
-            None => Ok(absent),
+            None | Some(Value::Null) => Ok(absent),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, "a number")),
         }
     }

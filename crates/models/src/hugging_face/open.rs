@@ -15,7 +15,8 @@ use crate::network::Network;
 /// must be empty; [`Architecture::build`](crate::Architecture::build) makes a model over them.
 ///
 /// `model_type` of transformers decides (`bert`, `gpt2`, `vit`, `deit`, and this project's own), else the
-/// `architecture` of timm (ViT, DeiT, Swin, XCiT, DaViT).
+/// `architecture` of timm (ViT, DeiT, Swin, XCiT, DaViT), else, in old files of BERT and GPT-2, the first of
+/// `architectures`.
 ///
 /// # Errors
 /// When configuration or weights are missing, damaged, of another model than these, or do not fit each other.
@@ -23,6 +24,13 @@ pub fn open(folder: &Path, store: &Store) -> Result<Network, StoreError> {
     let file = Fields::read(folder.join(CONFIG), "folder")?;
     let text = |key: &str| file.get(key).and_then(Value::as_str).unwrap_or_default();
     let (model_type, architecture) = (text("model_type"), text("architecture"));
+    let classes = file.get("architectures").and_then(|list| list.get(0)?.as_str());
+    let model_type = match (model_type, classes) {
+        // As the readers of both take old files.
+        ("", Some(class)) if architecture.is_empty() && class.starts_with("GPT2") => "gpt2",
+        ("", Some(class)) if architecture.is_empty() && class.starts_with("Bert") => "bert",
+        _ => model_type,
+    };
     match model_type.strip_prefix("conditioned-").unwrap_or(model_type) {
         "gpt2" => {
             let config = gpt2::read_config(folder)?;
@@ -40,7 +48,8 @@ pub fn open(folder: &Path, store: &Store) -> Result<Network, StoreError> {
         "" if !architecture.is_empty() => read_vit(folder, store),
         _ => Err(file.wrong(
             "model_type",
-            "\"bert\", \"gpt2\", \"vit\" or \"deit\", or an `architecture` of timm: ViT, DeiT, Swin, XCiT or DaViT",
+            "\"bert\", \"gpt2\", \"vit\" or \"deit\", or an `architecture` of timm: ViT, DeiT, Swin, XCiT or DaViT; \
+             where it is missing, add it",
         )),
     }
 }

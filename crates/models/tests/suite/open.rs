@@ -1,6 +1,7 @@
 //! Folders of any family by one function.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 use conditioned_models::hugging_face::open;
@@ -67,4 +68,28 @@ fn a_swin_of_timm_is_read_to_the_bit() {
     let error =
         open(folder.path(), &Store::new(5, DType::F32, &Device::Cpu)).unwrap_err().to_string();
     assert!(error.contains("head.fc"), "{error}");
+}
+
+/// Files of BERT and GPT-2 from before there was a `model_type` say it in `architectures`.
+#[test]
+fn an_old_folder_is_told_by_its_architecture() {
+    let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite");
+    for (fixture, family) in
+        [("hugging_face/fixture/base", "gpt2"), ("hugging_face_bert/fixture/classifier", "bert")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (suite.join(fixture), folder.path());
+        std::fs::copy(from.join("model.safetensors"), to.join("model.safetensors")).unwrap();
+        let text = std::fs::read(from.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(config["model_type"], family);
+        let store = || Store::new(5, DType::F32, &Device::Cpu);
+        config.as_object_mut().unwrap().remove("model_type");
+        std::fs::write(to.join("config.json"), config.to_string()).unwrap();
+        assert_eq!(open(to, &store()).unwrap().family().name, family);
+        config.as_object_mut().unwrap().remove("architectures");
+        std::fs::write(to.join("config.json"), config.to_string()).unwrap();
+        let error = open(to, &store()).unwrap_err().to_string();
+        assert!(error.contains("where it is missing, add it"), "{error}");
+    }
 }

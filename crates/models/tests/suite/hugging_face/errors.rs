@@ -92,8 +92,11 @@ fn a_configuration_that_cannot_be_is_named() {
         let value = fields.remove(own).unwrap();
         fields.insert(name.to_string(), value);
     }
+    // Null is as good as absent.
+    fields.insert("resid_pdrop".to_string(), Value::Null);
     std::fs::write(&path, common.to_string()).unwrap();
-    assert_eq!(read_config(folder.path()).unwrap().width, 8);
+    let read = read_config(folder.path()).unwrap();
+    assert_eq!((read.width, read.dropout), (8, 0.1));
     // Sizes that no weights beside the file can have are found before a model of them is made.
     for (key, value) in
         [("n_layer", 1_000_000_000u64), ("n_embd", 1 << 20), ("vocab_size", 1 << 29)]
