@@ -273,17 +273,23 @@ pub fn kappa(head: &str, which: &'static str) -> Column {
         // A median over seeds would hide a run; the mean shows it.
         let number = |side: &str| {
             let metric = format!("kappa_{which}_{side}");
-            let all: Option<Vec<f64>> = row.runs.iter().map(|run| run.metric(&metric)).collect();
-            match all.and_then(|all| Sample::of(&all)) {
-                Some(sample) if sample.mean < 9.95 => format!("{:.1}", sample.mean),
-                Some(sample) if sample.mean > 1e5 => format!("{:.0e}", sample.mean),
-                Some(sample) => format!("{:.0}", sample.mean),
-                None => "∞".to_string(),
+            let recorded = row.runs.iter().filter_map(|run| run.metrics.get(&metric).copied());
+            // A number that is not finite is recorded as null.
+            let kappas: Vec<f64> = recorded.map(|kappa| kappa.unwrap_or(f64::INFINITY)).collect();
+            match Sample::of(&kappas).map(|sample| sample.mean) {
+                None => DASH.to_string(),
+                Some(mean) if !mean.is_finite() => "∞".to_string(),
+                Some(mean) if mean < 9.95 => format!("{mean:.1}"),
+                Some(mean) if mean > 1e5 => format!("{mean:.0e}"),
+                Some(mean) => format!("{mean:.0}"),
             }
         };
         match row.arm.method.changes_tokens() {
             false => number("plain"),
-            true => format!("{} → {}", number("plain"), number("conditioned")),
+            true => match (number("plain"), number("conditioned")) {
+                (plain, conditioned) if plain == DASH && conditioned == DASH => plain,
+                (plain, conditioned) => format!("{plain} → {conditioned}"),
+            },
         }
     })
 }
@@ -342,4 +348,34 @@ pub struct Published {
 pub fn published(text: &str) -> Result<Vec<Published>> {
     let lines = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect::<Vec<_>>();
     lines.into_iter().collect::<std::result::Result<_, _>>().context("paper.csv")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::parse;
+
+    #[test]
+    fn kappa_is_infinite_where_null_was_recorded_and_absent_where_nothing_was() {
+        let csv = include_str!("../table1_imagenet/results/short/results.csv");
+        let mut run = parse(csv).unwrap().swap_remove(0);
+        run.metrics.retain(|name, _| !name.starts_with("kappa"));
+        let shown = |arm, run: &Finished| {
+            (kappa("", "sequence").show)(&RowView {
+                label: String::new(),
+                block: Block::Published,
+                budget: Budget::Steps,
+                arm,
+                runs: vec![run],
+                baseline: Vec::new(),
+                timing: None,
+                paper: BTreeMap::new(),
+            })
+        };
+        assert_eq!([Arm::BASELINE, Arm::POOLED].map(|arm| shown(arm, &run)), [DASH, DASH]);
+        run.metrics.insert("kappa_sequence_plain".to_string(), None);
+        run.metrics.insert("kappa_sequence_conditioned".to_string(), Some(20.0));
+        let both = [Arm::BASELINE, Arm::POOLED].map(|arm| shown(arm, &run));
+        assert_eq!(both, ["∞", "∞ → 20"]);
+    }
 }
