@@ -107,6 +107,13 @@ fn require_share_for_each(folder: &Folder, processes: usize) -> Result<()> {
 fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> {
     let config = folder.config()?;
     let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
+    // From here on no other command can claim it.
+    let _lock = (collective.rank() == 0).then(|| folder.lock()).transpose()?;
+    collective.wait()?;
+    // Another command may have trained it since it was planned.
+    if finished(folder, &config)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let code = match collective.rank() {
         0 => lead(folder, &config, &run, collective)?,
         _ => follow(&config, &run, collective)?,
@@ -116,6 +123,16 @@ fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> 
     Ok(code)
 }
 
+/// Whether the run of a folder, which is locked, is complete.
+fn finished(folder: &Folder, config: &RunConfig) -> Result<bool> {
+    folder.check_claim(config)?;
+    let finished = folder.summary()?.is_some();
+    if finished {
+        tracing::info!("another command has finished this run, and it is kept");
+    }
+    Ok(finished)
+}
+
 /// Trains as the first process, which alone writes results and is stopped by its standard input.
 fn lead(
     folder: &Folder,
@@ -123,9 +140,6 @@ fn lead(
     run: &Run,
     collective: &dyn Collective,
 ) -> Result<ExitCode> {
-    let _lock = folder.lock()?;
-    // From here on no other command can claim it.
-    folder.check_claim(config)?;
     folder.enter()?;
     let mut reporter = Reporter::default();
     let mut progress = |p: conditioned_train::Progress| {

@@ -46,6 +46,9 @@ fn a_finished_run_without_its_record_is_named() {
     TABLE1.success(&run);
     let folder = Path::new(&out).join("vit/baseline-published/seed100");
     std::fs::remove_file(folder.join("metrics.jsonl")).unwrap();
+    // A worker that comes after another command has finished the run lets it be.
+    TABLE1.work(&folder, "1");
+    assert!(!folder.join("metrics.jsonl").exists());
     let error = TABLE1.failure(&["report", "--out", &out]);
     assert!(error.contains("the record of this finished run is gone; restore it"), "{error}");
     // Another configuration does not take its place.
