@@ -72,7 +72,7 @@ pub struct Options<T: Table> {
     /// cpu, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Runs side by side, one thread each. Default: the number of cores.
+    /// Runs side by side, one thread each. Default: the number of cores; one on a GPU.
     #[arg(long, value_parser = positive)]
     pub threads: Option<usize>,
     /// Starts every run by this launcher of MPI, as in --launch "mpirun -n 4": its processes train one model together,

@@ -136,7 +136,7 @@ impl<T: Table> Plan<T> {
             purpose,
             rates_alone: purpose == Purpose::Search && options.tuned.is_some(),
             out: options.out.clone().unwrap_or_else(|| format!("runs/{}{suffix}", T::NAME).into()),
-            workers: Workers::new(options.threads, options.launch.clone()),
+            workers: Workers::new(options.threads, options.launch.clone(), &options.device),
             shard: options.shard.unwrap_or(Shard::WHOLE),
             preset: Rc::new(preset),
         };

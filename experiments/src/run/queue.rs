@@ -33,11 +33,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// As many runs side by side as there are cores unless told otherwise; of launched ones one.
-    pub fn new(side_by_side: Option<usize>, launcher: Option<Launcher>) -> Self {
-        let default = || match launcher {
-            Some(_) => 1,
-            None => std::thread::available_parallelism().map_or(1, Into::into),
+    /// As many runs side by side as there are cores unless told otherwise; one of launched ones, and one on a GPU,
+    /// whose memory several would have to share.
+    pub fn new(side_by_side: Option<usize>, launcher: Option<Launcher>, device: &str) -> Self {
+        let default = || match (&launcher, device) {
+            (None, "cpu") => std::thread::available_parallelism().map_or(1, Into::into),
+            _ => 1,
         };
         Self { side_by_side: side_by_side.unwrap_or_else(default).max(1), launcher }
     }
@@ -284,6 +285,15 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_has_one_run_at_a_time_unless_told_otherwise() {
+        let side_by_side = |threads, device| Workers::new(threads, None, device).side_by_side;
+        let cores = std::thread::available_parallelism().map_or(1, Into::into);
+        assert_eq!(side_by_side(None, "cpu"), cores);
+        assert_eq!((side_by_side(None, "cuda:0"), side_by_side(None, "metal")), (1, 1));
+        assert_eq!((side_by_side(Some(3), "cuda:0"), side_by_side(Some(5), "cpu")), (3, 5));
+    }
 
     #[test]
     fn launched_processes_have_one_error() {
