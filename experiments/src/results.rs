@@ -309,23 +309,53 @@ struct Setup {
 /// What the runs of one table, or of one search, must share.
 #[derive(Default)]
 pub struct Together {
+    /// Table and preset of the first.
+    first: Option<([String; 2], PathBuf)>,
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
-    arms: BTreeMap<(String, Arm, String, Budget, Option<String>), Setup>,
+    arms: BTreeMap<(String, Arm, String, Budget, Option<String>), (Setup, PathBuf)>,
+}
+
+/// Checks that `runs` belong to the finished ones below `out`, so that nothing is trained that no table could show.
+///
+/// # Errors
+/// Names two runs that do not belong together.
+pub fn check_beside(out: &Path, runs: &[RunConfig]) -> Result<()> {
+    let Some(first) = runs.first() else { return Ok(()) };
+    let mut together = Together::default();
+    for folder in folder::find(out)? {
+        let config = folder.config()?;
+        // A table does not read the runs of a search, nor a search those of a table.
+        let beside = config.cell.is_search() == first.cell.is_search();
+        if beside && folder.summary()?.is_some() {
+            together.check(folder.path(), &config)?;
+        }
+    }
+    runs.iter().try_for_each(|run| together.check(&run.folder(out), run))
 }
 
 impl Together {
     /// Adds a run in the folder `at`.
     ///
     /// # Errors
-    /// When it does not belong to those before: another recipe, or another setting of its arm.
+    /// When it does not belong to those before: another preset or recipe, or another setting of its arm.
     pub fn check(&mut self, at: &Path, config: &RunConfig) -> Result<()> {
+        let of = [config.table.clone(), config.preset.clone()];
+        let (first, first_at) = self.first.get_or_insert_with(|| (of.clone(), at.to_path_buf()));
+        ensure!(
+            *first == of,
+            "{} and {}: runs of {} and of {} do not belong in one table; give each its own --out",
+            first_at.display(),
+            at.display(),
+            first.join(", preset "),
+            of.join(", preset ")
+        );
         let common = config.common();
         let key = (config.cell.row.clone(), config.stage.clone(), config.cell.budget);
         let (first, first_at) =
             self.common.entry(key).or_insert_with(|| (common.clone(), at.to_path_buf()));
         ensure!(
             *first == common,
-            "{} and {}: runs of different recipes do not belong in one table; separate them",
+            "{} and {}: runs of different recipes do not belong in one table; give each its own --out",
             first_at.display(),
             at.display()
         );
@@ -339,10 +369,13 @@ impl Together {
         let Cell { row, arm, start, budget, .. } = &config.cell;
         // A setting may have its own, and so may a budget (it decides how long a ramp is) and a stage.
         let key = (row.clone(), *arm, start.to_string(), *budget, config.stage.clone());
+        let (first, first_at) =
+            self.arms.entry(key).or_insert_with(|| (own.clone(), at.to_path_buf()));
         ensure!(
-            *self.arms.entry(key).or_insert_with(|| own.clone()) == own,
-            "{}: another learning rate, embedding table, strength, placement or optimiser than other seeds of {arm} \
-             have; they do not belong in one table; separate them",
+            *first == own,
+            "{} and {}: another learning rate, embedding table, strength, placement or optimiser for other seeds of \
+             {arm}; they do not belong in one table; give each its own --out",
+            first_at.display(),
             at.display()
         );
         Ok(())

@@ -16,6 +16,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use tracing::{Span, info, info_span};
 
 use crate::cell::RunConfig;
+use crate::results::check_beside;
 use crate::run::folder::Folder;
 use crate::run::log;
 use crate::run::worker::{INTERRUPTED, Progress};
@@ -70,8 +71,8 @@ impl FromStr for Launcher {
 /// failure no run is begun.
 ///
 /// # Errors
-/// When a folder holds another run, before anything is written; the first failure, with what the worker
-/// said; or that the command was interrupted.
+/// When a folder holds another run, or `out` runs that do not belong to these, before anything is written; the first
+/// failure, with what the worker said; or that the command was interrupted.
 pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBool) -> Result<()> {
     std::fs::create_dir_all(out)
         .with_context(|| format!("--out {}: cannot be created", out.display()))?;
@@ -79,6 +80,7 @@ pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBoo
     for run in runs {
         folder(run).check(run)?;
     }
+    check_beside(out, runs)?;
     let mut pending = VecDeque::new();
     for run in runs {
         folder(run).claim(run)?;

@@ -27,15 +27,36 @@ fn another_strength_is_another_table() {
 }
 
 #[test]
-fn seeds_at_other_rates_are_another_table() {
+fn runs_that_no_table_could_show_together_are_refused_before_they_are_trained() {
     let root = tempfile::tempdir().unwrap();
     let out = at(&root, "out");
-    let own = ["--preset", "smoke", "--models", "vit", "--arms", "baseline", "--seeds", "2"];
-    for (shard, rate) in [("0/2", "learning_rate=1e-3"), ("1/2", "learning_rate=5e-2")] {
-        TABLE1.success(&[&own[..], &["--set", rate, "--shard", shard, "--out", &out]].concat());
+    let run = |preset, model, more: &[&'static str]| {
+        let own = ["run", "--preset", preset, "--models", model, "--seeds", "2", "--out", &out];
+        own.iter().chain(more).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let of_shard = ["--arms", "baseline", "--set", "learning_rate=1e-3", "--shard", "0/2"];
+    let first = run("smoke", "vit", &of_shard);
+    TABLE1.success(&first.iter().map(String::as_str).collect::<Vec<_>>());
+    for (expected, refused) in [
+        (
+            "another learning rate",
+            run(
+                "smoke",
+                "vit",
+                &["--arms", "baseline", "--set", "learning_rate=5e-2", "--shard", "1/2"],
+            ),
+        ),
+        (
+            "runs of different recipes",
+            run("smoke", "vit", &["--arms", "muon", "--set", "epochs=7"]),
+        ),
+        ("preset smoke and of table1-imagenet, preset short", run("short", "swin", &[])),
+    ] {
+        let error = TABLE1.failure(&refused.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(error.contains(expected) && error.contains("give each its own --out"), "{error}");
     }
-    let error = TABLE1.failure(&["report", "--out", &out]);
-    assert!(error.contains("another learning rate"), "{error}");
+    let trained = experiments::run::folder::find(Path::new(&out)).unwrap();
+    assert_eq!(trained.len(), 1, "{trained:?}");
 }
 
 #[test]
