@@ -3,6 +3,9 @@
 //! It begins with the settings of a [`Grid`](crate::settings::Grid), goes on to the neighbours of the best until
 //! the best has none that was not tried, so that it lies inside of what was tried, and gives the best few all
 //! seeds. Settings with embedding tables as published have a best of their own.
+//!
+//! What is run next follows from the results of the rounds before, gone through from the start, and from nothing
+//! else: a search that was interrupted or sharded is the one that was not.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,6 +112,13 @@ impl Point {
         Sample::of(&values).map_or(worst, |sample| sample.mean)
     }
 
+    /// Its result of one seed, if it has that.
+    fn of_seed(&self, seed: u64) -> Option<Self> {
+        let at = self.seeds.iter().position(|of| *of == seed)?;
+        let score = self.score.get(at).copied().into_iter().collect();
+        Some(Self { setting: self.setting, seeds: vec![seed], loss: vec![self.loss[at]], score })
+    }
+
     /// The smaller, the better: by score, then by loss.
     fn rank(&self) -> (f64, f64) {
         (-Self::mean(&self.score, 0.0), Self::mean(&self.loss, f64::INFINITY))
@@ -161,13 +171,8 @@ impl Search {
     }
 
     /// The best of a complete search.
-    fn choose(
-        strength: Option<f64>,
-        effort: Effort,
-        axes: &Axes,
-        points: Vec<Point>,
-    ) -> Result<Self> {
-        let missing = effort.missing(axes, &points);
+    fn choose(strength: Option<f64>, effort: Effort, axes: &Axes, found: &[Point]) -> Result<Self> {
+        let (points, missing) = effort.replay(axes, found);
         if let Some((setting, seed)) = missing.first() {
             bail!(
                 "{setting}: not searched with seed {seed}; run the same search again, without --shard"
@@ -189,7 +194,7 @@ impl Search {
     }
 }
 
-/// Those of the points that are kept, the best first.
+/// Those of the points that are kept, the best first; of equal ones that which was tried first.
 fn ranked(points: &[Point], keep: fn(&Setting) -> bool) -> Vec<&Point> {
     let mut kept: Vec<&Point> = points.iter().filter(|point| keep(&point.setting)).collect();
     kept.sort_by(|a, b| {
@@ -212,8 +217,26 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// What has to be run next; nothing when the search is complete.
-    fn missing(self, axes: &Axes, points: &[Point]) -> Vec<(Setting, u64)> {
+    /// The search from its start over the results that were `found`: the points in the order in which it tries them,
+    /// and what it has to run next; nothing when it is complete.
+    fn replay(self, axes: &Axes, found: &[Point]) -> (Vec<Point>, Vec<(Setting, u64)>) {
+        let result = |&(setting, seed): &(Setting, u64)| {
+            found.iter().find_map(|point| point.of_seed(seed).filter(|_| point.setting == setting))
+        };
+        let mut points = Vec::new();
+        loop {
+            let mut wanted = self.next(axes, &points);
+            let results: Vec<Point> = wanted.iter().filter_map(result).collect();
+            if wanted.is_empty() || results.len() < wanted.len() {
+                wanted.retain(|run| result(run).is_none());
+                return (points, wanted);
+            }
+            results.into_iter().for_each(|point| add(&mut points, point));
+        }
+    }
+
+    /// What has to be run after these points; nothing when the search is complete.
+    fn next(self, axes: &Axes, points: &[Point]) -> Vec<(Setting, u64)> {
         let tried = |setting: &Setting| points.iter().any(|point| point.setting == *setting);
         let untried = |settings: Vec<Setting>| -> Vec<(Setting, u64)> {
             let settings = settings.into_iter().filter(|setting| !tried(setting));
@@ -244,6 +267,18 @@ impl Effort {
     }
 }
 
+/// Adds results to those of the same setting, or behind all points.
+fn add(points: &mut Vec<Point>, new: Point) {
+    match points.iter_mut().find(|point| point.setting == new.setting) {
+        Some(point) => {
+            point.seeds.extend(new.seeds);
+            point.loss.extend(new.loss);
+            point.score.extend(new.score);
+        }
+        None => points.push(new),
+    }
+}
+
 /// The finished points of a search, by row and arm.
 #[derive(Debug, Default)]
 pub struct Found(BTreeMap<(String, Arm), (Option<f64>, Vec<Point>)>);
@@ -262,15 +297,8 @@ impl Found {
                 *known == strength,
                 "{arm}: searched at different strengths; use one --out for each"
             );
-            let at = points.iter().position(|point| point.setting == setting);
-            let at = at.unwrap_or_else(|| {
-                let (seeds, loss, score) = (Vec::new(), Vec::new(), Vec::new());
-                points.push(Point { setting, seeds, loss, score });
-                points.len() - 1
-            });
-            points[at].seeds.push(seed);
-            points[at].loss.push(loss);
-            points[at].score.extend(score);
+            let score = score.into_iter().collect();
+            add(points, Point { setting, seeds: vec![seed], loss: vec![loss], score });
         }
         Ok(Self(searches))
     }
@@ -278,7 +306,7 @@ impl Found {
     /// What the search of an arm has to run next; nothing when it is complete.
     pub fn missing(&self, row: &str, arm: Arm, axes: &Axes, effort: Effort) -> Vec<(Setting, u64)> {
         let points = self.0.get(&(row.to_string(), arm)).map_or(&[][..], |(_, points)| points);
-        effort.missing(axes, points)
+        effort.replay(axes, points).1
     }
 }
 
@@ -398,7 +426,7 @@ impl Tuned {
         ensure!(!found.0.is_empty(), "no finished cell of a search");
         let mut rows: BTreeMap<String, BTreeMap<Arm, Search>> = BTreeMap::new();
         for ((row, arm), (strength, points)) in found.0 {
-            let search = Search::choose(strength, effort, &axes(&row, arm)?, points)
+            let search = Search::choose(strength, effort, &axes(&row, arm)?, &points)
                 .with_context(|| format!("{row} {arm}"))?;
             rows.entry(row).or_default().insert(arm, search);
         }

@@ -15,17 +15,33 @@ mod search {
     /// What a run gives: loss, and a score where there is one.
     type Outcome = (Option<f64>, Option<Option<f64>>);
 
+    /// A run of a search.
+    type Run = (Setting, u64);
+
     /// The search of `arm` where a run of a setting and a seed gives `outcome`; the rounds that it took.
     fn search(
         arm: Arm,
         effort: Effort,
         outcome: impl Fn(Setting, u64) -> Outcome,
     ) -> Result<(Search, usize)> {
+        let (search, _, rounds) = search_on(arm, effort, outcome, Vec::new(), |_| true)?;
+        Ok((search, rounds))
+    }
+
+    /// The same where some `runs` are there before it, and a round ends after those that it `takes`, if it takes
+    /// any; with all runs at its end.
+    fn search_on(
+        arm: Arm,
+        effort: Effort,
+        outcome: impl Fn(Setting, u64) -> Outcome,
+        mut runs: Vec<Run>,
+        takes: impl Fn(&Run) -> bool,
+    ) -> Result<(Search, Vec<Run>, usize)> {
         let shared = Shared { strength: None, ..Shared::default() };
         let axes = |_: &str, arm| GRID.axes(arm, &shared, true);
-        let (mut runs, mut rounds) = (Vec::<(Setting, u64)>::new(), 0);
+        let mut rounds = 0;
         loop {
-            let trial = |&(setting, seed): &(Setting, u64)| {
+            let trial = |&(setting, seed): &Run| {
                 let (loss, score) = outcome(setting, seed);
                 let row = "gpt2".to_string();
                 Trial { row, arm, strength: None, setting, seed, loss, score }
@@ -36,10 +52,11 @@ mod search {
                 let tuned = Tuned::choose("smoke", ("text", "hash"), found, effort, |row, arm| {
                     Ok(axes(row, arm))
                 })?;
-                return Ok((tuned.best("gpt2", arm)?.clone(), rounds));
+                return Ok((tuned.best("gpt2", arm)?.clone(), runs, rounds));
             }
             assert!(missing.iter().all(|run| !runs.contains(run)), "a run twice");
-            runs.extend(missing);
+            let taken: Vec<Run> = missing.iter().copied().filter(&takes).collect();
+            runs.extend(if taken.is_empty() { missing } else { taken });
             rounds += 1;
         }
     }
@@ -69,6 +86,51 @@ mod search {
         );
         assert_eq!((search.edges(), search.starts().len()), (Vec::<&str>::new(), 2));
         assert_eq!(search.result(search.tuned).unwrap().0, 2);
+    }
+
+    #[test]
+    fn an_interrupted_or_sharded_search_is_the_one_that_was_not() {
+        // Seeds differ, so that a round decides otherwise where it knows of another.
+        let loss = bowl(0.05, 0.9, 1.0);
+        let of_seed = |s: Setting, seed: u64| {
+            let noise = (seed as f64 + s.learning_rate * 7e3 + loss(s) * 1e3).sin();
+            (Some(loss(s) + 0.4 * noise), None)
+        };
+        let effort = Effort { seeds: 3, budget: 40 };
+        let names = |runs: &[Run]| {
+            let mut names: Vec<String> =
+                runs.iter().map(|(setting, seed)| format!("{setting} {seed}")).collect();
+            names.sort();
+            names
+        };
+        let of = |given, part: usize| {
+            let takes = |run: &Run| (run.0.to_string().len() + run.1 as usize) % 3 >= part;
+            search_on(Arm::POOLED, effort, of_seed, given, takes).unwrap()
+        };
+        let (whole, runs, rounds) = of(Vec::new(), 0);
+        assert!(rounds > 3, "{rounds}");
+        for part in 0..3 {
+            for subset in 0..8 {
+                let mut given: Vec<Run> = runs.clone();
+                let mut at = 0;
+                given.retain(|_| {
+                    at += 1;
+                    (at * at + subset) % (subset + 2) == 0
+                });
+                given.reverse();
+                let (again, all, _) = of(given, part);
+                assert_eq!((names(&all), &again), (names(&runs), &whole), "{part} {subset}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_without_effect_is_not_walked_down() {
+        let flat = |_: Setting, _| (Some(1.0), None);
+        let (search, rounds) = search(Arm::POOLED, EFFORT, flat).unwrap();
+        // The grid, what is beside its first setting, and the seeds of the best.
+        assert_eq!((search.tuned.learning_rate, rounds), (3e-3, 3));
+        assert_eq!(search.tuned, search.published);
     }
 
     #[test]
