@@ -340,19 +340,7 @@ impl<T: Table> Plan<T> {
                 cells.runs.push(RunConfig { best, ..run });
                 cells.settings.push(setting);
             }
-            let recorded = |run: &&RunConfig| {
-                run.cell.row == name(*row)
-                    && matches!(run.cell.start, Start::Published | Start::Tuned)
-            };
-            if let Some(run) = cells.runs.iter().find(recorded) {
-                let (own, hash) = run.job.task.data();
-                if let Some(searched) = self.tuned.other_data(&run.cell.row, hash) {
-                    tracing::warn!(
-                        "{}: its settings were searched on {searched}, and this is {own}; `tune` searches on it",
-                        run.cell.row
-                    );
-                }
-            }
+            self.warn_of_data(&name(*row), &cells.runs);
             cells.data.push((name(*row), data));
         }
         Ok(cells)
@@ -390,6 +378,23 @@ impl<T: Table> Plan<T> {
             version: env!("CARGO_PKG_VERSION").to_string(),
             table: T::NAME.to_string(),
             preset: self.preset.name.to_string(),
+    /// Says which arms of a row were searched on other data than those of its runs.
+    fn warn_of_data(&self, row: &str, runs: &[RunConfig]) {
+        let mut told: Vec<Arm> = Vec::new();
+        for run in runs.iter().filter(|run| run.cell.row == row) {
+            let arm = run.cell.arm;
+            let recorded = matches!(run.cell.start, Start::Published | Start::Tuned);
+            let (own, hash) = run.job.task.data();
+            let searched = self.tuned.other_data(row, arm, hash).filter(|_| recorded);
+            if let Some(searched) = searched.filter(|_| !told.contains(&arm)) {
+                told.push(arm);
+                tracing::warn!(
+                    "{row} {arm}: its settings were searched on {searched}, and this is {own}; `tune` searches on it"
+                );
+            }
+        }
+    }
+
             cell,
             stage: T::stages(data).get(number).cloned(),
             best: false,

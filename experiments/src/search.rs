@@ -337,9 +337,9 @@ pub struct Tuned {
     data: String,
     data_hash: String,
     rows: BTreeMap<String, BTreeMap<Arm, Search>>,
-    /// The same of rows that are those of a file of `--tuned`.
+    /// The same of the searches that are those of a file of `--tuned`.
     #[serde(skip)]
-    data_of_file: BTreeMap<String, (String, String)>,
+    data_of_file: BTreeMap<(String, Arm), (String, String)>,
 }
 
 impl Tuned {
@@ -380,17 +380,20 @@ impl Tuned {
                     path.display(),
                     known.join(", ")
                 );
-                let data = (other.data.clone(), other.data_hash.clone());
-                tuned.data_of_file.insert(row.clone(), data);
+                for arm in arms.keys() {
+                    let data = (other.data.clone(), other.data_hash.clone());
+                    tuned.data_of_file.insert((row.clone(), *arm), data);
+                }
                 tuned.rows.entry(row).or_default().extend(arms);
             }
         }
         Ok(tuned)
     }
 
-    /// The names of the data that a row was searched on, if those of this hash are not among them.
-    pub fn other_data(&self, row: &str, hash: &str) -> Option<&str> {
-        let of_file = self.data_of_file.get(row).map(|(data, hashes)| (data, hashes));
+    /// The names of the data that an arm of a row was searched on, if those of this hash are not among them.
+    pub fn other_data(&self, row: &str, arm: Arm, hash: &str) -> Option<&str> {
+        let of_file = self.data_of_file.get(&(row.to_string(), arm));
+        let of_file = of_file.map(|(data, hashes)| (data, hashes));
         let (data, hashes) = of_file.unwrap_or((&self.data, &self.data_hash));
         (!hashes.split("; ").any(|of| of == hash)).then_some(data)
     }

@@ -180,30 +180,28 @@ mod search {
     }
 
     #[test]
-    fn the_data_of_a_row_are_those_of_the_file_that_it_comes_from() {
+    fn the_data_of_an_arm_are_those_of_the_file_that_it_comes_from() {
         let loss = bowl(6e-3, 0.1, 0.3);
         let (search, _) = search(Arm::BASELINE, EFFORT, |s, _| (Some(loss(s)), None)).unwrap();
-        let settings = |data: &str, hash: &str, rows: &[&str]| {
-            let arms = serde_json::json!({ "baseline": search });
-            let rows = rows.iter().map(|row| (row.to_string(), arms.clone()));
+        let settings = |data: &str, hash: &str, rows: &[&str], arms: &[&str]| {
+            let arms: serde_json::Map<_, _> =
+                arms.iter().map(|arm| (arm.to_string(), serde_json::json!(search))).collect();
+            let rows = rows.iter().map(|row| (row.to_string(), arms.clone().into()));
             let rows: serde_json::Map<_, _> = rows.collect();
             serde_json::json!({ "preset": "smoke", "data": data, "data_hash": hash, "rows": rows })
                 .to_string()
         };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tuned.json");
-        std::fs::write(&file, settings("mnist", "b; c", &["swin"])).unwrap();
-        let (recorded, known) = (settings("digits", "a", &["vit", "swin"]), ["vit", "swin"]);
-        let known = known.map(str::to_string);
+        std::fs::write(&file, settings("mnist", "b; c", &["swin"], &["muon"])).unwrap();
+        let recorded = settings("digits", "a", &["vit", "swin"], &["baseline", "muon"]);
+        let known = ["vit", "swin"].map(str::to_string);
         let tuned = Tuned::open(Some(&recorded), Some(&file), "smoke", &known).unwrap();
-        assert_eq!(
-            (tuned.other_data("vit", "a"), tuned.other_data("vit", "b")),
-            (None, Some("digits"))
-        );
-        assert_eq!(
-            (tuned.other_data("swin", "c"), tuned.other_data("swin", "a")),
-            (None, Some("mnist"))
-        );
+        let other = |row, arm| ["a", "c"].map(|hash| tuned.other_data(row, arm, hash));
+        assert_eq!(other("vit", Arm::MUON), [None, Some("digits")]);
+        assert_eq!(other("swin", Arm::MUON), [Some("mnist"), None]);
+        // An arm that the file has not is the recorded one.
+        assert_eq!(other("swin", Arm::BASELINE), [None, Some("digits")]);
         let error = Tuned::open(None, Some(&file), "smoke", &known[..1]).unwrap_err().to_string();
         assert!(error.contains("tuned.json: settings of swin, this table has vit"), "{error}");
     }
