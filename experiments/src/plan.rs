@@ -1,5 +1,6 @@
 //! What will be run: the validated form of the options, and the cells that follow from it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,9 +14,9 @@ use crate::checkpoint::Checkpoint;
 use crate::cli::Options;
 use crate::device;
 use crate::overrides;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Shared};
 use crate::run::queue::Workers;
-use crate::search::{Effort, Found, Start, Tuned};
+use crate::search::{Effort, Found, Search, Start, Tuned};
 use crate::settings::{Axes, PUBLISHED_STD, Setting};
 use crate::shard::Shard;
 use crate::table::{Change, Preset, Request, Stage, Table};
@@ -27,6 +28,9 @@ const FIRST_SEED: u64 = 100;
 
 /// Seeds of each change of a sweep.
 const SWEEP_SEEDS: u64 = 2;
+
+/// How a cell starts, with which setting, and whether no other is better for its arm.
+type Planned = (Start, Setting, bool);
 
 /// Rows, arms, seeds and settings, all known to exist.
 pub struct Plan<T: Table> {
@@ -198,17 +202,14 @@ impl<T: Table> Plan<T> {
     /// When an arm has no recorded settings, or data and recipe do not fit.
     pub fn table(&self) -> Result<Cells<T>> {
         let seeds = self.seeds.unwrap_or(self.preset.seeds);
-        self.cells(FIRST_SEED..FIRST_SEED + seeds, |row, arm, recipe, _| {
-            self.starts(row, arm, recipe)
+        self.warn();
+        self.cells(|row, arm, recipe| {
+            Ok(with_seeds(FIRST_SEED..FIRST_SEED + seeds, self.starts(row, arm, recipe)?))
         })
     }
 
-    fn starts(
-        &self,
-        row: &str,
-        arm: Arm,
-        recipe: &T::Recipe,
-    ) -> Result<Vec<(Start, Setting, bool)>> {
+    /// The settings that an arm of a row trains with.
+    fn starts(&self, row: &str, arm: Arm, recipe: &T::Recipe) -> Result<Vec<Planned>> {
         let shared = recipe.shared();
         let with_set = |setting: Setting| {
             let embedding_std = match arm.method {
@@ -227,8 +228,44 @@ impl<T: Table> Plan<T> {
             return Ok(with_set(Setting::published(learning_rate)));
         }
         let best = self.tuned.best(row, arm)?;
-        let strength =
-            arm.method.conditioning(shared, T::placement(arm.method), 1)?.method.strength();
+        match shared.is_set() {
+            true => Ok(with_set(best.published)),
+            false => Ok(best.starts()),
+        }
+    }
+
+    /// Says where the searches of these arms are not of the recipe that is trained now.
+    pub fn warn(&self) {
+        let mut changed = BTreeSet::new();
+        for (row, recipe) in &self.rows {
+            if recipe.shared().learning_rate.is_some() {
+                continue;
+            }
+            let row_name = name(*row);
+            for &arm in &self.arms {
+                // What cannot be is told where it is planned.
+                if let Ok(best) = self.tuned.best(&row_name, arm) {
+                    self.warn_of(&row_name, arm, recipe.shared(), best);
+                }
+            }
+            if self.arms.iter().any(|arm| self.tuned.is_recorded(&row_name, *arm)) {
+                changed.extend(changed_keys(&(self.preset.recipe)(*row), recipe));
+            }
+        }
+        if !changed.is_empty() {
+            let changed: Vec<String> = changed.into_iter().collect();
+            tracing::warn!(
+                "the recorded settings were searched with the recipe of preset {}, and --set changes {}; `tune` \
+                 searches with that",
+                self.preset.name,
+                changed.join(", ")
+            );
+        }
+    }
+
+    fn warn_of(&self, row: &str, arm: Arm, shared: &Shared, best: &Search) {
+        let conditioning = arm.method.conditioning(shared, T::placement(arm.method), 1);
+        let strength = conditioning.ok().and_then(|conditioning| conditioning.method.strength());
         if best.strength.is_some() && best.strength != strength {
             tracing::warn!(
                 "{row} {arm}: the recorded settings were searched at strength {}, this run has {}",
@@ -236,12 +273,8 @@ impl<T: Table> Plan<T> {
                 strength.unwrap_or_default()
             );
         }
-        if !best.covers(&self.axes(row, arm)?.begin()) {
+        if self.axes(row, arm).is_ok_and(|axes| !best.covers(&axes.begin())) {
             tracing::warn!("{row} {arm}: the recorded search has not tried all that `tune` would");
-        }
-        match shared.is_set() {
-            true => Ok(with_set(best.published)),
-            false => Ok(best.starts()),
         }
     }
 
@@ -258,10 +291,10 @@ impl<T: Table> Plan<T> {
             );
         }
         let effort = self.effort();
-        self.cells(0..effort.seeds, |row, arm, _, seed| {
+        self.cells(|row, arm, _| {
             let missing = found.missing(row, arm, &self.axes(row, arm)?, effort).into_iter();
-            let of_seed = missing.filter(|(_, of)| *of == seed);
-            Ok(of_seed.map(|(setting, _)| (Start::Point(setting), setting, false)).collect())
+            let point = |(setting, seed)| (seed, (Start::Point(setting), setting, false));
+            Ok(missing.map(point).collect())
         })
     }
 
@@ -278,9 +311,10 @@ impl<T: Table> Plan<T> {
             recipe.shared().validate()?;
             recipe.validate()?;
         }
-        changed.cells(0..self.seeds.unwrap_or(SWEEP_SEEDS), |row, arm, recipe, _| {
-            let best = changed.starts(row, arm, recipe)?.pop();
-            Ok(best.map(|(_, best, _)| (Start::Point(best), best, false)).into_iter().collect())
+        changed.cells(|row, arm, recipe| {
+            let best = changed.starts(row, arm, recipe)?.pop().into_iter();
+            let points = best.map(|(_, best, _)| (Start::Point(best), best, false)).collect();
+            Ok(with_seeds(0..self.seeds.unwrap_or(SWEEP_SEEDS), points))
         })
     }
 
@@ -305,8 +339,7 @@ impl<T: Table> Plan<T> {
     /// seeds.
     fn cells(
         &self,
-        seeds: Range<u64>,
-        starts: impl Fn(&str, Arm, &T::Recipe, u64) -> Result<Vec<(Start, Setting, bool)>>,
+        planned: impl Fn(&str, Arm, &T::Recipe) -> Result<Vec<(u64, Planned)>>,
     ) -> Result<Cells<T>> {
         // Before the data are prepared, which may take a while.
         let mut wanted = Vec::new();
@@ -314,12 +347,11 @@ impl<T: Table> Plan<T> {
             // What was asked for by name is refused where it cannot be.
             let can = |arm: &Arm| arm.method != Method::Init || T::has_embedding_tables(recipe);
             let mut cells = Vec::new();
-            for seed in seeds.clone() {
-                for &arm in self.arms.iter().filter(|arm| self.arms_named || can(arm)) {
-                    let starts = starts(&name(*row), arm, recipe, seed)?.into_iter();
-                    cells.extend(starts.map(|start| (seed, arm, start)));
-                }
+            for &arm in self.arms.iter().filter(|arm| self.arms_named || can(arm)) {
+                let planned = planned(&name(*row), arm, recipe)?.into_iter();
+                cells.extend(planned.map(|(seed, start)| (seed, arm, start)));
             }
+            cells.sort_by_key(|(seed, ..)| *seed);
             wanted.push(cells);
         }
         let mut cells = Cells { runs: Vec::new(), settings: Vec::new(), data: Vec::new() };
@@ -344,6 +376,23 @@ impl<T: Table> Plan<T> {
             cells.data.push((name(*row), data));
         }
         Ok(cells)
+    }
+
+    /// Says which arms of a row were searched on other data than those of its runs.
+    fn warn_of_data(&self, row: &str, runs: &[RunConfig]) {
+        let mut told: Vec<Arm> = Vec::new();
+        for run in runs.iter().filter(|run| run.cell.row == row) {
+            let arm = run.cell.arm;
+            let recorded = matches!(run.cell.start, Start::Published | Start::Tuned);
+            let (own, hash) = run.job.task.data();
+            let searched = self.tuned.other_data(row, arm, hash).filter(|_| recorded);
+            if let Some(searched) = searched.filter(|_| !told.contains(&arm)) {
+                told.push(arm);
+                tracing::warn!(
+                    "{row} {arm}: its settings were searched on {searched}, and this is {own}; `tune` searches on it"
+                );
+            }
+        }
     }
 
     /// The configuration of a stage of a cell.
@@ -378,23 +427,6 @@ impl<T: Table> Plan<T> {
             version: env!("CARGO_PKG_VERSION").to_string(),
             table: T::NAME.to_string(),
             preset: self.preset.name.to_string(),
-    /// Says which arms of a row were searched on other data than those of its runs.
-    fn warn_of_data(&self, row: &str, runs: &[RunConfig]) {
-        let mut told: Vec<Arm> = Vec::new();
-        for run in runs.iter().filter(|run| run.cell.row == row) {
-            let arm = run.cell.arm;
-            let recorded = matches!(run.cell.start, Start::Published | Start::Tuned);
-            let (own, hash) = run.job.task.data();
-            let searched = self.tuned.other_data(row, arm, hash).filter(|_| recorded);
-            if let Some(searched) = searched.filter(|_| !told.contains(&arm)) {
-                told.push(arm);
-                tracing::warn!(
-                    "{row} {arm}: its settings were searched on {searched}, and this is {own}; `tune` searches on it"
-                );
-            }
-        }
-    }
-
             cell,
             stage: T::stages(data).get(number).cloned(),
             best: false,
@@ -456,6 +488,40 @@ fn recipe<T: Table>(
     recipe.shared().validate()?;
     recipe.validate()?;
     Ok(recipe)
+}
+
+/// The same settings for every seed.
+fn with_seeds(seeds: Range<u64>, starts: Vec<Planned>) -> Vec<(u64, Planned)> {
+    seeds.flat_map(|seed| starts.iter().map(move |start| (seed, *start))).collect()
+}
+
+/// Fields that no first stage is trained with, but by which it is judged, or that have a warning of their own.
+const NOT_TRAINED_WITH: [&str; 9] = [
+    "embedding_lr_scale",
+    "embedding_std",
+    "evaluation_windows",
+    "evaluations",
+    "probe_every",
+    "prompt",
+    "strength",
+    "table_strength",
+    "test",
+];
+
+/// The fields in which a recipe differs from that of its preset, of those that it is trained with.
+fn changed_keys<R: Recipe>(of_preset: &R, recipe: &R) -> Vec<String> {
+    let fields = |recipe: &R| match serde_json::to_value(recipe) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let of_preset = fields(of_preset);
+    let judges = |key: &str| {
+        let parts = ["task_", "test_", "tune_", "prefix_"];
+        NOT_TRAINED_WITH.contains(&key) || parts.iter().any(|part| key.starts_with(part))
+    };
+    let changed =
+        fields(recipe).into_iter().filter(|(key, value)| of_preset.get(key) != Some(value));
+    changed.map(|(key, _)| key).filter(|key| !judges(key)).collect()
 }
 
 /// The name of a row.

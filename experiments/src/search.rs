@@ -398,6 +398,12 @@ impl Tuned {
         (!hashes.split("; ").any(|of| of == hash)).then_some(data)
     }
 
+    /// Whether the search of an arm is that recorded with the table, and not of a file of `--tuned`.
+    pub fn is_recorded(&self, row: &str, arm: Arm) -> bool {
+        let recorded = self.rows.get(row).is_some_and(|arms| arms.contains_key(&arm));
+        recorded && !self.data_of_file.contains_key(&(row.to_string(), arm))
+    }
+
     /// The search of an arm.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub fn run<T: Table>(plan: &Plan<T>, stop: &AtomicBool) -> Result<()> {
     ensure!(!plan.shard.is_part(), "--shard: is for `run` and `tune`");
     let changes = plan.preset().sweep;
     ensure!(!changes.is_empty(), "preset {}: nothing to sweep", plan.preset().name);
+    plan.warn();
     let mut rows: Vec<Vec<String>> = Vec::new();
     let changes = changes.iter().flat_map(|of| of.one_of.iter().map(move |change| (*change, of)));
     // All of them before the first run: a change that cannot be is known at once.

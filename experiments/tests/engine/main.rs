@@ -257,6 +257,30 @@ fn every_binary_plans_and_refuses_to_tune_what_is_set() {
 }
 
 #[test]
+fn settings_of_another_recipe_are_told_once() {
+    let warnings = |set: &[&str]| -> Vec<String> {
+        let plan = ["plan", "--preset", "smoke", "--models", "vit", "--seeds", "3"];
+        let arms = ["--arms", "baseline,per-sequence"];
+        let output = TABLE1.command(&[&plan[..], &arms, set].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+            .lines()
+            .filter(|line| line.starts_with("warning"))
+            .map(str::to_string)
+            .collect()
+    };
+    let [other] = &warnings(&["--set", "strength=0.1", "--set", "probe_every=2"])[..] else {
+        panic!("one warning");
+    };
+    assert!(other.contains("vit per-sequence: the recorded settings were searched at strength"));
+    let [other] = &warnings(&["--set", "epochs=6", "--set", "batch_size=16"])[..] else {
+        panic!("one warning");
+    };
+    assert!(other.contains("the recipe of preset smoke, and --set changes batch_size, epochs"));
+    assert!(warnings(&["--set", "epochs=6", "--set", "learning_rate=1e-3"]).is_empty());
+}
+
+#[test]
 fn init_finds_its_own_scale_whatever_is_set() {
     let root = tempfile::tempdir().unwrap();
     let out = at(&root, "out");
