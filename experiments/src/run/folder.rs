@@ -32,7 +32,7 @@ pub const PICTURES: &str = "pictures.png";
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// The commit of the binary, with `+changes` when the tree had any.
+    /// The commit of the binary, with `+changes.HASH` when its sources had any.
     pub commit: String,
     /// The compiler.
     pub rustc: String,
