@@ -401,7 +401,8 @@ impl EncoderRecipe {
         let Some(first) = results.first() else { return Vec::new() };
         let tasks = first.later.iter().map(|(task, data)| {
             let count = |what: &str| first.metric(&format!("{task}/{what}")).unwrap_or_default();
-            let cut = count("train_truncated") + count("dev_truncated");
+            // A task may have several dev sets.
+            let cut = truncated(first, task);
             let (rows, skipped) = (count("train_rows"), count("skipped"));
             format!("{task}: {data}, {rows} to train on, {cut} texts cut, {skipped} unusable")
         });
@@ -414,5 +415,34 @@ impl EncoderRecipe {
              average.",
             tasks.collect::<Vec<_>>().join("; ")
         )]
+    }
+}
+
+/// The texts of a task that were cut, in all of its sets.
+fn truncated(run: &Finished, task: &str) -> f64 {
+    let of_task = |name: &str| name.strip_prefix(task).is_some_and(|rest| rest.starts_with('/'));
+    let cut = |name: &str| of_task(name) && name.ends_with("_truncated");
+    run.metrics.iter().filter(|(name, _)| cut(name)).filter_map(|(_, count)| *count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::parse;
+
+    #[test]
+    fn texts_that_were_cut_are_counted_in_every_set_of_their_task() {
+        let csv = include_str!("../../table4_glue/results/short/results.csv");
+        let mut run = parse(csv).unwrap().swap_remove(0);
+        for (name, count) in [
+            ("mnli/train_truncated", 4.0),
+            ("mnli/matched_truncated", 2.0),
+            ("mnli/mismatched_truncated", 1.0),
+            ("mnli/train_rows", 9.0),
+            ("mnli2/train_truncated", 30.0),
+        ] {
+            run.metrics.insert(name.to_string(), Some(count));
+        }
+        assert_eq!(truncated(&run, "mnli"), 7.0);
     }
 }
