@@ -158,6 +158,7 @@ impl<T: Table> Plan<T> {
             rows: &self.rows,
             recipe,
             arms: &self.arms,
+            set: &self.set,
             out: &self.out,
             init: self.init.as_deref(),
             first_stage_only: self.purpose != Purpose::Table,

@@ -244,6 +244,8 @@ pub struct Request<'a, T: Table> {
     pub recipe: &'a T::Recipe,
     /// The arms.
     pub arms: &'a [Arm],
+    /// The changes of `--set`.
+    pub set: &'a [String],
     /// Where runs go.
     pub out: &'a Path,
     /// A checkpoint that every cell starts from.
@@ -308,6 +310,21 @@ impl<T: Table> Request<'_, T> {
                 !scales || placement != Placement::AfterPosition,
                 "--arms {arm}: the layer norm that follows takes any factor out again, so that this is the \
                  baseline; take --set placement=after-norm or before-position"
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses sizes of generated data that were set although the data are those of files.
+    ///
+    /// # Errors
+    /// Names the first of `keys` that was set.
+    pub fn refuse_sizes(&self, keys: &[&str]) -> Result<()> {
+        for pair in self.set {
+            let key = pair.split('=').next().unwrap_or_default();
+            ensure!(
+                !keys.contains(&key),
+                "--set {pair}: is for generated data, and the files have their own sizes; leave it out"
             );
         }
         Ok(())

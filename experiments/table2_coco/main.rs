@@ -179,6 +179,9 @@ impl Table for Table2 {
     }
 
     fn check(request: &Request<'_, Self>) -> Result<()> {
+        if request.preset == "paper" || request.options.data.is_some() {
+            request.refuse_sizes(&["train_images", "test_images"])?;
+        }
         if request.preset == "paper" && request.plan_only {
             return Ok(());
         }

@@ -186,6 +186,15 @@ fn released(request: &Request<'_, Table3>, folder: &str) -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
+/// Whether the sequences of a row are generated, as many as the recipe says.
+fn is_generated(request: &Request<'_, Table3>, row: Row) -> bool {
+    match row {
+        Row::Listops => released(request, "listops-1000").is_none(),
+        Row::Pathfinder => released(request, "pathfinder32").is_none(),
+        Row::Text | Row::Retrieval | Row::Image => false,
+    }
+}
+
 /// An option with files that none of the rows reads, and the rows that would.
 fn unread(request: &Request<'_, Table3>) -> Option<(&'static str, &'static str)> {
     let Options { lra, texts, images } = request.options;
@@ -336,6 +345,9 @@ impl Table for Table3 {
         }
         if let Some((option, rows)) = unread(request) {
             bail!("{option}: no row of this command reads it; take --models with {rows}");
+        }
+        if request.rows.iter().all(|(row, _)| !is_generated(request, *row)) {
+            request.refuse_sizes(&["train_rows", "tune_rows", "test_rows"])?;
         }
         match missing(request) {
             Some(needed) if !request.plan_only => bail!(

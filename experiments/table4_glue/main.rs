@@ -175,6 +175,9 @@ impl Table for Table4 {
         )?;
         let tasks = data.is_some() || (request.first_stage_only && corpus.is_some());
         request.check_data(tasks, &generated, "--data with the folders of GLUE's tasks")?;
+        if corpus.is_some() {
+            request.refuse_sizes(&["documents", "task_rows", "task_dev_rows", "first_pair"])?;
+        }
         request.check_norm_matched()
     }
 

@@ -228,6 +228,9 @@ impl Table for Table5 {
         let Options { data, allow_future_leak } = request.options;
         let needed = "--data with a text file, a .jsonl file, or a folder of them";
         request.check_data(data.is_some(), &["smoke", "short", "answer"], needed)?;
+        if data.is_some() {
+            request.refuse_sizes(&["stories"])?;
+        }
         LanguageRecipe::check(request, *allow_future_leak)
     }
 

@@ -331,6 +331,27 @@ fn what_no_run_can_have_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn sizes_of_generated_data_are_refused_with_files() {
+    let root = tempfile::tempdir().unwrap();
+    let (files, out) = (at(&root, "files"), at(&root, "out"));
+    std::fs::create_dir_all(Path::new(&files).join("listops-1000")).unwrap();
+    for (binary, given, set) in [
+        (TABLE2, &["--preset", "nuclei", "--data", &files][..], "train_images=5"),
+        (TABLE3, &["--lra", &files, "--models", "listops"], "tune_rows=5"),
+        (TABLE4, &["--preset", "paper", "--corpus", &files, "--data", &files], "task_rows=5"),
+        (TABLE5, &["--data", &files], "stories=5"),
+    ] {
+        let error = binary.failure(&[given, &["--set", set, "--out", &out]].concat());
+        assert!(error.contains(&format!("--set {set}: is for generated data")), "{error}");
+    }
+    // A row that is generated takes them.
+    let both = ["plan", "--lra", &files, "--models", "listops,pathfinder", "--set", "tune_rows=5"];
+    let plan = TABLE3.command(&[&both[..], &["--preset", "paper", "--out", &out]].concat());
+    let error = stderr(&{ plan }.output().unwrap());
+    assert!(!error.contains("--set tune_rows"), "{error}");
+}
+
+#[test]
 fn a_closed_pipe_ends_a_command_quietly() {
     let root = tempfile::tempdir().unwrap();
     let out = at(&root, "out");
