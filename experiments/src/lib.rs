@@ -31,6 +31,7 @@ pub mod detector;
 pub mod device;
 pub mod export;
 pub mod figures;
+pub mod given;
 pub mod hub;
 pub mod job;
 pub mod kappa;

@@ -14,6 +14,7 @@ use crate::cell::Budget;
 use crate::cli::print;
 use crate::column::{Column, DASH, Published, RowView, published};
 use crate::figures;
+use crate::given;
 use crate::page;
 use crate::plan::name;
 use crate::results::{Finished, open};
@@ -264,13 +265,17 @@ fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
     let searched = results.iter().any(|run| run.cell.start != Block::Set);
     notes.push(match (searched, rates.len()) {
         (true, _) if !T::HAS_EMBEDDING_TABLES => {
-            "The peak learning rate is searched for every arm alike, on a slice of the training data."
-                .to_string()
+            format!(
+                "The peak learning rate is searched, on a slice of the training data. {}",
+                given::sentence::<T>(results)
+            )
         }
-        (true, _) => "Embedding tables: published: they start at std 0.02 and learn at the peak rate; tuned: \
-                      their std and learning rate are searched too. The peak learning rate is searched in both, \
-                      for every arm alike, on a slice of the training data."
-            .to_string(),
+        (true, _) => format!(
+            "Embedding tables: published: they start at std 0.02 and learn at the peak rate; tuned: their std and \
+             learning rate are searched too. The peak learning rate is searched in both, on a slice of the training \
+             data. {}",
+            given::sentence::<T>(results)
+        ),
         (false, 1) => format!("{set} as set: nothing was searched, all arms share them."),
         (false, _) => format!("{set} as set, and not the same for all arms."),
     });

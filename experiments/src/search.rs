@@ -80,6 +80,17 @@ impl Block {
     }
 }
 
+/// How much a search was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// Runs.
+    pub runs: usize,
+    /// Settings that were tried.
+    pub settings: usize,
+    /// Seeds of the setting that has most.
+    pub seeds: usize,
+}
+
 /// The search of one arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +156,12 @@ impl Search {
     /// Runs that it took.
     pub fn runs(&self) -> usize {
         self.points.iter().map(|point| point.seeds.len()).sum()
+    }
+
+    /// How much it was.
+    pub fn given(&self) -> Given {
+        let seeds = self.points.iter().map(|point| point.seeds.len()).max().unwrap_or_default();
+        Given { runs: self.runs(), settings: self.points.len(), seeds }
     }
 
     /// Seeds and mean of a setting that was tried: its loss, behind its score in a table that has one.
