@@ -87,7 +87,7 @@ impl Shares {
         others.filter_map(|run| self.with_time(run)).collect()
     }
 
-    /// A run with as many micro-batches as the baseline has time for, in whole steps between two evaluations.
+    /// A run with as many micro-batches as the baseline has time for, to the nearest whole step between two evaluations.
     fn with_time(&self, run: &RunConfig) -> Option<RunConfig> {
         let Share { share, .. } = self.0.get(&key(&run.cell.row, run.cell.arm))?;
         // An epoch is as many micro-batches as the data have; some micro-batches are themselves.

@@ -306,13 +306,16 @@ struct Setup {
     stds: Option<TableStds>,
 }
 
+/// The runs of a table that have one setting: row, arm, start, budget and stage.
+type OfArm = (String, Arm, String, Budget, Option<String>);
+
 /// What the runs of one table, or of one search, must share.
 #[derive(Default)]
 pub struct Together {
     /// Table and preset of the first.
     first: Option<([String; 2], PathBuf)>,
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
-    arms: BTreeMap<(String, Arm, String, Budget, Option<String>), (Setup, PathBuf)>,
+    arms: BTreeMap<OfArm, (Setup, PathBuf)>,
 }
 
 /// Checks that `runs` belong to the finished ones below `out`, so that nothing is trained that no table could show.
