@@ -84,7 +84,8 @@ pub struct Options<T: Table> {
     /// --shard makes the table.
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
-    /// Where runs and tables go. Default: runs/NAME of this binary, runs/NAME-search, runs/NAME-sweep.
+    /// Where runs and tables go. Default: runs/NAME of this binary, behind it -PRESET for another preset than that of
+    /// `run` without options or data, -search and -sweep.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Options of the table itself.

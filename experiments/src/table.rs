@@ -58,7 +58,7 @@ pub trait Table: Sized + 'static {
     /// The data of a row, named and hashed.
     type Data;
 
-    /// Its presets.
+    /// Its presets; the first is the one whose runs go to `runs/NAME`, the others' to `runs/NAME-PRESET`.
     fn presets() -> Vec<Preset<Self>>;
 
     /// The preset that is taken where none is named.

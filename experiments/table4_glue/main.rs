@@ -145,14 +145,14 @@ impl Table for Table4 {
         };
         vec![
             Preset {
-                seeds: 2,
-                tuned: Some(include_str!("tuned/smoke.json")),
-                ..preset("smoke", smoke, SMOKE)
-            },
-            Preset {
                 tuned: Some(include_str!("tuned/short.json")),
                 timings: Some(include_str!("results/short/timings.csv")),
                 ..preset("short", short, SHORT)
+            },
+            Preset {
+                seeds: 2,
+                tuned: Some(include_str!("tuned/smoke.json")),
+                ..preset("smoke", smoke, SMOKE)
             },
             Preset::new("answer", answer, &[Row::CrammedBert], SEQUENCE_ANSWER_ARMS, ANSWER)
                 .of_answer(),

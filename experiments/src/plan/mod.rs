@@ -140,7 +140,7 @@ impl<T: Table> Plan<T> {
             init: options.init.clone(),
             purpose,
             rates_alone: purpose == Purpose::Search && options.tuned.is_some(),
-            out: options.out.clone().unwrap_or_else(|| format!("runs/{}{suffix}", T::NAME).into()),
+            out: options.out.clone().unwrap_or_else(|| default_out::<T>(preset.name, suffix)),
             workers: Workers::new(options.threads, options.launch.clone(), &options.device),
             shard: options.shard.unwrap_or(Shard::WHOLE),
             preset: Rc::new(preset),
@@ -434,6 +434,13 @@ fn recipe<T: Table>(
 /// The same settings for every seed.
 fn with_seeds(seeds: Range<u64>, starts: Vec<Planned>) -> Vec<(u64, Planned)> {
     seeds.flat_map(|seed| starts.iter().map(move |start| (seed, *start))).collect()
+}
+
+/// Where the runs of a preset go unless told otherwise.
+fn default_out<T: Table>(preset: &str, suffix: &str) -> PathBuf {
+    let is_first = T::presets().first().is_some_and(|first| first.name == preset);
+    let of_preset = if is_first { String::new() } else { format!("-{preset}") };
+    format!("runs/{}{of_preset}{suffix}", T::NAME).into()
 }
 
 /// The name of a row.
