@@ -204,7 +204,7 @@ fn bad_input_gets_one_clear_error() {
             &["--preset", "huge"],
             &[
                 "invalid value 'huge'",
-                "smoke, short, mnist-4k, cifar10, answer, answer-mnist, answer-cifar10, paper",
+                "short, smoke, mnist-4k, cifar10, answer, answer-mnist, answer-cifar10, paper",
             ],
         ),
         (&["--preset", "mnist-4k"], &["--data"]),
