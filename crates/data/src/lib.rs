@@ -151,6 +151,7 @@ mod metrics;
 mod mix;
 mod ngram;
 mod normalisation;
+mod order;
 mod parts;
 mod pathfinder;
 mod permutation;

@@ -1,19 +1,11 @@
 //! [`SequenceLoader`]: seeded batches of labelled sequences, as long as their longest one.
 
-use std::iter::{Skip, StepBy};
-use std::ops::Range;
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use candle_core::{Device, Tensor};
-use rand::seq::SliceRandom;
 
-use crate::stream::{Purpose, stream};
+use crate::order::{Order, OrderedEpoch};
 use crate::{Error, Result, SequenceSet};
-
-/// Batches of an epoch whose sequences are sorted by length together: enough for little filling, few enough
-/// that a batch is still a draw from all lengths of the order.
-const BUCKET: usize = 50;
 
 /// How a [`SequenceLoader`] makes batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +35,11 @@ impl SequenceLoaderConfig {
     /// For evaluation: every row once, sorted by length, nothing left out.
     pub fn evaluation(batch_size: usize) -> Self {
         Self { shuffle: false, ..Self::training(batch_size, 0) }
+    }
+
+    fn order(self) -> Order {
+        let Self { batch_size, seed, shuffle, buckets, .. } = self;
+        Order { batch_size, seed, shuffle, buckets }
     }
 }
 
@@ -106,9 +103,7 @@ impl SequenceLoader {
         config: SequenceLoaderConfig,
         device: &Device,
     ) -> Result<Self> {
-        if config.batch_size == 0 {
-            return Err(Error::config("batch_size", 0, "expected at least 1"));
-        }
+        config.order().check()?;
         if let Some(id) = config.leave_out
             && !(1..set.vocabulary()).contains(&usize::from(id))
         {
@@ -131,7 +126,7 @@ impl SequenceLoader {
 
     /// Batches in an epoch; one of them may have fewer than B rows.
     pub fn batches(&self) -> usize {
-        self.set.len().div_ceil(self.config.batch_size)
+        self.config.order().batches(self.set.len())
     }
 
     /// The batches of epoch `epoch`.
@@ -147,33 +142,8 @@ impl SequenceLoader {
     /// # Panics
     /// When `every` is 0.
     pub fn epoch_from(&self, epoch: usize, first: usize, every: usize) -> SequenceEpoch {
-        let (order, batches) = self.order(epoch);
-        let batches = batches.into_iter().skip(first).step_by(every);
-        SequenceEpoch { loader: self.clone(), order, batches }
-    }
-
-    /// The rows of an epoch in the order of their use, and where its batches are in it.
-    fn order(&self, epoch: usize) -> (Vec<usize>, Vec<Range<usize>>) {
-        let (n, size) = (self.set.len(), self.config.batch_size);
-        let mut order: Vec<usize> = (0..n).collect();
-        let mut batches: Vec<Range<usize>> =
-            (0..n).step_by(size).map(|start| start..n.min(start.saturating_add(size))).collect();
-        let mut rng = stream(self.config.seed, epoch, 0, Purpose::Order);
-        if self.config.shuffle {
-            order.shuffle(&mut rng);
-        }
-        let one_length = self.lengths.windows(2).all(|pair| pair[0] == pair[1]);
-        if self.config.buckets && !one_length {
-            let together = if self.config.shuffle { BUCKET.saturating_mul(size) } else { n };
-            for rows in order.chunks_mut(together.max(1)) {
-                // Stable: equal lengths keep the order that was drawn.
-                rows.sort_by_key(|&i| self.lengths[i]);
-            }
-            if self.config.shuffle {
-                batches.shuffle(&mut rng);
-            }
-        }
-        (order, batches)
+        let order = self.config.order().epoch(&self.lengths, epoch, first, every);
+        SequenceEpoch { loader: self.clone(), order }
     }
 
     fn batch(&self, indices: &[usize]) -> Result<SequenceBatch> {
@@ -211,19 +181,17 @@ fn kept(sequence: &[u16], leave_out: Option<u16>) -> impl Iterator<Item = (u32, 
 #[derive(Debug)]
 pub struct SequenceEpoch {
     loader: SequenceLoader,
-    order: Vec<usize>,
-    batches: StepBy<Skip<IntoIter<Range<usize>>>>,
+    order: OrderedEpoch,
 }
 
 impl Iterator for SequenceEpoch {
     type Item = Result<SequenceBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next()?;
-        Some(self.loader.batch(&self.order[batch]))
+        Some(self.loader.batch(self.order.next_batch()?))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.batches.size_hint()
+        self.order.size_hint()
     }
 }

@@ -1,21 +1,13 @@
 //! [`TextLoader`]: seeded batches of labelled texts, as long as their longest text.
 
-use std::iter::{Skip, StepBy};
-use std::ops::Range;
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use candle_core::{Device, Tensor};
-use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use crate::encoding::Encoded;
-use crate::stream::{Purpose, stream};
-use crate::{Error, Labels, Result, Texts, Tokenizer};
-
-/// Batches of an epoch whose texts are sorted by length together: enough for little filling, few
-/// enough that a batch is still a draw from all lengths of the order.
-const BUCKET: usize = 50;
+use crate::order::{Order, OrderedEpoch};
+use crate::{Labels, Result, Texts, Tokenizer};
 
 /// How a [`TextLoader`] makes batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +34,11 @@ impl TextLoaderConfig {
     pub fn evaluation(batch_size: usize, max_length: usize) -> Self {
         Self { shuffle: false, ..Self::training(batch_size, max_length, 0) }
     }
+
+    fn order(self) -> Order {
+        let Self { batch_size, seed, shuffle, buckets, .. } = self;
+        Order { batch_size, seed, shuffle, buckets }
+    }
 }
 
 /// One batch of labelled texts.
@@ -63,7 +60,7 @@ pub struct TextBatch {
 ///
 /// The order of an epoch comes from (seed, epoch). With buckets, the texts of 50 batches of that order
 /// are sorted by length and cut into batches, and the batches of the epoch are shuffled. Without
-/// shuffling all texts are sorted.
+/// shuffling all texts are sorted. Where all texts have one length there is nothing to sort.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -86,6 +83,8 @@ pub struct TextBatch {
 pub struct TextLoader {
     texts: Arc<Texts>,
     encoded: Arc<Vec<Encoded>>,
+    /// Tokens of each text.
+    lengths: Arc<[usize]>,
     config: TextLoaderConfig,
     pad: u32,
     device: Device,
@@ -102,15 +101,15 @@ impl TextLoader {
         config: TextLoaderConfig,
         device: &Device,
     ) -> Result<Self> {
-        if config.batch_size == 0 {
-            return Err(Error::config("batch_size", 0, "expected at least 1"));
-        }
+        config.order().check()?;
         let pad = tokenizer.need("pad_token")?;
         let rows = texts.rows().par_iter();
         let encoded = rows
             .map(|row| tokenizer.encode_pair(&row.text, row.second.as_deref(), config.max_length))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { texts, encoded: Arc::new(encoded), config, pad, device: device.clone() })
+        let lengths = encoded.iter().map(|encoded| encoded.ids.len()).collect();
+        let (encoded, device) = (Arc::new(encoded), device.clone());
+        Ok(Self { texts, encoded, lengths, config, pad, device })
     }
 
     /// The texts that batches are made of.
@@ -131,7 +130,7 @@ impl TextLoader {
 
     /// Batches in an epoch; one of them may have fewer than B texts.
     pub fn batches(&self) -> usize {
-        self.texts.len().div_ceil(self.config.batch_size)
+        self.config.order().batches(self.texts.len())
     }
 
     /// The batches of epoch `epoch`.
@@ -147,32 +146,8 @@ impl TextLoader {
     /// # Panics
     /// When `every` is 0.
     pub fn epoch_from(&self, epoch: usize, first: usize, every: usize) -> TextEpoch {
-        let (order, batches) = self.order(epoch);
-        let batches = batches.into_iter().skip(first).step_by(every);
-        TextEpoch { loader: self.clone(), order, batches }
-    }
-
-    /// The texts of an epoch in the order of their use, and where its batches are in it.
-    fn order(&self, epoch: usize) -> (Vec<usize>, Vec<Range<usize>>) {
-        let (n, size) = (self.texts.len(), self.config.batch_size);
-        let mut order: Vec<usize> = (0..n).collect();
-        let mut batches: Vec<Range<usize>> =
-            (0..n).step_by(size).map(|start| start..n.min(start + size)).collect();
-        let mut rng = stream(self.config.seed, epoch, 0, Purpose::Order);
-        if self.config.shuffle {
-            order.shuffle(&mut rng);
-        }
-        if self.config.buckets {
-            let together = if self.config.shuffle { BUCKET.saturating_mul(size) } else { n };
-            for texts in order.chunks_mut(together.max(1)) {
-                // Stable: equal lengths keep the order that was drawn.
-                texts.sort_by_key(|&i| self.encoded[i].ids.len());
-            }
-            if self.config.shuffle {
-                batches.shuffle(&mut rng);
-            }
-        }
-        (order, batches)
+        let order = self.config.order().epoch(&self.lengths, epoch, first, every);
+        TextEpoch { loader: self.clone(), order }
     }
 
     fn batch(&self, indices: &[usize]) -> Result<TextBatch> {
@@ -210,19 +185,17 @@ impl TextLoader {
 #[derive(Debug)]
 pub struct TextEpoch {
     loader: TextLoader,
-    order: Vec<usize>,
-    batches: StepBy<Skip<IntoIter<Range<usize>>>>,
+    order: OrderedEpoch,
 }
 
 impl Iterator for TextEpoch {
     type Item = Result<TextBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next()?;
-        Some(self.loader.batch(&self.order[batch]))
+        Some(self.loader.batch(self.order.next_batch()?))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.batches.size_hint()
+        self.order.size_hint()
     }
 }
