@@ -52,9 +52,7 @@ impl BertClassifier {
     /// # Errors
     /// As [`Bert::hidden`].
     pub fn pooled(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        // On the CPU, where places are read without waiting for a GPU.
-        let first = Tensor::zeros((input.ids.dim(0)?, 1), DType::U32, &Device::Cpu)?;
-        let hidden = self.bert.hidden_at(input, &first, mode)?.squeeze(1)?;
+        let hidden = self.bert.hidden_at(input, &first_tokens(input)?, mode)?.squeeze(1)?;
         self.pooler.forward(&hidden)?.tanh()
     }
 
@@ -74,6 +72,11 @@ impl BertClassifier {
     pub fn loss(&self, input: &BertInput, labels: &Tensor, mode: Mode) -> Result<Tensor> {
         classification_loss(&self.logits(input, mode)?, labels)
     }
+}
+
+/// The place of the first token of each sequence, (B, 1), on the CPU, where places are read without waiting for a GPU.
+pub(crate) fn first_tokens(input: &BertInput) -> Result<Tensor> {
+    Tensor::zeros((input.ids.dim(0)?, 1), DType::U32, &Device::Cpu)
 }
 
 /// The mean cross-entropy of `labels` (B) of u32 below K for logits (B, K), K at least 2; with K = 1 the

@@ -1,11 +1,11 @@
 //! What is put on a [`CrammedBert`]: a classifier of texts, and a head that restores masked words.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{Dropout, Linear, Mode, linear_cross_entropy};
 
 use crate::bert::BertInput;
-use crate::bert_heads::classification_loss;
+use crate::bert_heads::{classification_loss, first_tokens};
 use crate::crammed_bert::{CrammedBert, CrammedBertConfig, LINEAR_STD};
 
 /// A Crammed BERT with a linear classifier on its pooled first token, or a regression where it has one
@@ -54,9 +54,7 @@ impl CrammedBertClassifier {
     /// # Errors
     /// As [`CrammedBert::hidden`].
     pub fn pooled(&self, input: &BertInput, mode: Mode) -> Result<Tensor> {
-        // On the CPU, where places are read without waiting for a GPU.
-        let first = Tensor::zeros((input.ids.dim(0)?, 1), DType::U32, &Device::Cpu)?;
-        let hidden = self.bert.hidden_at(input, &first, mode)?.squeeze(1)?;
+        let hidden = self.bert.hidden_at(input, &first_tokens(input)?, mode)?.squeeze(1)?;
         self.pooler.forward(&hidden)?.tanh()
     }
 

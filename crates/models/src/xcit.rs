@@ -18,7 +18,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_nn::{
     BatchNorm2d, Conv2d, CrossCovarianceAttention, DepthwiseConv2d, Gelu, Layer, LayerNorm, Linear,
-    Mode, Pass, Sequence, add_table, channels_last, init,
+    Mode, Pass, Sequence, add_table, channels_last, init, upload,
 };
 use serde::{Deserialize, Serialize};
 
@@ -246,8 +246,8 @@ impl Trunk {
         };
         let patches = self.stem.at_padded(Placement::BeforePosition, patches, &real, way)?;
         let features = fourier_features(h, w)?.to_dtype(patches.dtype())?;
-        let positions =
-            features.to_device(patches.device())?.apply(&self.positions)?.unsqueeze(0)?; // (1, N, C)
+        let features = upload(&features, patches.device())?;
+        let positions = features.apply(&self.positions)?.unsqueeze(0)?; // (1, N, C)
         let x = add_table(&patches.flatten(1, 2)?, &positions)?.reshape(patches.shape())?;
         self.stem.at_padded(Placement::AfterPosition, x, &real, way)
     }

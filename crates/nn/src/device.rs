@@ -415,8 +415,10 @@ pub fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
 /// # Errors
 /// When the last dimension is odd or the dtype is not a float.
 pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
-    let halves = x.chunk(2, D::Minus1)?;
-    &halves[0] * gelu(&halves[1], Gelu::Erf)?
+    let [a, b] = &x.chunk(2, D::Minus1)?[..] else {
+        candle_core::bail!("gated-gelu: {:?} has no two halves", x.dims());
+    };
+    a * gelu(b, Gelu::Erf)?
 }
 
 /// Mean over labelled rows of -log softmax(x W^T)_label; see [`crate::linear_cross_entropy`].

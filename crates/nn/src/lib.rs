@@ -91,6 +91,7 @@ mod sequence_op;
 pub mod softmax;
 pub mod store;
 pub mod table;
+mod upload;
 pub mod upsample;
 pub mod window_attention;
 
@@ -129,5 +130,6 @@ pub use sequence::Sequence;
 pub use softmax::softmax;
 pub use store::{Store, StoreError};
 pub use table::add_table;
+pub use upload::upload;
 pub use upsample::upsample_nearest;
 pub use window_attention::WindowAttention;

@@ -19,6 +19,7 @@ use crate::Padding;
 use crate::channel_attention::SMALLEST_NORM;
 use crate::device::{self, wide};
 use crate::probe::{Among, Heads};
+use crate::upload;
 use crate::window_attention::{HIDDEN, part, relative_places};
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
@@ -66,8 +67,10 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the last dimension is odd or the dtype is not a float.
 pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
-    let halves = x.chunk(2, D::Minus1)?;
-    &halves[0] * gelu(&halves[1])?
+    let [a, b] = &x.chunk(2, D::Minus1)?[..] else {
+        candle_core::bail!("gated-gelu: {:?} has no two halves", x.dims());
+    };
+    a * gelu(b)?
 }
 
 /// y = x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
@@ -214,7 +217,8 @@ pub(crate) fn window_heads(
         let parts = Tensor::from_vec(parts, (1, height, width, 1), &Device::Cpu)?;
         let parts = windows(&parts, window, 0)?; // (W, N, 1)
         let hidden = parts.broadcast_ne(&parts.t()?)?.to_dtype(DType::F64)?;
-        let hidden = (hidden * HIDDEN)?.to_dtype(qkv.dtype())?.to_device(qkv.device())?; // (W, N, N)
+        let hidden = (hidden * HIDDEN)?.to_dtype(qkv.dtype())?; // (W, N, N)
+        let hidden = upload(&hidden, qkv.device())?;
         let count = hidden.dim(0)?;
         let split = scores.reshape(((), count, heads, n, n))?;
         let split = split.broadcast_add(&hidden.reshape((1, count, 1, n, n))?)?;
@@ -375,7 +379,7 @@ pub(crate) fn labelled_logits(
         false => device::rows(x, rows)?,
     };
     let (logits, n) = (labelled.matmul(&weight.t()?)?, labels.len());
-    Ok((logits, Tensor::from_vec(labels, n, x.device())?))
+    Ok((logits, upload(&Tensor::from_vec(labels, n, &Device::Cpu)?, x.device())?))
 }
 
 /// Rows of `table` (V, C) by `ids`, (...) -> (..., C).

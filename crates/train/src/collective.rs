@@ -41,7 +41,18 @@ pub trait Collective: Debug {
     /// # Errors
     /// As [`Collective::sum`].
     fn wait(&self) -> Result<()> {
-        self.sum(vec![Tensor::new(0f32, &Device::Cpu)?]).map(drop)
+        self.any(false).map(drop)
+    }
+
+    /// Whether something `holds` in any process; waits until all are here.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    fn any(&self, holds: bool) -> Result<bool> {
+        let sums = self.sum(vec![Tensor::new(f32::from(u8::from(holds)), &Device::Cpu)?])?;
+        let sums =
+            sums.iter().map(Tensor::to_scalar::<f32>).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(sums.iter().any(|sum| *sum > 0.0))
     }
 }
 

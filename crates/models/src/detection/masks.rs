@@ -37,9 +37,11 @@ impl Mask {
         };
         let cell = |row: f64, column: f64| {
             let inside = |at: f64| (0.0..side as f64).contains(&at);
+            if !(inside(row) && inside(column)) {
+                return 0.0;
+            }
             let place = row as usize * side + column as usize;
-            let probability = probabilities.get(place).filter(|_| inside(row) && inside(column));
-            probability.map_or(0.0, |&probability| f64::from(probability))
+            probabilities.get(place).map_or(0.0, |&probability| f64::from(probability))
         };
         let value = |y: f64, x: f64| {
             let ((top, left), (b, a)) = ((y.floor(), x.floor()), (y - y.floor(), x - x.floor()));
@@ -113,6 +115,8 @@ mod tests {
         let pasted = Mask::pasted(&[1.0; 2], 2, [0.0, 0.0, 4.0, 4.0], [4, 4]);
         assert_eq!(pasted.pixels[..8], [true; 8]);
         assert_eq!(pasted.pixels[12..], [false; 4]);
+        // A box that is thinner than any number of cells.
+        Mask::pasted(&[1.0; 4], 2, [0.0, 0.0, 1e-20, 4.0], [4, 4]);
         let none = Mask::pasted(&[], 2, [0.0, 0.0, 4.0, 4.0], [4, 4]);
         assert_eq!(none.pixels, [false; 16]);
     }

@@ -223,6 +223,13 @@ pub fn export(
     }
     let has_prefix = store.get(&format!("{PREFIX}{}", TABLES[0])).is_some();
     let prefix = if has_prefix { PREFIX } else { "" };
+    if !has_prefix && *head != Head::None {
+        let reason = format!(
+            "the model has no head ({PREFIX}{} is missing), and one is to be written",
+            TABLES[0]
+        );
+        return Err(StoreError::Format { path: folder.to_path_buf(), reason });
+    }
     let vb = store.frozen()?;
     let bert = Bert::new(config, if prefix.is_empty() { vb } else { vb.pp("bert") })?;
     let mut tensors = weights::plain_parameters(store);

@@ -130,7 +130,10 @@ impl Fields {
     }
 
     pub(super) fn absent_or(&self, key: &str, wanted: &[Value]) -> Result<(), StoreError> {
-        if self.get(key).is_some() { self.one_of(key, wanted) } else { Ok(()) }
+        match self.get(key) {
+            None | Some(Value::Null) => Ok(()),
+            Some(_) => self.one_of(key, wanted),
+        }
     }
 
     pub(super) fn size(&self, key: &str) -> Result<usize, StoreError> {
@@ -169,7 +172,7 @@ impl Fields {
 
     /// The size under the first of several names that is there.
     pub(super) fn size_of(&self, keys: &[&str]) -> Result<usize, StoreError> {
-        let found = keys.iter().find(|key| self.get(key).is_some());
+        let found = keys.iter().find(|key| self.get(key).is_some_and(|size| !size.is_null()));
         self.size(found.or(keys.first()).unwrap_or(&""))
     }
 

@@ -45,17 +45,18 @@ pub(super) fn plain_parameters(store: &Store) -> BTreeMap<String, Tensor> {
     parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect()
 }
 
-/// The state of a conditioning that a store keeps: all of it where the folder has none, such as a published one, and
-/// nothing where it has some.
+/// The state of a conditioning that a store keeps, of tokens and of weights each by itself: all of it where the folder
+/// has none, such as a published one, and nothing where it has some.
 pub(super) fn kept_state(
     store: &Store,
     is_in_folder: impl Fn(&str) -> bool,
 ) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let of_weights = |name: &str| name.ends_with(FIXED_BUFFER);
     let mut state = store.tensors();
     state.retain(|(name, _)| is_state(name));
-    if state.iter().any(|(name, _)| is_in_folder(name)) {
-        return Ok(BTreeMap::new());
-    }
+    let there = [false, true]
+        .map(|kind| state.iter().any(|(name, _)| of_weights(name) == kind && is_in_folder(name)));
+    state.retain(|(name, _)| !there[usize::from(of_weights(name))]);
     state.into_iter().map(|(name, var)| Ok((name, var.as_detached_tensor().copy()?))).collect()
 }
 

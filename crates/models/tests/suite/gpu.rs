@@ -123,7 +123,8 @@ fn gpu_running_statistics_equal_those_of_the_cpu() -> Result<()> {
         let store = Store::new(7, DType::F32, device);
         let model = Gpt2::new(&config, store.builder())?;
         let tokens: Vec<u32> = (0..16).map(|i| (i * i + 3 * i) % 11).collect();
-        let tokens = Tensor::from_vec(tokens, (2, 8), device)?;
+        // On the CPU, as in training.
+        let tokens = Tensor::from_vec(tokens, (2, 8), &Device::Cpu)?;
         let (ids, targets) = (tokens.narrow(1, 0, 7)?, tokens.narrow(1, 1, 7)?);
         let modes = [Mode::train(4, 0), Mode::train(4, 1), Mode::train(4, 2), Mode::Eval];
         let mut found = Vec::new();

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{
     CpuStorage, CudaStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
+    WithDType,
 };
 
 use super::op::NAME;
@@ -159,7 +160,9 @@ impl Launch {
     pub(super) fn on_host(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
         let mut out = match self.dtype {
             DType::F32 => CpuStorage::F32(vec![f32::NAN; self.shape.elem_count()]),
-            DType::BF16 => CpuStorage::BF16(vec![Default::default(); self.shape.elem_count()]),
+            DType::BF16 => {
+                CpuStorage::BF16(vec![WithDType::from_f64(f64::NAN); self.shape.elem_count()])
+            }
             dtype => candle_core::bail!("{}: no result in {dtype:?}", self.kernel),
         };
         self.fill_on_host(inputs, &mut out)?;
@@ -303,7 +306,7 @@ mod device {
             inputs: &[(&CudaStorage, &Layout)],
         ) -> Result<(CudaStorage, Shape)> {
             let (device, len) = (inputs[0].0.device(), self.shape.elem_count());
-            // SAFETY: the kernel writes every element.
+            // SAFETY: a kernel writes every element that is read after it.
             let storage = match self.dtype {
                 DType::F32 => {
                     let mut out = unsafe { device.alloc::<f32>(len)? };

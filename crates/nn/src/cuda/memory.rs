@@ -5,8 +5,8 @@ use candle_core::{Device, Result};
 /// Lets a CUDA device keep the memory of tensors that are dropped, for the next ones; others are left as they are.
 ///
 /// By default the driver gives it back to the system whenever the host waits for the device, so that every training step
-/// maps its gigabytes anew. The events that cudarc makes with each tensor are left out too: it records them only where it has
-/// made several streams, and candle takes that of the thread.
+/// maps its gigabytes anew. The events that cudarc makes with each tensor are left out too where there is one stream, for which
+/// it would not record them.
 ///
 /// # Errors
 /// When the driver refuses.
@@ -27,8 +27,10 @@ fn keep(cuda: &candle_core::CudaDevice) -> Result<()> {
 
     let stream = cuda.cuda_stream();
     let context = stream.context();
-    // SAFETY: no event was ever recorded, as candle makes no stream; each thread orders its own work, as before.
-    unsafe { cuda.disable_event_tracking() };
+    if !context.is_in_multi_stream_mode() {
+        // SAFETY: with one stream no event was ever recorded, and the stream orders all work.
+        unsafe { cuda.disable_event_tracking() };
+    }
     if !context.has_async_alloc() {
         return Ok(());
     }

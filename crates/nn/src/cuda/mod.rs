@@ -20,7 +20,7 @@ mod launch;
 mod memory;
 mod op;
 
-use candle_core::{DType, Result, Shape, Tensor, Var};
+use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 
 pub use launch::{Host, Launch, SOURCES, emulate};
 pub use memory::keep_memory;
@@ -29,7 +29,7 @@ pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
 
 use crate::device::sum_rows;
-use crate::{Gelu, Padding};
+use crate::{Gelu, Padding, upload};
 
 /// The kernel for the dtype of x.
 fn typed(kernel: &str, x: &Tensor) -> String {
@@ -118,8 +118,11 @@ pub(crate) fn rows(table: &Tensor, ids: Vec<u32>) -> Result<Tensor> {
     let mut starts = vec![0u32; count + 1];
     ids.iter().for_each(|&id| starts[id as usize + 1] += 1);
     (0..count).for_each(|row| starts[row + 1] += starts[row]);
-    let starts = Tensor::from_vec(starts, count + 1, device)?;
-    let (ids, places) = (Tensor::from_vec(ids, n, device)?, Tensor::from_vec(places, n, device)?);
+    let on_device = |values: Vec<u32>| {
+        let len = values.len();
+        upload(&Tensor::from_vec(values, len, &Device::Cpu)?, device)
+    };
+    let (starts, ids, places) = (on_device(starts)?, on_device(ids)?, on_device(places)?);
     let table = table.contiguous()?;
     let launch = Launch {
         rows: n,

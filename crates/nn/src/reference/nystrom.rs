@@ -4,10 +4,10 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use super::{depthwise1d, scores};
-use crate::Padding;
 use crate::nystrom_attention::InverseScale;
 use crate::probe::{self, Heads};
 use crate::pseudo_inverse::ITERATIONS;
+use crate::{Padding, upload};
 
 /// Attention by landmarks of a packed (B, N, 3C) tensor, with `convolution` (H, 1, taps, 1) of the values where
 /// there is one, among the real tokens of padded sequences; see [`crate::NystromAttention`]. Linear in N.
@@ -149,7 +149,7 @@ fn among(q: &Tensor, k: &Tensor, landmarks: usize) -> Result<Option<Among>> {
         means[j * n..(j + 1) * n][segment].fill(part);
     }
     let means = Tensor::from_vec(means, (m, n), &candle_core::Device::Cpu)?;
-    let means = means.to_dtype(q.dtype())?.to_device(q.device())?;
+    let means = upload(&means.to_dtype(q.dtype())?, q.device())?;
     let (q, k) = (means.broadcast_matmul(q)?, means.broadcast_matmul(k)?);
     let a = softmax(&scores(&q, &k, false)?, D::Minus1)?;
     Ok(Some(Among { q, k, a }))

@@ -174,6 +174,10 @@ fn gated_gelu_of_other_devices_equals_the_kernel() -> Result<()> {
     assert!(distance(&reference::gated_gelu(&x)?, &gated_gelu(&x)?)? < 4e-7);
     let error = gated_gelu(&uniform(&[4, 7], 1)?).unwrap_err().to_string();
     assert!(error.contains("no two halves"), "{error}");
+    for of in [reference::gated_gelu, device::gated_gelu] {
+        let error = of(&uniform(&[4, 1], 1)?).unwrap_err().to_string();
+        assert!(error.contains("no two halves"), "{error}");
+    }
     Ok(())
 }
 

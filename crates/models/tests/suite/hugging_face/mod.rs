@@ -8,9 +8,10 @@ mod errors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use candle_conditioning::SpectralConditioning;
 use candle_core::{DType, Device, Tensor};
 use conditioned_models::Architecture;
-use conditioned_models::conditioning::Method;
+use conditioned_models::conditioning::{Method, WeightMethod};
 use conditioned_models::generate::{Sampling, generate};
 use conditioned_models::gpt2::{Gpt2, Gpt2Config};
 use conditioned_models::hugging_face::gpt2::{export, read_config, read_weights, write};
@@ -221,6 +222,14 @@ fn a_learned_map_starts_from_a_published_folder_and_folds() {
     write(folder.path(), &config, &store, None).unwrap();
     let (again, reread) = open(folder.path()).unwrap();
     assert_eq!(distance(&logits(&again, &reread, ids), &ours).unwrap(), 0.0);
+
+    // What is done to weights may be new where the map is not.
+    let mut both = config.clone();
+    both.conditioning.weights = WeightMethod::Spectral(SpectralConditioning::Exact);
+    let store = Store::new(7, DType::F32, &Device::Cpu);
+    read_weights(folder.path(), &both, &store).unwrap();
+    let (map, read) = (reread.get("conditioner.map.weight"), store.get("conditioner.map.weight"));
+    assert_eq!(distance(&map.unwrap(), &read.unwrap()).unwrap(), 0.0);
 }
 
 /// The models that `check_written.py` loads in transformers, by the names of their folders.

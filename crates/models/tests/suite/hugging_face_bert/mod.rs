@@ -208,6 +208,10 @@ fn an_encoder_alone_folds_wherever_it_lies() {
         };
         let first = store();
         let ours = hidden(&config, &first, None);
+        if prefix.is_empty() {
+            let error = export(folder.path(), &config, &Head::MaskedLm, &first).unwrap_err();
+            assert!(error.to_string().contains("the model has no head"), "{error}");
+        }
         export(folder.path(), &config, &Head::None, &first).unwrap();
         let plain = read_config(folder.path()).unwrap();
         assert!(plain.conditioning.is_plain());
