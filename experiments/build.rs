@@ -26,25 +26,34 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// `+changes.HASH` where the sources are not those of the commit: two trees with changes are not the same one.
+/// Nothing where there is no git to ask.
 fn changes() -> Option<String> {
     let of_sources = |arguments: &[&str]| output("git", &[arguments, &["--"], &SOURCES].concat());
     let status = of_sources(&["status", "--porcelain"])?;
     if status.is_empty() {
         return None;
     }
-    let difference = of_sources(&["diff", "--no-ext-diff", "--binary", "HEAD"])?;
-    Some(format!("+changes.{}", hash(&format!("{status}\n{difference}"))?))
+    let hash = || {
+        let difference = of_sources(&["diff", "--no-ext-diff", "--binary", "HEAD"])?;
+        // What git does not follow yet is in no difference.
+        let new = of_sources(&["ls-files", "--others", "--exclude-standard"])?;
+        let contents =
+            new.lines().map(|file| Some(format!("{file} {}", hash(&std::fs::read(file).ok()?)?)));
+        let contents = contents.collect::<Option<Vec<_>>>()?.join("\n");
+        hash(format!("{status}\n{difference}\n{contents}").as_bytes())
+    };
+    Some(hash().map_or_else(|| "+changes".to_string(), |hash| format!("+changes.{hash}")))
 }
 
-/// The hash that git gives a text, shortened.
-fn hash(text: &str) -> Option<String> {
+/// The hash that git gives bytes, shortened.
+fn hash(bytes: &[u8]) -> Option<String> {
     let mut git = Command::new("git")
         .args(["hash-object", "--stdin"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .ok()?;
-    git.stdin.take()?.write_all(text.as_bytes()).ok()?;
+    git.stdin.take()?.write_all(bytes).ok()?;
     let hash = String::from_utf8(git.wait_with_output().ok()?.stdout).ok()?;
     hash.get(..12).map(str::to_string)
 }

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use conditioned_nn::store::write_atomic;
 use conditioned_report::grid::Grid;
 use experiments::cli::{print, program};
+use experiments::given;
 use indicatif::HumanDuration;
 
 use cells::{CELLS, Cell};
@@ -161,8 +162,8 @@ fn run_cell(cell: &Cell, data: Option<&Path>, out: &Path, results: &Path) -> Res
     call(cell.binary, &["run"], &shared, &places)?;
     std::fs::create_dir_all(results).with_context(|| results.display().to_string())?;
     let kept = [
-        (&search, "tuned.json"),
         (&search, "search.md"),
+        (&table, given::SETTINGS),
         (&table, "timings.csv"),
         (&table, "table.md"),
         // Last: it is what says that a cell is finished.

@@ -6,7 +6,7 @@ use conditioned_report::statistics::{Sample, holm};
 use experiments::arm::Arm;
 use experiments::cell::Budget;
 use experiments::column::values;
-use experiments::report;
+use experiments::groups;
 use experiments::results::Finished;
 use experiments::search::Block;
 
@@ -79,7 +79,7 @@ impl Gain {
         let of = |block, budget, arm| -> BTreeMap<u64, f64> {
             // The baseline sets the time: its runs at equal steps are those at equal time.
             let budget = if arm == Arm::BASELINE { Budget::Steps } else { budget };
-            let runs = report::runs(results, (cell.row, block, budget, arm));
+            let runs = groups::runs(results, (cell.row, block, budget, arm));
             values(&runs, cell.outcome.metric())
         };
         let gain = |block, budget| {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::arm::Arm;
+use crate::device::DeviceName;
 use crate::job::Job;
 use crate::search::Start;
 use crate::settings::PUBLISHED_STD;
@@ -88,7 +89,7 @@ pub struct RunConfig {
     /// What is trained on what.
     pub job: Job,
     /// Where it is computed.
-    pub device: String,
+    pub device: DeviceName,
 }
 
 impl RunConfig {
@@ -147,14 +148,46 @@ impl RunConfig {
     }
 
     /// The text that fixes a run: a checkpoint continues no other. Data, tokenizers and weights are in it by
-    /// their hashes and not by their places, so that a folder of runs can be moved.
+    /// their hashes and not by their places, so that a folder of runs can be moved; of a GPU its number is not.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
     pub fn identity(&self) -> Result<String> {
+        Ok(self.fixed()?.to_string())
+    }
+
+    fn fixed(&self) -> Result<Value> {
         let mut json = serde_json::to_value(self).with_context(|| self.name())?;
         forget_places(&mut json);
-        Ok(json.to_string())
+        json["device"] = self.device.kind().into();
+        Ok(json)
+    }
+
+    /// The first field in which two configurations differ, with both values.
+    ///
+    /// # Errors
+    /// When they cannot be written as JSON.
+    pub fn difference(&self, other: &Self) -> Result<String> {
+        let found = difference(&self.fixed()?, &other.fixed()?);
+        Ok(found.map_or_else(String::new, |(field, values)| format!("{field}: {values}")))
+    }
+}
+
+/// Where two values first differ, as a path of fields, and both values there.
+fn difference(a: &Value, b: &Value) -> Option<(String, String)> {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
+            let of = |fields: &serde_json::Map<String, Value>, name: &String| {
+                fields.get(name).cloned().unwrap_or_default()
+            };
+            names.into_iter().find_map(|name| {
+                let (path, values) = difference(&of(a, name), &of(b, name))?;
+                let dot = if path.is_empty() { "" } else { "." };
+                Some((format!("{name}{dot}{path}"), values))
+            })
+        }
+        (a, b) => (a != b).then(|| (String::new(), format!("{a} and {b}"))),
     }
 }
 
@@ -191,5 +224,24 @@ impl Summary {
     /// A metric that is there and finite.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.get(name).copied().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named_by_its_path() {
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let a = json(r#"{"device": "cpu", "fit": {"length": {"epochs": 3}, "batch": 4}}"#);
+        let differs = |b: &str| difference(&a, &json(b));
+        let of = |path: &str, values: &str| Some((path.to_string(), values.to_string()));
+        let epochs = r#"{"device": "cpu", "fit": {"length": {"epochs": 5}, "batch": 4}}"#;
+        assert_eq!(differs(epochs), of("fit.length.epochs", "3 and 5"));
+        let more =
+            r#"{"device": "cpu", "fit": {"length": {"epochs": 3}, "batch": 4, "ramp": 0.1}}"#;
+        assert_eq!(differs(more), of("fit.ramp", "null and 0.1"));
+        assert_eq!(difference(&a, &a), None);
     }
 }

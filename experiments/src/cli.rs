@@ -12,7 +12,7 @@ use tracing::{info, info_span};
 use crate::allocator::keep_memory;
 use crate::arm::Arm;
 use crate::budget::Shares;
-use crate::plan::{Plan, Purpose};
+use crate::plan::{Plan, Purpose, default_out};
 use crate::results::Together;
 use crate::run::folder::{self, Folder};
 use crate::run::log::{self, Format};
@@ -117,7 +117,11 @@ enum Command<T: Table> {
     Sweep(Options<T>),
     /// Make table and curves again from the records of --out.
     Report {
-        /// The folder of the runs, or of their results.csv alone. Default: runs/NAME of this binary.
+        /// The preset whose runs are reported, where --out names no folder. Default: the first one, whose runs are
+        /// in runs/NAME of this binary.
+        #[arg(long, value_parser = presets::<T>(), conflicts_with = "out")]
+        preset: Option<String>,
+        /// The folder of the runs, or of their results.csv alone.
         #[arg(long)]
         out: Option<PathBuf>,
         /// A Markdown file to put the table into, between `<!-- NAME PRESET -->` and `<!-- end -->`.
@@ -227,8 +231,10 @@ fn run_command<T: Table>(command: Command<T>) -> Result<()> {
         Command::Sweep(options) => {
             sweep::run(&Plan::<T>::new(&options, Purpose::Sweep)?, &*interrupted_flag()?)
         }
-        Command::Report { out, insert, tensorboard, open } => {
-            let out = out.unwrap_or_else(|| format!("runs/{}", T::NAME).into());
+        Command::Report { preset, out, insert, tensorboard, open } => {
+            let first = T::presets().first().map_or("", |first| first.name);
+            let preset = preset.as_deref().unwrap_or(first);
+            let out = out.unwrap_or_else(|| default_out::<T>(preset, ""));
             report::write::<T>(&out, insert.as_deref())?;
             if tensorboard {
                 let board = tensorboard::write(&out)?;
@@ -256,6 +262,7 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
     let train = |runs: &[_]| queue::train(runs, &plan.out, &plan.workers, &stop);
     let mut runs = cells.runs.clone();
     train(&runs)?;
+    plan.keep_settings(&runs)?;
     if plan.shard.is_part() {
         train(&plan.later_stages(&cells, &runs)?)?;
         info!("this shard is complete; when all are, the same without --shard makes the table");

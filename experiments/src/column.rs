@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::arm::{Arm, Method};
 use crate::cell::Budget;
+use crate::groups::Group;
 use crate::results::Finished;
 use crate::run::timing::Timing;
 use crate::search::Block;
@@ -21,14 +22,8 @@ pub const DASH: &str = "–";
 pub struct RowView<'a> {
     /// The model's name in the table.
     pub label: String,
-    /// Which question it answers.
-    pub block: Block,
-    /// What limited the runs.
-    pub budget: Budget,
-    /// The arm.
-    pub arm: Arm,
-    /// Its runs, a seed each.
-    pub runs: Vec<&'a Finished>,
+    /// Its runs, and what they share.
+    pub group: Group<'a>,
     /// The runs of the baseline that it is compared with.
     pub baseline: Vec<&'a Finished>,
     /// What a step costs.
@@ -87,16 +82,20 @@ pub fn model() -> Column {
 
 /// Whether embedding tables are as published or tuned.
 pub fn start() -> Column {
-    let show = |row: &RowView<'_>| match (row.block, row.arm.method) {
-        (Block::Published, Method::Init) => "own scale".to_string(),
-        (block, _) => block.label().to_string(),
+    let show = |row: &RowView<'_>| {
+        let label = match (row.group.block, row.group.arm.method) {
+            _ if !row.group.has_embedding_tables() => DASH,
+            (Block::Published, Method::Init) => "own scale",
+            (block, _) => block.label(),
+        };
+        label.to_string()
     };
     Column::new("embedding tables", show).answer()
 }
 
 /// What limited the runs.
 pub fn budget() -> Column {
-    Column::new("budget", |row| match row.budget {
+    Column::new("budget", |row| match row.group.budget {
         Budget::Steps => "same tokens".to_string(),
         Budget::Time => "same time".to_string(),
     })
@@ -110,7 +109,7 @@ pub fn budgets(results: &[Finished]) -> Option<Column> {
 
 /// The arm; `leaks` says of a causal model that the arm is not causal.
 pub fn arm(leaks: bool) -> Column {
-    let show = move |row: &RowView<'_>| match row.arm.method {
+    let show = move |row: &RowView<'_>| match row.group.arm.method {
         Method::PerSequence
         | Method::PooledCurrent
         | Method::PerSequenceNormMatched
@@ -118,9 +117,9 @@ pub fn arm(leaks: bool) -> Column {
         | Method::TokenGraying
             if leaks =>
         {
-            format!("{} (sees the future)", row.arm)
+            format!("{} (sees the future)", row.group.arm)
         }
-        _ => row.arm.to_string(),
+        _ => row.group.arm.to_string(),
     };
     Column::new("arm", show).answer()
 }
@@ -128,7 +127,7 @@ pub fn arm(leaks: bool) -> Column {
 /// Strength t, or the factor.
 pub fn strength() -> Column {
     Column::new("t", |row| {
-        let strength = row.runs.first().and_then(|run| run.cell.strength);
+        let strength = row.group.runs.first().and_then(|run| run.cell.strength);
         strength.map_or(DASH.to_string(), |t| t.to_string())
     })
 }
@@ -136,16 +135,21 @@ pub fn strength() -> Column {
 /// Learning rate, learning rate and deviation of the embedding tables, of positions where they differ.
 pub fn setting() -> Column {
     Column::new("learning rate, of embedding tables, their std", |row| {
-        let Some(first) = row.runs.first().map(|run| &run.cell) else { return DASH.to_string() };
+        let Some(first) = row.group.runs.first().map(|run| &run.cell) else {
+            return DASH.to_string();
+        };
         let mean = |of: fn(&Finished) -> Option<f64>| {
-            let values: Vec<f64> = row.runs.iter().filter_map(|run| of(run)).collect();
+            let values: Vec<f64> = row.group.runs.iter().filter_map(|run| of(run)).collect();
             Sample::of(&values).map(|sample| sample.mean)
         };
         let std = mean(|run| run.cell.embedding_std);
         let position = mean(|run| run.cell.position_std).filter(|position| Some(*position) != std);
         let mut setting = format!("{}, x{}", first.learning_rate, first.embedding_lr_scale);
         // Those below are of a search, and short.
-        let show = |std: f64| if std < 0.01 { std.to_string() } else { format!("{std:.2}") };
+        let show = |std: f64| match std < 0.01 {
+            true => ((std * 1e6).round() / 1e6).to_string(),
+            false => format!("{std:.2}"),
+        };
         setting += &std.map_or(String::new(), |std| format!(", {}", show(std)));
         setting += &position.map_or(String::new(), |std| format!(", positions {}", show(std)));
         let elsewhere = first.placement.filter(|place| *place != Placement::AfterPosition);
@@ -159,7 +163,7 @@ pub fn setting() -> Column {
 /// The peak learning rate, where there are no embedding tables.
 pub fn learning_rate() -> Column {
     Column::new("learning rate", |row| {
-        row.runs.first().map_or(DASH.to_string(), |run| run.cell.learning_rate.to_string())
+        row.group.runs.first().map_or(DASH.to_string(), |run| run.cell.learning_rate.to_string())
     })
 }
 
@@ -204,8 +208,11 @@ fn of_differences(
 pub fn spread(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
     let metric = metric.into();
     let (of_paper, of_runs) = (metric.clone(), metric.clone());
-    let column = Column::new(head, move |row| spread_of(&values(&row.runs, &of_runs), decimals))
-        .with_paper(move |paper| paper.get(&*of_paper).map(|value| format!("{value:.decimals$}")));
+    let column =
+        Column::new(head, move |row| spread_of(&values(&row.group.runs, &of_runs), decimals))
+            .with_paper(move |paper| {
+                paper.get(&*of_paper).map(|value| format!("{value:.decimals$}"))
+            });
     Column { metric: Some(metric), ..column }
 }
 
@@ -213,7 +220,11 @@ pub fn spread(head: &str, metric: impl Into<String>, decimals: usize) -> Column 
 pub fn difference(head: &str, metric: impl Into<String>, decimals: usize) -> Column {
     let metric = metric.into();
     of_differences(head, decimals, move |row| {
-        difference_of(row.arm, &values(&row.runs, &metric), &values(&row.baseline, &metric))
+        difference_of(
+            row.group.arm,
+            &values(&row.group.runs, &metric),
+            &values(&row.baseline, &metric),
+        )
     })
 }
 
@@ -236,12 +247,13 @@ pub fn average(metrics: Vec<String>, of_paper: Vec<String>, decimals: usize) -> 
         Some(format!("{:.decimals$}", all.iter().sum::<f64>() / all.len() as f64))
     };
     [
-        Column::new("average", move |row| spread_of(&averages(&row.runs, &own), decimals))
+        Column::new("average", move |row| spread_of(&averages(&row.group.runs, &own), decimals))
             .answer()
             .with_paper(mean),
         of_differences("Δ of the average", decimals, move |row| {
-            let (own, other) = (averages(&row.runs, &metrics), averages(&row.baseline, &metrics));
-            difference_of(row.arm, &own, &other)
+            let (own, other) =
+                (averages(&row.group.runs, &metrics), averages(&row.baseline, &metrics));
+            difference_of(row.group.arm, &own, &other)
         }),
     ]
 }
@@ -249,7 +261,7 @@ pub fn average(metrics: Vec<String>, of_paper: Vec<String>, decimals: usize) -> 
 /// The mean of a metric in some form.
 pub fn mean(head: &str, metric: &'static str, form: fn(f64) -> String) -> Column {
     Column::new(head, move |row| {
-        let values: Vec<f64> = values(&row.runs, metric).into_values().collect();
+        let values: Vec<f64> = values(&row.group.runs, metric).into_values().collect();
         Sample::of(&values).map_or(DASH.to_string(), |sample| form(sample.mean))
     })
 }
@@ -257,8 +269,8 @@ pub fn mean(head: &str, metric: &'static str, form: fn(f64) -> String) -> Column
 /// The mean of a number of steps that some runs may not have reached.
 pub fn steps_to(head: String, metric: &'static str) -> Column {
     Column::new(head, move |row| {
-        let reached: Vec<f64> = values(&row.runs, metric).into_values().collect();
-        let all = row.runs.len();
+        let reached: Vec<f64> = values(&row.group.runs, metric).into_values().collect();
+        let all = row.group.runs.len();
         match Sample::of(&reached) {
             Some(sample) if sample.n == all => format!("{:.0}", sample.mean),
             Some(sample) => format!("{:.0} ({} of {all} runs)", sample.mean, sample.n),
@@ -273,7 +285,8 @@ pub fn kappa(head: &str, which: &'static str) -> Column {
         // A median over seeds would hide a run; the mean shows it.
         let number = |side: &str| {
             let metric = format!("kappa_{which}_{side}");
-            let recorded = row.runs.iter().filter_map(|run| run.metrics.get(&metric).copied());
+            let recorded =
+                row.group.runs.iter().filter_map(|run| run.metrics.get(&metric).copied());
             // A number that is not finite is recorded as null.
             let kappas: Vec<f64> = recorded.map(|kappa| kappa.unwrap_or(f64::INFINITY)).collect();
             match Sample::of(&kappas).map(|sample| sample.mean) {
@@ -284,7 +297,7 @@ pub fn kappa(head: &str, which: &'static str) -> Column {
                 Some(mean) => format!("{mean:.0}"),
             }
         };
-        match row.arm.method.changes_tokens() {
+        match row.group.arm.method.changes_tokens() {
             false => number("plain"),
             true => match (number("plain"), number("conditioned")) {
                 (plain, conditioned) if plain == DASH && conditioned == DASH => plain,
@@ -304,7 +317,7 @@ pub fn ms_per_step() -> Column {
 /// Tokens a second, from a step of `step_tokens`.
 pub fn tokens_per_second() -> Column {
     Column::new("tokens/s", |row| {
-        let tokens = row.runs.first().and_then(|run| run.metric("step_tokens"));
+        let tokens = row.group.runs.first().and_then(|run| run.metric("step_tokens"));
         let speed = row.timing.zip(tokens).map(|(t, tokens)| 1e3 * tokens / t.ms_per_step);
         speed.map_or(DASH.to_string(), |speed| format!("{speed:.0}"))
     })
@@ -313,7 +326,7 @@ pub fn tokens_per_second() -> Column {
 /// Seconds of the whole first stage on one thread.
 pub fn seconds() -> Column {
     Column::new("seconds", |row| {
-        let steps = row.runs.first().and_then(|run| run.metric("timed_steps"));
+        let steps = row.group.runs.first().and_then(|run| run.metric("timed_steps"));
         let seconds = row.timing.zip(steps).map(|(t, steps)| 1e-3 * t.ms_per_step * steps);
         seconds.map_or(DASH.to_string(), |seconds| format!("{seconds:.0}"))
     })
@@ -322,7 +335,7 @@ pub fn seconds() -> Column {
 /// The paper's number of a row and arm, beside the block of published embedding tables.
 pub fn paper(head: &str, metric: &'static str, decimals: usize) -> Column {
     Column::new(format!("paper: {head}"), move |row| match row.paper.get(metric) {
-        Some(value) if row.block != Block::Tuned => format!("{value:.decimals$}"),
+        Some(value) if row.group.block != Block::Tuned => format!("{value:.decimals$}"),
         _ => DASH.to_string(),
     })
 }
@@ -363,10 +376,13 @@ mod tests {
         let shown = |arm, run: &Finished| {
             (kappa("", "sequence").show)(&RowView {
                 label: String::new(),
-                block: Block::Published,
-                budget: Budget::Steps,
-                arm,
-                runs: vec![run],
+                group: Group {
+                    row: &run.cell.row,
+                    block: Block::Published,
+                    budget: Budget::Steps,
+                    arm,
+                    runs: vec![run],
+                },
                 baseline: Vec::new(),
                 timing: None,
                 paper: BTreeMap::new(),

@@ -2,6 +2,26 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+/// The name of a device. All GPUs of a kind are equal: a run that was begun on one may go on on another, and
+/// shards may have one each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeviceName(pub String);
+
+impl DeviceName {
+    /// The name without the number of a GPU.
+    pub fn kind(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+}
+
+impl PartialEq for DeviceName {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind()
+    }
+}
 
 /// Opens the device called `cpu`, `cuda:N` or `metal` for process `local_rank` of those that train together on
 /// this machine: its GPU is number N + `local_rank`.

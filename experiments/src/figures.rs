@@ -17,11 +17,10 @@ use conditioned_train::Findings;
 
 use crate::arm::Arm;
 use crate::cell::Budget;
+use crate::groups;
 use crate::plan::name;
 use crate::probe::{KAPPA, RESOLVED};
-use crate::report::{repeats, runs};
 use crate::results::Finished;
-use crate::search::Block;
 use crate::table::{Curve, Table};
 
 /// A figure, the name of its files, and what it shows.
@@ -60,7 +59,7 @@ const BY_LAYER: [(&str, &str); 4] = [
 /// The figures that the results hold enough for, in order; without the records of their runs that is the last one.
 /// `column` is what results are called, with the metric.
 pub fn figures<T: Table>(results: &[Finished], column: Option<(&str, &str)>) -> Vec<Named> {
-    let groups = groups::<T>(results);
+    let groups = of_steps::<T>(results);
     let mut figures = Vec::new();
     if results.iter().any(|run| !run.curve.is_empty()) {
         figures.push(learning_curves::<T>(&groups));
@@ -79,23 +78,21 @@ struct Runs<'a> {
     arms: Vec<(Arm, Vec<&'a Finished>)>,
 }
 
-fn groups<T: Table>(results: &[Finished]) -> Vec<Runs<'_>> {
-    let mut groups = Vec::new();
-    for row in T::Row::value_variants().iter().map(|row| name(*row)) {
-        for &block in Block::value_variants() {
-            let of_arm = |arm: &Arm| {
-                let found = runs(results, (&row, block, Budget::Steps, *arm));
-                let shown = !found.is_empty() && !repeats(*arm, block, &found);
-                shown.then_some((*arm, found))
-            };
-            let arms: Vec<_> = Arm::all().iter().filter_map(of_arm).collect();
-            if !arms.is_empty() {
-                let title = format!("{}, embedding tables {}", T::label(&row), block.label());
-                groups.push(Runs { title, arms });
-            }
+fn of_steps<T: Table>(results: &[Finished]) -> Vec<Runs<'_>> {
+    let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
+    let mut groups = groups::groups(results, &rows);
+    groups.retain(|group| group.budget == Budget::Steps);
+    let together = groups.chunk_by(|a, b| (a.row, a.block) == (b.row, b.block));
+    let runs = together.filter_map(|groups| {
+        let first = groups.first()?;
+        let mut title = T::label(first.row);
+        if first.has_embedding_tables() {
+            title += &format!(", embedding tables {}", first.block.label());
         }
-    }
-    groups
+        let arms = groups.iter().map(|group| (group.arm, group.runs.clone())).collect();
+        Some(Runs { title, arms })
+    });
+    runs.collect()
 }
 
 impl Runs<'_> {
@@ -316,7 +313,7 @@ fn against_kappa<T: Table>(results: &[Finished], head: &str, metric: &str) -> Op
                     .find_map(|name| run.metrics.get(*name))?;
                 let label = format!(
                     "tables {}, learning rate {}, seed {}",
-                    run.cell.start.label(),
+                    run.tables(),
                     run.cell.learning_rate,
                     run.cell.seed
                 );

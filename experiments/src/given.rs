@@ -1,44 +1,92 @@
-//! What a table says of the search behind it: how much each arm was given.
+//! What a table says of the search behind it: how much each arm was given, and where its best lies.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::arm::Arm;
+use crate::cell::RunConfig;
+use crate::plan::name;
 use crate::results::{Finished, Line};
-use crate::search::{Block, Given, Tuned};
+use crate::run::folder;
+use crate::search::{Block, Given, Start, Tuned};
 use crate::table::Table;
 
-/// The arms of a row by what each was given.
-type Groups = Vec<(Given, Vec<Arm>)>;
+/// The file beside the runs of a table that holds the searches that their settings come from.
+pub const SETTINGS: &str = "settings.json";
 
-/// How much the search gave the arms of these results, if their settings are those that are recorded with the table.
-pub fn sentence<T: Table>(results: &[Finished]) -> String {
+/// What the searches of a row gave its arms.
+#[derive(Debug, Default, PartialEq)]
+struct Row {
+    /// The arms by what each was given.
+    groups: Vec<(Given, Vec<Arm>)>,
+    /// The numbers of an arm's best that lie at the edge of what was tried.
+    edges: Vec<(Arm, Vec<&'static str>)>,
+}
+
+/// Writes the searches that the settings of `runs` come from to `out`, beside those of earlier commands.
+///
+/// # Errors
+/// When the file cannot be read or written, or is of another preset.
+pub fn keep<T: Table>(out: &Path, tuned: &Tuned, preset: &str, runs: &[RunConfig]) -> Result<()> {
+    let searched = runs.iter().map(|run| &run.cell);
+    let searched = searched.filter(|cell| matches!(cell.start, Start::Published | Start::Tuned));
+    let cells: Vec<(&str, Arm)> = searched.map(|cell| (cell.row.as_str(), cell.arm)).collect();
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let mut kept = open::<T>(out, preset, None)?;
+    kept.take(tuned, &cells);
+    folder::write(&out.join(SETTINGS), &kept)
+}
+
+/// The searches that [`keep`] wrote, over those that are `recorded` with the table.
+fn open<T: Table>(out: &Path, preset: &str, recorded: Option<&str>) -> Result<Tuned> {
+    let file = out.join(SETTINGS);
+    let file = file.exists().then_some(file);
+    let rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
+    Tuned::open(recorded, file.as_deref(), preset, &rows)
+}
+
+/// How much the search gave the arms of these results, and where their best lies, if their settings are those of the
+/// searches beside them in `out`, or else of those recorded with the table.
+///
+/// # Errors
+/// When the file of the searches is damaged.
+pub fn sentence<T: Table>(out: &Path, results: &[Finished]) -> Result<String> {
     let preset = results.first().map_or("", |run| &run.cell.preset);
     let recorded = T::presets().into_iter().find(|of| of.name == preset).and_then(|of| of.tuned);
-    let tuned = recorded.and_then(|text| Tuned::open(Some(text), None, preset, &[]).ok());
+    let tuned = open::<T>(out, preset, recorded)?;
     let lines: Vec<&Line> = results.iter().map(|run| &run.cell).collect();
-    let rows = tuned.and_then(|tuned| rows(&tuned, &lines));
-    rows.map_or_else(
+    Ok(rows(&tuned, &lines).map_or_else(
         || {
-            "Not all settings are those recorded with this table: `search.md` of their search says what each arm was \
-             given."
+            "Not all settings are those of the searches recorded with this table: `search.md` of theirs says what each \
+             arm was given."
                 .to_string()
         },
         |rows| told(&rows, T::label),
-    )
+    ))
 }
 
-/// What was given by row; nothing where a run has another setting than the recorded one.
-fn rows(tuned: &Tuned, lines: &[&Line]) -> Option<Vec<(String, Groups)>> {
-    let mut rows: Vec<(String, Groups)> = Vec::new();
+/// What was given by row; nothing where a run has another setting than that of its search.
+fn rows(tuned: &Tuned, lines: &[&Line]) -> Option<Vec<(String, Row)>> {
+    let mut rows: Vec<(String, Row)> = Vec::new();
     for line in lines.iter().filter(|line| line.start != Block::Set) {
         let search = tuned.best(&line.row, line.arm).ok()?;
         let setting = if line.start == Block::Tuned { search.tuned } else { search.published };
-        let rates = (setting.learning_rate, setting.embedding_lr_scale);
-        if rates != (line.learning_rate, line.embedding_lr_scale) {
+        if !setting.is_of(line) {
             return None;
         }
         let row = of_key(&mut rows, &line.row);
-        let arms = of_key(row, &search.given());
-        if !arms.contains(&line.arm) {
-            arms.push(line.arm);
+        let arms = of_key(&mut row.groups, &search.given());
+        if arms.contains(&line.arm) {
+            continue;
+        }
+        arms.push(line.arm);
+        let edges = search.edges();
+        if !edges.is_empty() {
+            row.edges.push((line.arm, edges));
         }
     }
     Some(rows)
@@ -53,26 +101,54 @@ fn of_key<'a, K: PartialEq + Clone, V: Default>(all: &'a mut Vec<(K, V)>, key: &
     &mut all[at].1
 }
 
-/// The sentence of these rows.
-fn told(rows: &[(String, Groups)], label: fn(&str) -> String) -> String {
-    let mut all: Vec<Given> = rows.iter().flat_map(|(_, groups)| groups).map(|of| of.0).collect();
-    all.dedup();
-    if let [given] = all[..] {
-        return format!("Every arm was given the same: {}.", amount(given));
+/// What is said of these rows.
+fn told(rows: &[(String, Row)], label: fn(&str) -> String) -> String {
+    let mut given: Vec<Given> =
+        rows.iter().flat_map(|(_, row)| &row.groups).map(|of| of.0).collect();
+    given.dedup();
+    let text = match given[..] {
+        [given] => format!("Every searched arm was given the same: {}.", amount(given)),
+        _ if rows.iter().all(|(_, row)| row.groups.len() == 1) => format!(
+            "Every searched arm of a model was given the same: {}",
+            by_row(rows, label, |row| row.groups.iter().map(|of| amount(of.0)).collect())
+        ),
+        _ => format!(
+            "Not every arm was given the same. {}",
+            by_row(rows, label, |row| {
+                let group = |(given, arms): &(Given, Vec<Arm>)| {
+                    let arms: Vec<String> = arms.iter().map(ToString::to_string).collect();
+                    format!("{}, {}", arms.join(", "), amount(*given))
+                };
+                row.groups.iter().map(group).collect()
+            })
+        ),
+    };
+    let edges = by_row(rows, label, |row| {
+        let edge = |(arm, names): &(Arm, Vec<&str>)| format!("{arm} ({})", names.join(", "));
+        row.edges.iter().map(edge).collect()
+    });
+    match edges.is_empty() {
+        true => text,
+        false => format!("{text} The best lies at the edge of what was tried: {edges}"),
     }
-    // Rows that were given the same stand together.
+}
+
+/// What is to be said of each row, those of which the same is said together; of none where that is nothing.
+fn by_row(
+    rows: &[(String, Row)],
+    label: fn(&str) -> String,
+    say: impl Fn(&Row) -> Vec<String>,
+) -> String {
     let mut told: Vec<(String, Vec<String>)> = Vec::new();
-    for (row, groups) in rows {
-        let group = |(given, arms): &(Given, Vec<Arm>)| {
-            let arms: Vec<String> = arms.iter().map(ToString::to_string).collect();
-            format!("{}, {}", arms.join(", "), amount(*given))
-        };
-        let groups: Vec<String> = groups.iter().map(group).collect();
-        of_key(&mut told, &groups.join("; ")).push(label(row));
+    for (row, of_row) in rows {
+        let said = say(of_row);
+        if !said.is_empty() {
+            of_key(&mut told, &said.join("; ")).push(label(row));
+        }
     }
     let told: Vec<String> =
-        told.into_iter().map(|(of, rows)| format!("{}: {of}.", rows.join(", "))).collect();
-    format!("Not every arm was given the same. {}", told.join(" "))
+        told.into_iter().map(|(said, rows)| format!("{}: {said}.", rows.join(", "))).collect();
+    told.join(" ")
 }
 
 fn amount(Given { runs, settings, seeds }: Given) -> String {
@@ -89,19 +165,29 @@ mod tests {
     fn what_arms_were_given_is_told_where_it_differs() {
         let little = Given { runs: 12, settings: 12, seeds: 1 };
         let more = Given { runs: 39, settings: 24, seeds: 2 };
-        let row = |name: &str, of_muon| {
-            let arms = vec![Arm::BASELINE, Arm::POOLED];
-            (name.to_string(), vec![(little, arms), (of_muon, vec![Arm::MUON])])
+        let row = |name: &str, groups: Vec<(Given, Vec<Arm>)>| {
+            (name.to_string(), Row { groups, edges: Vec::new() })
         };
-        let told = |rows: &[(String, Groups)]| told(rows, str::to_uppercase);
+        let both = vec![Arm::BASELINE, Arm::POOLED];
+        let told = |rows: &[(String, Row)]| told(rows, str::to_uppercase);
+        let unlike = vec![(little, both.clone()), (more, vec![Arm::MUON])];
         assert_eq!(
-            told(&[row("a", more), row("b", more)]),
+            told(&[row("a", unlike.clone()), row("b", unlike)]),
             "Not every arm was given the same. A, B: baseline, pooled, 12 runs of 12 settings (a seed each); muon, 39 \
              runs of 24 settings (at most 2 seeds)."
         );
+        let alike = |given| vec![(given, both.clone())];
         assert_eq!(
-            told(&[row("a", little)]),
-            "Every arm was given the same: 12 runs of 12 settings (a seed each)."
+            told(&[row("a", alike(little)), row("b", alike(more)), row("c", alike(little))]),
+            "Every searched arm of a model was given the same: A, C: 12 runs of 12 settings (a seed each). B: 39 runs \
+             of 24 settings (at most 2 seeds)."
+        );
+        let mut edge = row("a", alike(little));
+        edge.1.edges = vec![(Arm::POOLED, vec!["learning rate", "table std"])];
+        assert_eq!(
+            told(&[edge]),
+            "Every searched arm was given the same: 12 runs of 12 settings (a seed each). The best lies at the edge of \
+             what was tried: A: pooled (learning rate, table std)."
         );
     }
 
@@ -110,12 +196,15 @@ mod tests {
         let tuned = include_str!("../table4_glue/tuned/short.json");
         let tuned = Tuned::open(Some(tuned), None, "short", &[]).unwrap();
         let csv = include_str!("../table4_glue/results/short/results.csv");
-        let mut cells = crate::results::parse(csv).unwrap();
-        let rows_of = |cells: &[Finished]| {
+        let cells = crate::results::parse(csv).unwrap();
+        let rows_with = |change: fn(&mut Line)| {
+            let mut cells = cells.clone();
+            change(&mut cells[0].cell);
             rows(&tuned, &cells.iter().map(|run| &run.cell).collect::<Vec<_>>())
         };
-        assert!(rows_of(&cells).is_some_and(|rows| rows.len() == 1 && rows[0].1.len() == 2));
-        cells[0].cell.learning_rate *= 2.0;
-        assert!(rows_of(&cells).is_none());
+        let unchanged = rows_with(|_| ());
+        assert!(unchanged.is_some_and(|rows| rows.len() == 1 && rows[0].1.groups.len() == 2));
+        assert_eq!(rows_with(|line| line.learning_rate *= 2.0), None);
+        assert_eq!(rows_with(|line| line.embedding_std = Some(7.0)), None);
     }
 }

@@ -371,7 +371,7 @@ pub fn store(config: &RunConfig) -> Result<Store> {
 }
 
 fn store_on(config: &RunConfig, local_rank: usize) -> Result<Store> {
-    Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device, local_rank)?))
+    Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device.0, local_rank)?))
 }
 
 /// Gives a model the weights that its run starts from.

@@ -15,7 +15,7 @@
 //! | [`run`] | folders, worker processes side by side, timing, log |
 //! | [`settings`], [`search`] | what a search looks for and what lies beside it; how it goes on, and its outcome |
 //! | [`sweep`], [`budget`] | one change at a time; equal time |
-//! | [`results`], [`column`](mod@column), [`report`], [`figures`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
+//! | [`results`], [`groups`](mod@groups), [`given`], [`column`](mod@column), [`report`], [`figures`], [`page`], [`kappa`], [`probe`], [`tensorboard`] | from records to a table, a page, TensorBoard |
 //! | [`export`](mod@export), [`language_model`] | models for other programs; a text judged or continued |
 //! | [`checkpoint`], [`hub`], [`device`], [`overrides`], [`allocator`] | what the rest stands on |
 
@@ -32,6 +32,7 @@ pub mod device;
 pub mod export;
 pub mod figures;
 pub mod given;
+pub mod groups;
 pub mod hub;
 pub mod job;
 pub mod kappa;

@@ -12,6 +12,8 @@ use conditioned_report::statistics::Sample;
 use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::column::{Column, RowView};
+use crate::given::SETTINGS;
+use crate::groups::Group;
 use crate::results::Finished;
 use crate::run::folder::{self, Folder, PICTURES};
 use crate::search::Block;
@@ -72,20 +74,24 @@ pub fn page<T: Table>(
     if !environments.is_empty() {
         sections.push(text("Environment", environments.join("\n")));
     }
-    let searched = results.first().filter(|run| run.cell.start != Block::Set);
-    let preset = searched
-        .and_then(|run| T::presets().into_iter().find(|preset| preset.name == run.cell.preset));
-    if let Some((preset, tuned)) = preset.and_then(|preset| Some((preset.name, preset.tuned?))) {
-        let heading = format!("The search of preset {preset}, where --tuned gave no other");
-        sections.push(text(&heading, tuned.to_string()));
+    if let Some(searches) = searches::<T>(out, results) {
+        sections.push(text("The searches that the settings come from", searches));
     }
     Ok(Page { title: grid.title.clone(), answer, table: grid, figures, sections })
+}
+
+/// The searches beside the runs, or those recorded with the table; none where nothing was searched.
+fn searches<T: Table>(out: &Path, results: &[Finished]) -> Option<String> {
+    let searched = results.iter().find(|run| run.cell.start != Block::Set)?;
+    let preset = T::presets().into_iter().find(|preset| preset.name == searched.cell.preset);
+    let recorded = || preset.and_then(|preset| preset.tuned).map(str::to_string);
+    std::fs::read_to_string(out.join(SETTINGS)).ok().or_else(recorded)
 }
 
 /// What the differences to the baseline say, of each number and arm.
 pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
     // Without a search there is one block, that of the settings given.
-    let has = |block: Block| views.iter().any(|view| view.block == block);
+    let has = |block: Block| views.iter().any(|view| view.group.block == block);
     let (block, named) = match (has(Block::Tuned), has(Block::Published)) {
         (true, _) => (Block::Tuned, "embedding tables tuned"),
         (false, true) => (Block::Published, "learning rates searched"),
@@ -98,8 +104,12 @@ pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
         let arms: Vec<String> = Arm::all()
             .into_iter()
             .filter_map(|arm| {
+                // Without embedding tables there is one block of searched runs.
                 let of_arm = |view: &&RowView<'_>| {
-                    (view.arm, view.block, view.budget) == (arm, block, Budget::Steps)
+                    let Group { block: of, budget, .. } = view.group;
+                    let belongs = of == block
+                        || (of == Block::Published && !view.group.has_embedding_tables());
+                    (view.group.arm, budget) == (arm, Budget::Steps) && belongs
                 };
                 verdict(views.iter().filter(of_arm).filter_map(difference))
                     .map(|verdict| format!("{arm} {verdict}"))
@@ -150,7 +160,7 @@ fn runs(results: &[Finished]) -> Grid {
         vec![
             cell.row.clone(),
             cell.arm.to_string(),
-            cell.start.label().to_string(),
+            run.tables().to_string(),
             cell.seed.to_string(),
             cell.steps.to_string(),
             cell.learning_rate.to_string(),

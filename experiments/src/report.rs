@@ -9,12 +9,13 @@ use clap::ValueEnum;
 use conditioned_nn::Precision;
 use conditioned_nn::store::write_atomic;
 
-use crate::arm::{Arm, Method};
+use crate::arm::Arm;
 use crate::cell::Budget;
 use crate::cli::print;
 use crate::column::{Column, DASH, Published, RowView, published};
 use crate::figures;
 use crate::given;
+use crate::groups::{self, Group};
 use crate::page;
 use crate::plan::name;
 use crate::results::{Finished, open};
@@ -35,7 +36,7 @@ pub const PAGE: &str = "report.html";
 pub fn write<T: Table>(out: &Path, insert: Option<&Path>) -> Result<()> {
     let results = open::<T>(out)?;
     let timings = timing::read(out)?;
-    let grid = grid::<T>(&results, &timings)?;
+    let grid = grid::<T>(out, &results, &timings)?;
     let mut csv = csv::Writer::from_writer(Vec::new());
     for line in results.iter().flat_map(Finished::lines) {
         csv.serialize(line)?;
@@ -91,117 +92,32 @@ fn between(text: &str, begin: &str, end: &str, table: &str) -> Option<String> {
     Some(format!("{before}{begin}{new_line}{new_line}{table}{new_line}{new_line}{end}{after}"))
 }
 
-/// The runs of a cell of the table. Where the best of all settings has embedding tables as published, its
-/// runs stand in both blocks; those at equal time have their best setting.
-pub fn runs<'a>(
-    results: &'a [Finished],
-    (row, block, budget, arm): (&str, Block, Budget, Arm),
-) -> Vec<&'a Finished> {
-    let belongs = |r: &&Finished| {
-        let shared = block == Block::Tuned && r.cell.start == Block::Published && r.cell.best;
-        let own = r.cell.start == block && (budget, block) != (Budget::Time, Block::Published);
-        (r.cell.row.as_str(), r.cell.budget, r.cell.arm) == (row, budget, arm) && (own || shared)
-    };
-    results.iter().filter(belongs).collect()
-}
-
-/// Whether runs of the tuned block say nothing new: `init` chooses its scale by itself, so that only its rates may be
-/// others than those for published tables.
-pub fn repeats(arm: Arm, block: Block, runs: &[&Finished]) -> bool {
-    let same =
-        |run: &&Finished| (run.cell.start, run.cell.budget) == (Block::Published, Budget::Steps);
-    arm.method == Method::Init && block == Block::Tuned && runs.iter().all(same)
-}
-
-/// The mean of a metric over all rows, seed by seed, as cells of a row `name`: of the arms and seeds that every
-/// row has.
-pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Finished> {
-    let mut rows: Vec<&str> = results.iter().map(|run| run.cell.row.as_str()).collect();
-    rows.dedup();
-    let mut means = Vec::new();
-    if rows.len() < 2 {
-        return means;
-    }
-    for &block in Block::value_variants() {
-        for arm in Arm::all() {
-            let cells = |row: &&str| runs(results, (row, block, Budget::Steps, arm));
-            let by_row: Vec<Vec<&Finished>> = rows.iter().map(cells).collect();
-            if by_row.iter().all(|runs| repeats(arm, block, runs)) {
-                continue;
-            }
-            for first in by_row.first().into_iter().flatten() {
-                let of_seed = |runs: &Vec<&Finished>| {
-                    let run = runs.iter().find(|run| run.cell.seed == first.cell.seed);
-                    run.and_then(|run| run.metric(metric))
-                };
-                let values: Option<Vec<f64>> = by_row.iter().map(of_seed).collect();
-                let Some(values) = values else { continue };
-                let mean = values.iter().sum::<f64>() / values.len() as f64;
-                let mut derived = (*first).clone();
-                derived.cell.row = name.to_string();
-                (derived.cell.start, derived.cell.best) = (block, false);
-                derived.metrics = [(metric.to_string(), Some(mean))].into();
-                means.push(derived);
-            }
-        }
-    }
-    means
-}
-
 /// The lines of the table, in order.
 fn views<'a, T: Table>(
     results: &'a [Finished],
     timings: &'a [Timing],
     paper: &'a [Published],
 ) -> Vec<RowView<'a>> {
-    let mut views = Vec::new();
     let mut rows: Vec<String> = T::Row::value_variants().iter().map(|row| name(*row)).collect();
     // A derived row stands behind them.
     rows.extend(results.last().map(|run| run.cell.row.clone()).filter(|row| !rows.contains(row)));
-    for row in rows {
-        for &block in Block::value_variants() {
-            for &budget in Budget::value_variants() {
-                for arm in Arm::all() {
-                    // Without tables there is one block, and all stands in it.
-                    let of = match (budget, block) {
-                        (Budget::Time, Block::Published) if !T::HAS_EMBEDDING_TABLES => {
-                            Block::Tuned
-                        }
-                        _ => block,
-                    };
-                    let own = runs(results, (&row, of, budget, arm));
-                    let again = match T::HAS_EMBEDDING_TABLES {
-                        true => repeats(arm, block, &own),
-                        false => block == Block::Tuned,
-                    };
-                    if own.is_empty() || again {
-                        continue;
-                    }
-                    let baseline = (&*row, block, Budget::Steps, Arm::BASELINE);
-                    let of_arm = |p: &&Published| p.arm == arm && (p.row == row || p.row == "*");
-                    let paper = paper.iter().filter(of_arm);
-                    views.push(RowView {
-                        label: T::label(&row),
-                        block,
-                        budget,
-                        arm,
-                        baseline: runs(results, baseline),
-                        timing: timings.iter().find(|t| t.row == row && t.arm == arm),
-                        paper: paper.map(|p| (p.metric.as_str(), p.value)).collect(),
-                        runs: own,
-                    });
-                }
-            }
+    let view = |group: Group<'a>| {
+        let Group { row, block, arm, .. } = group;
+        let of_arm = |p: &&Published| p.arm == arm && (p.row == row || p.row == "*");
+        let paper = paper.iter().filter(of_arm);
+        RowView {
+            label: T::label(row),
+            baseline: groups::runs(results, (row, block, Budget::Steps, Arm::BASELINE)),
+            timing: timings.iter().find(|t| t.row == row && t.arm == arm),
+            paper: paper.map(|p| (p.metric.as_str(), p.value)).collect(),
+            group,
         }
-    }
-    views
+    };
+    groups::groups(results, &rows).into_iter().map(view).collect()
 }
 
-/// The table of all finished cells.
-///
-/// # Errors
-/// When there is none.
-pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> {
+/// The table of all finished cells of `out`.
+fn grid<T: Table>(out: &Path, results: &[Finished], timings: &[Timing]) -> Result<Grid> {
     let Some(first) = results.first() else { bail!("no results") };
     let (columns, paper) = (T::columns(results), published(T::PAPER)?);
     let all = [results, &T::derived(results)].concat();
@@ -242,12 +158,12 @@ pub fn grid<T: Table>(results: &[Finished], timings: &[Timing]) -> Result<Grid> 
         title: format!("{} on {}{precision}{smoke}", T::TITLE, T::on(first)),
         columns: columns.iter().map(|column| (column.head.clone(), column.answer)).collect(),
         rows,
-        notes: notes::<T>(results),
+        notes: notes::<T>(out, results)?,
     })
 }
 
 /// What a reader must know to read the numbers.
-fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
+fn notes<T: Table>(out: &Path, results: &[Finished]) -> Result<Vec<String>> {
     let mut notes = T::notes(results);
     notes.push(
         "mean ± standard deviation, number of seeds. Δ: difference to the baseline with the same embedding \
@@ -258,23 +174,25 @@ fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
     );
     let rates: BTreeSet<String> =
         results.iter().map(|run| run.cell.learning_rate.to_string()).collect();
-    let set = match T::HAS_EMBEDDING_TABLES {
-        true => "Learning rates and embedding tables",
-        false => "Learning rates",
+    let with_tables = results.iter().filter(|run| run.has_embedding_tables()).count();
+    let set = match with_tables {
+        0 => "Learning rates",
+        _ => "Learning rates and embedding tables",
     };
     let searched = results.iter().any(|run| run.cell.start != Block::Set);
     notes.push(match (searched, rates.len()) {
-        (true, _) if !T::HAS_EMBEDDING_TABLES => {
+        (true, _) if with_tables == 0 => {
             format!(
                 "The peak learning rate is searched, on a slice of the training data. {}",
-                given::sentence::<T>(results)
+                given::sentence::<T>(out, results)?
             )
         }
         (true, _) => format!(
             "Embedding tables: published: they start at std 0.02 and learn at the peak rate; tuned: their std and \
-             learning rate are searched too. The peak learning rate is searched in both, on a slice of the training \
+             learning rate are searched too{}. The peak learning rate is searched in both, on a slice of the training \
              data. {}",
-            given::sentence::<T>(results)
+            if with_tables < results.len() { "; –: the model has none" } else { "" },
+            given::sentence::<T>(out, results)?
         ),
         (false, 1) => format!("{set} as set: nothing was searched, all arms share them."),
         (false, _) => format!("{set} as set, and not the same for all arms."),
@@ -284,7 +202,7 @@ fn notes<T: Table>(results: &[Finished]) -> Vec<String> {
         let commits: Vec<&str> = commits.into_iter().collect();
         notes.push(format!("The runs come from several commits: {}.", commits.join(", ")));
     }
-    notes
+    Ok(notes)
 }
 
 /// What the first seed of every cell wrote.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arm::{self, Arm};
 use crate::cell::{Budget, Cell, RunConfig, Summary};
+use crate::column::DASH;
 use crate::job::Init;
 use crate::plan::name;
 use crate::run::folder::{self, Folder};
@@ -99,6 +100,16 @@ impl Finished {
         self.metrics.get(name).copied().flatten()
     }
 
+    /// Whether its model has embedding tables in front of the first block.
+    pub fn has_embedding_tables(&self) -> bool {
+        self.cell.embedding_std.or(self.cell.position_std).is_some()
+    }
+
+    /// With which embedding tables it trained, for a table.
+    pub fn tables(&self) -> &'static str {
+        if self.has_embedding_tables() { self.cell.start.label() } else { DASH }
+    }
+
     /// Its lines of `results.csv`.
     pub fn lines(&self) -> impl Iterator<Item = Line> + '_ {
         self.metrics.iter().map(|(metric, &value)| {
@@ -158,7 +169,11 @@ fn new(cell: Line, data: String) -> Finished {
 /// # Errors
 /// When there is none, a record is damaged, or runs do not belong together.
 pub fn collect<T: Table>(out: &Path) -> Result<Vec<Finished>> {
-    ensure!(out.is_dir(), "{}: no such folder; `run` makes it", out.display());
+    ensure!(
+        out.is_dir(),
+        "{}: no such folder; `run` makes it, and the runs of other presets and of --out lie elsewhere",
+        out.display()
+    );
     let mut runs = Vec::new();
     let mut together = Together::default();
     for folder in folder::find(out)? {
@@ -318,7 +333,8 @@ pub struct Together {
     arms: BTreeMap<OfArm, (Setup, PathBuf)>,
 }
 
-/// Checks that `runs` belong to the finished ones below `out`, so that nothing is trained that no table could show.
+/// Checks that `runs` belong to those below `out` that were begun, so that nothing is trained that no table could
+/// show.
 ///
 /// # Errors
 /// Names two runs that do not belong together.
@@ -329,7 +345,7 @@ pub fn check_beside(out: &Path, runs: &[RunConfig]) -> Result<()> {
         let config = folder.config()?;
         // A table does not read the runs of a search, nor a search those of a table.
         let beside = config.cell.is_search() == first.cell.is_search();
-        if beside && folder.summary()?.is_some() {
+        if beside && folder.is_begun() {
             together.check(folder.path(), &config)?;
         }
     }
@@ -358,9 +374,10 @@ impl Together {
             self.common.entry(key).or_insert_with(|| (common.clone(), at.to_path_buf()));
         ensure!(
             *first == common,
-            "{} and {}: runs of different recipes do not belong in one table; give each its own --out",
+            "{} and {}: runs of different recipes do not belong in one table; give each its own --out. They differ in {}",
             first_at.display(),
-            at.display()
+            at.display(),
+            first.difference(&common)?
         );
         let (network, fit) = (&config.job.network, &config.job.fit);
         let own = Setup {

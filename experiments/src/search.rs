@@ -360,6 +360,34 @@ pub struct Tuned {
 }
 
 impl Tuned {
+    /// Nothing searched for a preset.
+    fn none(preset: &str) -> Self {
+        let (data, data_hash, rows, data_of_file) = Default::default();
+        Self { preset: preset.to_string(), data, data_hash, rows, data_of_file }
+    }
+
+    /// Takes over the searches that `other` has of these rows and arms, with their data.
+    pub fn take(&mut self, other: &Self, cells: &[(&str, Arm)]) {
+        for &(row, arm) in cells {
+            let Ok(search) = other.best(row, arm) else { continue };
+            self.rows.entry(row.to_string()).or_default().insert(arm, search.clone());
+            let (data, hashes) = other.data_of(row, arm);
+            for (data, hash) in data.split("; ").zip(hashes.split("; ")) {
+                if !self.data_hash.split("; ").any(|known| known == hash) {
+                    let and = if self.data_hash.is_empty() { "" } else { "; " };
+                    self.data += &format!("{and}{data}");
+                    self.data_hash += &format!("{and}{hash}");
+                }
+            }
+        }
+    }
+
+    /// Names and hashes of the data that an arm of a row was searched on.
+    fn data_of(&self, row: &str, arm: Arm) -> (&str, &str) {
+        let of_file = self.data_of_file.get(&(row.to_string(), arm));
+        of_file.map_or((&self.data, &self.data_hash), |(data, hashes)| (data, hashes))
+    }
+
     /// What was recorded for a preset, and over it what a file of `--tuned` has.
     ///
     /// # Errors
@@ -370,17 +398,10 @@ impl Tuned {
         preset: &str,
         known: &[String],
     ) -> Result<Self> {
-        let (data, data_hash, data_of_file) = Default::default();
         let mut tuned = match recorded {
             Some(text) => serde_json::from_str(text)
                 .with_context(|| format!("recorded settings of preset {preset}"))?,
-            None => Self {
-                preset: preset.to_string(),
-                data,
-                data_hash,
-                rows: BTreeMap::new(),
-                data_of_file,
-            },
+            None => Self::none(preset),
         };
         if let Some(path) = file {
             let other: Self = folder::read(path)?;
@@ -409,9 +430,7 @@ impl Tuned {
 
     /// The names of the data that an arm of a row was searched on, if those of this hash are not among them.
     pub fn other_data(&self, row: &str, arm: Arm, hash: &str) -> Option<&str> {
-        let of_file = self.data_of_file.get(&(row.to_string(), arm));
-        let of_file = of_file.map(|(data, hashes)| (data, hashes));
-        let (data, hashes) = of_file.unwrap_or((&self.data, &self.data_hash));
+        let (data, hashes) = self.data_of(row, arm);
         (!hashes.split("; ").any(|of| of == hash)).then_some(data)
     }
 

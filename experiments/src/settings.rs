@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Method};
 use crate::recipe::Shared;
+use crate::results::Line;
 
 /// The published standard deviation of embedding tables.
 pub const PUBLISHED_STD: f64 = 0.02;
@@ -51,6 +52,21 @@ impl Setting {
     pub fn is_published(&self) -> bool {
         let std = self.embedding_std.unwrap_or(PUBLISHED_STD);
         (self.embedding_lr_scale, std) == (1.0, PUBLISHED_STD)
+    }
+
+    /// Whether a run of a table has this setting, as far as it says one.
+    pub(crate) fn is_of(&self, run: &Line) -> bool {
+        let finds_its_own = run.arm.method == Method::Init;
+        (run.learning_rate, run.embedding_lr_scale) == (self.learning_rate, self.embedding_lr_scale)
+            && (finds_its_own
+                || self
+                    .embedding_std
+                    .is_none_or(|std| run.embedding_std.is_none_or(|of| of == std)))
+            && self.strength.is_none_or(|t| run.strength == Some(t))
+            && self.placement.is_none_or(|place| run.placement == Some(place))
+            && self
+                .ramp
+                .is_none_or(|ramp| (ramp > 0.0) == run.ramp_steps.is_some_and(|steps| steps > 0))
     }
 }
 

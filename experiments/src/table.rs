@@ -34,9 +34,6 @@ pub trait Table: Sized + 'static {
     /// The metric that a search goes by before the loss on the tuning slice, the higher the better.
     const SCORE: Option<&'static str> = None;
 
-    /// Whether any of its networks has embedding tables: without, a search is of learning rates alone.
-    const HAS_EMBEDDING_TABLES: bool = true;
-
     /// Whether its cells can start from a checkpoint.
     const TAKES_INIT: bool = false;
 
@@ -86,7 +83,7 @@ pub trait Table: Sized + 'static {
     /// Whether the network of a recipe has embedding tables in front of its first block: without, `init` has
     /// nothing to scale, and a search looks for learning rates alone.
     fn has_embedding_tables(_: &Self::Recipe) -> bool {
-        Self::HAS_EMBEDDING_TABLES
+        true
     }
 
     /// Where a method acts unless the recipe says otherwise.
@@ -320,14 +317,28 @@ impl<T: Table> Request<'_, T> {
     /// # Errors
     /// Names the first of `keys` that was set.
     pub fn refuse_sizes(&self, keys: &[&str]) -> Result<()> {
-        for pair in self.set {
-            let key = pair.split('=').next().unwrap_or_default();
-            ensure!(
-                !keys.contains(&key),
-                "--set {pair}: is for generated data, and the files have their own sizes; leave it out"
+        match self.first_set(keys) {
+            None => Ok(()),
+            Some(pair) => bail!(
+                "--set {pair}: is for generated data, and these have their own sizes; leave it out"
+            ),
+        }
+    }
+
+    /// Says that sizes of generated data that were set are for other rows than this one.
+    pub fn warn_of_sizes(&self, keys: &[&str]) {
+        if let Some(pair) = self.first_set(keys) {
+            tracing::warn!(
+                "row {}: --set {pair} is for generated data, and these have their own sizes",
+                crate::plan::name(self.row)
             );
         }
-        Ok(())
+    }
+
+    /// The first change of `--set` to one of `keys`.
+    fn first_set(&self, keys: &[&str]) -> Option<&str> {
+        let is_of = |pair: &&String| pair.split('=').next().is_some_and(|key| keys.contains(&key));
+        self.set.iter().find(is_of).map(String::as_str)
     }
 
     /// Checks that data are given where the preset needs them, and only there: `embedded` are the presets that

@@ -135,8 +135,6 @@ impl Table for Table2 {
         "Detection of objects (Mask R-CNN on XCiT) with and without conditioned tokens";
     const TITLE: &'static str = "Table 2";
     const PAPER: &'static str = include_str!("paper.csv");
-    /// An XCiT has none: its positions are a function of the place.
-    const HAS_EMBEDDING_TABLES: bool = false;
     const TAKES_INIT: bool = true;
     const SCORE: Option<&'static str> = Some("tune_box_ap");
     const CURVE: Curve = Curve::Evaluation("tune_box_ap", "box AP on the tuning images, %");
@@ -199,6 +197,11 @@ impl Table for Table2 {
             }
             _ => recipe.data(data.as_deref(), *skip_broken),
         }
+    }
+
+    /// None: the positions of an XCiT are a function of the place.
+    fn has_embedding_tables(_: &DetectionRecipe) -> bool {
+        false
     }
 
     fn job(request: &Request<'_, Self>, data: &DetectionData, stage: &Stage<'_>) -> Result<Job> {

@@ -11,11 +11,11 @@ use conditioned_data::{
 };
 use experiments::arm::Arm;
 use experiments::column::{self, Column, DASH};
+use experiments::groups;
 use experiments::job::Job;
 use experiments::plan;
 use experiments::recipe::Shared;
 use experiments::recipe::sequences::SequenceRecipe;
-use experiments::report;
 use experiments::results::Finished;
 use experiments::settings::Grid;
 use experiments::table::{
@@ -346,8 +346,11 @@ impl Table for Table3 {
         if let Some((option, rows)) = unread(request) {
             bail!("{option}: no row of this command reads it; take --models with {rows}");
         }
+        let sizes = ["train_rows", "tune_rows", "test_rows"];
         if request.rows.iter().all(|(row, _)| !is_generated(request, *row)) {
-            request.refuse_sizes(&["train_rows", "tune_rows", "test_rows"])?;
+            request.refuse_sizes(&sizes)?;
+        } else if !is_generated(request, request.row) {
+            request.warn_of_sizes(&sizes);
         }
         match missing(request) {
             Some(needed) if !request.plan_only => bail!(
@@ -381,7 +384,7 @@ impl Table for Table3 {
             of_tasks(column::strength()),
             of_tasks(column::setting()),
             Column::new("data", |row| {
-                let data = row.runs.first().filter(|_| row.label != label(MEAN));
+                let data = row.group.runs.first().filter(|_| row.label != label(MEAN));
                 data.map_or(DASH.to_string(), |run| run.data.clone())
             }),
             column::spread("accuracy, %", "test_accuracy", 1).answer(),
@@ -394,7 +397,7 @@ impl Table for Table3 {
     }
 
     fn derived(results: &[Finished]) -> Vec<Finished> {
-        report::mean_over_rows(results, MEAN, "test_accuracy")
+        groups::mean_over_rows(results, MEAN, "test_accuracy")
     }
 
     fn on(first: &Finished) -> String {

@@ -13,7 +13,8 @@ use crate::arm::{Arm, Method};
 use crate::cell::{Budget, Cell, FORMAT, RunConfig};
 use crate::checkpoint::Checkpoint;
 use crate::cli::Options;
-use crate::device;
+use crate::device::{self, DeviceName};
+use crate::given;
 use crate::overrides;
 use crate::recipe::Recipe;
 use crate::run::queue::Workers;
@@ -184,6 +185,14 @@ impl<T: Table> Plan<T> {
         }
         let starts = self.tuned.best(row, arm)?.starts();
         Ok(axes.rates_alone(starts.into_iter().map(|(_, setting, _)| setting).collect()))
+    }
+
+    /// Writes the searches that the settings of `runs` come from beside them.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is of another preset.
+    pub fn keep_settings(&self, runs: &[RunConfig]) -> Result<()> {
+        given::keep::<T>(&self.out, &self.tuned, self.preset.name, runs)
     }
 
     /// How hard a search tries.
@@ -372,7 +381,7 @@ impl<T: Table> Plan<T> {
             stage: T::stages(data).get(number).cloned(),
             best: false,
             job,
-            device: self.device.clone(),
+            device: DeviceName(self.device.clone()),
         })
     }
 
@@ -437,7 +446,7 @@ fn with_seeds(seeds: Range<u64>, starts: Vec<Planned>) -> Vec<(u64, Planned)> {
 }
 
 /// Where the runs of a preset go unless told otherwise.
-fn default_out<T: Table>(preset: &str, suffix: &str) -> PathBuf {
+pub fn default_out<T: Table>(preset: &str, suffix: &str) -> PathBuf {
     let is_first = T::presets().first().is_some_and(|first| first.name == preset);
     let of_preset = if is_first { String::new() } else { format!("-{preset}") };
     format!("runs/{}{of_preset}{suffix}", T::NAME).into()

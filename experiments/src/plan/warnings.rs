@@ -10,16 +10,17 @@ use crate::search::{Search, Start};
 use crate::table::Table;
 
 /// Fields that no first stage is trained with, but by which it is judged, or that have a warning of their own.
-const NOT_TRAINED_WITH: [&str; 9] = [
+const NOT_TRAINED_WITH: [&str; 10] = [
     "embedding_lr_scale",
     "embedding_std",
     "evaluation_windows",
     "evaluations",
+    "factor",
     "probe_every",
     "prompt",
     "strength",
     "table_strength",
-    "test",
+    "target",
 ];
 
 impl<T: Table> Plan<T> {

@@ -102,17 +102,24 @@ impl Folder {
     /// # Errors
     /// When it belongs to a run of another configuration or layout, or that cannot be read.
     pub fn check(&self, config: &RunConfig) -> Result<()> {
-        if !["metrics.jsonl", SUMMARY].iter().any(|file| self.path.join(file).exists()) {
+        if !self.is_begun() {
             return Ok(());
         }
-        if self.config()? != *config {
+        let there = self.config()?;
+        if there != *config {
             bail!(
                 "{}: this folder holds a run of another configuration; choose another --out, or \
-                 remove it to start anew",
-                self.path.display()
+                 remove it to start anew. They differ in {}",
+                self.path.display(),
+                there.difference(config)?
             );
         }
         Ok(())
+    }
+
+    /// Whether its run was begun: there is something to lose.
+    pub fn is_begun(&self) -> bool {
+        ["metrics.jsonl", SUMMARY].iter().any(|file| self.path.join(file).exists())
     }
 
     /// Checks that the folder still holds `config`, which was claimed.

@@ -107,6 +107,8 @@ pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBoo
                     let claimed = || folder.check_claim(run);
                     let trained = cell.in_scope(|| {
                         claimed()?;
+                        // Another command may have begun runs that do not belong to these.
+                        check_beside(out, std::slice::from_ref(run))?;
                         train_one(&name, folder.path(), &board, workers, stop)?;
                         claimed()
                     });

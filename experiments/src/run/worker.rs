@@ -109,9 +109,10 @@ fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> 
     let run = Run { folder: folder.path().to_path_buf(), identity: config.identity()? };
     // From here on no other command can claim it.
     let _lock = (collective.rank() == 0).then(|| folder.lock()).transpose()?;
-    collective.wait()?;
-    // Another command may have trained it since it was planned.
-    if finished(folder, &config)? {
+    // Another command may have trained it since it was planned. The first decides for all: what another machine
+    // sees of a shared disk may be old.
+    let finished = collective.rank() == 0 && finished(folder, &config)?;
+    if collective.any(finished)? {
         return Ok(ExitCode::SUCCESS);
     }
     let code = match collective.rank() {

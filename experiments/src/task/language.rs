@@ -82,7 +82,6 @@ pub(crate) struct LanguageModel {
     /// Not in a search.
     test: Option<Windows>,
     config: LanguageConfig,
-    device: Device,
 }
 
 impl LanguageModel {
@@ -109,7 +108,6 @@ impl LanguageModel {
                 false => Some(windows(test)?),
             },
             config: task.clone(),
-            device: store.device().clone(),
         })
     }
 
@@ -117,7 +115,7 @@ impl LanguageModel {
     fn mean_loss(&self, model: &Gpt2, windows: &Windows, count: usize) -> Result<f64, TaskError> {
         let (mut sum, mut n) = (0.0, 0);
         for index in 0..windows.evaluation_batches() {
-            let WindowBatch { inputs, targets } = windows.evaluation(index, &self.device)?;
+            let WindowBatch { inputs, targets } = windows.evaluation(index, &Device::Cpu)?;
             let rows = inputs.dim(0)?.min(count - n);
             let (inputs, targets) = (inputs.narrow(0, 0, rows)?, targets.narrow(0, 0, rows)?);
             sum += rows as f64 * scalar(&model.loss(&inputs, &targets, Mode::Eval)?)?;
@@ -139,7 +137,7 @@ impl LanguageModel {
         let LanguageConfig { window, batch_size, prefix_windows: count, .. } = self.config;
         // Whole windows and the token after each: their prefixes have theirs inside.
         let fixed = prefixes(test.sequence(), count, &[window], PREFIX_SEED)?;
-        let (windows, after) = fixed.first().ok_or("no prefixes")?.tensors(&self.device)?; // (W, T), (W)
+        let (windows, after) = fixed.first().ok_or("no prefixes")?.tensors(&Device::Cpu)?; // (W, T), (W)
         let loss = |hidden: &Tensor, place: usize, targets: &Tensor| {
             let hidden = hidden.narrow(1, place, 1)?.contiguous()?;
             scalar(&linear_cross_entropy(&hidden, model.head(), targets, Precision::Full)?)
@@ -180,7 +178,7 @@ impl Task for LanguageModel {
         every: usize,
     ) -> Result<Batches<'_, WindowBatch>, TaskError> {
         let indices = (first..self.train.batches()).step_by(every);
-        Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &self.device)?))))
+        Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &Device::Cpu)?))))
     }
 
     fn loss(&self, batch: &WindowBatch, mode: Mode) -> Result<Tensor, TaskError> {
@@ -207,7 +205,7 @@ impl Task for LanguageModel {
             lengths.iter().zip(&losses).filter(|(length, _)| **length < self.config.window);
         let gaps: Vec<f64> = inside.map(|(_, (alone, inside))| alone - inside).collect();
         add("leak_gap", mean(&gaps));
-        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        let windows = self.tune.evaluation(0, &Device::Cpu)?.inputs;
         let tokens = model.tokens(&windows.narrow(0, 0, KAPPA_WINDOWS.min(windows.dim(0)?))?)?;
         kappa::add_of_sequences(&mut metrics, &tokens)?;
         kappa::add_pooled(&mut metrics, &tokens)?;
@@ -217,7 +215,7 @@ impl Task for LanguageModel {
     /// Of the first windows of the tuning slice.
     fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
         let model = Gpt2::new(&self.network, weights)?;
-        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        let windows = self.tune.evaluation(0, &Device::Cpu)?.inputs;
         probe::findings(probe::singles(&windows).map(|window| Ok(model.probe(&window?)?)))
     }
 }

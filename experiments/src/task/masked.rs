@@ -64,7 +64,6 @@ pub(crate) struct MaskedLanguageModel {
     test: Option<MaskedWindows>,
     evaluation_windows: usize,
     tokenizer: Tokenizer,
-    device: Device,
 }
 
 impl MaskedLanguageModel {
@@ -92,7 +91,6 @@ impl MaskedLanguageModel {
                 false => Some(masked(&text.test)?),
             },
             evaluation_windows: task.evaluation_windows,
-            device: store.device().clone(),
             tokenizer: text.tokenizer,
         })
     }
@@ -101,7 +99,7 @@ impl MaskedLanguageModel {
     fn mean_loss(&self, model: &MaskedLm, windows: &MaskedWindows) -> Result<f64, TaskError> {
         let (mut sum, mut n) = (0.0, 0);
         for index in 0..windows.windows().evaluation_batches() {
-            let batch = windows.evaluation(index, &self.device)?;
+            let batch = windows.evaluation(index, &Device::Cpu)?;
             let rows = batch.inputs.dim(0)?;
             let loss = loss(model, &batch, Mode::Eval)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             sum += rows as f64 * f64::from(loss);
@@ -133,7 +131,7 @@ impl Task for MaskedLanguageModel {
         every: usize,
     ) -> Result<Batches<'_, MaskedBatch>, TaskError> {
         let indices = (first..self.train.windows().batches()).step_by(every);
-        Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &self.device)?))))
+        Ok(Box::new(indices.map(move |i| Ok(self.train.batch(epoch, i, &Device::Cpu)?))))
     }
 
     fn loss(&self, batch: &MaskedBatch, mode: Mode) -> Result<Tensor, TaskError> {
@@ -147,7 +145,7 @@ impl Task for MaskedLanguageModel {
         metrics.insert("tune_loss".to_string(), self.mean_loss(&model, &self.tune)?);
         let Some(test) = self.test.as_ref().filter(|_| last) else { return Ok(metrics) };
         metrics.insert("test_loss".to_string(), self.mean_loss(&model, test)?);
-        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        let windows = self.tune.evaluation(0, &Device::Cpu)?.inputs;
         let (rows, length) = windows.dims2()?;
         let rows = KAPPA_WINDOWS.min(rows);
         let tokens = model.real_tokens(&BertInput::new(windows.narrow(0, 0, rows)?)?)?;
@@ -163,7 +161,7 @@ impl Task for MaskedLanguageModel {
     /// Of the first windows of the tuning slice, some of their tokens hidden.
     fn probe(&self, weights: VarBuilder<'static>) -> Result<Findings, TaskError> {
         let model = self.network.masked_lm(weights)?;
-        let windows = self.tune.evaluation(0, &self.device)?.inputs;
+        let windows = self.tune.evaluation(0, &Device::Cpu)?.inputs;
         let windows = probe::singles(&windows).map(|window| BertInput::new(window?));
         probe::findings(windows.map(|input| Ok(model.probe(&input?)?)))
     }

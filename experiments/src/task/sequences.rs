@@ -90,7 +90,7 @@ impl SequenceClassification {
         let splits = data.load()?;
         let loader = |set: SequenceSet, config| {
             let config = SequenceLoaderConfig { leave_out: *leave_out, ..config };
-            SequenceLoader::new(Arc::new(set), config, store.device())
+            SequenceLoader::new(Arc::new(set), config, &Device::Cpu)
         };
         let training = SequenceLoaderConfig::training(*batch_size, config.cell.seed);
         let evaluation = SequenceLoaderConfig::evaluation(*batch_size);

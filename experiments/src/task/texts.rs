@@ -119,7 +119,7 @@ impl TextClassification {
         let LabelledTexts { train, dev, .. } = task.data.load(task.search)?;
         let tokenizer = task.tokenizer.load(network.vocabulary())?;
         let loader = |texts: Texts, config| {
-            let loader = TextLoader::new(Arc::new(texts), &tokenizer, config, store.device())?;
+            let loader = TextLoader::new(Arc::new(texts), &tokenizer, config, &Device::Cpu)?;
             tokenizer.check_ids(&[loader.largest_id()], network.vocabulary())?;
             Ok::<_, TaskError>(loader)
         };

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use experiments::run::folder::Folder;
 
-use crate::support::{has_checkpoint, stderr, text, untrained, wait_until};
+use crate::support::{Binary, has_checkpoint, stderr, text, untrained, wait_until};
 use crate::{FIGURE, ONE, TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, at};
 
 #[test]
@@ -195,9 +195,13 @@ fn an_exported_model_does_not_get_in_the_way_of_runs() {
     assert_eq!(TABLE1.success(&["report", "--out", &out]), table);
     // The page has the table, what the run was configured as, and asks for nothing.
     let page = std::fs::read_to_string(format!("{out}/report.html")).unwrap();
-    for part in
-        ["<td>ViT</td>", "learning curves", "&#34;cell&#34;", "rustc", "The search of preset smoke"]
-    {
+    for part in [
+        "<td>ViT</td>",
+        "learning curves",
+        "&#34;cell&#34;",
+        "rustc",
+        "The searches that the settings come from",
+    ] {
         assert!(page.to_lowercase().contains(&part.to_lowercase()), "{part}");
     }
     // The records for TensorBoard: a file a run, the same bytes again.
@@ -248,29 +252,59 @@ fn committed_tables_are_those_of_the_committed_results() {
         (FIGURE, "figure_conditioning"),
     ] {
         for results in here.join(folder).join("results").read_dir().unwrap() {
-            let results = results.unwrap().path();
-            let copy = tempfile::tempdir().unwrap();
-            for file in ["results.csv", "timings.csv"] {
-                std::fs::copy(results.join(file), copy.path().join(file)).unwrap();
-            }
-            let (readme, insert) =
-                (here.join(folder).join("README.md"), copy.path().join("README.md"));
-            std::fs::copy(&readme, &insert).unwrap();
-            let (out, insert) = (copy.path().to_str().unwrap(), insert.to_str().unwrap());
-            binary.success(&["report", "--out", out, "--insert", insert]);
-            let remedy =
-                format!("run: report --out {} --insert {}", results.display(), readme.display());
-            for file in ["results.csv", "table.md", "table.tex"] {
-                let (new, old) = (text(&copy.path().join(file)), text(&results.join(file)));
-                assert!(
-                    new == old,
-                    "{}/{file} is not that of its results; {remedy}",
-                    results.display()
-                );
-            }
-            assert!(text(Path::new(insert)) == text(&readme), "{}: {remedy}", readme.display());
+            let (results, readme) = (results.unwrap().path(), here.join(folder).join("README.md"));
+            check_committed(binary, &results, Some(&readme));
             seen += 1;
         }
     }
     assert!(seen >= 8, "{seen} tables");
+}
+
+/// The same of the cells of the answer, whose searches lie beside them.
+#[test]
+fn committed_tables_of_the_answer_are_those_of_their_results() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("answer/results");
+    let mut seen = 0;
+    for (binary, cells) in [
+        (TABLE1, &["digits-vit", "digits-deit", "digits-swin"][..]),
+        (TABLE3, &["listops"]),
+        (TABLE4, &["crammed"]),
+        (TABLE5, &["shakespeare", "stories", "tinystories"]),
+    ] {
+        for cell in cells {
+            check_committed(binary, &here.join(cell), None);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, here.read_dir().unwrap().count());
+}
+
+/// Makes the table of the folder `results` again, in a copy, and that in `readme`.
+fn check_committed(binary: Binary, results: &Path, readme: Option<&Path>) {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["results.csv", "timings.csv", "settings.json"] {
+        if results.join(file).exists() {
+            std::fs::copy(results.join(file), copy.path().join(file)).unwrap();
+        }
+    }
+    let out = copy.path().to_str().unwrap();
+    let mut remedy = format!("run: report --out {}", results.display());
+    match readme {
+        None => drop(binary.success(&["report", "--out", out])),
+        Some(readme) => {
+            let insert = copy.path().join("README.md");
+            std::fs::copy(readme, &insert).unwrap();
+            binary.success(&["report", "--out", out, "--insert", insert.to_str().unwrap()]);
+            remedy += &format!(" --insert {}", readme.display());
+            assert!(text(&insert) == text(readme), "{}: {remedy}", readme.display());
+        }
+    }
+    for file in ["results.csv", "table.md", "table.tex"] {
+        if !results.join(file).exists() {
+            continue;
+        }
+        let (new, old) = (text(&copy.path().join(file)), text(&results.join(file)));
+        let place = results.display();
+        assert!(new == old, "{place}/{file} is not that of its results; {remedy}");
+    }
 }
