@@ -261,8 +261,9 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
     info!("{}", plan.announcement(&cells));
     let train = |runs: &[_]| queue::train(runs, &plan.out, &plan.workers, &stop);
     let mut runs = cells.runs.clone();
-    train(&runs)?;
+    queue::check(&runs, &plan.out)?;
     plan.keep_settings(&runs)?;
+    train(&runs)?;
     if plan.shard.is_part() {
         train(&plan.later_stages(&cells, &runs)?)?;
         info!("this shard is complete; when all are, the same without --shard makes the table");

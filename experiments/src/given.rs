@@ -21,8 +21,8 @@ pub const SETTINGS: &str = "settings.json";
 struct Row {
     /// The arms by what each was given.
     groups: Vec<(Given, Vec<Arm>)>,
-    /// The numbers of an arm's best that lie at the edge of what was tried.
-    edges: Vec<(Arm, Vec<&'static str>)>,
+    /// An arm's best whose numbers lie at the edge of what was tried, and these numbers.
+    edges: Vec<(String, Vec<&'static str>)>,
 }
 
 /// Writes the searches that the settings of `runs` come from to `out`, beside those of earlier commands.
@@ -75,18 +75,21 @@ fn rows(tuned: &Tuned, lines: &[&Line]) -> Option<Vec<(String, Row)>> {
     for line in lines.iter().filter(|line| line.start != Block::Set) {
         let search = tuned.best(&line.row, line.arm).ok()?;
         let setting = if line.start == Block::Tuned { search.tuned } else { search.published };
-        if !setting.is_of(line) {
+        if !setting.is_of(line) || (search.strength.is_some() && search.strength != line.strength) {
             return None;
         }
         let row = of_key(&mut rows, &line.row);
         let arms = of_key(&mut row.groups, &search.given());
-        if arms.contains(&line.arm) {
-            continue;
+        if !arms.contains(&line.arm) {
+            arms.push(line.arm);
         }
-        arms.push(line.arm);
-        let edges = search.edges();
-        if !edges.is_empty() {
-            row.edges.push((line.arm, edges));
+        let best = match search.published == search.tuned {
+            true => line.arm.to_string(),
+            false => format!("{}, {}", line.arm, line.start.label()),
+        };
+        let edges = search.edges(line.start);
+        if !edges.is_empty() && !row.edges.iter().any(|(known, _)| *known == best) {
+            row.edges.push((best, edges));
         }
     }
     Some(rows)
@@ -124,7 +127,7 @@ fn told(rows: &[(String, Row)], label: fn(&str) -> String) -> String {
         ),
     };
     let edges = by_row(rows, label, |row| {
-        let edge = |(arm, names): &(Arm, Vec<&str>)| format!("{arm} ({})", names.join(", "));
+        let edge = |(best, names): &(String, Vec<&str>)| format!("{best} ({})", names.join(", "));
         row.edges.iter().map(edge).collect()
     });
     match edges.is_empty() {
@@ -183,11 +186,11 @@ mod tests {
              of 24 settings (at most 2 seeds)."
         );
         let mut edge = row("a", alike(little));
-        edge.1.edges = vec![(Arm::POOLED, vec!["learning rate", "table std"])];
+        edge.1.edges = vec![("pooled, tuned".to_string(), vec!["learning rate", "table std"])];
         assert_eq!(
             told(&[edge]),
             "Every searched arm was given the same: 12 runs of 12 settings (a seed each). The best lies at the edge of \
-             what was tried: A: pooled (learning rate, table std)."
+             what was tried: A: pooled, tuned (learning rate, table std)."
         );
     }
 

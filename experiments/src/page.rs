@@ -92,7 +92,8 @@ fn searches<T: Table>(out: &Path, results: &[Finished]) -> Option<String> {
 pub fn answer(columns: &[Column], views: &[RowView<'_>]) -> String {
     // Without a search there is one block, that of the settings given.
     let has = |block: Block| views.iter().any(|view| view.group.block == block);
-    let (block, named) = match (has(Block::Tuned), has(Block::Published)) {
+    let tables = views.iter().any(|view| view.group.has_embedding_tables());
+    let (block, named) = match (has(Block::Tuned) && tables, has(Block::Published)) {
         (true, _) => (Block::Tuned, "embedding tables tuned"),
         (false, true) => (Block::Published, "learning rates searched"),
         (false, false) => (Block::Set, "settings as given"),

@@ -1,6 +1,6 @@
 //! Finished runs: from run folders to the cells of a table and the lines of `results.csv`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -331,28 +331,30 @@ pub struct Together {
     first: Option<([String; 2], PathBuf)>,
     common: BTreeMap<(String, Option<String>, Budget), (RunConfig, PathBuf)>,
     arms: BTreeMap<OfArm, (Setup, PathBuf)>,
-}
-
-/// Checks that `runs` belong to those below `out` that were begun, so that nothing is trained that no table could
-/// show.
-///
-/// # Errors
-/// Names two runs that do not belong together.
-pub fn check_beside(out: &Path, runs: &[RunConfig]) -> Result<()> {
-    let Some(first) = runs.first() else { return Ok(()) };
-    let mut together = Together::default();
-    for folder in folder::find(out)? {
-        let config = folder.config()?;
-        // A table does not read the runs of a search, nor a search those of a table.
-        let beside = config.cell.is_search() == first.cell.is_search();
-        if beside && folder.is_begun() {
-            together.check(folder.path(), &config)?;
-        }
-    }
-    runs.iter().try_for_each(|run| together.check(&run.folder(out), run))
+    /// The folders that it has looked at.
+    seen: BTreeSet<PathBuf>,
 }
 
 impl Together {
+    /// Adds the runs below `out`, of a search or of a table, that were begun since it was last asked.
+    ///
+    /// # Errors
+    /// As [`Together::check`], or when a configuration cannot be read.
+    pub fn look(&mut self, out: &Path, search: bool) -> Result<()> {
+        for folder in folder::find(out)? {
+            if self.seen.contains(folder.path()) || !folder.is_begun() {
+                continue;
+            }
+            let config = folder.config()?;
+            // A table does not read the runs of a search, nor a search those of a table.
+            if config.cell.is_search() == search {
+                self.check(folder.path(), &config)?;
+            }
+            self.seen.insert(folder.path().to_path_buf());
+        }
+        Ok(())
+    }
+
     /// Adds a run in the folder `at`.
     ///
     /// # Errors

@@ -172,15 +172,21 @@ impl Search {
         Some((point.seeds.len(), format!("{score}{loss:.4}")))
     }
 
-    /// The numbers of the best setting that have no tried value on one side.
-    pub fn edges(&self) -> Vec<&'static str> {
+    /// The numbers of the best of all settings, or of those with embedding tables as published, that have no tried value
+    /// on one side.
+    pub fn edges(&self, block: Block) -> Vec<&'static str> {
+        // One setting that is the best of both had all points beside it.
+        let published = block == Block::Published && self.published != self.tuned;
+        let best = if published { self.published } else { self.tuned };
+        let points =
+            || self.points.iter().filter(move |point| !published || point.setting.is_published());
         let names = ["learning rate", "table rate", "table std", "strength"];
         let numbers = |s: &Setting| {
             [Some(s.learning_rate), Some(s.embedding_lr_scale), s.embedding_std, s.strength]
         };
         let at_edge = |number: usize| {
-            let best = numbers(&self.tuned)[number];
-            let values = || self.points.iter().map(|point| numbers(&point.setting)[number]);
+            let best = numbers(&best)[number];
+            let values = || points().map(|point| numbers(&point.setting)[number]);
             let inside = values().any(|v| v < best) && values().any(|v| v > best);
             best.is_some() && values().any(|v| v != best) && !inside
         };
@@ -500,7 +506,7 @@ impl Tuned {
         {
             let result = |setting| search.result(setting).unwrap_or_default();
             let ((seeds, tuned), (_, published)) = (result(search.tuned), result(search.published));
-            let edges = search.edges();
+            let edges = search.edges(Block::Tuned);
             rows.push(vec![
                 row.clone(),
                 arm.to_string(),

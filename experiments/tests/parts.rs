@@ -6,7 +6,7 @@ mod search {
     use anyhow::Result;
     use experiments::arm::{Arm, Method, Optimizer};
     use experiments::recipe::Shared;
-    use experiments::search::{Effort, Found, Search, Start, Trial, Tuned};
+    use experiments::search::{Block, Effort, Found, Search, Start, Trial, Tuned};
     use experiments::settings::{Grid, Setting};
 
     const GRID: Grid = Grid::new(&[3e-3, 6e-3], &[(1.0, 0.02), (1.0, 0.1)]);
@@ -84,7 +84,7 @@ mod search {
             (search.published.learning_rate, search.published.embedding_std),
             (0.384, Some(0.02))
         );
-        assert_eq!((search.edges(), search.starts().len()), (Vec::<&str>::new(), 2));
+        assert_eq!((search.edges(Block::Tuned), search.starts().len()), (Vec::<&str>::new(), 2));
         assert_eq!(search.result(search.tuned).unwrap().0, 2);
     }
 
@@ -138,7 +138,7 @@ mod search {
         let effort = Effort { budget: 12, ..EFFORT };
         let falling = |s: Setting, _| (Some(-s.learning_rate), None);
         let (search, _) = search(Arm::BASELINE, effort, falling).unwrap();
-        assert_eq!(search.edges(), ["learning rate"]);
+        assert_eq!(search.edges(Block::Tuned), ["learning rate"]);
         // A round and the seeds of the best may go beyond it.
         assert!((12..30).contains(&search.runs()), "{}", search.runs());
     }

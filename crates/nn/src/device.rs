@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, MetalStorage,
-    Result, Shape, Storage, Tensor,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, Layout,
+    MetalStorage, Result, Shape, Storage, Tensor,
 };
 use candle_nn::ops;
 
-use crate::{Gelu, Padding, Precision, cuda, reference};
+use crate::{Gelu, Padding, Precision, cuda, reference, upload};
 
 /// The result of a fused kernel, until the op that gives it a backward has taken it.
 struct Finished(Mutex<Option<Tensor>>);
@@ -181,7 +181,7 @@ pub fn rows(table: &Tensor, ids: Vec<u32>) -> Result<Tensor> {
         return cuda::rows(table, ids);
     }
     let n = ids.len();
-    table.index_select(&Tensor::from_vec(ids, n, table.device())?, 0)
+    table.index_select(&upload(&Tensor::from_vec(ids, n, &Device::Cpu)?, table.device())?, 0)
 }
 
 /// softmax(x) over the last dimension.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::upload;
+
 /// The lengths of B sequences that padding fills to N tokens each.
 ///
 /// Padding comes after the tokens: the first `length` of a sequence are real.
@@ -60,7 +62,7 @@ impl Padding {
     pub fn mask(&self, device: &Device) -> Result<Tensor> {
         let row = |&length: &usize| (0..self.tokens).map(move |i| u8::from(i < length));
         let mask: Vec<u8> = self.lengths.iter().flat_map(row).collect();
-        Tensor::from_vec(mask, (self.lengths.len(), self.tokens), device)
+        upload(&Tensor::from_vec(mask, (self.lengths.len(), self.tokens), &Device::Cpu)?, device)
     }
 
     /// The lengths (B,) u32.

@@ -127,7 +127,8 @@ impl Folder {
     /// # Errors
     /// When another command has claimed it since.
     pub fn check_claim(&self, config: &RunConfig) -> Result<()> {
-        if self.config()? != *config {
+        let there = self.config()?;
+        if there != *config || there.device.0 != config.device.0 {
             bail!(
                 "{}: another command has put another configuration there meanwhile; give each its own --out",
                 self.path.display()

@@ -16,7 +16,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use tracing::{Span, info, info_span};
 
 use crate::cell::RunConfig;
-use crate::results::check_beside;
+use crate::results::Together;
 use crate::run::folder::Folder;
 use crate::run::log;
 use crate::run::worker::{INTERRUPTED, Progress};
@@ -65,22 +65,35 @@ impl FromStr for Launcher {
     }
 }
 
+/// Checks that `runs` may be trained in `out`, before anything is written: that their folders hold no others, and that
+/// they belong to the runs there, so that nothing is trained that no table could show.
+///
+/// # Errors
+/// Names two runs that do not belong together, or the folder that holds another.
+pub fn check(runs: &[RunConfig], out: &Path) -> Result<Together> {
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("--out {}: cannot be created", out.display()))?;
+    for run in runs {
+        Folder::new(run.folder(out)).check(run)?;
+    }
+    let mut together = Together::default();
+    if let Some(first) = runs.first() {
+        together.look(out, first.cell.is_search())?;
+    }
+    runs.iter().try_for_each(|run| together.check(&run.folder(out), run))?;
+    Ok(together)
+}
+
 /// Trains those of `runs` that are not complete, several at a time, each by `train FOLDER` of this binary.
 ///
 /// On a terminal every run has a bar; in a pipe or a file there is one line a finished run. After the first
 /// failure no run is begun.
 ///
 /// # Errors
-/// When a folder holds another run, or `out` runs that do not belong to these, before anything is written; the first
-/// failure, with what the worker said; or that the command was interrupted.
+/// Those of [`check`]; the first failure, with what the worker said; or that the command was interrupted.
 pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBool) -> Result<()> {
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("--out {}: cannot be created", out.display()))?;
+    let together = Mutex::new(check(runs, out)?);
     let folder = |run: &RunConfig| Folder::new(run.folder(out));
-    for run in runs {
-        folder(run).check(run)?;
-    }
-    check_beside(out, runs)?;
     let mut pending = VecDeque::new();
     for run in runs {
         folder(run).claim(run)?;
@@ -108,7 +121,7 @@ pub fn train(runs: &[RunConfig], out: &Path, workers: &Workers, stop: &AtomicBoo
                     let trained = cell.in_scope(|| {
                         claimed()?;
                         // Another command may have begun runs that do not belong to these.
-                        check_beside(out, std::slice::from_ref(run))?;
+                        lock(&together).look(out, run.cell.is_search())?;
                         train_one(&name, folder.path(), &board, workers, stop)?;
                         claimed()
                     });

@@ -115,6 +115,8 @@ fn train_with(folder: &Folder, collective: &dyn Collective) -> Result<ExitCode> 
     if collective.any(finished)? {
         return Ok(ExitCode::SUCCESS);
     }
+    // What this process has read is what the first has locked.
+    folder.check_claim(&config)?;
     let code = match collective.rank() {
         0 => lead(folder, &config, &run, collective)?,
         _ => follow(&config, &run, collective)?,

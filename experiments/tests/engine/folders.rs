@@ -57,6 +57,12 @@ fn runs_that_no_table_could_show_together_are_refused_before_they_are_trained() 
     }
     let trained = experiments::run::folder::find(Path::new(&out)).unwrap();
     assert_eq!(trained.len(), 1, "{trained:?}");
+    // A run that was begun and broke off counts too: it could not go on beside them.
+    std::fs::remove_file(trained[0].path().join("summary.json")).unwrap();
+    let other = run("smoke", "vit", &["--arms", "muon", "--set", "epochs=7"]);
+    let error = TABLE1.failure(&other.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("runs of different recipes"), "{error}");
+    assert!(error.contains("They differ in job.fit.length"), "{error}");
 }
 
 #[test]
