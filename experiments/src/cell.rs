@@ -178,11 +178,9 @@ fn difference(a: &Value, b: &Value) -> Option<(String, String)> {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
-            let of = |fields: &serde_json::Map<String, Value>, name: &String| {
-                fields.get(name).cloned().unwrap_or_default()
-            };
+            let [a, b] = [a, b].map(|fields| |name| fields.get(name).unwrap_or(&Value::Null));
             names.into_iter().find_map(|name| {
-                let (path, values) = difference(&of(a, name), &of(b, name))?;
+                let (path, values) = difference(a(name), b(name))?;
                 let dot = if path.is_empty() { "" } else { "." };
                 Some((format!("{name}{dot}{path}"), values))
             })

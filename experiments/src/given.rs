@@ -1,5 +1,6 @@
 //! What a table says of the search behind it: how much each arm was given, and where its best lies.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -32,13 +33,11 @@ struct Row {
 pub fn keep<T: Table>(out: &Path, tuned: &Tuned, preset: &str, runs: &[RunConfig]) -> Result<()> {
     let searched = runs.iter().map(|run| &run.cell);
     let searched = searched.filter(|cell| matches!(cell.start, Start::Published | Start::Tuned));
-    let cells: Vec<(&str, Arm)> = searched.map(|cell| (cell.row.as_str(), cell.arm)).collect();
+    let cells: BTreeSet<(&str, Arm)> = searched.map(|cell| (&*cell.row, cell.arm)).collect();
     if cells.is_empty() {
         return Ok(());
     }
-    let mut kept = open::<T>(out, preset, None)?;
-    kept.take(tuned, &cells);
-    folder::write(&out.join(SETTINGS), &kept)
+    folder::write(&out.join(SETTINGS), &open::<T>(out, preset, None)?.with(tuned, &cells))
 }
 
 /// The searches that [`keep`] wrote, over those that are `recorded` with the table.

@@ -82,30 +82,34 @@ pub fn mean_over_rows(results: &[Finished], name: &str, metric: &str) -> Vec<Fin
         return means;
     }
     let groups = groups(results, &rows);
-    let arms = Arm::all();
-    for (block, arm) in
-        Block::value_variants().iter().flat_map(|&block| arms.iter().map(move |&arm| (block, arm)))
-    {
-        let of = (block, Budget::Steps, arm);
-        if !groups.iter().any(|group| (group.block, group.budget, group.arm) == of) {
-            continue;
-        }
-        let by_row: Vec<Vec<&Finished>> =
-            rows.iter().map(|row| runs(results, (row, block, Budget::Steps, arm))).collect();
-        for first in by_row.first().into_iter().flatten() {
-            let of_seed = |runs: &Vec<&Finished>| {
-                let run = runs.iter().find(|run| run.cell.seed == first.cell.seed);
-                run.and_then(|run| run.metric(metric))
-            };
-            let values: Option<Vec<f64>> = by_row.iter().map(of_seed).collect();
-            let Some(values) = values else { continue };
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            let mut derived = (*first).clone();
-            derived.cell.row = name.to_string();
-            (derived.cell.start, derived.cell.best) = (block, false);
-            derived.metrics = [(metric.to_string(), Some(mean))].into();
-            means.push(derived);
+    for &block in Block::value_variants() {
+        for arm in Arm::all() {
+            let of = (block, Budget::Steps, arm);
+            if groups.iter().any(|group| (group.block, group.budget, group.arm) == of) {
+                let cells = |row: &String| runs(results, (row, block, Budget::Steps, arm));
+                let by_row: Vec<Vec<&Finished>> = rows.iter().map(cells).collect();
+                let of_block = means_of_seeds(&by_row, metric).into_iter().map(|(first, mean)| {
+                    let mut derived = first.clone();
+                    derived.cell.row = name.to_string();
+                    (derived.cell.start, derived.cell.best) = (block, false);
+                    derived.metrics = [(metric.to_string(), Some(mean))].into();
+                    derived
+                });
+                means.extend(of_block);
+            }
         }
     }
     means
+}
+
+/// The mean of a metric over all rows for each seed that every row has, with the run of the first.
+fn means_of_seeds<'a>(by_row: &[Vec<&'a Finished>], metric: &str) -> Vec<(&'a Finished, f64)> {
+    let mean = |first: &&'a Finished| {
+        let of_seed = |runs: &Vec<&Finished>| {
+            runs.iter().find(|run| run.cell.seed == first.cell.seed)?.metric(metric)
+        };
+        let values: Vec<f64> = by_row.iter().map(of_seed).collect::<Option<_>>()?;
+        Some((*first, values.iter().sum::<f64>() / values.len() as f64))
+    };
+    by_row.first().into_iter().flatten().filter_map(mean).collect()
 }

@@ -74,18 +74,25 @@ pub fn page<T: Table>(
     if !environments.is_empty() {
         sections.push(text("Environment", environments.join("\n")));
     }
-    if let Some(searches) = searches::<T>(out, results) {
+    if let Some(searches) = searches::<T>(out, results)? {
         sections.push(text("The searches that the settings come from", searches));
     }
     Ok(Page { title: grid.title.clone(), answer, table: grid, figures, sections })
 }
 
 /// The searches beside the runs, or those recorded with the table; none where nothing was searched.
-fn searches<T: Table>(out: &Path, results: &[Finished]) -> Option<String> {
-    let searched = results.iter().find(|run| run.cell.start != Block::Set)?;
+fn searches<T: Table>(out: &Path, results: &[Finished]) -> Result<Option<String>> {
+    let Some(searched) = results.iter().find(|run| run.cell.start != Block::Set) else {
+        return Ok(None);
+    };
+    let file = out.join(SETTINGS);
+    if file.exists() {
+        return Ok(Some(
+            std::fs::read_to_string(&file).with_context(|| file.display().to_string())?,
+        ));
+    }
     let preset = T::presets().into_iter().find(|preset| preset.name == searched.cell.preset);
-    let recorded = || preset.and_then(|preset| preset.tuned).map(str::to_string);
-    std::fs::read_to_string(out.join(SETTINGS)).ok().or_else(recorded)
+    Ok(preset.and_then(|preset| preset.tuned).map(str::to_string))
 }
 
 /// What the differences to the baseline say, of each number and arm.

@@ -202,6 +202,18 @@ mod search {
         assert_eq!(other("swin", Arm::MUON), [Some("mnist"), None]);
         // An arm that the file has not is the recorded one.
         assert_eq!(other("swin", Arm::BASELINE), [None, Some("digits")]);
+        // Put together, the searches keep their data, in two steps as in one.
+        let none = Tuned::open(None, None, "smoke", &known).unwrap();
+        let first = none.with(&tuned, &[("swin", Arm::MUON)].into());
+        let kept = folder.path().join("settings.json");
+        std::fs::write(&kept, serde_json::to_string(&first).unwrap()).unwrap();
+        let first = Tuned::open(None, Some(&kept), "smoke", &known).unwrap();
+        let both = first.with(&tuned, &[("vit", Arm::BASELINE)].into());
+        let both = serde_json::to_value(both).unwrap();
+        assert_eq!(
+            (&both["data"], &both["data_hash"]),
+            (&"mnist; digits".into(), &"b; c; a".into())
+        );
         let error = Tuned::open(None, Some(&file), "smoke", &known[..1]).unwrap_err().to_string();
         assert!(error.contains("tuned.json: settings of swin, this table has vit"), "{error}");
     }

@@ -49,11 +49,17 @@ pub trait Collective: Debug {
     /// # Errors
     /// As [`Collective::sum`].
     fn any(&self, holds: bool) -> Result<bool> {
-        let sums = self.sum(vec![Tensor::new(f32::from(u8::from(holds)), &Device::Cpu)?])?;
-        let sums =
-            sums.iter().map(Tensor::to_scalar::<f32>).collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(sums.iter().any(|sum| *sum > 0.0))
+        Ok(sum_of(self, f64::from(u8::from(holds)))? > 0.0)
     }
+}
+
+/// The sum of a number over all processes; waits until all are here.
+fn sum_of(collective: &(impl Collective + ?Sized), value: f64) -> Result<f64> {
+    if collective.size() == 1 {
+        return Ok(value);
+    }
+    let mut sums = collective.sum(vec![Tensor::new(value, &Device::Cpu)?])?;
+    Ok(sums.remove(0).to_scalar()?)
 }
 
 /// One process that trains alone.
@@ -96,16 +102,12 @@ impl Together<'_> {
 
     /// The sum of a number over all processes.
     pub(crate) fn sum(self, value: f64) -> Result<f64> {
-        if self.0.size() == 1 {
-            return Ok(value);
-        }
-        let mut sums = self.0.sum(vec![Tensor::new(value, &Device::Cpu)?])?;
-        Ok(sums.remove(0).to_scalar()?)
+        sum_of(self.0, value)
     }
 
     /// Whether any process is to stop.
     pub(crate) fn any(self, stop: &AtomicBool) -> Result<bool> {
-        Ok(self.sum(f64::from(u8::from(stop.load(Ordering::Relaxed))))? > 0.0)
+        self.0.any(stop.load(Ordering::Relaxed))
     }
 
     /// The sums of the gradients over all processes; a process without a share gives zeros.
