@@ -261,7 +261,10 @@ fn run<T: Table>(plan: &Plan<T>) -> Result<()> {
     info!("{}", plan.announcement(&cells));
     let train = |runs: &[_]| queue::train(runs, &plan.out, &plan.workers, &stop);
     let mut runs = cells.runs.clone();
-    queue::check(&runs, &plan.out)?;
+    let mut together = queue::check(&runs, &plan.out)?;
+    for run in plan.stages_to_come(&cells, &runs)? {
+        together.check(&run.folder(&plan.out), &run)?;
+    }
     plan.keep_settings(&runs)?;
     train(&runs)?;
     if plan.shard.is_part() {

@@ -1,9 +1,10 @@
 //! What a table says of the search behind it: how much each arm was given, and where its best lies.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::arm::Arm;
@@ -37,6 +38,10 @@ pub fn keep<T: Table>(out: &Path, tuned: &Tuned, preset: &str, runs: &[RunConfig
     if cells.is_empty() {
         return Ok(());
     }
+    // Another shard may add its arms in this instant.
+    let lock = out.join("settings.lock");
+    let alone = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+    let _alone = alone.with_context(|| lock.display().to_string())?;
     folder::write(&out.join(SETTINGS), &open::<T>(out, preset, None)?.with(tuned, &cells))
 }
 

@@ -289,27 +289,27 @@ fn with_task<V: Visit>(config: &RunConfig, store: &Store, visit: V) -> Result<V:
     }
 }
 
-/// Trains a run in its folder, from its newest checkpoint on.
+/// Trains a run in its folder, from its newest checkpoint on; `store` is empty, and that of the run.
 ///
 /// # Errors
 /// When anything fails; the last checkpoint stands.
 pub fn train(
     config: &RunConfig,
+    store: &Store,
     run: &Run,
     control: &mut Control<'_>,
-) -> Result<(Outcome, Store, Extras)> {
-    struct Train<'a, 'b>(&'a RunConfig, &'a Run, &'a mut Control<'b>, Store);
+) -> Result<(Outcome, Extras)> {
+    struct Train<'a, 'b>(&'a RunConfig, &'a Store, &'a Run, &'a mut Control<'b>);
 
     impl Visit for Train<'_, '_> {
-        type Out = (Outcome, Store, Extras);
+        type Out = (Outcome, Extras);
 
         fn visit<T: CellTask + 'static>(self, task: T) -> Result<Self::Out> {
-            let Self(config, run, control, store) = self;
+            let Self(config, store, run, control) = self;
             train_task(&task, store, config, run, control)
         }
     }
-    let store = store_on(config, control.collective.local_rank())?;
-    with_task(config, &store, Train(config, run, control, store.clone()))
+    with_task(config, store, Train(config, store, run, control))
 }
 
 /// What probes find in the model of a run over given weights.
@@ -339,14 +339,14 @@ pub fn prober(config: &RunConfig, folder: &Path, store: &Store) -> Result<Prober
 
 fn train_task<T: CellTask>(
     task: &T,
-    store: Store,
+    store: &Store,
     config: &RunConfig,
     run: &Run,
     control: &mut Control<'_>,
-) -> Result<(Outcome, Store, Extras)> {
-    let mut outcome = fit(task, &store, &config.job.fit, run, control)?;
+) -> Result<(Outcome, Extras)> {
+    let mut outcome = fit(task, store, &config.job.fit, run, control)?;
     if outcome.status == Status::Interrupted || control.collective.rank() > 0 {
-        return Ok((outcome, store, Extras::default()));
+        return Ok((outcome, Extras::default()));
     }
     // What was evaluated is what is kept.
     let averages: BTreeMap<String, Tensor> = outcome.averages.drain(..).collect();
@@ -355,11 +355,11 @@ fn train_task<T: CellTask>(
             parameter.set(average)?;
         }
     }
-    let extras = task.extras(config, run, &store).unwrap_or_else(|error| {
+    let extras = task.extras(config, run, store).unwrap_or_else(|error| {
         tracing::warn!("{}: after training: {error:#}", config.name());
         Extras::default()
     });
-    Ok((outcome, store, extras))
+    Ok((outcome, extras))
 }
 
 /// An empty store of the device and seed of a run.
@@ -367,10 +367,14 @@ fn train_task<T: CellTask>(
 /// # Errors
 /// When the device cannot be opened.
 pub fn store(config: &RunConfig) -> Result<Store> {
-    store_on(config, 0)
+    store_of(config, 0)
 }
 
-fn store_on(config: &RunConfig, local_rank: usize) -> Result<Store> {
+/// The same for process `local_rank` of those that train together on this machine.
+///
+/// # Errors
+/// When the device cannot be opened.
+pub fn store_of(config: &RunConfig, local_rank: usize) -> Result<Store> {
     Ok(Store::new(config.cell.seed, DType::F32, &device::open(&config.device.0, local_rank)?))
 }
 

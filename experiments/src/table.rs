@@ -366,7 +366,7 @@ pub struct Stage<'a> {
     pub setting: Setting,
     /// The number of the stage, from 0.
     pub number: usize,
-    /// What the stage before it left.
+    /// What the first stage has left; nothing for the first, and before it is trained.
     pub earlier: Option<Checkpoint>,
 }
 

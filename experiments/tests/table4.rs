@@ -52,6 +52,13 @@ fn the_smoke_table_is_complete_and_repeats_bit_for_bit() {
     assert_eq!(run(&first, "1"), table);
     assert_eq!(TABLE4.success(&["report", "--out", first.to_str().unwrap()]), table);
 
+    // A task of another recipe is refused before anything is pre-trained for it.
+    let out = ["--seeds", "3", "--out", first.to_str().unwrap()];
+    let other = ["--preset", "smoke", "--set", "task_batch_size=3"];
+    let error = TABLE4.failure(&[&other[..], &out[..]].concat());
+    assert!(error.contains("different recipes") && error.contains("batch_size: "), "{error}");
+    assert!(!first.join("crammed-bert/baseline-published/seed102").exists());
+
     // The batch ramp, the pooled Gram, and a classifier on what was pre-trained.
     for stage in ["pre-training", "rte"] {
         let run = format!("crammed-bert/pooled-published/seed100/{stage}");

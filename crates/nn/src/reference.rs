@@ -142,21 +142,13 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit or no row is labelled.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
-    let (logits, labels) = labelled_logits(x, weight, labels)?;
-    label_loss(&logits, &labels)
+    let (x, labels) = labelled(x, labels, weight.dim(0)?)?;
+    let logits = wide(&x.matmul(&weight.t()?)?)?;
+    log_softmax(&logits, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
 }
 
-/// The mean of -log softmax(logits)_label of every row.
-pub(crate) fn label_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    log_softmax(&wide(logits)?, D::Minus1)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
-}
-
-/// The logits of the rows that have a label, (rows, V), and their labels.
-pub(crate) fn labelled_logits(
-    x: &Tensor,
-    weight: &Tensor,
-    labels: &[u32],
-) -> Result<(Tensor, Tensor)> {
+/// The rows of `x` that have a label, and their labels, which are below `classes`.
+pub(crate) fn labelled(x: &Tensor, labels: &[u32], classes: usize) -> Result<(Tensor, Tensor)> {
     let total = labels.len();
     if x.dim(0)? != total {
         candle_core::bail!("linear-cross-entropy: {total} labels for {} rows", x.dim(0)?);
@@ -165,7 +157,6 @@ pub(crate) fn labelled_logits(
         .zip(labels.iter().copied())
         .filter(|(_, label)| *label != crate::loss::IGNORED)
         .unzip();
-    let classes = weight.dim(0)?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         candle_core::bail!("linear-cross-entropy: label {label} with {classes} classes");
     }
@@ -173,8 +164,8 @@ pub(crate) fn labelled_logits(
         true => x.clone(),
         false => device::rows(x, rows)?,
     };
-    let (logits, n) = (labelled.matmul(&weight.t()?)?, labels.len());
-    Ok((logits, upload(&Tensor::from_vec(labels, n, &Device::Cpu)?, x.device())?))
+    let n = labels.len();
+    Ok((labelled, upload(&Tensor::from_vec(labels, n, &Device::Cpu)?, x.device())?))
 }
 
 /// Rows of `table` (V, C) by `ids`, (...) -> (..., C).

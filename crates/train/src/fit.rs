@@ -42,7 +42,7 @@ pub fn fit<T: Task>(
         let reason = format!("is at step {start} of a run of {total}: have the data changed?");
         return Err(TrainError::Checkpoint { path: run.checkpoints(), reason });
     }
-    let mut stream = Stream::new(task, control.collective.size());
+    let mut stream = Stream::new(task, control.collective.size(), plan.total_batches());
     let mut interrupted = false;
     if start == 0 && plan.probes(0) {
         state.probe(task)?;
@@ -61,7 +61,10 @@ pub fn fit<T: Task>(
             let last = share.last() == Some(&number);
             let (seed, step_number, precision) = (config.seed, number as u64, config.precision);
             let mode = Mode::Train { seed, step: step_number, last, precision };
-            task.loss(&batch, mode).map_err(TrainError::task(step, "compute the loss"))
+            let loss = task.loss(&batch, mode);
+            let loss = loss.map_err(TrainError::task(step, "compute the loss"))?;
+            stream.read_ahead(number, step);
+            Ok(loss)
         })?;
 
         let loss = together.sum(loss)?;

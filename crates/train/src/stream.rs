@@ -7,14 +7,18 @@ use crate::task::{Batches, Task};
 pub(crate) struct Stream<'a, T: Task> {
     task: &'a T,
     every: usize,
+    /// The micro-batches of the run, of all processes.
+    total: usize,
     /// The epoch that is read, and the rest of it; `None` before its first batch.
     open: Option<(usize, Batches<'a, T::Batch>)>,
+    /// The batch that was read ahead.
+    ahead: Option<T::Batch>,
 }
 
 impl<'a, T: Task> Stream<'a, T> {
-    /// The batches of `task`, whose epochs are not empty.
-    pub(crate) fn new(task: &'a T, every: usize) -> Self {
-        Self { task, every, open: None }
+    /// The batches of `task`, whose epochs are not empty, up to number `total`.
+    pub(crate) fn new(task: &'a T, every: usize, total: usize) -> Self {
+        Self { task, every, total, open: None, ahead: None }
     }
 
     /// Micro-batch `number` of the run, which is `every` after the one before, if there was one; `step`, from
@@ -23,6 +27,25 @@ impl<'a, T: Task> Stream<'a, T> {
     /// # Errors
     /// When an epoch cannot be opened, or a batch cannot be read or is missing.
     pub(crate) fn read(&mut self, number: usize, step: usize) -> Result<T::Batch> {
+        match self.ahead.take() {
+            Some(batch) => Ok(batch),
+            None => self.next(number, step),
+        }
+    }
+
+    /// Reads what follows micro-batch `number`, if anything does: a GPU still computes, and can take it meanwhile.
+    pub(crate) fn read_ahead(&mut self, number: usize, step: usize) {
+        let next = number + self.every;
+        if next < self.total {
+            self.ahead = self.next(next, step).ok();
+            if self.ahead.is_none() {
+                // The step that needs it opens the epoch again, and fails.
+                self.open = None;
+            }
+        }
+    }
+
+    fn next(&mut self, number: usize, step: usize) -> Result<T::Batch> {
         let promised = self.task.batches_per_epoch();
         let (epoch, given) = (number / promised, number % promised);
         let mut rest = match self.open.take() {

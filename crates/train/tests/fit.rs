@@ -139,6 +139,58 @@ impl Task for Noted<'_> {
     }
 }
 
+/// A task one of whose batches cannot be read.
+struct Broken<'a> {
+    toy: &'a Toy,
+    batch: usize,
+}
+
+impl Task for Broken<'_> {
+    type Batch = (Tensor, Tensor);
+
+    fn batches_per_epoch(&self) -> usize {
+        self.toy.batches_per_epoch()
+    }
+
+    fn batches(
+        &self,
+        epoch: usize,
+        first: usize,
+        every: usize,
+    ) -> Result<Batches<'_, Self::Batch>, TaskError> {
+        let numbers = (first..).step_by(every);
+        let batches = self.toy.batches(epoch, first, every)?.zip(numbers);
+        Ok(Box::new(batches.map(move |(batch, number)| match number == self.batch {
+            true => Err("it is broken".into()),
+            false => batch,
+        })))
+    }
+
+    fn loss(&self, batch: &Self::Batch, mode: Mode) -> Result<Tensor, TaskError> {
+        self.toy.loss(batch, mode)
+    }
+
+    fn evaluate(&self, weights: VarBuilder<'static>, last: bool) -> Result<Metrics, TaskError> {
+        self.toy.evaluate(weights, last)
+    }
+}
+
+/// Batches are read ahead, and still every step before is made.
+#[test]
+fn a_batch_that_cannot_be_read_fails_in_its_own_step() {
+    for (batch, step) in [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3)] {
+        let (folder, store) = (tempdir().unwrap(), store());
+        let toy = Toy::new(&store);
+        let task = Broken { toy: &toy, batch };
+        let error = train(&task, &store, &config(), folder.path(), None).unwrap_err().to_string();
+        let named = [format!("step {step}"), "read a batch".into(), "it is broken".into()];
+        assert!(named.iter().all(|part| error.contains(part)), "{error}");
+        let events = record::read(&run(folder.path()).metrics()).unwrap();
+        let steps = events.iter().filter(|event| matches!(event, Event::Step { .. })).count();
+        assert_eq!(steps, step - 1);
+    }
+}
+
 #[test]
 fn the_last_micro_batch_of_every_step_knows_that_it_is_the_last() {
     let (folder, store) = (tempdir().unwrap(), store());

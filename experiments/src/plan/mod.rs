@@ -3,7 +3,7 @@
 mod warnings;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -390,6 +390,23 @@ impl<T: Table> Plan<T> {
     /// # Errors
     /// When a run has left no weights.
     pub fn later_stages(&self, cells: &Cells<T>, runs: &[RunConfig]) -> Result<Vec<RunConfig>> {
+        self.stages(cells, runs, |folder| Ok(Some(Checkpoint::of_stage(folder)?)))
+    }
+
+    /// The later stages of `runs` before any is trained, all but the weights that they start from.
+    ///
+    /// # Errors
+    /// When a stage cannot be planned.
+    pub fn stages_to_come(&self, cells: &Cells<T>, runs: &[RunConfig]) -> Result<Vec<RunConfig>> {
+        self.stages(cells, runs, |_| Ok(None))
+    }
+
+    fn stages(
+        &self,
+        cells: &Cells<T>,
+        runs: &[RunConfig],
+        left: impl Fn(&Path) -> Result<Option<Checkpoint>>,
+    ) -> Result<Vec<RunConfig>> {
         let mut later = Vec::new();
         for (row, recipe) in &self.rows {
             let (request, row) = (self.request(*row, recipe), name(*row));
@@ -401,9 +418,9 @@ impl<T: Table> Plan<T> {
                 }
                 let setting = cells.setting(first).unwrap_or(Setting::published(0.0));
                 let folder = std::path::absolute(first.folder(&self.out))?;
-                let earlier = Checkpoint::of_stage(&folder)?;
+                let earlier = left(&folder)?;
                 for number in 1..stages {
-                    let (cell, earlier) = (first.cell.clone(), Some(earlier.clone()));
+                    let (cell, earlier) = (first.cell.clone(), earlier.clone());
                     let run = self.run(&request, data, cell, setting, number, earlier)?;
                     later.push(RunConfig { best: first.best, ..run });
                 }

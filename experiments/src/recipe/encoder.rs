@@ -260,7 +260,7 @@ impl EncoderRecipe {
     /// published BERT.
     ///
     /// # Errors
-    /// When a strength is negative or not finite, or an earlier stage left nothing.
+    /// When a strength is negative or not finite.
     pub fn job<T: Table<Recipe = Self>>(
         request: &Request<'_, T>,
         crammed: bool,
@@ -381,10 +381,9 @@ impl EncoderRecipe {
         network.set_dropout(recipe.task_dropout);
         // What was pre-trained with conditioned tokens is used to them.
         network.set_conditioning(ConditioningConfig { ramp_steps: 0, ..network.conditioning() });
-        let earlier = stage.earlier.clone().context("no pre-training to start from")?;
         Ok(Job {
             network: Network::Encoder(network),
-            init: Some(Init::Stage(earlier)),
+            init: stage.earlier.clone().map(Init::Stage),
             task: TaskConfig::Texts(TextsConfig {
                 data: task.clone(),
                 tokenizer: TokenizerFile::read(text.tokenizer_file())?,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run.json           the whole configuration, written before anything else
-//! environment.json   commit, compiler, processor and peak memory of what trained it
+//! environment.json   commit, compiler, processor or GPU, and peak memory of what trained it
 //! metrics.jsonl      one line an event of training
 //! log.jsonl          what the processes that trained it had to say
 //! checkpoints/       to resume, until the run is complete
@@ -14,6 +14,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use candle_core::Device;
 use conditioned_nn::store::write_atomic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,11 +29,14 @@ const SUMMARY: &str = "summary.json";
 /// Pictures of what a finished run finds, where its task draws any.
 pub const PICTURES: &str = "pictures.png";
 
+/// The commit of this binary, with `+changes.HASH` when its sources had any.
+pub const COMMIT: &str = env!("BUILD_COMMIT");
+
 /// Where the numbers of a run come from.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// The commit of the binary, with `+changes.HASH` when its sources had any.
+    /// The commit of the binary: [`COMMIT`].
     pub commit: String,
     /// The compiler.
     pub rustc: String,
@@ -42,20 +46,23 @@ pub struct Environment {
     pub platform: String,
     /// The vector instructions that the kernels found: golden bits differ between them.
     pub simd: String,
+    /// The name of the GPU that computed, where a driver tells.
+    pub gpu: Option<String>,
     /// The largest peak memory in MiB of the processes that came to an end in it: no two are the
     /// same, so it stands here and in no result.
     pub peak_mib: Option<f64>,
 }
 
 impl Environment {
-    /// That of this process, which has not come to its end.
-    pub fn here() -> Self {
+    /// That of this process, which computes on `device` and has not come to its end.
+    pub fn here(device: &Device) -> Self {
         Self {
-            commit: env!("BUILD_COMMIT").to_string(),
+            commit: COMMIT.to_string(),
             rustc: env!("BUILD_RUSTC").to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             simd: simd().to_string(),
+            gpu: conditioned_nn::cuda::name(device),
             peak_mib: None,
         }
     }
@@ -156,14 +163,14 @@ impl Folder {
         write_atomic(&file, text.as_bytes()).with_context(|| file.display().to_string())
     }
 
-    /// Records that this process trains the run, after the others that did.
+    /// Records that this process trains the run on `device`, after the others that did.
     ///
     /// # Errors
     /// When the record cannot be read or written.
-    pub fn enter(&self) -> Result<()> {
+    pub fn enter(&self, device: &Device) -> Result<()> {
         let file = self.environment_file();
         let mut trained: Vec<Environment> = if file.exists() { read(&file)? } else { Vec::new() };
-        let here = Environment::here();
+        let here = Environment::here(device);
         if !trained.last().is_some_and(|last| last.is_like(&here)) {
             trained.push(here);
             write(&file, &trained)?;
@@ -332,10 +339,10 @@ mod tests {
     fn the_peak_memory_is_the_largest_of_all_that_trained() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::new(root.path());
-        let large = Environment { peak_mib: Some(1e9), ..Environment::here() };
+        let large = Environment { peak_mib: Some(1e9), ..Environment::here(&Device::Cpu) };
         let other = Environment { commit: "another".to_string(), ..large.clone() };
         write(&folder.environment_file(), &[&other]).unwrap();
-        folder.enter().unwrap();
+        folder.enter(&Device::Cpu).unwrap();
         folder.leave().unwrap();
         let [first, second] = &folder.environments().unwrap()[..] else { panic!() };
         assert_eq!(*first, other);
@@ -344,7 +351,7 @@ mod tests {
 
         // A process that goes on with the run in the same environment.
         write(&folder.environment_file(), &[&large]).unwrap();
-        folder.enter().unwrap();
+        folder.enter(&Device::Cpu).unwrap();
         folder.leave().unwrap();
         assert_eq!(folder.environments().unwrap(), [large]);
     }

@@ -16,7 +16,7 @@ use crate::arm::Arm;
 use crate::cell::RunConfig;
 use crate::cli::print;
 use crate::job;
-use crate::run::folder::{Environment, Folder};
+use crate::run::folder::{COMMIT, Folder};
 use crate::run::queue::{this_binary, worker};
 use crate::run::worker::{peak_memory, stop_flag};
 use conditioned_report::statistics::median;
@@ -68,7 +68,6 @@ struct Measured {
 /// # Errors
 /// When a worker fails or the file cannot be written.
 pub fn measure(out: &Path, runs: &[RunConfig], stop: &AtomicBool) -> Result<Vec<Timing>> {
-    let commit = Environment::here().commit;
     let mut timings: BTreeMap<(String, Arm), Timing> = BTreeMap::new();
     for timing in read(out)? {
         timings.insert((timing.row.clone(), timing.arm), timing);
@@ -81,7 +80,7 @@ pub fn measure(out: &Path, runs: &[RunConfig], stop: &AtomicBool) -> Result<Vec<
     runs.sort_by_key(|run| !run.is_at_best());
     for run in runs {
         let key = (run.cell.row.clone(), run.cell.arm);
-        let timed = timings.get(&key).is_some_and(|timing| timing.commit == commit);
+        let timed = timings.get(&key).is_some_and(|timing| timing.commit == COMMIT);
         if !timed && pending.iter().all(|(other, ..)| *other != key) {
             pending.push((key, run.folder(out), Vec::new()));
         }
@@ -100,7 +99,7 @@ pub fn measure(out: &Path, runs: &[RunConfig], stop: &AtomicBool) -> Result<Vec<
         let ms_per_step = measured.iter().map(|m| m.ms_per_step).reduce(f64::min);
         let ms_per_step = ms_per_step.ok_or_else(|| anyhow!("{row} {arm} was not timed"))?;
         let peak_mib = measured.iter().filter_map(|m| m.peak_mib).reduce(f64::max);
-        let commit = commit.clone();
+        let commit = COMMIT.to_string();
         let timing = Timing { row: row.clone(), arm, ms_per_step, peak_mib, commit };
         timings.insert((row, arm), timing);
     }
@@ -189,11 +188,8 @@ pub fn time(folder: &Folder) -> Result<ExitCode> {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    job::train(
-        &config,
-        &run,
-        &mut Control { stop: &stop, progress: &mut progress, collective: &Alone },
-    )?;
+    let mut control = Control { stop: &stop, progress: &mut progress, collective: &Alone };
+    job::train(&config, &job::store(&config)?, &run, &mut control)?;
     // The few steps that follow an evaluation carry its time; a median does not see them.
     let times = &times[WARM.min(times.len() / 2)..];
     let measured = Measured {

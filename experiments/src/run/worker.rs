@@ -143,7 +143,8 @@ fn lead(
     run: &Run,
     collective: &dyn Collective,
 ) -> Result<ExitCode> {
-    folder.enter()?;
+    let store = job::store_of(config, collective.local_rank())?;
+    folder.enter(store.device())?;
     let mut reporter = Reporter::default();
     let mut progress = |p: conditioned_train::Progress| {
         tracing::debug!(step = p.step, loss = p.loss, learning_rate = p.rate, "step");
@@ -152,9 +153,9 @@ fn lead(
     let stop = stop_flag()?;
     let mut control = Control { stop: &stop, progress: &mut progress, collective };
     tracing::info!(processes = collective.size(), "training begins");
-    let trained = job::train(config, run, &mut control);
+    let trained = job::train(config, &store, run, &mut control);
     folder.leave()?;
-    let (outcome, store, extras) = match trained {
+    let (outcome, extras) = match trained {
         Err(error) if config.cell.is_search() && is_divergence(&error) => {
             tracing::info!("the loss became infinite: the worst result of a search");
             folder.finish(&Summary::default())?;
@@ -190,7 +191,8 @@ fn lead(
 fn follow(config: &RunConfig, run: &Run, collective: &dyn Collective) -> Result<ExitCode> {
     let stop = interrupted_flag()?;
     let mut control = Control { stop: &stop, progress: &mut |_| {}, collective };
-    match job::train(config, run, &mut control) {
+    let store = job::store_of(config, collective.local_rank())?;
+    match job::train(config, &store, run, &mut control) {
         Err(error) if !(config.cell.is_search() && is_divergence(&error)) => Err(error),
         _ => Ok(ExitCode::SUCCESS),
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{
     Detection, DetectionAugment, DetectionBatch, DetectionData, DetectionKind, DetectionLoader,
@@ -12,7 +12,7 @@ use conditioned_data::{
 use conditioned_models::detection::{DetectorConfig, Mask, MaskRcnn, Target};
 use conditioned_models::xcit::XcitConfig;
 use conditioned_nn::store::write_atomic;
-use conditioned_nn::{Mode, Store};
+use conditioned_nn::{Mode, Store, upload};
 use conditioned_report::pictures::{Picture, png, sheet};
 use conditioned_train::{Batches, Metrics, Run, Task, TaskError};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub(crate) struct ObjectDetection {
     backbone: XcitConfig,
     detector: DetectorConfig,
     model: MaskRcnn,
+    device: Device,
+    /// On the CPU.
     train: DetectionLoader,
     recalibration: DetectionLoader,
     tune: Scored,
@@ -104,7 +106,7 @@ impl ObjectDetection {
         let splits = task.data.load()?;
         let device = store.device();
         let normalisation = normalisation();
-        let loader = |images: &Arc<dyn Examples>, config: DetectionLoaderConfig| {
+        let loader = |images: &Arc<dyn Examples>, config: DetectionLoaderConfig, device| {
             let config = DetectionLoaderConfig { workers: DECODERS, ..config };
             DetectionLoader::new(images.clone(), config, &normalisation, device)
         };
@@ -121,15 +123,16 @@ impl ObjectDetection {
             Ok(Scored {
                 images: images.clone(),
                 truth: truth.collect::<conditioned_data::Result<_>>()?,
-                loader: loader(images, evaluation.clone())?,
+                loader: loader(images, evaluation.clone(), device)?,
             })
         };
         Ok(Self {
             model: MaskRcnn::new(backbone, &task.detector, store.builder())?,
             backbone: backbone.clone(),
             detector: task.detector.clone(),
-            train: loader(&splits.train, training)?,
-            recalibration: loader(&splits.train, evaluation.clone())?,
+            device: device.clone(),
+            train: loader(&splits.train, training, &Device::Cpu)?,
+            recalibration: loader(&splits.train, evaluation.clone(), device)?,
             tune: scored(&splits.tune)?,
             test: match config.cell.is_search() {
                 true => None,
@@ -231,7 +234,11 @@ impl Task for ObjectDetection {
         first: usize,
         every: usize,
     ) -> Result<Batches<'_, DetectionBatch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
+        let on_device = |batch: conditioned_data::Result<DetectionBatch>| {
+            let DetectionBatch { images, targets } = batch?;
+            Ok(DetectionBatch { images: upload(&images, &self.device)?, targets })
+        };
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(on_device)))
     }
 
     fn loss(&self, batch: &DetectionBatch, mode: Mode) -> Result<Tensor, TaskError> {

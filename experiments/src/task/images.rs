@@ -1,12 +1,12 @@
 //! Image classification: loaders, loss, evaluation.
 
 use anyhow::Result;
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use candle_nn::VarBuilder;
 use conditioned_data::{Augment, Batch, ImageData, ImageSet, Loader, LoaderConfig};
 use conditioned_models::network::Network;
 use conditioned_models::{Architecture, Model};
-use conditioned_nn::{Mode, Store, cross_entropy};
+use conditioned_nn::{Mode, Store, cross_entropy, upload};
 use conditioned_train::{Batches, Event, Findings, Metrics, Run, Task, TaskError, record};
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +52,8 @@ impl ImagesConfig {
         let splits = self.data.load()?;
         let normalisation = splits.train.normalisation()?;
         let order = LoaderConfig::training(self.batch_size, seed);
-        let device = &candle_core::Device::Cpu;
-        first_images(&Loader::new(splits.train, order, &normalisation, device)?).map_err(boxed)
+        let loader = Loader::new(splits.train, order, &normalisation, &Device::Cpu)?;
+        first_images(&loader).map_err(boxed)
     }
 
     /// Numbers that the table shows.
@@ -71,6 +71,8 @@ impl ImagesConfig {
 pub(crate) struct ImageClassification {
     network: Network,
     model: Box<dyn Model>,
+    device: Device,
+    /// On the CPU.
     train: Loader,
     recalibration: Loader,
     tune: Loader,
@@ -112,7 +114,8 @@ impl ImageClassification {
             kappa: first_images(&evaluation(splits.tune.clone(), images)?)?,
             model: network.build(store.builder())?,
             network: network.clone(),
-            train: Loader::new(splits.train.clone(), training, &normalisation, device)?,
+            device: device.clone(),
+            train: Loader::new(splits.train.clone(), training, &normalisation, &Device::Cpu)?,
             recalibration: evaluation(recalibration, batch)?,
             test: match config.cell.is_search() {
                 true => None,
@@ -154,7 +157,13 @@ impl Task for ImageClassification {
         first: usize,
         every: usize,
     ) -> Result<Batches<'_, Batch>, TaskError> {
-        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(|batch| Ok(batch?))))
+        let on_device = |batch: conditioned_data::Result<Batch>| {
+            let Batch { images, targets, labels } = batch?;
+            let [images, targets] =
+                [upload(&images, &self.device)?, upload(&targets, &self.device)?];
+            Ok(Batch { images, targets, labels })
+        };
+        Ok(Box::new(self.train.epoch_from(epoch, first, every).map(on_device)))
     }
 
     fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor, TaskError> {

@@ -225,17 +225,18 @@ __device__ inline float block_max(float x, float *shared) {
   return x;
 }
 
-// A block for each row of logits: (loss, l) with l = log of the sum of exp(x) and loss = l - x[label].
+// A block for each row of logits, of which the first `classes` count: (loss, l) with l = log of the sum of exp(x) and
+// loss = l - x[label].
 template <typename T>
-__device__ void cross_entropy_rows(const T *x, const unsigned int *labels, float *out, int width) {
+__device__ void cross_entropy_rows(const T *x, const unsigned int *labels, float *out, int classes, int width) {
   __shared__ float shared[32];
   long long row = blockIdx.x;
   x += row * width;
   float largest = -__uint_as_float(0x7f800000u);
-  for (int c = (int)threadIdx.x; c < width; c += (int)blockDim.x) largest = fmaxf(largest, wide(x[c]));
+  for (int c = (int)threadIdx.x; c < classes; c += (int)blockDim.x) largest = fmaxf(largest, wide(x[c]));
   largest = block_max(largest, shared);
   float sum = 0.0f;
-  for (int c = (int)threadIdx.x; c < width; c += (int)blockDim.x) sum += expf(wide(x[c]) - largest);
+  for (int c = (int)threadIdx.x; c < classes; c += (int)blockDim.x) sum += expf(wide(x[c]) - largest);
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) {
     float l = largest + logf(sum);
@@ -244,14 +245,16 @@ __device__ void cross_entropy_rows(const T *x, const unsigned int *labels, float
   }
 }
 
-// dx = s (exp(x - l) - [c = label]) from (s, l) of each row.
+// dx = s (exp(x - l) - [c = label]) from (s, l) of each row; 0 behind the classes.
 template <typename T>
-__device__ void cross_entropy_gradient(const T *x, const unsigned int *labels, const float *scales, T *out, int width) {
+__device__ void cross_entropy_gradient(const T *x, const unsigned int *labels, const float *scales, T *out, int classes,
+                                       int width) {
   long long row = blockIdx.x;
   float scale = scales[2 * row], l = scales[2 * row + 1];
   for (int c = (int)threadIdx.x; c < width; c += (int)blockDim.x) {
     float target = (unsigned int)c == labels[row] ? 1.0f : 0.0f;
-    out[row * width + c] = narrow<T>(scale * (expf(wide(x[row * width + c]) - l) - target));
+    float dx = c < classes ? scale * (expf(wide(x[row * width + c]) - l) - target) : 0.0f;
+    out[row * width + c] = narrow<T>(dx);
   }
 }
 
@@ -280,13 +283,13 @@ __device__ void cross_entropy_gradient(const T *x, const unsigned int *labels, c
     unsigned long long key = ((unsigned long long)__float_as_uint(high) << 32) | __float_as_uint(low);                  \
     masked<T>(x, out, rows, width, (unsigned int)least, scale, key);                                                    \
   }                                                                                                                     \
-  extern "C" __global__ void cross_entropy_rows_##T(const T *x, const unsigned int *labels, float *out, int, int width, \
-                                                    float, float, float, float) {                                       \
-    cross_entropy_rows<T>(x, labels, out, width);                                                                       \
+  extern "C" __global__ void cross_entropy_rows_##T(const T *x, const unsigned int *labels, float *out, int classes,    \
+                                                    int width, float, float, float, float) {                            \
+    cross_entropy_rows<T>(x, labels, out, classes, width);                                                              \
   }                                                                                                                     \
   extern "C" __global__ void cross_entropy_gradient_##T(const T *x, const unsigned int *labels, const float *scales,    \
-                                                        T *out, int, int width, float, float, float, float) {           \
-    cross_entropy_gradient<T>(x, labels, scales, out, width);                                                           \
+                                                        T *out, int classes, int width, float, float, float, float) {   \
+    cross_entropy_gradient<T>(x, labels, scales, out, classes, width);                                                  \
   }
 
 OF_TYPE(float)

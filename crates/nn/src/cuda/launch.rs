@@ -34,6 +34,8 @@ pub struct Launch {
     pub(crate) threads: usize,
     /// The shape of the result.
     pub(crate) shape: Shape,
+    /// Elements behind the result, which a kernel leaves there for its gradient.
+    pub(crate) behind: usize,
     /// The dtype of the result, f32 or bf16.
     pub(crate) dtype: DType,
 }
@@ -84,6 +86,7 @@ impl Launch {
             blocks,
             threads: THREADS,
             shape,
+            behind: 0,
             dtype: x.dtype(),
         }
     }
@@ -100,6 +103,7 @@ impl Launch {
             blocks,
             threads: THREADS,
             shape,
+            behind: 0,
             dtype: x.dtype(),
         }
     }
@@ -158,11 +162,10 @@ impl Launch {
     }
 
     pub(super) fn on_host(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+        let len = self.shape.elem_count() + self.behind;
         let mut out = match self.dtype {
-            DType::F32 => CpuStorage::F32(vec![f32::NAN; self.shape.elem_count()]),
-            DType::BF16 => {
-                CpuStorage::BF16(vec![WithDType::from_f64(f64::NAN); self.shape.elem_count()])
-            }
+            DType::F32 => CpuStorage::F32(vec![f32::NAN; len]),
+            DType::BF16 => CpuStorage::BF16(vec![WithDType::from_f64(f64::NAN); len]),
             dtype => candle_core::bail!("{}: no result in {dtype:?}", self.kernel),
         };
         self.fill_on_host(inputs, &mut out)?;
@@ -305,7 +308,7 @@ mod device {
             &self,
             inputs: &[(&CudaStorage, &Layout)],
         ) -> Result<(CudaStorage, Shape)> {
-            let (device, len) = (inputs[0].0.device(), self.shape.elem_count());
+            let (device, len) = (inputs[0].0.device(), self.shape.elem_count() + self.behind);
             // SAFETY: a kernel writes every element that is read after it.
             let storage = match self.dtype {
                 DType::F32 => {

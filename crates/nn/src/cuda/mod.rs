@@ -16,14 +16,16 @@
 //! everything else falls to [`crate::device`] and [`crate::reference`]. The tests run the very same kernels on the CPU
 //! ([`emulate`]); **none of them has run on a GPU yet**.
 
+mod device;
 mod launch;
-mod memory;
 mod op;
+#[cfg(feature = "cuda")]
+pub(crate) mod staging;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 
+pub use device::{keep_memory, name};
 pub use launch::{Host, Launch, SOURCES, emulate};
-pub use memory::keep_memory;
 
 pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
@@ -182,7 +184,6 @@ pub(crate) fn attention(
     let (batch, n, width) = qkv.dims3()?;
     let (c, d) = (width / 3, width / 3 / heads);
     let qkv = aligned(qkv)?;
-    let len = batch * n * c;
     let lengths = padding.map(|padding| padding.lengths_on(qkv.device())).transpose()?;
     let form = if lengths.is_some() { "attention_padded" } else { "attention" };
     let launch = Launch {
@@ -192,30 +193,31 @@ pub(crate) fn attention(
         numbers: [1.0 / (d as f32).sqrt(), f32::from(causal), heads as f32, 0.0],
         blocks: batch * heads * n.div_ceil(TILE),
         threads: 2 * TILE,
-        // Behind y lies what the gradient needs, in f32: (B, H, N) and (B,).
-        shape: Shape::from(len + 2 * batch * (heads * n + 1)),
+        shape: Shape::from((batch, n, c)),
+        // What the gradient needs, in f32: (B, H, N) and (B,).
+        behind: 2 * batch * (heads * n + 1),
         dtype: DType::BF16,
     };
     let of_gradient = Launch {
         kernel: format!("attention_gradient_{d}"),
         blocks: 2 * launch.blocks,
         shape: qkv.shape().clone(),
+        behind: 0,
         ..launch.clone()
     };
     let gradient = move |x: &Tensor, y: &Tensor, g: &Tensor| {
         of_gradient.clone().run(&[&x.detach(), &y.detach(), &aligned(g)?]).map(Some)
     };
-    let found = match lengths {
+    match lengths {
         None => {
             let backward = move |[x]: [&Tensor; 1], y: &_, g: &_| Ok([gradient(x, y, g)?]);
-            qkv.apply_op1(Op { launch, backward })?
+            qkv.apply_op1(Op { launch, backward })
         }
         Some(lengths) => {
             let backward = move |[x, _]: [&Tensor; 2], y: &_, g: &_| Ok([gradient(x, y, g)?, None]);
-            qkv.apply_op2(&lengths, Op { launch, backward })?
+            qkv.apply_op2(&lengths, Op { launch, backward })
         }
-    };
-    found.narrow(0, 0, len)?.reshape((batch, n, c))
+    }
 }
 
 /// The GELU of x.
@@ -256,10 +258,12 @@ pub(crate) fn masked(x: &Tensor, p: f64, key: u64, group: usize) -> Result<Tenso
 /// Threads for a row of logits.
 const LOGITS: usize = 1024;
 
-/// -log softmax(logits)_label of every row: logits (rows, V) and labels (rows,) u32 below V, to f32 (rows,).
-pub(crate) fn label_losses(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+/// -log softmax(logits)_label of every row, over the first `classes` of its logits (rows, V): labels (rows,) u32 below
+/// `classes`, to f32 (rows,).
+pub(crate) fn label_losses(logits: &Tensor, labels: &Tensor, classes: usize) -> Result<Tensor> {
     let (logits, rows) = (logits.contiguous()?, logits.dim(0)?);
     let launch = Launch {
+        rows: classes,
         blocks: rows,
         threads: LOGITS,
         shape: Shape::from((rows, 2)),
@@ -270,6 +274,7 @@ pub(crate) fn label_losses(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let backward = move |[x, labels]: [&Tensor; 2], y: &Tensor, g: &Tensor| {
         let scales = Tensor::cat(&[g.narrow(1, 0, 1)?, y.detach().narrow(1, 1, 1)?], 1)?;
         let launch = Launch {
+            rows: classes,
             blocks: rows,
             threads: LOGITS,
             ..Launch::of_rows(typed("cross_entropy_gradient", x), x)

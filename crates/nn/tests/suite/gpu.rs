@@ -2,7 +2,7 @@
 //! `scripts/check_cuda.sh`; on a machine without a GPU these tests are not built.
 
 use candle_core::{DType, Device, Result, Var};
-use conditioned_nn::{LayerNorm, Sequence, Store, linear};
+use conditioned_nn::{LayerNorm, Sequence, Store, linear, upload};
 
 use crate::networks::{
     BF16_TOLERANCE, FULL, MIXED, MIXED_TOLERANCE, TILES, adamw_is_its_formula, assert_near, images,
@@ -51,6 +51,25 @@ fn gpu_attention_in_tiles_equals_its_definition() -> Result<()> {
 #[test]
 fn gpu_adamw_equals_its_formula() -> Result<()> {
     adamw_is_its_formula(&Device::new_cuda(0)?)
+}
+
+/// More copies of each size than may wait, of whole tensors and of parts, none of them read before all are given.
+#[test]
+fn gpu_copies_hold_what_was_copied() -> Result<()> {
+    const SIZES: [(usize, DType); 4] =
+        [(3, DType::F32), (401, DType::F32), (900, DType::U32), (3000, DType::U8)];
+    let gpu = Device::new_cuda(0)?;
+    let mut copies = Vec::new();
+    for (seed, (rows, dtype)) in SIZES.into_iter().cycle().take(120).enumerate() {
+        let x = uniform(&[2 * rows, 128], seed as u64)?.affine(100.0, 100.0)?.to_dtype(dtype)?;
+        for x in [x.narrow(0, rows / 2, rows)?, x.t()?] {
+            copies.push((upload(&x, &gpu)?, x));
+        }
+    }
+    for (copy, x) in copies {
+        assert_eq!(distance(&copy.to_device(&Device::Cpu)?, &x)?, 0.0, "{:?}", x.shape());
+    }
+    Ok(())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How a CUDA device takes and gives back memory.
+//! The name of a CUDA device, and how it takes and gives back memory.
 
 use candle_core::{Device, Result};
 
@@ -15,6 +15,15 @@ pub fn keep_memory(device: &Device) -> Result<()> {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => keep(cuda),
         _ => Ok(()),
+    }
+}
+
+/// The name of a CUDA device, such as `NVIDIA H200`; `None` for others, and where its driver does not tell.
+pub fn name(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().name().ok(),
+        _ => None,
     }
 }
 
