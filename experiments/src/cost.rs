@@ -87,7 +87,9 @@ impl<T: Table> Plan<T> {
         let timings = self.timings();
         let total: f64 = cells.runs.iter().map(|run| seconds(&timings, run)).sum();
         let basis = match self.preset().timings {
-            Some(_) => "by the times of the committed results",
+            Some(_) => {
+                "where the committed results were made; an older machine takes up to five times as long"
+            }
             None => "roughly, by its operations",
         };
         let stages = cells.data.first().map_or(0, |(_, data)| T::stages(data).len());
