@@ -34,6 +34,7 @@ impl Block {
     fn take(bytes: usize, device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         let (context, bytes) = (stream.context(), bytes.next_power_of_two());
+        context.bind_to_thread().w()?;
         let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut count, mut oldest, mut free) = (0, None, None);
         for (i, block) in blocks.iter().enumerate() {
