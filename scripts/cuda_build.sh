@@ -6,7 +6,7 @@
 # A machine without the CUDA toolkit gets one from PyPI's wheels (scripts/cuda_toolkit.sh, x86_64, 1.2 GB in
 # ~/.cache); no GPU and no driver are needed. CUDA_COMPUTE_CAP names the GPUs: 90, unless set, is Hopper. candle's kernels take most of the time: see docs/GPU.md. Leaves FOLDER/gpu.tar.xz:
 #
-#   bin/              a launcher for each program, which says in one line what a machine lacks
+#   bin/              links to the launcher for each program, which says in one line what a machine lacks
 #   libexec/          the programs, and the tests of layers and models (suite-nn, suite-models)
 #   gpu_check.py      checks and measures on the GPU, with what it needs
 set -euo pipefail
@@ -48,8 +48,8 @@ cp "$out/build/release/examples/train-step" "$pack/libexec/"
 cp "$(test_of conditioned-nn)" "$pack/libexec/suite-nn"
 cp "$(test_of conditioned-models)" "$pack/libexec/suite-models"
 strip "$pack"/libexec/*
-cp scripts/gpu_launcher.sh "$pack/bin/launcher"
-for program in "$pack"/libexec/*; do ln -s launcher "$pack/bin/$(basename "$program")"; done
+cp scripts/gpu_launcher.sh "$pack/launcher"
+for program in "$pack"/libexec/*; do ln -s ../launcher "$pack/bin/$(basename "$program")"; done
 cp scripts/{gpu_check,compare_pytorch,machine}.py "$pack/"
 
 # The programs share most of their bytes: one dictionary over all of them, which takes 5 GB of memory here and half a
