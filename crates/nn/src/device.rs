@@ -424,10 +424,21 @@ pub fn gated_gelu(x: &Tensor) -> Result<Tensor> {
 /// The classes of a head on CUDA are a multiple of it.
 const CLASSES: usize = 64;
 
+/// That candle's CUDA kernels, which count elements in 32 bits and would go on for ever, can take the logits.
+fn require_countable(rows: usize, width: usize) -> Result<()> {
+    if rows.saturating_mul(width) > u32::MAX as usize {
+        candle_core::bail!(
+            "linear-cross-entropy: {rows} tokens with {width} classes make 2^32 logits or more, which candle's CUDA \
+             kernels cannot count; take a smaller micro-batch, and accumulate several"
+        );
+    }
+    Ok(())
+}
+
 /// Mean over labelled rows of -log softmax(x W^T)_label; see [`crate::linear_cross_entropy`].
 ///
 /// # Errors
-/// When shapes do not fit.
+/// When shapes do not fit, or there are more logits than candle's CUDA kernels can count.
 pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Result<Tensor> {
     if !cuda::serves(x) {
         return reference::linear_cross_entropy(x, weight, labels);
@@ -435,7 +446,21 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, labels: &[u32]) -> Resu
     let classes = weight.dim(0)?;
     let (x, labels) = reference::labelled(x, labels, classes)?;
     // Tensor cores are fast where rows begin at multiples of their tiles; GPT-2 has 50,257 classes.
-    let padding = classes.next_multiple_of(CLASSES) - classes;
+    let width = classes.next_multiple_of(CLASSES);
+    require_countable(x.dim(0)?, width)?;
+    let padding = width - classes;
     let logits = x.matmul(&weight.pad_with_zeros(0, 0, padding)?.t()?)?;
     cuda::label_losses(&logits, &labels, classes)?.mean_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_beyond_32_bits_are_refused() {
+        assert!(require_countable(84 << 10, 50_304 - CLASSES * 12).is_ok());
+        let error = require_countable(84 << 10, 50_304).unwrap_err().to_string();
+        assert!(error.contains("86016 tokens with 50304 classes"), "{error}");
+    }
 }

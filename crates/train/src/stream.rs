@@ -11,8 +11,8 @@ pub(crate) struct Stream<'a, T: Task> {
     total: usize,
     /// The epoch that is read, and the rest of it; `None` before its first batch.
     open: Option<(usize, Batches<'a, T::Batch>)>,
-    /// The batch that was read ahead.
-    ahead: Option<T::Batch>,
+    /// The batch that was read ahead, or why it could not be.
+    ahead: Option<Result<T::Batch>>,
 }
 
 impl<'a, T: Task> Stream<'a, T> {
@@ -28,20 +28,20 @@ impl<'a, T: Task> Stream<'a, T> {
     /// When an epoch cannot be opened, or a batch cannot be read or is missing.
     pub(crate) fn read(&mut self, number: usize, step: usize) -> Result<T::Batch> {
         match self.ahead.take() {
-            Some(batch) => Ok(batch),
+            Some(Err(TrainError::Task { action, reason, .. })) => {
+                Err(TrainError::Task { step, action, reason })
+            }
+            Some(batch) => batch,
             None => self.next(number, step),
         }
     }
 
-    /// Reads what follows micro-batch `number`, if anything does: a GPU still computes, and can take it meanwhile.
+    /// Reads what follows micro-batch `number`, if anything does: a GPU still computes, and can take it meanwhile. If that
+    /// fails, the step that needs it does.
     pub(crate) fn read_ahead(&mut self, number: usize, step: usize) {
         let next = number + self.every;
         if next < self.total {
-            self.ahead = self.next(next, step).ok();
-            if self.ahead.is_none() {
-                // The step that needs it opens the epoch again, and fails.
-                self.open = None;
-            }
+            self.ahead = Some(self.next(next, step));
         }
     }
 

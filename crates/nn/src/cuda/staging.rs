@@ -17,8 +17,9 @@ use candle_core::{CpuStorage, CudaDevice, CudaStorage, Device, Result, Shape, St
 /// reference).
 const TAKEN: usize = 1 << 16;
 
-/// Blocks of one size that the devices may have yet to read, before the host waits for one.
-const UNREAD: usize = 16;
+/// Bytes in blocks of one size that the devices may have yet to read, before the host waits for one: page-locked memory
+/// is lost to all else.
+const UNREAD: usize = 1 << 28;
 
 /// Page-locked memory, and the event behind the last copy from it.
 struct Block {
@@ -47,7 +48,7 @@ impl Block {
                 }
             }
         }
-        if let Some(i) = free.or(oldest.filter(|_| count >= UNREAD)) {
+        if let Some(i) = free.or(oldest.filter(|_| count >= (UNREAD / bytes).clamp(2, 16))) {
             let block = blocks.remove(i);
             block.read.synchronize().w()?;
             return Ok(block);
