@@ -19,19 +19,21 @@
 mod device;
 mod launch;
 mod op;
+mod rows;
 #[cfg(feature = "cuda")]
 pub(crate) mod staging;
 
-use candle_core::{DType, Device, Result, Shape, Tensor, Var};
+use candle_core::{DType, Result, Shape, Tensor, Var};
 
 pub use device::{keep_memory, name};
 pub use launch::{Host, Launch, SOURCES, emulate};
 
 pub(crate) use launch::{has_tensor_cores, serves};
 use op::Op;
+pub(crate) use rows::rows;
 
 use crate::device::sum_rows;
-use crate::{Gelu, Padding, upload};
+use crate::{Gelu, Padding};
 
 /// The kernel for the dtype of x.
 fn typed(kernel: &str, x: &Tensor) -> String {
@@ -106,39 +108,6 @@ pub(crate) fn add_bias(y: &Tensor, b: &Tensor) -> Result<Tensor> {
     let backward =
         |_: [&Tensor; 2], _: &Tensor, g: &Tensor| Ok([Some(g.clone()), Some(sum_rows(g)?)]);
     y.apply_op2(&b.contiguous()?, Op { launch: Launch { rows, width, ..elements }, backward })
-}
-
-/// The rows `ids` of an f32 table (V, C), one or more: (ids, C).
-///
-/// # Errors
-/// When the device fails; ids must be below V.
-pub(crate) fn rows(table: &Tensor, ids: Vec<u32>) -> Result<Tensor> {
-    let ((count, width), n, device) = (table.dims2()?, ids.len(), table.device());
-    // The places of each row, side by side. They are copied now: a copy amid backward would wait for the device.
-    let mut places: Vec<u32> = (0..n as u32).collect();
-    places.sort_by_key(|&place| ids[place as usize]);
-    let mut starts = vec![0u32; count + 1];
-    ids.iter().for_each(|&id| starts[id as usize + 1] += 1);
-    (0..count).for_each(|row| starts[row + 1] += starts[row]);
-    let on_device = |values: Vec<u32>| {
-        let len = values.len();
-        upload(&Tensor::from_vec(values, len, &Device::Cpu)?, device)
-    };
-    let (starts, ids, places) = (on_device(starts)?, on_device(ids)?, on_device(places)?);
-    let table = table.contiguous()?;
-    let launch = Launch {
-        rows: n,
-        blocks: n.div_ceil(Launch::ROWS),
-        shape: Shape::from((n, width)),
-        ..Launch::of_rows("rows_by_id".to_string(), &table)
-    };
-    let backward = move |[x, _]: [&Tensor; 2], _: &Tensor, g: &Tensor| {
-        let launch = Launch::of_rows("sums_by_id".to_string(), x);
-        let blocks = (count * width.div_ceil(32)).div_ceil(Launch::ROWS);
-        let launch = Launch { blocks, ..launch };
-        Ok([Some(launch.run(&[&g.contiguous()?, &places, &starts])?), None])
-    };
-    table.apply_op2(&ids, Op { launch, backward })
 }
 
 /// softmax(scale x) over the last dimension.

@@ -190,6 +190,25 @@ fn norms_of_many_rows() {
     norms_agree(270, 9);
 }
 
+fn rows_agree(n: usize, count: usize, width: usize) {
+    let ids: Vec<u32> = (0..n).map(|i| (i * i % 7 % count) as u32).collect();
+    agree(
+        &[uniform(&[count, width], 1).unwrap()],
+        DType::F32,
+        |v| device::rows(&v[0], ids.clone()),
+        |v| v[0].index_select(&Tensor::new(&ids[..], &Device::Cpu)?, 0),
+    )
+    .unwrap();
+}
+
+/// Rows with more places than a warp adds, as those of the types of tokens.
+#[test]
+fn rows_that_occur_thousands_of_times() {
+    rows_agree(5000, 3, 40);
+    rows_agree(1024, 1, 3);
+    rows_agree(1025, 9, 33);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
 
@@ -250,13 +269,7 @@ proptest! {
     // Rows that occur once, often and not at all.
     #[test]
     fn rows_of_a_table(n in 1usize..40, count in 1usize..20, width in 1usize..70) {
-        let ids: Vec<u32> = (0..n).map(|i| (i * i % 7 % count) as u32).collect();
-        agree(
-            &[uniform(&[count, width], 1).unwrap()],
-            DType::F32,
-            |v| device::rows(&v[0], ids.clone()),
-            |v| v[0].index_select(&Tensor::new(&ids[..], &Device::Cpu)?, 0),
-        ).unwrap();
+        rows_agree(n, count, width);
     }
 
     #[test]
